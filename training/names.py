@@ -1,0 +1,66 @@
+"""Run names: which ones are safe as a folder on every system, and how one is proposed. No torch."""
+
+import re
+import time
+import unicodedata
+from pathlib import Path
+
+MAX_CHARACTERS = 64
+MAX_BYTES = 200
+"""A file system counts bytes (255), and the trash appends a time."""
+
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+_FORBIDDEN = set('/\\:*?"<>|')
+
+
+def normalise(name: str) -> str:
+    """The name in NFC, so that the two ways to write "é" are one folder."""
+    return unicodedata.normalize("NFC", name)
+
+
+def fold(name: str) -> str:
+    """What two names share if a file system could take them for one: case and composition don't count."""
+    return unicodedata.normalize("NFC", normalise(name).casefold())
+
+
+def problem_with(name: str) -> str | None:
+    """Why this can't be a run's name, as the end of a sentence; None if it can."""
+    name = normalise(name)
+    if not name:
+        return "is empty"
+    if len(name) > MAX_CHARACTERS or len(name.encode("utf-8", "replace")) > MAX_BYTES:
+        return f"is longer than {MAX_CHARACTERS} characters or {MAX_BYTES} bytes"
+    if any(character in _FORBIDDEN for character in name):
+        return 'has one of / \\ : * ? " < > | in it'
+    if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") for character in name):
+        return "has an invisible or control character in it"
+    if name[0] in ".-" or name[-1] in "." or name != name.strip():
+        return "starts with a dot or a hyphen, ends with a dot, or has a space at an end"
+    if name.split(".")[0].strip().casefold() in _DEVICES or re.fullmatch(r"checkpoint-\d+", name, re.IGNORECASE):
+        return "is reserved"
+    return None
+
+
+def slug(text: str) -> str:
+    """A name close to the text that `problem_with` accepts."""
+    kept = re.sub(r"[^\w.]+", "-", normalise(text))[:40].strip("-._ ")
+    return kept if problem_with(kept) is None else f"run-{kept}".strip("-")
+
+
+def new_name(dataset: str, workspace: Path) -> str:
+    """A name that no run in the workspace has: the dataset's, and the time to the second.
+
+    A number would read better, but two pages drawn before either starts would then propose the same one.
+    """
+    stem = f"{slug(Path(dataset).name)}-{time.strftime('%m%d-%H%M%S')}"
+    taken = names_in(workspace)
+    candidates = (stem, *(f"{stem}-{n}" for n in range(2, len(taken) + 3)))
+    return next(name for name in candidates if fold(name) not in taken)
+
+
+def names_in(workspace: Path) -> dict[str, str]:
+    """The names of the workspace's runs by their folded form."""
+    try:
+        return {fold(folder.name): folder.name for folder in (workspace / "runs").iterdir() if folder.name[0] != "."}
+    except FileNotFoundError:
+        return {}
