@@ -1,0 +1,26 @@
+# `make run` opens the page, `make test` runs the tests; both set up .venv themselves (tools/setup.sh) and are quick the second time.
+#
+#   make run PORT=8000            another port than 7860
+#   make run PYTHON=python3.12    the Python of a .venv that is not made yet; otherwise the newest on PATH
+#   make check                    lint and test, as before every commit
+
+PORT ?= 7860
+python = .venv/bin/python
+
+.PHONY: run test lint check
+
+run:
+	@sh tools/setup.sh requirements.txt
+	$(python) app.py --port $(PORT)
+
+test:
+	@sh tools/setup.sh requirements.txt requirements-dev.txt
+	$(python) tests/browser.py
+	$(python) -m pytest
+
+lint:
+	@sh tools/setup.sh requirements.txt requirements-dev.txt
+	$(python) -m ruff check
+	$(python) -m ruff format --check
+
+check: lint test
