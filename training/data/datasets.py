@@ -1,0 +1,191 @@
+"""open_dataset: a sample's name, a folder, a row file or a zip -> a Dataset, and its held-out split. No torch.
+
+The worker, the command line and the page all open data here. What a row means is `formats`' matter, what may
+be unpacked is `archives`'.
+"""
+
+import difflib
+import hashlib
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.data.archives import is_junk, unpack
+from training.data.findings import Finding
+from training.data.formats import EXPECTED, read_examples
+from training.data.paths import URL, DatasetFolder, open_regular, quoted
+from vlm.errors import UserError
+from vlm.example import Example
+
+SAMPLES = ("shapes", "shapes-vi", "blueprints")
+ROW_FILES = (".jsonl", ".csv")
+METADATA = ("metadata.jsonl", "metadata.csv")
+REMEDY = f"Give a sample ({', '.join(SAMPLES)}), or a folder, a .jsonl or .csv file or a .zip"
+FINDINGS_SHOWN = 20
+HASH_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The good rows as `examples`, what is wrong with the others as `findings`; `root` holds every image.
+
+    `fingerprint` is the sha256 of the row file and of each image's relative path and size: it changes with a
+    row, a name or an image that was saved again, and costs no reading of pixels. An image changed in place to
+    the same size in bytes is not seen.
+    """
+
+    name: str
+    root: Path
+    examples: list[Example]
+    findings: list[Finding]
+    fingerprint: str
+
+
+def open_dataset(source: str, workspace: Path, *, inside: Path | None = None) -> Dataset:
+    """The dataset that `source` names; every row is read and every image looked for, no pixel is decoded.
+
+    `source` is the name of a sample (made on first use) or of a folder in `workspace/datasets`, a folder, a
+    `.jsonl` or `.csv` file, or a `.zip` (unpacked once into `workspace/datasets`). Where `inside` is given,
+    paths begin there and must not lead out of it. Raises `UserError` where there is no dataset; what is wrong
+    with rows is in `findings`.
+    """
+    if source in SAMPLES:
+        from training.data.samples import make_sample  # the generator is needed for its datasets alone
+
+        folder = workspace / "datasets" / source
+        make_sample(source, folder)
+        return _read(folder, source)
+    path = _locate(source, workspace, inside)
+    if path.suffix.lower() == ".zip":
+        path = unpack(path, workspace / "datasets", reserved=SAMPLES)
+    return _read(path, path.stem if path.is_file() else path.name)
+
+
+def usable_examples(dataset: Dataset, *, skip_bad_rows: bool) -> list[Example]:
+    """The examples to train on. `UserError` if there are none, or if rows are bad and may not be skipped."""
+    if dataset.findings and not (skip_bad_rows and dataset.examples):
+        listed = [str(finding) for finding in dataset.findings[:FINDINGS_SHOWN]]
+        if len(dataset.findings) > FINDINGS_SHOWN:
+            listed.append(f"and {len(dataset.findings) - FINDINGS_SHOWN} more")
+        good = len(dataset.examples)
+        remedy = "Correct these rows" + (
+            f", or leave them out with --skip_bad_rows ({good} are good)" if good else ""
+        )
+        raise UserError("\n".join([f"Dataset {quoted(dataset.name)} has bad rows:", *listed]), remedy)
+    return dataset.examples
+
+
+def split(examples: list[Example], held_out: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """(train, held-out), each in the examples' order; `held_out` is the fraction wanted.
+
+    Examples that share an image, directly or through others, stay on one side, so the fraction is met as
+    nearly as whole groups allow without exceeding it. One group at least is held out where there are two.
+    """
+    groups = _groups_by_image(examples)
+    if held_out <= 0 or len(groups) < 2:
+        return list(examples), []
+    random.Random(seed).shuffle(groups)
+    wanted = round(len(examples) * held_out)
+    chosen: set[int] = set()
+    for group in groups:
+        if len(chosen) + len(group) <= wanted:
+            chosen.update(group)
+    if not chosen:
+        chosen.update(min(groups, key=len))
+    train = [example for i, example in enumerate(examples) if i not in chosen]
+    return train, [example for i, example in enumerate(examples) if i in chosen]
+
+
+def image_relpath(dataset: Dataset, example: Example) -> str | None:
+    """The example's first image as a path relative to the dataset's folder; None for text alone."""
+    return example.images[0].relative_to(dataset.root).as_posix() if example.images else None
+
+
+def _groups_by_image(examples: list[Example]) -> list[list[int]]:
+    """Indices of the examples that are tied by images, group by group (union-find over the images)."""
+    tied_to: dict[Path, Path] = {}
+
+    def representative(image: Path) -> Path:
+        while tied_to[image] != image:
+            tied_to[image] = tied_to[tied_to[image]]
+            image = tied_to[image]
+        return image
+
+    for example in examples:
+        for image in example.images:
+            tied_to.setdefault(image, image)
+            tied_to[representative(image)] = representative(example.images[0])
+    groups: dict[Path | int, list[int]] = {}
+    for i, example in enumerate(examples):
+        groups.setdefault(representative(example.images[0]) if example.images else i, []).append(i)
+    return list(groups.values())
+
+
+def _locate(source: str, workspace: Path, inside: Path | None) -> Path:
+    """The existing file or folder that `source` names, links resolved."""
+    if not source.strip():
+        raise UserError("no dataset is given", REMEDY)
+    if URL.match(source):
+        raise UserError(f"{quoted(source)} is a URL", "URLs are not fetched; download first")
+    try:
+        for base in (inside or Path(), workspace / "datasets"):
+            path = (base / source).resolve()
+            if inside and not path.is_relative_to(inside.resolve()):
+                problem = f"{quoted(source)} lies outside the workspace"
+                raise UserError(problem, "Copy the folder into the workspace, or upload it as a zip")
+            if path.exists():
+                return path
+    # A NUL or lone surrogate in the name; links in a circle; a folder that may not be entered.
+    except (ValueError, RuntimeError, OSError) as error:
+        raise UserError(f"{quoted(source)} can't be opened", REMEDY) from error
+    nearest = difflib.get_close_matches(source, SAMPLES, n=1)
+    raise UserError(
+        f"There is no dataset {quoted(source)}", f"Did you mean {nearest[0]}?" if nearest else REMEDY
+    )
+
+
+def _read(path: Path, name: str) -> Dataset:
+    row_file = path if path.suffix.lower() in ROW_FILES and not path.is_dir() else _row_file(path)
+    folder = DatasetFolder(row_file.parent)
+    row_file = folder.file(row_file.name)
+    examples, findings = read_examples(row_file, folder)
+    return Dataset(name, folder.root, examples, findings, _fingerprint(row_file, folder, examples))
+
+
+def _row_file(path: Path) -> Path:
+    """The one file of rows in the folder `path`, or in its only subfolder: zips often wrap all in one."""
+    if not path.is_dir():
+        raise UserError(f"{quoted(path.name)} is no dataset", REMEDY)
+    found = _row_files(path)
+    subfolders = [entry for entry in _visible(path) if entry.is_dir() and not entry.is_symlink()]
+    if not found and len(subfolders) == 1:
+        found = _row_files(subfolders[0])
+    if not found:
+        raise UserError(
+            f"{quoted(path.name)} has no metadata.jsonl, metadata.csv or other .jsonl file", EXPECTED
+        )
+    if len(found) > 1:
+        names = ", ".join(quoted(entry.name) for entry in found[:5])
+        raise UserError(
+            f"{quoted(path.name)} has several files of rows: {names}", "Give the one to use as the dataset"
+        )
+    return found[0]
+
+
+def _row_files(folder: Path) -> list[Path]:
+    found = [entry for entry in _visible(folder) if entry.suffix.lower() in ROW_FILES]
+    return [entry for entry in found if entry.name in METADATA] or found
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not is_junk(entry.name))
+
+
+def _fingerprint(row_file: Path, folder: DatasetFolder, examples: list[Example]) -> str:
+    digest = hashlib.sha256()
+    with open_regular(row_file, row_file.name) as file:
+        while block := file.read(HASH_BLOCK):
+            digest.update(block)
+    for image in sorted({image for example in examples for image in example.images}):
+        digest.update(f"\0{folder.relpath(image)}\0{image.stat().st_size}".encode())
+    return digest.hexdigest()

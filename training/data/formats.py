@@ -1,0 +1,194 @@
+"""What a row means: columns -> an Example, or the findings that keep it from being one. No torch.
+
+A row has its images in `file_name`, `image` or `images`, and its text in `messages`, in `question` and
+`answer`, or in `text` or `caption`. Other columns are ignored. Reading lines is `lines`' matter, finding
+files `paths`'.
+"""
+
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+from training.data.findings import Finding
+from training.data.lines import Row, read_rows
+from training.data.paths import DatasetFolder, quoted
+from vlm.errors import UserError
+from vlm.example import IMAGE, Example, Message, Role
+
+IMAGE_COLUMNS = ("file_name", "image", "images")
+CAPTION_COLUMNS = ("text", "caption")
+EXPECTED = "Each row needs file_name, image or images, and messages, question + answer, or text"
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""Characters that no tokenizer takes: NUL, and halves of a surrogate pair (JSON can spell both)."""
+
+
+def read_examples(path: Path, folder: DatasetFolder) -> tuple[list[Example], list[Finding]]:
+    """Every good row of `path` as an example, in order, and the findings of all the others."""
+    examples, findings, ids = [], [], []
+    name = folder.relpath(path)
+    for row in read_rows(path, name):
+        example = row if isinstance(row, Finding) else _example_or_findings(row, folder)
+        if isinstance(example, Example):
+            examples.append(example)
+            ids.append(row.values.get("id"))
+        else:
+            findings.extend([example] if isinstance(example, Finding) else example)
+    if not examples and not findings:
+        findings.append(Finding(name, "0 examples", "Write one row for each example"))
+    return _with_own_ids(examples, ids), findings
+
+
+def _with_own_ids(examples: list[Example], ids: list[object]) -> list[Example]:
+    """The rows' own ids in place of "file:line", where they are unique."""
+    named = [str(value) if isinstance(value, str | int) and value != "" else None for value in ids]
+    taken = Counter(name for name in named if name is not None) + Counter(example.id for example in examples)
+    return [
+        replace(example, id=name) if name is not None and taken[name] == 1 else example
+        for example, name in zip(examples, named, strict=True)
+    ]
+
+
+def _example_or_findings(row: Row, folder: DatasetFolder) -> Example | list[Finding]:
+    """Everything that is wrong with the row at once: all its missing images, and its text too."""
+    faults: list[UserError] = []
+    images: list[Path] = []
+    messages: tuple[Message, ...] = ()
+    try:
+        references = _image_references(row.values)
+        for reference in references:
+            try:
+                images.append(folder.file(reference))
+            except UserError as fault:
+                faults.append(fault)
+        messages = _with_image_places(_messages(row.values), len(references))
+    except UserError as fault:
+        faults.append(fault)
+    if faults:
+        return [Finding.at(row.where, fault) for fault in faults]
+    return Example(id=f"{row.file}:{row.line}", images=tuple(images), messages=messages)
+
+
+def _image_references(values: dict[str, object]) -> list[object]:
+    """What the row says its images are; empty for text alone.
+
+    Messages may come without an image column. A question may not, lest a misspelt column trains a blind model: it
+    says with `null` or an empty list that there is no image.
+    """
+    given = _given(values, IMAGE_COLUMNS)
+    if len(given) > 1:
+        raise UserError(f"images stand in {' and in '.join(given)}", "Keep one of these columns")
+    if not given:
+        said_to_be_none = any(column in values for column in IMAGE_COLUMNS)
+        if values.get("messages") is None and not (said_to_be_none and values.get("question") is not None):
+            raise UserError(f"no image: {_found(values)}", EXPECTED)
+        return []
+    references = values[given[0]]
+    return references if isinstance(references, list) else [references]
+
+
+def _messages(values: dict[str, object]) -> tuple[Message, ...]:
+    """The row's conversation; a caption is the answer to an empty question."""
+    conversation = ["messages"] * (values.get("messages") is not None)
+    questions = ["question and answer"] * bool(_given(values, ("question", "answer")))
+    captions = _given(values, CAPTION_COLUMNS)
+    given = conversation + questions + captions
+    if len(given) > 1:
+        raise UserError(f"the text stands in {' and in '.join(given)}", "Keep one of these columns")
+    if not given:
+        raise UserError(f"no text: {_found(values)}", EXPECTED)
+    if conversation:
+        return _conversation(values["messages"])
+    question = _text(values.get("question"), "question") if questions else ""
+    column = "answer" if questions else captions[0]
+    return Message("user", question), Message("assistant", _answer(_text(values.get(column), column), column))
+
+
+def _given(values: dict[str, object], columns: tuple[str, ...]) -> list[str]:
+    """Those of `columns` that say something: tables fill in null, and an empty list is no image."""
+    return [column for column in columns if values.get(column) not in (None, [])]
+
+
+def _found(values: dict[str, object]) -> str:
+    columns = ", ".join(quoted(column) for column in list(values)[:10])
+    return f"the row has the columns {columns}" if columns else "the row has no columns"
+
+
+def _conversation(turns: object) -> tuple[Message, ...]:
+    if not isinstance(turns, list) or not turns:
+        raise UserError("messages is not a list of turns", 'Write [{"role": "user", "content": "…"}, …]')
+    messages = tuple(_message(turn, number) for number, turn in enumerate(turns, start=1))
+    roles = [message.role for message in messages]
+    spoken = roles[1:] if roles[0] == "system" else roles
+    if not spoken or len(spoken) % 2 or spoken != ["user", "assistant"] * (len(spoken) // 2):
+        order = ", ".join(roles[:8]) + (", …" if len(roles) > 8 else "")
+        raise UserError(f"the roles come as {order}", "Let user and assistant take turns, the assistant last")
+    return messages
+
+
+def _message(turn: object, number: int) -> Message:
+    where = f"turn {number}"
+    if not isinstance(turn, dict):
+        raise UserError(
+            f"{where} is not an object with role and content", 'Write {"role": "user", "content": "…"}'
+        )
+    role = turn.get("role")
+    if role not in get_args(Role):
+        shown = quoted(role) if isinstance(role, str) else "no text"
+        raise UserError(f"the role of {where} is {shown}", f"Use one of {', '.join(get_args(Role))}")
+    text = _content(turn.get("content"), where)
+    return Message(role, _answer(text, where) if role == "assistant" else text)
+
+
+def _content(content: object, where: str) -> str:
+    """A turn's text; an image block becomes a placeholder."""
+    if isinstance(content, list):
+        return "".join(_block(block, where) for block in content)
+    return _text(content, where)
+
+
+def _block(block: object, where: str) -> str:
+    kind = block.get("type") if isinstance(block, dict) else None
+    if kind == "text":
+        return _text(block.get("text"), where)
+    if kind != "image":
+        remedy = 'Write {"type": "image"} or {"type": "text", "text": "…"}'
+        raise UserError(f"{where} has a block that is neither image nor text", remedy)
+    if any(value is not None for key, value in block.items() if key not in ("type", "text")):
+        raise UserError(
+            f"{where} has an image block with an image of its own",
+            "List the row's images in the column images",
+        )
+    return IMAGE
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(
+            f"{where} is {'missing' if value is None else type(value).__name__}, not text", "Write it as text"
+        )
+    if NO_TEXT.search(value):
+        raise UserError(f"{where} holds a NUL or half a surrogate pair", "Remove the character")
+    return value
+
+
+def _answer(text: str, where: str) -> str:
+    if IMAGE in text:
+        raise UserError(f"{where} has {IMAGE} in what the model should say", "Put images into user turns")
+    if not text.strip():
+        raise UserError(f"{where} is empty: there is nothing to learn", "Write the answer, or remove the row")
+    return text
+
+
+def _with_image_places(messages: tuple[Message, ...], images: int) -> tuple[Message, ...]:
+    """`messages` with a placeholder for each image; where none is written, all open the first user turn."""
+    places = sum(message.text.count(IMAGE) for message in messages)
+    if places == images:
+        return messages
+    if places:
+        remedy = f"Write {IMAGE} once for each image, or leave it out"
+        raise UserError(f"{places} {IMAGE} in the text for {images} image{'s' * (images != 1)}", remedy)
+    first = next(i for i, message in enumerate(messages) if message.role == "user")
+    opened = Message("user", IMAGE * images + messages[first].text)
+    return (*messages[:first], opened, *messages[first + 1 :])

@@ -1,0 +1,65 @@
+"""load_image: the one image loader of training and of Try. No torch."""
+
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from training.data.paths import open_regular, quoted
+from vlm.errors import UserError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""What is opened, by content and whatever the file is called. EPS would start Ghostscript."""
+
+MAX_PIXELS = 50_000_000
+ANOTHER_FORMAT = "Save the image as an ordinary 8-bit PNG or JPEG"
+
+
+def load_image(path: Path, *, name: str | None = None) -> Image.Image:
+    """The picture in `path` as a person sees it: RGB, 8 bits, turned as its EXIF says, transparency on white.
+
+    16-bit grey is scaled to 8 bits; of an animation comes the first frame. Messages call the file `name`
+    (else its path). Raises `UserError` where the file is missing, no regular file, no image of `FORMATS`,
+    broken, larger than `MAX_PIXELS`, or has 32 bits a pixel in one channel, whose range nobody knows.
+    """
+    shown = quoted(name or str(path))
+    with open_regular(path, name or str(path)) as file:
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except Image.UnidentifiedImageError as error:
+            problem = f"{shown} is not an image of a known format ({', '.join(FORMATS)})"
+            raise UserError(problem, ANOTHER_FORMAT) from error
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise _too_large(shown) from error
+        except Exception as error:
+            raise _broken(shown, error) from error
+        if image.width * image.height > MAX_PIXELS:
+            raise _too_large(shown)
+        try:
+            image.load()
+            image = ImageOps.exif_transpose(image)
+        # Pillow's decoders answer broken bytes with OSError, SyntaxError, ValueError, struct.error,
+        # zlib.error and more.
+        except Exception as error:
+            raise _broken(shown, error) from error
+    if image.mode in ("I", "F"):
+        raise UserError(f"{shown} has 32 bits in one channel", ANOTHER_FORMAT)
+    return _as_rgb(image)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255, which turns nearly everything white.
+        image = image.point(lambda value: value / 256).convert("L")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image.convert("RGBA"))
+        image = white
+    return image.convert("RGB")
+
+
+def _too_large(shown: str) -> UserError:
+    return UserError(f"{shown} has more than {MAX_PIXELS // 1_000_000} megapixels", "Scale the image down")
+
+
+def _broken(shown: str, error: Exception) -> UserError:
+    return UserError(f"{shown} can't be decoded: {quoted(str(error))}", "Save or download the image again")
