@@ -1,4 +1,4 @@
-"""open_dataset: a sample's name, a folder, a row file or a zip -> a Dataset, and its held-out split. No torch.
+"""open_dataset: a sample's name, a folder, a row file or a zip -> a Dataset; its held-out split. No torch.
 
 The worker, the command line and the page all open data here. What a row means is `formats`' matter, what may
 be unpacked is `archives`'.
@@ -14,10 +14,10 @@ from training.data.archives import is_junk, unpack
 from training.data.findings import Finding
 from training.data.formats import EXPECTED, read_examples
 from training.data.paths import URL, DatasetFolder, open_regular, quoted
+from training.data.samples import SAMPLES, make_sample
 from vlm.errors import UserError
 from vlm.example import Example
 
-SAMPLES = ("shapes", "shapes-vi", "blueprints")
 ROW_FILES = (".jsonl", ".csv")
 METADATA = ("metadata.jsonl", "metadata.csv")
 REMEDY = f"Give a sample ({', '.join(SAMPLES)}), or a folder, a .jsonl or .csv file or a .zip"
@@ -50,14 +50,10 @@ def open_dataset(source: str, workspace: Path, *, inside: Path | None = None) ->
     with rows is in `findings`.
     """
     if source in SAMPLES:
-        from training.data.samples import make_sample  # the generator is needed for its datasets alone
-
-        folder = workspace / "datasets" / source
-        make_sample(source, folder)
-        return _read(folder, source)
+        return _read(make_sample(source, workspace / "datasets" / source), source)
     path = _locate(source, workspace, inside)
     if path.suffix.lower() == ".zip":
-        path = unpack(path, workspace / "datasets", reserved=SAMPLES)
+        path = unpack(path, workspace / "datasets", reserved=tuple(SAMPLES))
     return _read(path, path.stem if path.is_file() else path.name)
 
 
@@ -138,7 +134,7 @@ def _locate(source: str, workspace: Path, inside: Path | None) -> Path:
     # A NUL or lone surrogate in the name; links in a circle; a folder that may not be entered.
     except (ValueError, RuntimeError, OSError) as error:
         raise UserError(f"{quoted(source)} can't be opened", REMEDY) from error
-    nearest = difflib.get_close_matches(source, SAMPLES, n=1)
+    nearest = difflib.get_close_matches(source, list(SAMPLES), n=1)
     raise UserError(
         f"There is no dataset {quoted(source)}", f"Did you mean {nearest[0]}?" if nearest else REMEDY
     )

@@ -73,8 +73,8 @@ def _example_or_findings(row: Row, folder: DatasetFolder) -> Example | list[Find
 def _image_references(values: dict[str, object]) -> list[object]:
     """What the row says its images are; empty for text alone.
 
-    Messages may come without an image column. A question may not, lest a misspelt column trains a blind model: it
-    says with `null` or an empty list that there is no image.
+    Messages may come without an image column. A question may not, lest a misspelt column trains a blind
+    model: it says with `null` or an empty list that there is no image.
     """
     given = _given(values, IMAGE_COLUMNS)
     if len(given) > 1:

@@ -21,32 +21,31 @@ def load_image(path: Path, *, name: str | None = None) -> Image.Image:
     (else its path). Raises `UserError` where the file is missing, no regular file, no image of `FORMATS`,
     broken, larger than `MAX_PIXELS`, or has 32 bits a pixel in one channel, whose range nobody knows.
     """
-    shown = quoted(name or str(path))
-    with open_regular(path, name or str(path)) as file:
+    called = name or str(path)
+    shown = quoted(called)
+    with open_regular(path, called) as file:
         try:
             image = Image.open(file, formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise _too_large(shown)
+            image.load()
+            return _as_rgb(ImageOps.exif_transpose(image), shown)
+        except UserError:
+            raise
         except Image.UnidentifiedImageError as error:
             problem = f"{shown} is not an image of a known format ({', '.join(FORMATS)})"
             raise UserError(problem, ANOTHER_FORMAT) from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise _too_large(shown) from error
+        # Pillow answers broken bytes with OSError, SyntaxError, ValueError, struct.error, zlib.error and more.
         except Exception as error:
-            raise _broken(shown, error) from error
-        if image.width * image.height > MAX_PIXELS:
-            raise _too_large(shown)
-        try:
-            image.load()
-            image = ImageOps.exif_transpose(image)
-        # Pillow's decoders answer broken bytes with OSError, SyntaxError, ValueError, struct.error,
-        # zlib.error and more.
-        except Exception as error:
-            raise _broken(shown, error) from error
+            problem = f"{shown} can't be decoded: {quoted(str(error))}"
+            raise UserError(problem, "Save or download the image again") from error
+
+
+def _as_rgb(image: Image.Image, shown: str) -> Image.Image:
     if image.mode in ("I", "F"):
         raise UserError(f"{shown} has 32 bits in one channel", ANOTHER_FORMAT)
-    return _as_rgb(image)
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255, which turns nearly everything white.
         image = image.point(lambda value: value / 256).convert("L")
@@ -59,7 +58,3 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 def _too_large(shown: str) -> UserError:
     return UserError(f"{shown} has more than {MAX_PIXELS // 1_000_000} megapixels", "Scale the image down")
-
-
-def _broken(shown: str, error: Exception) -> UserError:
-    return UserError(f"{shown} can't be decoded: {quoted(str(error))}", "Save or download the image again")

@@ -43,7 +43,7 @@ def place(file: str, line: int) -> str:
 
 
 def read_rows(path: Path, name: str) -> Iterator[Row | Finding]:
-    """The rows of a `.jsonl` or `.csv` file, called `name`, one at a time, and a finding for each line that is no row.
+    """The rows of a `.jsonl` or `.csv` file called `name`, one at a time, or a finding where a line is none.
 
     UTF-8 with or without a byte order mark; lines end in LF, CRLF or CR; blank lines count but say nothing.
     """

@@ -1,4 +1,4 @@
-"""Where files may lie: an image reference -> a file inside the dataset's folder; opening regular files only. No torch.
+"""Where files may lie: an image reference -> a regular file inside the dataset's folder. No torch.
 
 Every file of a dataset is opened through `open_regular`, and every path that a dataset names goes through
 `DatasetFolder`. What the file contains is not looked at here.
@@ -73,7 +73,7 @@ def _cannot_open(name: str, error: OSError) -> UserError:
 
 
 class DatasetFolder:
-    """A dataset's folder, and what a reference in it stands for. Remembers folder listings, for suggestions."""
+    """A dataset's folder, and what a reference in it stands for; remembers listings, for suggestions."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
@@ -84,7 +84,7 @@ class DatasetFolder:
         return path.relative_to(self.root).as_posix()
 
     def file(self, reference: object) -> Path:
-        """The regular file that `reference` names: absolute, links resolved, inside the folder. Else a `UserError`."""
+        """The regular file that `reference` names, links resolved, inside the folder. Else a `UserError`."""
         name = checked_reference(reference)
         try:
             path = (self.root / name).resolve(strict=True)
@@ -116,7 +116,7 @@ class DatasetFolder:
         return UserError(f"{quoted(name)} does not exist", remedy)
 
     def _nearest(self, name: str) -> str | None:
-        """The existing file whose path differs from `name` in case or in composed and decomposed accents alone."""
+        """The existing file whose path differs from `name` only in case or in how accents are composed."""
         folder = self.root
         for part in Path(name).parts:
             match = self._listing(folder).get(_spelling(part))
@@ -139,7 +139,7 @@ def _spelling(name: str) -> str:
 
 
 def checked_reference(reference: object) -> str:
-    """`reference`, if it is a relative path that stays below where it starts. The file system is not asked."""
+    """`reference`, if it is a relative path that stays below its start. The file system is not asked."""
     if not isinstance(reference, str):
         raise UserError(
             f"an image must be a path, not {type(reference).__name__}",
