@@ -1,0 +1,16 @@
+"""The composed model: any vision encoder, a connector, and any seq2seq text model. Importing this registers it with transformers.
+
+After `import vlm.composed`, `AutoConfig`, `AutoModelForImageTextToText` and `AutoProcessor` know the model type "composed".
+"""
+
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from vlm.composed.configuration import ComposedConfig
+from vlm.composed.modeling import ComposedForConditionalGeneration
+from vlm.composed.processing import ComposedProcessor
+
+AutoConfig.register(ComposedConfig.model_type, ComposedConfig)
+AutoModelForImageTextToText.register(ComposedConfig, ComposedForConditionalGeneration)
+AutoProcessor.register(ComposedConfig, ComposedProcessor)
+
+__all__ = ["ComposedConfig", "ComposedForConditionalGeneration", "ComposedProcessor"]

@@ -1,0 +1,51 @@
+"""Example and Message: the one contract between data and models. Formats make examples, prompt styles use them. No torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+IMAGE = "<image>"
+"""Marks, in a message's text, where the next of the example's images stands."""
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation. `text` holds one `IMAGE` placeholder for each image that belongs to it."""
+
+    role: Role
+    text: str
+
+    @property
+    def plain_text(self) -> str:
+        """The text without its image placeholders."""
+        return self.text.replace(IMAGE, "").strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Images and the conversation about them, under an id that is unique in its dataset.
+
+    `images` are files that were found to lie inside the dataset's folder; they are opened only when they are needed.
+    The placeholders in `messages`, in order, stand for `images`, in order. The last message is the assistant's.
+    """
+
+    id: str
+    images: tuple[Path, ...]
+    messages: tuple[Message, ...]
+
+    @property
+    def question(self) -> str:
+        """The last user turn without image placeholders: "" for a plain caption."""
+        return next((m.plain_text for m in reversed(self.messages) if m.role == "user"), "")
+
+    @property
+    def answer(self) -> str:
+        """The last assistant turn: what the model should say."""
+        return self.messages[-1].plain_text if self.messages and self.messages[-1].role == "assistant" else ""
+
+    @property
+    def is_caption(self) -> bool:
+        """True where no question was asked: the answer describes the image."""
+        return not self.question
