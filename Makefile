@@ -1,4 +1,4 @@
-# `make run` opens the page, `make test` runs the tests; both set up .venv themselves (tools/setup.sh) and are quick the second time.
+# `make run` opens the page and `make test` runs the tests; both set up .venv first (tools/setup.sh).
 #
 #   make run PORT=8000            another port than 7860
 #   make run PYTHON=python3.12    the Python of a .venv that is not made yet; otherwise the newest on PATH

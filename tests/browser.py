@@ -19,7 +19,7 @@ REMEDY = (
 
 
 def find_browser() -> str | None:
-    """The path of a Chromium that runs, or None: Ubuntu's `chromium-browser` may be a stub that asks for snap."""
+    """The path of a Chromium that runs, or None. Ubuntu's `chromium-browser` may only ask for snap."""
     with sync_playwright() as playwright:
         own = playwright.chromium.executable_path
     for path in [*map(shutil.which, NAMES), own]:

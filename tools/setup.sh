@@ -36,11 +36,15 @@ make_venv() {
         "Install it (Debian, Ubuntu: apt-get install python$version-venv), or name another Python: make PYTHON=python3.x"
     say "Making .venv with Python $version ($python)."
     mkdir .venv
-    touch .venv/.unfinished
+    echo $$ >.venv/.unfinished
     "$python" -m venv .venv
 }
 
-# .unfinished lies in .venv from its making until pip has ended: what an interrupted set-up leaves can't be trusted.
+# .unfinished lies in .venv from its making until pip has ended, and names the process at work: what an interrupted
+# set-up leaves can't be trusted.
+if [ -e .venv/.unfinished ] && kill -0 "$(cat .venv/.unfinished)" 2>/dev/null; then
+    fail "Another set-up is at work here (process $(cat .venv/.unfinished))." "Wait for its end, or delete .venv."
+fi
 if [ -e .venv/.unfinished ] || ! is_usable .venv/bin/python; then
     if [ -e .venv ]; then
         say "The .venv here is half made, or its Python is gone: it is made anew."
@@ -51,7 +55,7 @@ fi
 
 for file in "$@"; do
     if cmp -s "$file" ".venv/installed-$file"; then continue; fi
-    touch .venv/.unfinished
+    echo $$ >.venv/.unfinished
     say "Installing $file into .venv."
     if [ "$file" = requirements.txt ] && [ ! -e .venv/installed-requirements.txt ]; then
         say "PyTorch is most of it: on Linux, with its CUDA libraries, about 3 GB to download and 6 GB on disk."
