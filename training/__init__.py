@@ -13,7 +13,7 @@ def train(config: "TrainingConfig") -> "Run":
     """Train in this process and return the run once it is finished or was asked to stop.
 
     Raises:
-        UserError: the settings, the dataset or the machine did not allow the run; the run folder keeps the reason.
+        UserError: settings, dataset or machine did not allow the run; the run folder keeps the reason.
     """
     from training import runs, worker
     from vlm.errors import UserError

@@ -1,12 +1,13 @@
-"""TrainingConfig: every setting of a run, written once; the command line, the form and the docs are derived from it. No torch.
+"""TrainingConfig: every setting of a run, written once; command line, form and docs derive from it. No torch.
 
-`check` finds all that is wrong with given values at once, and `build` raises it as one `UserError`. Whether a dataset
-or a model exists is not asked here: that is found by those who open them.
+`check` finds all that is wrong with given values at once, and `build` raises it as one `UserError`. Whether a
+dataset or a model exists is not asked here: those who open them find out. In a YAML file, a dataset or model
+that starts with `./` or `../` is meant from the file's own folder, so that a workspace moves with its runs.
 """
 
 import difflib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,47 +25,80 @@ Values = Mapping[str, Any]
 WHERE_IT_WENT = {"name", "workspace"}
 """Fields that say where a run went, not what it was: not written to its config.yaml."""
 
+MAY_BE_FOLDERS = ("dataset", "model")
+
+ONE_SETTING_A_LINE = "Write one `setting: value` on each line."
+
 
 class TrainingConfig(ModelSettings, AdapterSettings, GenerationSettings):
-    """All settings of a run. Bounds hold on construction; rules across fields are `check`'s, and a run's start asks it."""
+    """All settings of a run. Bounds hold on construction; rules across fields are asked when a run starts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     dataset: str = Field(
-        "shapes-vi", min_length=1, max_length=4096, description="A sample's name (shapes, shapes-vi, blueprints) or a folder."
+        "shapes-vi",
+        min_length=1,
+        max_length=4096,
+        description="A sample's name (shapes, shapes-vi, blueprints) or a folder.",
     )
-    name: str | None = Field(None, description="The run's name; made from the dataset and the time if not given.")
+    name: str | None = Field(None, description="The run's name; the dataset and the time if not given.")
     workspace: Path = Field(Path("workspace"), description="Folder that holds the runs and datasets.")
 
-    epochs: float = Field(5.0, gt=0, le=10_000, allow_inf_nan=False, description="Times to go through the examples.")
-    max_steps: int | None = Field(None, ge=1, le=10_000_000, description="Optimizer steps; overrides epochs if given.")
+    epochs: float = Field(
+        5.0, gt=0, le=10_000, allow_inf_nan=False, description="Times to go through the examples."
+    )
+    max_steps: int | None = Field(
+        None, ge=1, le=10**7, description="Optimizer steps; overrides epochs if given."
+    )
     batch_size: int = Field(32, ge=1, le=4096, description="Examples in one forward pass.")
-    gradient_accumulation_steps: int = Field(1, ge=1, le=4096, description="Forward passes in one optimizer step.")
-    learning_rate: float = Field(2e-3, gt=0, le=1, allow_inf_nan=False, description="Highest learning rate of the run.")
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, le=4096, description="Forward passes in one optimizer step."
+    )
+    learning_rate: float = Field(
+        2e-3, gt=0, le=1, allow_inf_nan=False, description="Highest learning rate of the run."
+    )
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
         "cosine", description="How the learning rate falls after the warm-up."
     )
     warmup_steps: float = Field(
-        0.1, ge=0, le=1_000_000, allow_inf_nan=False, description="Warm-up: below 1 a fraction of all steps, else steps."
+        0.1,
+        ge=0,
+        le=10**6,
+        allow_inf_nan=False,
+        description="Warm-up: below 1 a fraction of all steps, else steps.",
     )
     weight_decay: float = Field(0.0, ge=0, le=1, allow_inf_nan=False, description="Weight decay of AdamW.")
-    max_grad_norm: float = Field(1.0, gt=0, le=1e6, allow_inf_nan=False, description="Gradients are clipped to this norm.")
+    max_grad_norm: float = Field(
+        1.0, gt=0, le=10**6, allow_inf_nan=False, description="Gradients are clipped to this norm."
+    )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of split, order and initial weights.")
-    max_length: int = Field(512, ge=8, le=1_048_576, description="Longest example, in tokens.")
-    skip_bad_rows: bool = Field(False, description="Leave unusable rows of the dataset out, and count them, instead of refusing.")
+    max_length: int = Field(512, ge=8, le=2**20, description="Longest example, in tokens.")
+    skip_bad_rows: bool = Field(
+        False, description="Leave unusable rows of the dataset out, and count them, instead of refusing."
+    )
 
-    held_out: float = Field(0.1, ge=0, lt=1, allow_inf_nan=False, description="Fraction of the examples kept for evaluation.")
-    evaluations: int = Field(3, ge=0, le=100, description="Evaluations during the run; the base is evaluated once besides.")
-    eval_examples: int = Field(200, ge=1, le=100_000, description="Held-out examples used in an evaluation, at most.")
+    held_out: float = Field(
+        0.1, ge=0, lt=1, allow_inf_nan=False, description="Fraction of the examples kept for evaluation."
+    )
+    evaluations: int = Field(
+        3, ge=0, le=100, description="Evaluations during the run, besides the base's own."
+    )
+    eval_examples: int = Field(
+        200, ge=1, le=10**5, description="Held-out examples in an evaluation, at most."
+    )
     sample_answers: int = Field(4, ge=0, le=64, description="Answers shown at each evaluation.")
-    logging_steps: int = Field(10, ge=1, le=100_000, description="Steps between two points of the loss curve.")
-    save_steps: int | None = Field(None, ge=1, le=10_000_000, description="Steps between checkpoints; at evaluations if not given.")
+    logging_steps: int = Field(10, ge=1, le=10**5, description="Steps between two points of the loss curve.")
+    save_steps: int | None = Field(
+        None, ge=1, le=10**7, description="Steps between checkpoints; at evaluations if not given."
+    )
     checkpoints_kept: int = Field(2, ge=1, le=1000, description="Newest checkpoints that are kept.")
 
     @field_validator("*", mode="before")
     @classmethod
-    def _switches_are_not_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """Pydantic takes true for 1 and 1 for true; in a settings file either is a slip."""
+    def _refuse_slips(cls, value: Any, info: ValidationInfo) -> Any:
+        """Pydantic takes true for 1, 1 for true, and "" for the current folder: here each is a slip."""
+        if value == "":
+            raise ValueError("empty")
         is_switch = cls.model_fields[info.field_name].annotation is bool
         if is_switch and isinstance(value, int | float) and not isinstance(value, bool):
             raise ValueError("a switch is true or false")
@@ -82,8 +116,12 @@ class TrainingConfig(ModelSettings, AdapterSettings, GenerationSettings):
         return build(read_file(path))
 
     def dump(self, path: Path) -> None:
-        """Write the settings as YAML, so that the file repeats the run."""
+        """Write the settings as YAML, so that the file repeats the run; folders in the workspace relative."""
         values = self.model_dump(mode="json", exclude=WHERE_IT_WENT)
+        for field in MAY_BE_FOLDERS:
+            if Path(values[field]).is_relative_to(self.workspace.absolute()):
+                relative = os.path.relpath(values[field], path.parent.absolute())
+                values[field] = relative if relative.startswith("..") else f"./{relative}"
         path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
@@ -96,20 +134,166 @@ class Problem:
     remedy: str
 
 
-def check(values: Values) -> list[Problem]:
-    """Everything that is wrong with these values, in the order of the fields; empty if a run may start with them."""
-    raise NotImplementedError
-
-
 def build(values: Values) -> TrainingConfig:
     """The settings these values give.
 
     Raises:
         UserError: names every problem that `check` finds, each by its flag.
     """
-    raise NotImplementedError
+    if problems := check(values):
+        raise refusal(problems)
+    return TrainingConfig.model_validate(dict(values))
+
+
+def refusal(problems: Sequence[Problem]) -> UserError:
+    """One error that names every problem by its flag."""
+    if len(problems) == 1:
+        return UserError(f"--{problems[0].field}: {problems[0].message}.", problems[0].remedy)
+    lines = [f"  --{problem.field}: {problem.message}. {problem.remedy}" for problem in problems]
+    return UserError(
+        "\n".join([f"{len(problems)} settings can't be used:", *lines]),
+        "Nothing was started. `python -m training run --help` lists every setting.",
+    )
+
+
+def check(values: Values) -> list[Problem]:
+    """Everything that is wrong with these values, in the order of the fields; nothing if a run may start."""
+    known = {field: value for field, value in values.items() if field in TrainingConfig.model_fields}
+    problems = []
+    try:
+        config = TrainingConfig.model_validate(known)
+    except ValidationError as error:
+        wrong = dict.fromkeys(str(detail["loc"][0]) for detail in error.errors(include_url=False))
+        problems = [
+            Problem(field, f"{_shown(known[field])} can't be used", f"Give {allowed(field)}.")
+            for field in wrong
+        ]
+        config = TrainingConfig.model_validate({field: known[field] for field in known if field not in wrong})
+    problems += broken_rules(config, unusable={problem.field for problem in problems})
+    order = list(TrainingConfig.model_fields)
+    problems.sort(key=lambda problem: order.index(problem.field))
+    return problems + [unknown_setting(key) for key in values if key not in known]
+
+
+def broken_rules(config: TrainingConfig, unusable: Collection[str] = ()) -> list[Problem]:
+    """What no single field's bounds can say. A rule about a field whose value is unusable is left out."""
+    name_problem = None if config.name is None else names.problem_with(config.name)
+    warmup, steps = config.warmup_steps, config.max_steps
+    rules: list[tuple[tuple[str, ...], bool, str, str]] = [
+        (
+            ("use_text_lora", "use_vision_lora"),
+            not (config.use_text_lora or config.use_vision_lora),
+            "no tower is trained",
+            "Turn on --use_text_lora, --use_vision_lora or both.",
+        ),
+        (
+            ("name",),
+            name_problem is not None,
+            f"{_shown(config.name)} {name_problem}",
+            f"Try --name {names.slug(config.name or '')}.",
+        ),
+        (
+            ("warmup_steps",),
+            warmup > 1 and warmup != int(warmup),
+            f"{warmup:g} is neither a fraction of the run nor a number of steps",
+            "Give a fraction below 1, or a whole number of steps.",
+        ),
+        (
+            ("warmup_steps", "max_steps"),
+            steps is not None and warmup >= 1 and warmup >= steps,
+            f"a warm-up of {warmup:g} steps does not end within --max_steps {steps}",
+            "Give fewer steps, or a fraction such as 0.1.",
+        ),
+        (
+            ("sample_answers", "eval_examples"),
+            config.sample_answers > config.eval_examples,
+            f"{config.sample_answers} answers can't be shown of --eval_examples {config.eval_examples}",
+            f"Give at most {config.eval_examples}.",
+        ),
+        *(
+            (
+                (field,),
+                not text.isprintable(),
+                f"{_shown(text)} has an invisible or control character in it",
+                "Type it again by hand.",
+            )
+            for field, text in (
+                ("dataset", config.dataset),
+                ("model", config.model),
+                ("workspace", str(config.workspace)),
+            )
+        ),
+    ]
+    return [
+        Problem(fields[0], message, remedy)
+        for fields, broken, message, remedy in rules
+        if broken and not set(fields) & set(unusable)
+    ]
+
+
+def unknown_setting(key: str) -> Problem:
+    """What is said about a setting that does not exist: the one that was probably meant."""
+    spelled = key.replace("-", "_").casefold()
+    near = difflib.get_close_matches(spelled, TrainingConfig.model_fields, n=1, cutoff=0.6)
+    remedy = f"Did you mean --{near[0]}?" if near else "`python -m training run --help` lists every setting."
+    return Problem(key, "there is no such setting", remedy)
+
+
+@cache
+def _schema() -> dict[str, dict[str, Any]]:
+    return TrainingConfig.model_json_schema()["properties"]
+
+
+def allowed(field: str) -> str:
+    """What a field takes, in words, from its own bounds: "a whole number from 1 to 1024"."""
+    options = _schema()[field].get("anyOf", [_schema()[field]])
+    words = " or ".join(_in_words(option) for option in options if option.get("type") != "null")
+    return f"{words}, or leave it out" if {"type": "null"} in options else words
+
+
+def _in_words(option: dict[str, Any]) -> str:
+    if "enum" in option:
+        return "one of " + ", ".join(option["enum"])
+    if option["type"] == "string":
+        return "a folder" if option.get("format") == "path" else "a text"
+    kind = {"integer": "a whole number", "number": "a number", "boolean": "true or false"}[option["type"]]
+    if {"minimum", "maximum"} <= option.keys():
+        return f"{kind} from {option['minimum']:.10g} to {option['maximum']:.10g}"
+    limits = {
+        "minimum": "from",
+        "exclusiveMinimum": "above",
+        "maximum": "up to",
+        "exclusiveMaximum": "below",
+    }
+    bounds = [f"{words} {option[key]:.10g}" for key, words in limits.items() if key in option]
+    return " ".join([kind, *bounds])
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else f"{text[:40]}… ({len(text):,} characters)"
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The values in a YAML file of settings."""
-    raise NotImplementedError
+    """The values in a YAML file of settings, unchecked.
+
+    Raises:
+        UserError: there is no such file, or it is not a YAML mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}.", "Give --config a YAML file of settings.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
+    except yaml.YAMLError as error:
+        where = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+        line = f" line {where.line + 1}" if where else ""
+        raise UserError(f"{path}{line}: not valid YAML.", ONE_SETTING_A_LINE) from error
+    if not isinstance(values or {}, dict):
+        raise UserError(f"{path} holds no settings.", ONE_SETTING_A_LINE)
+    values = {str(key): value for key, value in (values or {}).items()}
+    for field in MAY_BE_FOLDERS:
+        if str(values.get(field, "")).startswith(("./", "../")):
+            values[field] = os.path.normpath(path.parent.absolute() / values[field])
+    return values

@@ -1,7 +1,7 @@
 """The event log of a run: the schema of its lines, and how they are appended, read and followed. No torch.
 
-Whoever starts a run appends `queued`; after that only the worker appends, so nothing here locks. A text log's tail is
-read here too. What the events mean together is `training.status`'s.
+Whoever starts a run appends `queued`; after that only the worker appends, so nothing here locks. A text log's
+tail is read here too. What the events mean together is for `training.status` to say.
 """
 
 import json
@@ -42,7 +42,7 @@ TAIL_LIMIT = 1024 * 1024
 
 
 class EventLog:
-    """Appends events to one file. A line is in the kernel's hands when `append` returns, so a kill loses none."""
+    """Appends events to one file. When `append` returns, the kernel has the line: a kill loses none."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -59,7 +59,8 @@ class EventLog:
             raise ValueError(f"{kind} carries {sorted(FIELDS[kind])}, got {sorted(fields)}")
         event = {"time": time.time(), "kind": kind} | _finite(fields)
         # backslashreplace turns a lone surrogate, which UTF-8 can't hold, into its own JSON escape.
-        line = json.dumps(event, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
+        text = json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n"
+        line = text.encode("utf-8", "backslashreplace")
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             size = os.fstat(descriptor).st_size
@@ -95,7 +96,7 @@ def _parse(line: bytes, kinds: Collection[str]) -> Event | None:
 
 
 def read(path: Path, kinds: Collection[str] | None = None) -> list[Event]:
-    """The events of these kinds (None: all known kinds) in the order written; none if there is no file yet."""
+    """The events of these kinds (None: all known kinds), in the order written; none without a file."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -105,7 +106,7 @@ def read(path: Path, kinds: Collection[str] | None = None) -> list[Event]:
 
 
 def follow(path: Path, until: Callable[[], bool], poll_s: float = 0.2) -> Iterator[Event]:
-    """The events written so far and those to come, until `until()` is true and all that was written is given."""
+    """The events so far and those to come, until `until()` is true and all written before is given."""
     offset = 0
     while True:
         last_look = until()
@@ -126,7 +127,7 @@ def follow(path: Path, until: Callable[[], bool], poll_s: float = 0.2) -> Iterat
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a text log, read from its end; of a line that redraws itself (a progress bar), its last state."""
+    """The last lines of a text log, read from its end. Of a line that redraws itself, its last state."""
     try:
         with path.open("rb") as file:
             position = file.seek(0, os.SEEK_END)

@@ -32,11 +32,12 @@ def problem_with(name: str) -> str | None:
         return f"is longer than {MAX_CHARACTERS} characters or {MAX_BYTES} bytes"
     if any(character in _FORBIDDEN for character in name):
         return 'has one of / \\ : * ? " < > | in it'
-    if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") for character in name):
+    if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in name):
         return "has an invisible or control character in it"
-    if name[0] in ".-" or name[-1] in "." or name != name.strip():
+    if name[0] in ".-" or name[-1] == "." or name != name.strip():
         return "starts with a dot or a hyphen, ends with a dot, or has a space at an end"
-    if name.split(".")[0].strip().casefold() in _DEVICES or re.fullmatch(r"checkpoint-\d+", name, re.IGNORECASE):
+    is_device = name.split(".")[0].strip().casefold() in _DEVICES
+    if is_device or re.fullmatch(r"checkpoint-\d+", name, re.IGNORECASE):
         return "is reserved"
     return None
 
@@ -61,6 +62,7 @@ def new_name(dataset: str, workspace: Path) -> str:
 def names_in(workspace: Path) -> dict[str, str]:
     """The names of the workspace's runs by their folded form."""
     try:
-        return {fold(folder.name): folder.name for folder in (workspace / "runs").iterdir() if folder.name[0] != "."}
+        found = [folder.name for folder in (workspace / "runs").iterdir()]
     except FileNotFoundError:
         return {}
+    return {fold(name): name for name in found if not name.startswith(".")}
