@@ -30,7 +30,7 @@ MAY_BE_FOLDERS = ("dataset", "model")
 ONE_SETTING_A_LINE = "Write one `setting: value` on each line."
 
 
-class TrainingConfig(ModelSettings, AdapterSettings, GenerationSettings):
+class TrainingConfig(GenerationSettings, AdapterSettings, ModelSettings):
     """All settings of a run. Bounds hold on construction; rules across fields are asked when a run starts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
@@ -127,7 +127,7 @@ class TrainingConfig(ModelSettings, AdapterSettings, GenerationSettings):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: with which setting, and what to do about it."""
+    """One thing that is wrong: with which setting ("" if with none of them), and what to do about it."""
 
     field: str
     message: str
@@ -147,9 +147,13 @@ def build(values: Values) -> TrainingConfig:
 
 def refusal(problems: Sequence[Problem]) -> UserError:
     """One error that names every problem by its flag."""
+    named = [
+        f"--{problem.field}: {problem.message}." if problem.field else f"{problem.message}."
+        for problem in problems
+    ]
     if len(problems) == 1:
-        return UserError(f"--{problems[0].field}: {problems[0].message}.", problems[0].remedy)
-    lines = [f"  --{problem.field}: {problem.message}. {problem.remedy}" for problem in problems]
+        return UserError(named[0], problems[0].remedy)
+    lines = [f"  {name} {problem.remedy}" for name, problem in zip(named, problems, strict=True)]
     return UserError(
         "\n".join([f"{len(problems)} settings can't be used:", *lines]),
         "Nothing was started. `python -m training run --help` lists every setting.",
@@ -172,7 +176,7 @@ def check(values: Values) -> list[Problem]:
     problems += broken_rules(config, unusable={problem.field for problem in problems})
     order = list(TrainingConfig.model_fields)
     problems.sort(key=lambda problem: order.index(problem.field))
-    return problems + [unknown_setting(key) for key in values if key not in known]
+    return problems + [unknown_setting(key, order) for key in values if key not in known]
 
 
 def broken_rules(config: TrainingConfig, unusable: Collection[str] = ()) -> list[Problem]:
@@ -231,10 +235,10 @@ def broken_rules(config: TrainingConfig, unusable: Collection[str] = ()) -> list
     ]
 
 
-def unknown_setting(key: str) -> Problem:
-    """What is said about a setting that does not exist: the one that was probably meant."""
+def unknown_setting(key: str, settings: Collection[str]) -> Problem:
+    """What is said about a setting that is none of these: the one that was probably meant."""
     spelled = key.replace("-", "_").casefold()
-    near = difflib.get_close_matches(spelled, TrainingConfig.model_fields, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(spelled, settings, n=1)
     remedy = f"Did you mean --{near[0]}?" if near else "`python -m training run --help` lists every setting."
     return Problem(key, "there is no such setting", remedy)
 

@@ -36,7 +36,7 @@ class Status:
 
     @property
     def resumable(self) -> bool:
-        """Whether the run can go on, from its newest sealed checkpoint or, without one, from its beginning."""
+        """Whether the run can go on: from its newest sealed checkpoint, or from step 0 without one."""
         return self.state in ("stopped", "failed", "interrupted")
 
 

@@ -1,0 +1,202 @@
+"""python -m training: run, start, stop, resume, list, show and delete runs. No torch until a run begins here.
+
+Every way to train ends here: the page's Start button and `start` run `run --folder`. Exit codes: 0 done, 2 bad input
+or not possible, 3 stopped, 4 disk full, 5 not finite, 130 interrupted.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from training import cli, events, runs
+from training.config import refusal
+from training.runs import Run, Status
+from vlm.errors import UserError
+
+LOG_LINES = 200
+
+
+def main(words: Sequence[str]) -> int:
+    """The exit code of one command; what a person did wrong is two lines on stderr."""
+    try:
+        typed = cli.parse(words)
+        if typed.command not in ("run", "start") and typed.problems:
+            raise refusal(typed.problems)
+        return COMMANDS[typed.command](typed)
+    except UserError as error:
+        print(error.problem, error.remedy, sep="\n", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+
+
+def run(typed: cli.Typed) -> int:
+    folder = typed.values.get("folder")
+    if folder is None:
+        return work_on(runs.prepare(cli.settings(typed)))
+    if len(typed.values) > 1 or typed.problems:
+        raise UserError(
+            "--folder takes no other flag.", "A prepared run has its settings in its config.yaml."
+        )
+    path = Path(folder).absolute()
+    return work_on(runs.find(path.parent.parent, path.name))
+
+
+def work_on(run: Run) -> int:
+    """Train here, in the foreground."""
+    from training import worker
+
+    return worker.main(run)
+
+
+def start(typed: cli.Typed) -> int:
+    run = runs.prepare(cli.settings(typed))
+    runs.launch(run)
+    print(f"{run.name} is starting in the background, in {run.path}")
+    print(f"  follow it   python -m training show {_reference(run)} --follow")
+    print(f"  stop it     python -m training stop {_reference(run)}")
+    return 0
+
+
+def _reference(run: Run) -> str:
+    """The words that name this run in a command typed in this folder."""
+    is_default = run.workspace == cli.default_workspace().absolute()
+    return run.name if is_default else f"{run.name} --workspace {run.workspace}"
+
+
+def stop(typed: cli.Typed) -> int:
+    run = _named(typed)
+    status = runs.stop(run)
+    if status.live:
+        print(f"{run.name} will finish its step, save and end.")
+    else:
+        print(f"{run.name} is {status.state}: there is nothing to stop.")
+    return 0
+
+
+def resume(typed: cli.Typed) -> int:
+    run = _named(typed)
+    if not runs.reopen(run):
+        raise UserError(
+            f"{run.name} is at work.", f"Follow it: python -m training show {_reference(run)} --follow"
+        )
+    code = 0
+    if typed.values.get("background"):
+        runs.launch(run)
+    else:
+        code = work_on(run)
+    print(_as_json(_facts(run)) if typed.values.get("json") else describe(run.name, run.status()))
+    return code
+
+
+def list_runs(typed: cli.Typed) -> int:
+    found = runs.list_runs(_workspace(typed))
+    if typed.values.get("json"):
+        print(_as_json([_facts(run) for run in found]))
+        return 0
+    for run in found:
+        print(describe(run.name, run.status()))
+    if not found:
+        print("There is no run yet. Start one: python -m training start")
+    return 0
+
+
+def show(typed: cli.Typed) -> int:
+    run = _named(typed)
+    if typed.values.get("json"):
+        evaluated = run.events({"evaluated"})
+        print(
+            _as_json(_facts(run) | {"config": run.config().model_dump(mode="json"), "evaluated": evaluated})
+        )
+        return 0
+    if typed.values.get("follow"):
+        for event in events.follow(run.events_path, until=lambda: not run.status().live):
+            if line := describe_event(event):
+                print(line, flush=True)
+    if typed.values.get("log"):
+        print(*events.tail(run.output_log, LOG_LINES), sep="\n")
+    status = run.status()
+    print(describe(run.name, status))
+    if run.adapter_path.is_dir():
+        print(f"  adapter: {run.adapter_path}")
+    if status.problem:
+        print(f"  {status.problem}\n  {status.remedy}")
+    return 0
+
+
+def delete(typed: cli.Typed) -> int:
+    run = _named(typed)
+    print(f"{run.name} was moved to {runs.delete(run)}")
+    return 0
+
+
+def describe(name: str, status: Status) -> str:
+    """A run's state on one line."""
+    total = f" of {status.total}" if status.total else ""
+    parts = [f"{name}: {status.state}", f"step {status.step}{total}", f"{status.elapsed_s:.0f} s"]
+    if status.live and status.phase:
+        parts.insert(1, status.phase)
+    if status.eta_s is not None:
+        parts.append(f"{status.eta_s:.0f} s left")
+    return ", ".join(parts)
+
+
+def describe_event(event: events.Event) -> str | None:
+    """An event on one line; None for those that only a page can show well."""
+    match event["kind"]:
+        case "started":
+            return (
+                f"{event['base_model']} on {event['device']}: {event['trainable']:,} parameters are trained"
+            )
+        case "step":
+            return f"step {event['step']} of {event['total']}: loss {_number(event['loss'])}"
+        case "evaluated":
+            metrics = ", ".join(f"{name} {_number(value)}" for name, value in event["metrics"].items())
+            return f"evaluated at step {event['step']}: {metrics}"
+        case "checkpoint":
+            return f"checkpoint at step {event['step']}: {event['path']}"
+        case "warning":
+            return f"{event['problem']} {event['remedy']}"
+    return None
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3f}"
+
+
+def _named(typed: cli.Typed) -> Run:
+    return runs.find(_workspace(typed), typed.values["name"])
+
+
+def _workspace(typed: cli.Typed) -> Path:
+    return Path(typed.values.get("workspace") or cli.default_workspace()).expanduser()
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    status = run.status()
+    adapter = str(run.adapter_path) if run.adapter_path.is_dir() else None
+    facts = {"name": run.name, "path": str(run.path), "adapter": adapter}
+    return facts | asdict(status) | {"resumable": status.resumable}
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2)
+
+
+COMMANDS = {
+    "run": run,
+    "start": start,
+    "stop": stop,
+    "resume": resume,
+    "list": list_runs,
+    "show": show,
+    "delete": delete,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,171 @@
+"""The command line's words: its commands and flags, and what was typed turned into values. No torch.
+
+The flags of a run are `TrainingConfig`'s fields; pydantic-settings makes a parser of them. It only takes the words
+apart here: values are checked by `training.config`, so that everything that is wrong is said at once.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+from pydantic import BaseModel, Field
+from pydantic_settings import (
+    BaseSettings,
+    CliPositionalArg,
+    CliSettingsSource,
+    CliSubCommand,
+    CliToggleFlag,
+    CliUnknownArgs,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from training.config import Problem, TrainingConfig, check, read_file, refusal, unknown_setting
+from vlm.errors import UserError
+
+WORKSPACE_VARIABLE = "LORA_LENS_WORKSPACE"
+
+
+class StartCommand(TrainingConfig):
+    """Train in the background: the run goes on when this shell is closed."""
+
+    config: Path | None = Field(None, description="YAML file of settings; flags override it.")
+
+
+class RunCommand(StartCommand):
+    """Train in the foreground."""
+
+    folder: Path | None = Field(
+        None, description="Work on the run prepared in this folder; takes no settings."
+    )
+
+
+class ListCommand(BaseModel):
+    """List the runs, newest first."""
+
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
+class StopCommand(BaseModel):
+    """Ask a run to finish its step, save and end. Asked again after 30 s, it is killed."""
+
+    name: CliPositionalArg[str] = Field(description="The run's name.")
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+
+
+class DeleteCommand(BaseModel):
+    """Move a run to the workspace's trash folder."""
+
+    name: CliPositionalArg[str] = Field(description="The run's name.")
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+
+
+class ShowCommand(BaseModel):
+    """Show where a run stands."""
+
+    name: CliPositionalArg[str] = Field(description="The run's name.")
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    log: CliToggleFlag[bool] = Field(False, description="Print the end of what the worker printed.")
+    follow: CliToggleFlag[bool] = Field(False, description="Print what happens until the run ends.")
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
+class ResumeCommand(BaseModel):
+    """Go on with a run that ended early."""
+
+    name: CliPositionalArg[str] = Field(description="The run's name.")
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    background: CliToggleFlag[bool] = Field(False, description="Do it in the background.")
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
+class CommandLine(BaseSettings):
+    """Teach a vision-language model your images. `python -m training COMMAND --help` says more of a command."""
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m training")
+
+    run: CliSubCommand[RunCommand] = Field(description=RunCommand.__doc__)
+    start: CliSubCommand[StartCommand] = Field(description=StartCommand.__doc__)
+    stop: CliSubCommand[StopCommand] = Field(description=StopCommand.__doc__)
+    resume: CliSubCommand[ResumeCommand] = Field(description=ResumeCommand.__doc__)
+    list: CliSubCommand[ListCommand] = Field(description=ListCommand.__doc__)
+    show: CliSubCommand[ShowCommand] = Field(description=ShowCommand.__doc__)
+    delete: CliSubCommand[DeleteCommand] = Field(description=DeleteCommand.__doc__)
+    unknown: CliUnknownArgs
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A command with its values as typed: texts and switches, unchecked. `problems` are words without a meaning."""
+
+    command: str
+    values: dict[str, Any]
+    problems: list[Problem]
+
+
+def parse(words: Sequence[str]) -> Typed:
+    """What the words after `python -m training` say; without any, the help is printed.
+
+    Raises:
+        UserError: no such command, or a flag without its value.
+        SystemExit: `--help` was printed.
+    """
+    try:
+        source = CliSettingsSource(
+            CommandLine,
+            cli_parse_args=list(words) or ["--help"],
+            cli_exit_on_error=False,
+            cli_hide_none_type=True,
+            cli_ignore_unknown_args=True,
+            cli_implicit_flags=True,
+        )
+        found = source()
+    except SettingsError as error:
+        problem = str(error).removeprefix("error parsing CLI: ").removeprefix("argument ")
+        raise UserError(f"{problem}.", "`python -m training --help` lists the commands.") from error
+    unknown = found.pop("unknown")
+    command = next((name for name, values in found.items() if values is not None), None)
+    if command is None:  # nothing but unknown flags before where a command should be
+        raise UserError(f"{unknown[0]} is no command.", "`python -m training --help` lists the commands.")
+    options = get_args(CommandLine.model_fields[command].annotation)
+    (model,) = (option for option in options if option is not NoneType)
+    flags = [field.alias or name for name, field in model.model_fields.items()]
+    return Typed(command, found[command], _without_meaning(unknown, flags))
+
+
+def _without_meaning(words: Sequence[str], flags: Sequence[str]) -> list[Problem]:
+    """A problem for each unknown flag, and for each word that is not the value of one."""
+    problems = []
+    before = ""
+    for word in words:
+        if word.startswith("-"):
+            problems.append(unknown_setting(word.lstrip("-").split("=")[0], flags))
+        elif not before.startswith("-"):
+            problems.append(
+                Problem("", f"{word!r} belongs to no flag", "A switch takes no value: --no-… turns it off.")
+            )
+        before = word
+    return problems
+
+
+def settings(typed: Typed) -> TrainingConfig:
+    """The settings of a run: a flag counts before the file, the file before the defaults.
+
+    Raises:
+        UserError: names everything that is wrong with what was typed and with what the file says.
+    """
+    values = {key: value for key, value in typed.values.items() if key not in ("config", "folder")}
+    if typed.values.get("config"):
+        values = read_file(Path(typed.values["config"])) | values
+    values.setdefault("workspace", default_workspace())
+    if problems := check(values) + typed.problems:
+        raise refusal(problems)
+    return TrainingConfig.model_validate(values)
+
+
+def default_workspace() -> Path:
+    return Path(os.environ.get(WORKSPACE_VARIABLE) or TrainingConfig.model_fields["workspace"].default)
