@@ -116,7 +116,7 @@ def _unpack_into(path: Path, folder: Path) -> None:
         raise UserError(f"{quoted(path.name)} is not a whole zip file", AGAIN) from error
     except OSError as error:
         raise UserError(
-            f"{quoted(path.name)} can't be unpacked: {error.strerror}",
+            f"{quoted(path.name)} can't be unpacked: {error.strerror or error}",
             "Check the disk, or unpack it yourself",
         ) from error
 

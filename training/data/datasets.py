@@ -21,7 +21,7 @@ from vlm.example import Example
 ROW_FILES = (".jsonl", ".csv")
 METADATA = ("metadata.jsonl", "metadata.csv")
 REMEDY = f"Give a sample ({', '.join(SAMPLES)}), or a folder, a .jsonl or .csv file or a .zip"
-FINDINGS_SHOWN = 20
+FINDINGS_SHOWN = 100
 HASH_BLOCK = 1 << 20
 
 
@@ -46,13 +46,13 @@ def open_dataset(source: str, workspace: Path, *, inside: Path | None = None) ->
 
     `source` is the name of a sample (made on first use) or of a folder in `workspace/datasets`, a folder, a
     `.jsonl` or `.csv` file, or a `.zip` (unpacked once into `workspace/datasets`). Where `inside` is given,
-    paths begin there and must not lead out of it. Raises `UserError` where there is no dataset; what is wrong
-    with rows is in `findings`.
+    what lies outside of it is refused, links followed. Raises `UserError` where there is no dataset; what is
+    wrong with rows is in `findings`.
     """
     if source in SAMPLES:
         return _read(make_sample(source, workspace / "datasets" / source), source)
     path = _locate(source, workspace, inside)
-    if path.suffix.lower() == ".zip":
+    if path.suffix.lower() == ".zip" and not path.is_dir():
         path = unpack(path, workspace / "datasets", reserved=tuple(SAMPLES))
     return _read(path, path.stem if path.is_file() else path.name)
 
@@ -81,7 +81,7 @@ def split(examples: list[Example], held_out: float, seed: int) -> tuple[list[Exa
     if held_out <= 0 or len(groups) < 2:
         return list(examples), []
     random.Random(seed).shuffle(groups)
-    wanted = round(len(examples) * held_out)
+    wanted = min(round(len(examples) * held_out), len(examples) - 1)
     chosen: set[int] = set()
     for group in groups:
         if len(chosen) + len(group) <= wanted:
@@ -124,16 +124,16 @@ def _locate(source: str, workspace: Path, inside: Path | None) -> Path:
     if URL.match(source):
         raise UserError(f"{quoted(source)} is a URL", "URLs are not fetched; download first")
     try:
-        for base in (inside or Path(), workspace / "datasets"):
-            path = (base / source).resolve()
-            if inside and not path.is_relative_to(inside.resolve()):
-                problem = f"{quoted(source)} lies outside the workspace"
-                raise UserError(problem, "Copy the folder into the workspace, or upload it as a zip")
-            if path.exists():
-                return path
+        paths = [(base / source).resolve() for base in (inside or Path(), workspace / "datasets", Path())]
+        allowed = [path for path in paths if inside is None or path.is_relative_to(inside.resolve())]
+        if found := next((path for path in allowed if path.exists()), None):
+            return found
     # A NUL or lone surrogate in the name; links in a circle; a folder that may not be entered.
     except (ValueError, RuntimeError, OSError) as error:
         raise UserError(f"{quoted(source)} can't be opened", REMEDY) from error
+    if paths[0] not in allowed:
+        problem = f"{quoted(source)} lies outside the workspace"
+        raise UserError(problem, "Copy the folder into the workspace, or upload it as a zip")
     nearest = difflib.get_close_matches(source, list(SAMPLES), n=1)
     raise UserError(
         f"There is no dataset {quoted(source)}", f"Did you mean {nearest[0]}?" if nearest else REMEDY

@@ -42,11 +42,11 @@ def read_examples(path: Path, folder: DatasetFolder) -> tuple[list[Example], lis
 
 def _with_own_ids(examples: list[Example], ids: list[object]) -> list[Example]:
     """The rows' own ids in place of "file:line", where they are unique."""
-    named = [str(value) if isinstance(value, str | int) and value != "" else None for value in ids]
-    taken = Counter(name for name in named if name is not None) + Counter(example.id for example in examples)
+    own = [str(value) if isinstance(value, str | int) else "" for value in ids]
+    taken = Counter(own) + Counter(example.id for example in examples)
     return [
-        replace(example, id=name) if name is not None and taken[name] == 1 else example
-        for example, name in zip(examples, named, strict=True)
+        replace(example, id=name) if name and taken[name] == 1 and not NO_TEXT.search(name) else example
+        for example, name in zip(examples, own, strict=True)
     ]
 
 

@@ -37,7 +37,7 @@ def load_image(path: Path, *, name: str | None = None) -> Image.Image:
             raise UserError(problem, ANOTHER_FORMAT) from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise _too_large(shown) from error
-        # Pillow answers broken bytes with OSError, SyntaxError, ValueError, struct.error, zlib.error and more.
+        # Pillow answers broken bytes with OSError, SyntaxError, ValueError, struct.error, zlib.error, …
         except Exception as error:
             problem = f"{shown} can't be decoded: {quoted(str(error))}"
             raise UserError(problem, "Save or download the image again") from error
