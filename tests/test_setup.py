@@ -23,8 +23,10 @@ if {without_venv}:
     sys.modules["ensurepip"] = None
 if sys.argv[1] == "-c":
     exec(sys.argv[2])
-else:
+elif {makes_venv}:
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+else:
+    sys.exit("This one makes no venv.")
 """
 
 
@@ -44,10 +46,20 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def add_python(checkout: Path, name: str, version: tuple[int, int], *, without_venv: bool = False) -> None:
+def add_python(
+    checkout: Path,
+    name: str,
+    version: tuple[int, int],
+    *,
+    without_venv: bool = False,
+    makes_venv: bool = False,
+) -> None:
+    """Put a Python on PATH. Making a venv takes seconds, so only one that is asked to does it."""
     python = str(Path(sys.executable).resolve())
     _write_program(
-        checkout, name, FAKE_PYTHON.format(python=python, version=version, without_venv=without_venv)
+        checkout,
+        name,
+        FAKE_PYTHON.format(python=python, version=version, without_venv=without_venv, makes_venv=makes_venv),
     )
 
 
@@ -136,11 +148,10 @@ def test_a_missing_venv_module_is_named_with_its_remedy(checkout: Path):
 
 
 def test_make_run_sets_up_once_and_opens_the_port_it_is_told(checkout: Path):
-    add_python(checkout, "python3.12", (3, 12))
+    add_python(checkout, "python3.12", (3, 12), makes_venv=True)
     first = make(checkout, "run")
     assert first.returncode == 0, first.stdout
-    announced, installed = first.stdout.index("about 3 GB to download"), first.stdout.index("app --port 7860")
-    assert announced < installed
+    assert 0 < first.stdout.index("about 3 GB to download") < first.stdout.index("app --port 7860")
     second = make(checkout, "run", PORT="8123")
     assert second.stdout.splitlines() == [".venv/bin/python app.py --port 8123", "app --port 8123"]
 
@@ -148,24 +159,48 @@ def test_make_run_sets_up_once_and_opens_the_port_it_is_told(checkout: Path):
     third = make(checkout, "run")
     assert "Installing requirements.txt" in third.stdout
     assert "Making .venv" not in third.stdout
-    assert "Installing" not in make(checkout, "run").stdout
+
+    (checkout / "requirements.txt").write_text("./no-such-file.whl\n")
+    assert make(checkout, "run").returncode != 0
+    assert (checkout / ".venv" / ".unfinished").exists()
 
 
 def test_a_half_made_venv_is_made_anew_and_one_at_work_is_left_alone(checkout: Path):
-    add_python(checkout, "python3.12", (3, 12))
-    (checkout / "requirements.txt").write_text("no-such-package-at-all @ file:///nowhere/at/all.whl\n")
-    assert make(checkout, "run").returncode != 0
-    (checkout / ".venv" / "left-over").touch()
+    add_python(checkout, "python3.12", (3, 12), makes_venv=True)
+    left_over, mark = checkout / ".venv" / "left-over", checkout / ".venv" / ".unfinished"
+    left_over.parent.mkdir()
+    left_over.touch()
 
-    (checkout / "requirements.txt").write_text("# nothing\n")
-    (checkout / ".venv" / ".unfinished").write_text(f"{os.getpid()}\n")
+    mark.write_text(f"{os.getpid()}\n")
     at_work = make(checkout, "run")
     assert at_work.returncode != 0
     assert f"process {os.getpid()}" in at_work.stdout
-    assert (checkout / ".venv" / "left-over").exists()
+    assert left_over.exists()
 
-    (checkout / ".venv" / ".unfinished").write_text("")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    mark.write_text(f"{ended.pid}\n")
     repaired = make(checkout, "run")
     assert repaired.returncode == 0, repaired.stdout
     assert "it is made anew" in repaired.stdout
-    assert not (checkout / ".venv" / "left-over").exists()
+    assert not left_over.exists()
+    assert not mark.exists()
+
+
+def test_a_browser_that_does_not_run_counts_as_none_and_the_remedy_is_named(tmp_path: Path):
+    stub = tmp_path / "chromium-browser"
+    stub.write_text("#!/bin/sh\necho 'This command requires the snap.' >&2\nexit 10\n")
+    stub.chmod(0o755)
+    # A PATH without apt-get, and a download host that answers nothing: no way is left to install one.
+    nowhere = {"PLAYWRIGHT_BROWSERS_PATH": str(tmp_path), "PLAYWRIGHT_DOWNLOAD_HOST": "http://127.0.0.1:9"}
+    ended = subprocess.run(
+        [sys.executable, ROOT / "tests" / "browser.py"],
+        env={**os.environ, **nowhere, "PATH": str(tmp_path)},
+        check=False,
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
+    assert ended.returncode != 0
+    assert "The tests need a Chromium and found none" in ended.stdout
+    assert ended.stderr.endswith("or\n.venv/bin/python -m playwright install --with-deps chromium.\n")
