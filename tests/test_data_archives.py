@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 import stat
 import struct
 import threading
@@ -47,6 +48,13 @@ def named(name: str, content: bytes | str = "x", **attributes: int) -> Callable[
     return add
 
 
+def nul_name() -> zipfile.ZipInfo:
+    """An entry whose name begins with a NUL, where zipfile cuts it."""
+    entry = zipfile.ZipInfo("x")
+    entry.filename = "\0/../evil.png"
+    return entry
+
+
 def twice(archive: zipfile.ZipFile) -> None:
     archive.writestr("metadata.jsonl", "{}")
     archive.writestr("./metadata.jsonl", "{}")
@@ -71,6 +79,7 @@ REFUSED = [
     ("a drive", named("C:/evil.png"), "is an absolute path"),
     ("backslashes", named("images\\cat.png"), "backslashes"),
     ("a line break", named("a\nb.png"), "control characters"),
+    ("a NUL", lambda archive: archive.writestr(nul_name(), ""), "control characters"),
     ("no name", named("./"), "has no name"),
     ("a link", named("cat.png", "/etc/hostname", external_attr=(stat.S_IFLNK | 0o777) << 16), "is a link"),
     ("a pipe", named("cat.png", "", external_attr=stat.S_IFIFO << 16), "device or pipe"),
@@ -235,3 +244,19 @@ def test_eight_at_once_unpack_one_folder(tmp_path: Path) -> None:
         thread.join()
     assert folders == [tmp_path / "datasets" / "pets"] * 8
     assert [entry.name for entry in (tmp_path / "datasets").iterdir()] == ["pets"]
+
+
+def test_a_damaged_zip_is_unpacked_or_refused_and_nothing_else(tmp_path: Path) -> None:
+    entries = {"metadata.jsonl": ROWS, "cat.png": png(), "notes/a.txt": "x" * 200}
+    whole = make_zip(tmp_path / "whole.zip", entries).read_bytes()
+    rng, path, refused = random.Random(0), tmp_path / "damaged.zip", 0
+    for _ in range(200):
+        content = bytearray(whole)
+        for _ in range(rng.choice((1, 3, 10))):
+            content[rng.randrange(len(content))] = rng.choice((0, 1, 255, rng.randrange(256)))
+        path.write_bytes(content)
+        try:
+            assert unpack(path, tmp_path / "datasets").parent == tmp_path / "datasets"
+        except UserError:
+            refused += 1
+    assert refused > 0

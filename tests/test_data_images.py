@@ -1,6 +1,7 @@
 """The image loader: what it makes of every kind of picture, by the row's number in the table of bad input."""
 
 import io
+import random
 import struct
 import zlib
 from pathlib import Path
@@ -167,3 +168,21 @@ def test_what_is_no_usable_image_is_refused_by_its_name(tmp_path: Path, content,
 def test_a_missing_image_is_named_as_its_caller_calls_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^'your picture' does not exist"):
         load_image(tmp_path / "x.png", name="your picture")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
+def test_row_35_a_damaged_image_is_loaded_or_refused_and_nothing_else(tmp_path: Path, kind: str) -> None:
+    file, rng = io.BytesIO(), random.Random(0)
+    Image.effect_noise((16, 16), 60).convert("RGB").save(file, kind)
+    path, refused = tmp_path / "x.png", 0
+    for _ in range(60):
+        content = bytearray(file.getvalue())
+        for _ in range(rng.choice((1, 5, 20))):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        path.write_bytes(content)
+        try:
+            assert load_image(path).mode == "RGB"
+        except UserError:
+            refused += 1
+    assert refused > 0

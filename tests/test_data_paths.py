@@ -1,4 +1,4 @@
-"""References and special files: no dataset leads out of itself, nothing hangs. Rows: the table of bad input."""
+"""References and special files: no dataset leads out of itself, nothing hangs. Rows: table of bad input."""
 
 import base64
 import json

@@ -137,7 +137,8 @@ def _unpack_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path
 
 def _check(entries: list[zipfile.ZipInfo], path: Path, free_bytes: int) -> None:
     """Raises one `UserError` with everything for which these entries must not be unpacked."""
-    faults = [fault for entry in entries for fault in _faults(entry)] + _clashes(entries)
+    # Names are compared only where each is one: zipfile cuts them at a NUL, to nothing if it comes first.
+    faults = [fault for entry in entries for fault in _faults(entry)] or _clashes(entries)
     total = sum(entry.file_size for entry in entries)
     if total >= RATIO_MATTERS_FROM_BYTES and total > MAX_RATIO * path.stat().st_size:
         faults.append(f"it unpacks to more than {MAX_RATIO} times its size")
