@@ -1,7 +1,7 @@
 """python -m training: run, start, stop, resume, list, show and delete runs. No torch until a run begins here.
 
-Every way to train ends here: the page's Start button and `start` run `run --folder`. Exit codes: 0 done, 2 bad input
-or not possible, 3 stopped, 4 disk full, 5 not finite, 130 interrupted.
+Every way to train ends here: the page's Start button and `start` execute `run --folder`. Exit codes: 0 done,
+2 bad input or not possible, 3 stopped, 4 disk full, 5 not finite, 130 interrupted.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The command line's words: its commands and flags, and what was typed turned into values. No torch.
 
-The flags of a run are `TrainingConfig`'s fields; pydantic-settings makes a parser of them. It only takes the words
-apart here: values are checked by `training.config`, so that everything that is wrong is said at once.
+The flags of a run are `TrainingConfig`'s fields; pydantic-settings makes a parser of them. It only takes the
+words apart here: values are checked by `training.config`, so that everything that is wrong is said at once.
 """
 
 import os
@@ -84,7 +84,7 @@ class ResumeCommand(BaseModel):
 
 
 class CommandLine(BaseSettings):
-    """Teach a vision-language model your images. `python -m training COMMAND --help` says more of a command."""
+    """Teach a vision-language model your images. `python -m training COMMAND --help` says more."""
 
     model_config = SettingsConfigDict(cli_prog_name="python -m training")
 
@@ -100,7 +100,7 @@ class CommandLine(BaseSettings):
 
 @dataclass(frozen=True)
 class Typed:
-    """A command with its values as typed: texts and switches, unchecked. `problems` are words without a meaning."""
+    """A command with its values as typed: texts and switches, unchecked. `problems`: words of no meaning."""
 
     command: str
     values: dict[str, Any]

@@ -239,7 +239,7 @@ def unknown_setting(key: str, settings: Collection[str]) -> Problem:
     """What is said about a setting that is none of these: the one that was probably meant."""
     spelled = key.replace("-", "_").casefold()
     near = difflib.get_close_matches(spelled, settings, n=1)
-    remedy = f"Did you mean --{near[0]}?" if near else "`python -m training run --help` lists every setting."
+    remedy = f"Did you mean --{near[0]}?" if near else "--help lists every one."
     return Problem(key, "there is no such setting", remedy)
 
 
@@ -294,7 +294,7 @@ def read_file(path: Path) -> dict[str, Any]:
         where = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
         line = f" line {where.line + 1}" if where else ""
         raise UserError(f"{path}{line}: not valid YAML.", ONE_SETTING_A_LINE) from error
-    if not isinstance(values or {}, dict):
+    if values is not None and not isinstance(values, dict):
         raise UserError(f"{path} holds no settings.", ONE_SETTING_A_LINE)
     values = {str(key): value for key, value in (values or {}).items()}
     for field in MAY_BE_FOLDERS:

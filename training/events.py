@@ -92,7 +92,8 @@ def _parse(line: bytes, kinds: Collection[str]) -> Event | None:
     if not isinstance(event, dict) or not isinstance(event.get("time"), int | float):
         return None
     kind = event.get("kind")
-    return event if kind in FIELDS and kind in kinds and FIELDS[kind] <= event.keys() else None
+    known = isinstance(kind, str) and kind in FIELDS and FIELDS[kind] <= event.keys()
+    return event if known and kind in kinds else None
 
 
 def read(path: Path, kinds: Collection[str] | None = None) -> list[Event]:

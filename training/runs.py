@@ -160,7 +160,7 @@ def _name_is_taken(name: str) -> UserError:
     )
 
 
-def start(config: TrainingConfig) -> Run:
+def start(config: TrainingConfig, command: Sequence[str] | None = None) -> Run:
     """A new run, working in the background; the run that is already there if this very form was sent before.
 
     Raises:
@@ -172,7 +172,7 @@ def start(config: TrainingConfig) -> Run:
         if same := _same_and_live(config):
             return same
         raise
-    launch(run)
+    launch(run, command)
     return run
 
 
@@ -272,14 +272,14 @@ def hold_lock(run: Run, wait_s: float = 5.0) -> Iterator[None]:
             run._stop_path.unlink(missing_ok=True)
 
 
-def resume(run: Run) -> Run:
+def resume(run: Run, command: Sequence[str] | None = None) -> Run:
     """The run, working in the background again; as it is if it is already.
 
     Raises:
         UserError: it is finished.
     """
     if reopen(run):
-        launch(run)
+        launch(run, command)
     return run
 
 
