@@ -71,7 +71,9 @@ def _write_program(checkout: Path, name: str, text: str) -> None:
 
 def make(checkout: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`make` in the checkout, on its own PATH; stdout and stderr in one."""
-    kept = {name: value for name, value in os.environ.items() if name not in {"PYTHON", "PORT", "MAKEFLAGS"}}
+    # `make test` itself hands down its level and its overrides.
+    dropped = ("PYTHON", "PORT", "MAKE", "MFLAGS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     return subprocess.run(
         [str(checkout.parent / "bin" / "make"), *arguments],
         cwd=checkout,
@@ -80,7 +82,7 @@ def make(checkout: Path, *arguments: str, **environment: str) -> subprocess.Comp
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -199,7 +201,7 @@ def test_a_browser_that_does_not_run_counts_as_none_and_the_remedy_is_named(tmp_
         check=False,
         text=True,
         capture_output=True,
-        timeout=120,
+        timeout=300,
     )
     assert ended.returncode != 0
     assert "The tests need a Chromium and found none" in ended.stdout

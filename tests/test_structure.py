@@ -128,7 +128,7 @@ def loaded_heavy(modules: Iterable[str], folder: Path = ROOT) -> dict[str, list[
     )
     argument = json.dumps([list(modules), sorted(HEAVY)])
     command = [sys.executable, "-c", program, argument]
-    ended = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout.splitlines()[-1])
 
