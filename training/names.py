@@ -5,6 +5,8 @@ import time
 import unicodedata
 from pathlib import Path
 
+from vlm.errors import UserError
+
 MAX_CHARACTERS = 64
 MAX_BYTES = 200
 """A file system counts bytes (255), and the trash appends a time."""
@@ -60,9 +62,15 @@ def new_name(dataset: str, workspace: Path) -> str:
 
 
 def names_in(workspace: Path) -> dict[str, str]:
-    """The names of the workspace's runs by their folded form."""
+    """The names of the workspace's runs by their folded form.
+
+    Raises:
+        UserError: the workspace may not be read.
+    """
     try:
         found = [folder.name for folder in (workspace / "runs").iterdir()]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except PermissionError as error:
+        raise UserError(f"{workspace} can't be read.", "Choose another folder with --workspace.") from error
     return {fold(name): name for name in found if not name.startswith(".")}

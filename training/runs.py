@@ -27,7 +27,7 @@ from training import events, lock, names
 from training.config import TrainingConfig
 from training.data.samples import SAMPLES
 from training.names import new_name
-from training.status import State, Status, status_of
+from training.status import EVENTS, EXIT_CODE, LOCK, OUTPUT, STOP, State, Status, status_of
 from vlm.errors import UserError
 
 __all__ = [
@@ -73,11 +73,11 @@ class Run:
 
     @property
     def events_path(self) -> Path:
-        return self.path / "events.jsonl"
+        return self.path / EVENTS
 
     @property
     def output_log(self) -> Path:
-        return self.path / "output.log"
+        return self.path / OUTPUT
 
     @property
     def checkpoints_path(self) -> Path:
@@ -88,12 +88,16 @@ class Run:
         return self.path / "adapter"
 
     @property
-    def _stop_path(self) -> Path:
-        return self.path / "stop"
+    def lock_path(self) -> Path:
+        return self.path / LOCK
 
     @property
-    def _exit_code_path(self) -> Path:
-        return self.path / "exit_code"
+    def stop_path(self) -> Path:
+        return self.path / STOP
+
+    @property
+    def exit_code_path(self) -> Path:
+        return self.path / EXIT_CODE
 
     def config(self) -> TrainingConfig:
         """The settings as used, with the run's own name and workspace."""
@@ -123,7 +127,7 @@ def prepare(config: TrainingConfig) -> Run:
     try:
         draft.mkdir(parents=True)
         config.dump(draft / "config.yaml")
-        events.EventLog(draft / "events.jsonl").append("queued")
+        events.EventLog(draft / EVENTS).append("queued")
         draft.rename(
             folder
         )  # refused where a folder with something in it is in the way: one of many starts wins
@@ -208,7 +212,7 @@ def _reap(run: Run, process: subprocess.Popen[bytes]) -> None:
     """Wait for the worker, so that it does not stay a zombie, and keep how it ended: nobody else can know."""
     code = process.wait()
     try:
-        run._exit_code_path.write_text(str(code))
+        run.exit_code_path.write_text(str(code))
     except FileNotFoundError:
         pass  # the folder was deleted meanwhile, and with it the one who would read this
 
@@ -226,7 +230,7 @@ def stop(run: Run, grace_s: float = GRACE_S) -> Status:
     if asked_at is None:
         draft = run.path / f".stop-{uuid.uuid4().hex}"
         draft.write_text(str(time.monotonic()))  # a wall clock that jumps would end the grace period
-        draft.replace(run._stop_path)
+        draft.replace(run.stop_path)
     elif time.monotonic() - asked_at > grace_s:
         _kill(run)
     return status
@@ -234,14 +238,14 @@ def stop(run: Run, grace_s: float = GRACE_S) -> Status:
 
 def _stop_asked_at(run: Run) -> float | None:
     try:
-        return float(run._stop_path.read_text())
+        return float(run.stop_path.read_text())
     except FileNotFoundError:
         return None
 
 
 def _kill(run: Run) -> None:
     """Kill the worker and what it started, if the holder of the lock is surely the worker."""
-    worker = lock.holder(run.path / "lock")
+    worker = lock.holder(run.lock_path)
     if worker is None:
         return
     try:
@@ -255,7 +259,7 @@ def _kill(run: Run) -> None:
 
 def stop_requested(run: Run) -> bool:
     """Whether the worker should finish its step, save and end."""
-    return run._stop_path.exists()
+    return run.stop_path.exists()
 
 
 @contextmanager
@@ -265,11 +269,11 @@ def hold_lock(run: Run, wait_s: float = 5.0) -> Iterator[None]:
     Raises:
         UserError: another process works on it.
     """
-    with lock.hold(run.path / "lock", wait_s):
+    with lock.hold(run.lock_path, wait_s):
         try:
             yield
         finally:
-            run._stop_path.unlink(missing_ok=True)
+            run.stop_path.unlink(missing_ok=True)
 
 
 def resume(run: Run, command: Sequence[str] | None = None) -> Run:
@@ -296,8 +300,8 @@ def reopen(run: Run) -> bool:
         if not status.resumable:
             repeat = f"python -m training run --config {run.config_path}"
             raise UserError(f"{run.name} is finished.", f"Train anew with its settings: {repeat}")
-        run._stop_path.unlink(missing_ok=True)
-        run._exit_code_path.unlink(missing_ok=True)
+        run.stop_path.unlink(missing_ok=True)
+        run.exit_code_path.unlink(missing_ok=True)
         events.EventLog(run.events_path).append("queued")
         return True
 
@@ -323,7 +327,7 @@ def delete(run: Run) -> Path:
         UserError: it is live, or gone.
     """
     with _alone(run):
-        if run.status().live:
+        if run.status().live or lock.is_held(run.lock_path):  # a worker lets go a moment after its last event
             raise UserError(f"{run.name} is running.", f"Stop it first: python -m training stop {run.name}")
         trash = run.workspace / "trash"
         trash.mkdir(exist_ok=True)

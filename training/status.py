@@ -8,6 +8,9 @@ from typing import Literal
 from training import lock
 from training.events import FINAL, Event, read, tail
 
+EVENTS, OUTPUT, LOCK, STOP, EXIT_CODE = "events.jsonl", "output.log", "lock", "stop", "exit_code"
+"""Files of a run folder. `stop` asks the worker to end, `exit_code` is how it ended, if anyone saw it."""
+
 State = Literal["starting", "running", "finished", "stopped", "failed", "interrupted"]
 
 STARTING_S = 4.0
@@ -51,8 +54,8 @@ def status_of(folder: Path) -> Status:
 
 def _look(folder: Path) -> tuple[Status, bool]:
     """The status, and whether the worker itself gave the outcome."""
-    held = lock.is_held(folder / "lock")  # before the events: a worker writes its outcome, then lets go
-    events = read(folder / "events.jsonl", _KINDS)
+    held = lock.is_held(folder / LOCK)  # before the events: a worker writes its outcome, then lets go
+    events = read(folder / EVENTS, _KINDS)
     attempt = _latest_attempt(events)
     status = _progress(events, attempt)
     outcome = attempt[-1] if attempt and attempt[-1]["kind"] in FINAL else None
@@ -101,7 +104,7 @@ def _progress(events: list[Event], attempt: list[Event]) -> Status:
 def _is_young(folder: Path) -> bool:
     """Whether the start is so recent that the worker may not have its lock yet. No, if the clock jumped."""
     try:
-        return abs(time.time() - (folder / "events.jsonl").stat().st_mtime) < STARTING_S
+        return abs(time.time() - (folder / EVENTS).stat().st_mtime) < STARTING_S
     except FileNotFoundError:
         return False
 
@@ -109,14 +112,14 @@ def _is_young(folder: Path) -> bool:
 def _exit_code(folder: Path) -> int | None:
     """How the worker ended, negative for a signal; None while it lives, or if its starter ended first."""
     try:
-        return int((folder / "exit_code").read_text())
+        return int((folder / EXIT_CODE).read_text())
     except (FileNotFoundError, ValueError):
         return None
 
 
 def _why_interrupted(folder: Path, step: int) -> dict[str, str]:
     code = _exit_code(folder)
-    if (folder / "stop").exists():
+    if (folder / STOP).exists():
         problem = f"The run was asked to stop and ended at step {step} without saving."
     elif code is not None and code < 0:
         often = " (often: out of memory)" if code == -9 else ""
@@ -134,5 +137,5 @@ def _why_not_started(folder: Path) -> dict[str, str]:
 
 
 def _last_line(folder: Path) -> str:
-    lines = [line.strip() for line in tail(folder / "output.log", 20)]
+    lines = [line.strip() for line in tail(folder / OUTPUT, 20)]
     return next((line for line in reversed(lines) if line), "its log is empty.")
