@@ -1,0 +1,1 @@
+"""What a person sees: the page reads runs and events and holds no truth of its own."""

@@ -1,0 +1,76 @@
+"""What the Try tab shows as HTML: small pictures to pick, the answers side by side, earlier questions. Pure functions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from ui.text import Language, number, say
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one of those who were asked has said so far."""
+
+    who: str
+    text: str = ""
+    tokens: int = 0
+    elapsed_s: float = 0.0
+    done: bool = False
+    is_base: bool = False
+
+
+def thumbnails(language: Language, pictures: Sequence[str | None]) -> str:
+    """Buttons that name the picture's place in the list."""
+    if not any(pictures):
+        return ""
+    buttons = "".join(
+        f'<button data-index="{index}" aria-label="{escape(say(language, "pick_image", number=index + 1))}">'
+        f'<img src="{escape(picture)}" alt=""></button>'
+        for index, picture in enumerate(pictures)
+        if picture
+    )
+    return (
+        f'<p class="small">{escape(say(language, "held_out_images"))}</p><div class="thumbs">{buttons}</div>'
+    )
+
+
+def waiting(language: Language) -> str:
+    return f'<div class="card"><p class="small">{escape(say(language, "answers_waiting"))}</p></div>'
+
+
+def answers(language: Language, replies: Sequence[Reply], right: str | None) -> str:
+    """One card for each reply, the adapters' framed; below them the right answer where it is known."""
+    cards = "".join(_card(language, reply) for reply in replies)
+    known = f'<p class="small">{escape(say(language, "right_answer", answer=right))}</p>' if right else ""
+    return f'<div class="answers" aria-live="polite">{cards}</div>{known}'
+
+
+def _card(language: Language, reply: Reply) -> str:
+    mark = "" if reply.is_base else "<i>●</i>"
+    text = reply.text.strip() or say(language, "nothing_said" if reply.done else "thinking")
+    quiet = "" if reply.text.strip() else " quiet"
+    cost = say(
+        language,
+        "answer_cost",
+        time=say(language, "seconds", s=number(language, reply.elapsed_s, 2)),
+        tokens=number(language, reply.tokens),
+    )
+    return (
+        f'<div class="card{"" if reply.is_base else " on"}"><h2>{mark}{escape(reply.who)}</h2>'
+        f'<p class="ans{quiet}">{escape(text)}</p><p class="small">{escape(cost) if reply.tokens else "&nbsp;"}</p></div>'
+    )
+
+
+def earlier(language: Language, asked: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> str:
+    """The questions that were asked about this image, newest first, with each answer under its name."""
+    if not asked:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(question)}</td><td>"
+        + "".join(
+            f'<div><span class="small">{escape(who)}</span> <b>{escape(text)}</b></div>' for who, text in said
+        )
+        + "</td></tr>"
+        for question, said in reversed(asked)
+    )
+    return f'<div class="card"><h2>{escape(say(language, "earlier"))}</h2><table class="hist">{rows}</table></div>'

@@ -1,0 +1,122 @@
+"""What the Train form shows beside its controls, as HTML: dataset preview, counts, bars, command line. Pure functions."""
+
+from html import escape
+
+from training.config import Problem
+from training.data.datasets import SAMPLES, Dataset
+from ui.form import COMMAND
+from ui.pictures import data_uri
+from ui.text import TEXTS, Language, duration, number, percent, say
+from vlm.counts import TowerCount, TowerCounts
+from vlm.errors import UserError
+
+THUMBNAILS = 5
+FIRST_RUN_S = 110
+"""Wall time of a run with nothing changed, from Start to finished, on two CPU cores: the README and the docs say the same."""
+
+
+def small(text: str) -> str:
+    return f'<p class="small">{escape(text)}</p>'
+
+
+def error(trouble: UserError) -> str:
+    return f'<div class="trouble" role="alert"><p>{escape(trouble.problem)}</p><p>{escape(trouble.remedy)}</p></div>'
+
+
+def problems(language: Language, found: list[Problem]) -> str:
+    """Every setting that can't be used, above Start; the fold may hide the fields themselves."""
+    items = "".join(
+        f"<li><b>{escape(say(language, problem.field) if problem.field in TEXTS else problem.field)}</b> "
+        f"{escape(problem.message)} {escape(problem.remedy)}</li>"
+        for problem in found
+    )
+    return f'<div class="trouble" role="alert"><p>{escape(say(language, "fix_settings"))}</p><ul>{items}</ul></div>'
+
+
+def dataset_note(language: Language, source: str, dataset: Dataset | None = None) -> str:
+    kind = say(language, "sample_note" if source in SAMPLES else "own_note")
+    if dataset is None:
+        return escape(kind)
+    return escape(say(language, "examples_note", kind=kind, count=number(language, len(dataset.examples))))
+
+
+def preview(language: Language, source: str, dataset: Dataset) -> str:
+    """A few pictures, one question with its answer, a word about the dataset, and what is wrong with it."""
+    pictured = [example for example in dataset.examples if example.images]
+    step = max(1, len(pictured) // THUMBNAILS)
+    chosen = pictured[::step][:THUMBNAILS]
+    sources = [data_uri(example.images[0]) for example in chosen]
+    images = "".join(
+        f'<img src="{escape(source)}" alt="{escape(example.question or example.answer)}">'
+        for example, source in zip(chosen, sources, strict=True)
+        if source
+    )
+    asked = next((example for example in chosen if example.question), None) or next(
+        iter(dataset.examples), None
+    )
+    lines = [say(language, f"about_{source}")] if source in SAMPLES else []
+    if asked is not None:
+        key = "caption_line" if asked.is_caption else "example_line"
+        lines.append(say(language, key, question=asked.question, answer=asked.answer))
+    bad = ""
+    if dataset.findings:
+        first = str(dataset.findings[0])
+        bad = f'<p class="small no">{escape(say(language, "bad_rows", count=number(language, len(dataset.findings)), first=first))}</p>'
+    return f'<div class="thumbs">{images}</div>' + "".join(map(small, reversed(lines))) + bad
+
+
+def preview_waiting(language: Language) -> str:
+    """The preview's place while a dataset is read, or a sample is drawn for the first time."""
+    return f'<div class="thumbs">{"<s></s>" * THUMBNAILS}</div>{small(say(language, "loading_data"))}{small(" ")}'
+
+
+def model_note(language: Language, model: str, counts: TowerCounts) -> str:
+    if model != "starter":
+        return escape(say(language, "folder_note"))
+    frozen = counts.total - counts.trainable
+    return escape(say(language, "starter_note", count=number(language, frozen / 1e6, 1)))
+
+
+def model_about(language: Language, model: str) -> str:
+    if model == "starter":
+        return small(say(language, "about_starter", time=duration(language, FIRST_RUN_S)))
+    return small(say(language, "about_folder"))
+
+
+def counts_line(language: Language, counts: TowerCounts) -> str:
+    """Trainable 122,880 of 1,989,632 (6.2 %), and the adapter's size on disk."""
+    if not counts.trainable:
+        return f'<div class="total"><span class="no">{escape(say(language, "no_tower"))}</span></div>'
+    share = counts.trainable / max(1, counts.total)
+    line = say(
+        language,
+        "trainable_of",
+        trainable=f"<b>{number(language, counts.trainable)}</b>",
+        total=number(language, counts.total),
+        share=f'<span class="small">({percent(language, share, 1)})</span>',
+    )
+    size = say(language, "megabytes", size=number(language, counts.adapter_mb, 1))
+    return f'<div class="total"><span>{line}</span><span class="small">{escape(size)}</span></div>'
+
+
+def tower_bar(tower: TowerCount | None = None) -> str:
+    """How much of a tower trains. The root of the share, so that ranks 4 and 8 can be told apart by eye."""
+    share = tower.trainable / tower.total if tower and tower.total else 0.0
+    return f'<div class="bar" title="{100 * share:.1f} %"><u style="width:{100 * share**0.5:.1f}%"></u></div>'
+
+
+def connector_row(language: Language) -> str:
+    """The third tower: it stays as it is, so there is nothing to set."""
+    return (
+        f'<div class="still"><span>{escape(say(language, "connector"))}</span><div class="bar"></div>'
+        f'<span class="small">{escape(say(language, "frozen"))}</span></div>'
+    )
+
+
+def command(language: Language, line: str) -> str:
+    """The same run in a shell; and how long it takes, which was measured for the defaults alone."""
+    if line == COMMAND:
+        words = say(language, "takes", time=duration(language, FIRST_RUN_S))
+    else:
+        words = say(language, "same_in_shell")
+    return f'<p class="small center">{escape(words)}<br><code>{escape(line)}</code></p>'

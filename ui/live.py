@@ -1,0 +1,278 @@
+"""A run as it goes: its events in, HTML out. Pure functions; every value from a run or a dataset is escaped here."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+
+from training.config import TrainingConfig
+from training.status import Status
+from ui.chart import loss_chart
+from ui.story import Event, Story, exact_match, is_right
+from ui.text import TEXTS, Language, duration, number, percent, say
+
+ANSWERS_SHOWN = 4
+"""The base's answer and the newest ones."""
+
+STEPS_BEFORE_ETA = 5
+LOG_LINES = 60
+
+ImageOf = Callable[[str], str | None]
+"""From an image's path within the dataset to something an <img> can show."""
+
+
+def run_head(language: Language, name: str, status: Status, story: Story) -> str:
+    """Name, state, progress bar, and where the run is in words."""
+    step, total = status.step, status.total or 0
+    share = 100 * step / total if total else 0
+    words = " · ".join(where_it_is(language, status, story))
+    return (
+        f'<div class="runline"><b class="name" title="{escape(name)}">{escape(name)}</b>{state_pill(language, status.state)}'
+        f'<div class="bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share:.0f}" '
+        f'aria-label="{escape(words)}"><u style="width:{share:.1f}%"></u></div>'
+        f'<span class="where">{escape(words)}</span></div>'
+    )
+
+
+def state_pill(language: Language, state: str) -> str:
+    return f'<span class="state {escape(state)}">{escape(say(language, f"state_{state}"))}</span>'
+
+
+def where_it_is(language: Language, status: Status, story: Story) -> list[str]:
+    """Such as: step 37 of 200; evaluating 40 of 200; 21 s left."""
+    words = []
+    if status.total and status.step:
+        step, total = number(language, status.step), number(language, status.total)
+        words.append(say(language, "step_of", step=step, total=total))
+    if not status.live:
+        return [*words, say(language, "took", time=duration(language, status.elapsed_s))]
+    if status.state == "running" and story.phase and not (words and story.phase["name"] == "training"):
+        words.append(phase_words(language, story.phase))
+    if status.eta_s is not None and status.step >= STEPS_BEFORE_ETA:
+        words.append(say(language, "time_left", time=duration(language, status.eta_s)))
+    return words
+
+
+def phase_words(language: Language, phase: Event) -> str:
+    key = "phase_" + phase["name"].replace(" ", "_")
+    name = say(language, key) if key in TEXTS else phase["name"]
+    if not phase["total"]:
+        return name
+    done, total = number(language, phase["done"]), number(language, phase["total"])
+    return say(language, "phase_count", phase=name, done=done, total=total)
+
+
+def tiles(language: Language, story: Story) -> str:
+    """Trainable counts of the towers, exact match before and after, speed, memory. A dash where nothing is known yet."""
+    newest = story.steps[-1] if story.steps else {}
+    trainable = {tower: number(language, counts["trainable"]) for tower, counts in story.towers.items()}
+    speed, memory = newest.get("examples_per_s"), newest.get("memory_gib")
+    facts = [
+        ("tile_vision", trainable.get("vision")),
+        ("tile_text", trainable.get("text")),
+        ("tile_exact", before_after(language, story)),
+        ("tile_speed", None if speed is None else number(language, speed)),
+        (
+            "tile_memory",
+            None if memory is None else say(language, "gigabytes", size=number(language, memory, 1)),
+        ),
+    ]
+    return (
+        '<div class="tiles">'
+        + "".join(
+            f'<div class="tile"><span>{escape(say(language, key))}</span><b>{escape(fact or "–")}</b></div>'
+            for key, fact in facts
+        )
+        + "</div>"
+    )
+
+
+def before_after(language: Language, story: Story) -> str | None:
+    """Such as: 3 % → 71 %. None where nothing was evaluated yet."""
+    before, after = story.base_score, story.score
+    if before is None:
+        return None if after is None else percent(language, after)
+    if after is None:
+        return percent(language, before)
+    return say(language, "before_after", before=percent(language, before), after=percent(language, after))
+
+
+def exact_words(language: Language, story: Story) -> str | None:
+    """The adapter's newest exact match."""
+    return None if story.score is None else percent(language, story.score)
+
+
+def ranks(language: Language, config: TrainingConfig) -> str:
+    """Such as: vision r 8, text r 16."""
+    towers = [
+        ("vision", config.use_vision_lora, config.vision_lora_r),
+        ("text", config.use_text_lora, config.text_lora_r),
+    ]
+    return ", ".join(f"{say(language, tower).lower()} r {rank}" for tower, used, rank in towers if used)
+
+
+def notice(language: Language, status: Status, story: Story) -> str:
+    """What a person should know: a failure with its remedy, an interruption, warnings. Empty where all is well."""
+    cards = []
+    if status.state == "failed":
+        cards.append(
+            _notice_card("bad", say(language, "failed_title"), status.problem or "", status.remedy or "")
+        )
+    elif status.state == "interrupted":
+        problem = status.problem or say(language, "interrupted")
+        remedy = say(language, "can_resume" if status.resumable else "no_checkpoint")
+        cards.append(_notice_card("bad", say(language, "interrupted_title"), problem, remedy))
+    for warning in story.warnings:
+        cards.append(
+            _notice_card("note", say(language, "warning_title"), warning["problem"], warning["remedy"])
+        )
+    return "".join(cards)
+
+
+def _notice_card(kind: str, title: str, problem: str, remedy: str) -> str:
+    return (
+        f'<div class="card notice {kind}" role="status"><h2>{escape(title)}</h2>'
+        f"<p>{escape(problem)}</p><p class='small'>{escape(remedy)}</p></div>"
+    )
+
+
+def charts(language: Language, status: Status, story: Story) -> str:
+    """The loss curve, and beside it the share of right answers at each evaluation."""
+    training = [(step["step"], step["loss"]) for step in story.steps if step["loss"] is not None]
+    held_out = [(seen["step"], seen["loss"]) for seen in story.evaluations if seen["loss"] is not None]
+    curve = loss_chart(language, training, held_out, status.total or 0)
+    return (
+        f'<div class="two"><div class="card"><h2>{escape(say(language, "loss"))}</h2>{curve}</div>'
+        f'<div class="card"><h2>{escape(say(language, "scores"))}</h2>{scores(language, story)}</div></div>'
+    )
+
+
+def scores(language: Language, story: Story) -> str:
+    if not story.evaluations:
+        return f'<p class="small waiting">{escape(say(language, "scores_waiting"))}</p>'
+    newest = story.evaluations[-1]
+    shown = (
+        story.evaluations
+        if len(story.evaluations) <= ANSWERS_SHOWN
+        else [
+            story.evaluations[0],
+            *story.evaluations[1 - ANSWERS_SHOWN :],
+        ]
+    )
+    rows = "".join(
+        f"<tr><th>{escape(at_step(language, seen['step']))}</th>"
+        f'<td class="wide"><div class="bar"><u style="width:{100 * exact_match(seen):.1f}%"></u></div></td>'
+        f"<td>{escape(percent(language, exact_match(seen)))}</td></tr>"
+        for seen in shown
+    )
+    note = say(language, "scores_note", count=number(language, newest["examples"]))
+    return f'<table class="scores">{rows}</table><p class="small">{escape(note)}</p>'
+
+
+def at_step(language: Language, step: int) -> str:
+    return say(language, "base") if step == 0 else say(language, "step_n", step=number(language, step))
+
+
+def film(language: Language, story: Story, image_of: ImageOf) -> str:
+    """The filmstrip: pinned held-out pictures with question, right answer, and what was said at each evaluation."""
+    body = "".join(_frame(language, answers, image_of) for answers in story.samples.values())
+    body = (
+        f'<div class="film">{body}</div>'
+        if body
+        else f'<p class="small">{escape(say(language, "film_waiting"))}</p>'
+    )
+    return f'<div class="card"><h2>{escape(say(language, "film"))}</h2>{body}</div>'
+
+
+def _frame(language: Language, answers: Sequence[Event], image_of: ImageOf) -> str:
+    first = answers[0]
+    question = first["question"] or say(language, "describe")
+    source = image_of(first["image"]) if first["image"] else None
+    picture = (
+        f'<img src="{escape(source)}" alt="{escape(question)}">'
+        if source
+        else '<div class="nopicture"></div>'
+    )
+    shown = answers if len(answers) <= ANSWERS_SHOWN else [first, *answers[1 - ANSWERS_SHOWN :]]
+    rows = "".join(
+        f"<div><span>{escape(at_step(language, said['step']))}</span>{_said(language, said)}</div>"
+        for said in shown
+    )
+    return (
+        f'<div class="frame">{picture}<p>{escape(question)}</p>'
+        f'<p class="right">→ {escape(first["answer"])}</p>{rows}</div>'
+    )
+
+
+def _said(language: Language, said: Mapping[str, str]) -> str:
+    words = escape(said["prediction"].strip() or say(language, "nothing_said"))
+    if is_right(said["prediction"], said["answer"]):
+        return f'<span class="ok">{words}&nbsp;✓</span>'
+    return f'<span class="no">{words}</span>'
+
+
+def log(language: Language, story: Story) -> str:
+    """The events that matter, a line each, newest last; the box keeps its end in sight."""
+    lines = [line for event in story.log[-LOG_LINES:] for line in log_lines(language, event)]
+    text = "\n".join(lines) or say(language, "log_waiting")
+    return f'<div class="card log"><h2>{escape(say(language, "log"))}</h2>{_scrolling(text)}</div>'
+
+
+def output(lines: Sequence[str]) -> str:
+    """The end of what the worker printed, library chatter and tracebacks included."""
+    return _scrolling("\n".join(lines))
+
+
+def _scrolling(text: str) -> str:
+    """A box that follows the end of its text until a person scrolls up."""
+    return f'<div class="scroll" tabindex="0"><pre>{escape(text)}</pre></div>'
+
+
+def log_lines(language: Language, event: Event) -> list[str]:
+    clock = time.strftime("%H:%M:%S", time.localtime(event["time"]))
+    return [f"{clock}  {words}" for words in _log_words(language, event)]
+
+
+def _log_words(language: Language, event: Event) -> list[str]:
+    kind = event["kind"]
+    match kind:
+        case "started":
+            towers = [
+                _tower_words(language, tower, counts)
+                for tower, counts in event["towers"].items()
+                if counts["trainable"]
+            ]
+            return [
+                say(language, "log_started", **_taken(event, "base_model", "device", "precision")),
+                *towers,
+            ]
+        case "data":
+            counts = {key: number(language, event[key]) for key in ("train", "held_out", "images")}
+            skipped = {
+                "skipped": number(language, event["skipped"]),
+                "reasons": "; ".join(event["reasons"][:3]),
+            }
+            words = [say(language, "log_data", **counts)]
+            return [*words, say(language, "log_skipped", **skipped)] if event["skipped"] else words
+        case "evaluated":
+            loss = "–" if event["loss"] is None else number(language, event["loss"], 3)
+            score = percent(language, exact_match(event), 1)
+            return [
+                say(language, "log_evaluated", step=number(language, event["step"]), loss=loss, exact=score)
+            ]
+        case "finished" | "stopped":
+            return [
+                say(language, f"log_{kind}", step=event["step"], time=duration(language, event["elapsed_s"]))
+            ]
+        case "checkpoint" | "warning" | "failed" | "queued":
+            return [say(language, f"log_{kind}", **event)]
+    return []
+
+
+def _tower_words(language: Language, tower: str, counts: Mapping[str, int]) -> str:
+    share = number(language, 100 * counts["trainable"] / max(1, counts["total"]), 2)
+    figures = {key: number(language, counts[key]) for key in ("trainable", "total")}
+    return say(language, "log_tower", tower=say(language, tower), share=share, **figures)
+
+
+def _taken(event: Event, *keys: str) -> dict[str, object]:
+    return {key: event[key] for key in keys}

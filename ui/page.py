@@ -1,0 +1,134 @@
+"""The page: its bar, its three tabs, the one timer that reads the run folders, and the switch of language and theme."""
+
+import os
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import psutil
+
+from ui import run_panel
+from ui.events import QUEUED, QUIET
+from ui.runs_tab import RunsTab, add_runs_events, build_runs_tab, runs_table
+from ui.text import Language, Wordings, number, say
+from ui.train_tab import TrainTab, build_train_tab
+from ui.try_tab import TryTab, add_try_events, build_try_tab, engine, opened_sample, who_can_answer
+
+TICK_S = 1.0
+CSS = Path(__file__).with_name("page.css")
+
+OTHER_LANGUAGE = "(language) => language === 'vi' ? 'en' : 'vi'"
+TOGGLE_THEME = """() => {
+  const dark = document.body.classList.toggle('dark');
+  localStorage.setItem('lora-lens-theme', dark ? 'dark' : 'light');
+}"""
+RESTORE_THEME = """() => {
+  const kept = localStorage.getItem('lora-lens-theme');
+  if (kept && !new URLSearchParams(location.search).has('__theme')) document.body.classList.toggle('dark', kept === 'dark');
+}"""
+
+
+def build_page(workspace: Path, *, can_train: bool = True) -> gr.Blocks:
+    """The whole page over one workspace. With `can_train` False it shows and asks, and changes no run."""
+    wordings = Wordings()
+    with gr.Blocks(
+        title="LoRA Lens", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)
+    ) as demo:
+        language = gr.BrowserState("en", storage_key="lora-lens-language", secret="remembers-only-a-choice")
+        selected = gr.State("train")
+        gr.HTML("<h1>LoRA Lens</h1>", elem_id="brand", apply_default_css=False)
+        switch = build_tools(wordings)
+        with gr.Tabs(selected="train", elem_id="pages") as tabs:
+            with gr.Tab(say("en", "train"), id="train") as train_page:
+                train = build_train_tab(workspace, can_train, wordings, language)
+            with gr.Tab(say("en", "try"), id="try") as try_page:
+                trying = build_try_tab(wordings)
+            with gr.Tab(say("en", "runs"), id="runs") as runs_page:
+                listed = build_runs_tab(wordings)
+        for page, key in ((train_page, "train"), (try_page, "try"), (runs_page, "runs")):
+            wordings.bind(page, label=key)
+            page.select(lambda key=key: key, None, selected, **QUIET)
+        add_try_events(trying, workspace, language, try_page.select)
+        add_runs_events(listed, workspace, can_train, language, train.opened, tabs)
+        add_go_to_try(train, trying, workspace, language, tabs)
+        add_language_events(switch, language, wordings)
+        add_tick(demo, train, listed, selected, workspace, can_train, language)
+        demo.load(None, js=RESTORE_THEME)
+        demo.load(warm_up, **QUIET)
+    return demo
+
+
+def build_tools(wordings: Wordings) -> gr.Button:
+    """The right end of the bar; returns the language switch."""
+    with gr.Row(elem_id="tools"):
+        pill = gr.HTML(hardware("en"), elem_classes="hw", apply_default_css=False)
+        wordings.bind(pill, value=hardware)
+        switch = wordings.bind(
+            gr.Button(say("en", "other_language"), elem_id="language"), value="other_language"
+        )
+        theme = gr.Button("☾", elem_id="theme")
+        theme.click(None, js=TOGGLE_THEME)
+    return switch
+
+
+def hardware(language: Language) -> str:
+    memory = number(language, psutil.virtual_memory().total / 2**30)
+    return f'<span class="pill">{say(language, "hardware", cores=os.cpu_count(), memory=memory)}</span>'
+
+
+def add_language_events(switch: gr.Button, language: gr.BrowserState, wordings: Wordings) -> None:
+    """One switch for every text. The browser remembers the choice; its `change` comes at load as well."""
+    switch.click(None, language, language, js=OTHER_LANGUAGE)
+    language.change(wordings.updates, language, wordings.components, trigger_mode="always_last", **QUIET)
+
+
+def add_go_to_try(
+    train: TrainTab, trying: TryTab, workspace: Path, language: gr.BrowserState, tabs: gr.Tabs
+) -> None:
+    """From a finished run straight to a first question: its adapter beside the base, a held-out picture opened."""
+
+    def go(language: Language, showing: str) -> tuple[Any, ...]:
+        who, note, samples, thumbnails = who_can_answer(workspace, language, ["base", f"/{showing}"])
+        first = opened_sample(samples[0]) if samples else (gr.skip(), gr.skip(), gr.skip())
+        return gr.Tabs(selected="try"), who, note, samples, thumbnails, *first
+
+    outputs = [tabs, trying.who, trying.who_note, trying.samples, trying.thumbnails]
+    outputs += [trying.image, trying.question, trying.picked]
+    train.panel.parts["try_it"].click(
+        go, [language, train.panel.showing], outputs, concurrency_id="data", **QUEUED
+    )
+
+
+def add_tick(
+    demo: gr.Blocks,
+    train: TrainTab,
+    listed: RunsTab,
+    selected: gr.State,
+    workspace: Path,
+    can_train: bool,
+    language: gr.BrowserState,
+) -> None:
+    """The full state once a second and at load; only what changed is sent. The list of runs only where it is looked at."""
+
+    def tick(
+        language: Language, opened: str, sent: dict[str, int], selected: str, asked: str | None
+    ) -> list[Any]:
+        panel = run_panel.tick(train.panel, workspace, can_train, language, opened, sent)
+        if selected != "runs":
+            return [*panel, gr.skip()]
+        table = runs_table(workspace, language, asked, can_train)
+        unchanged = sent.get("table") == hash(table)
+        panel[-1]["table"] = hash(table)
+        return [*panel, gr.skip() if unchanged else table]
+
+    timer = gr.Timer(TICK_S)
+    inputs = [language, train.opened, train.panel.sent, selected, listed.asked]
+    gr.on([timer.tick, demo.load], tick, inputs, [*train.panel.outputs, listed.table], **QUIET)
+
+
+@cache
+def warm_up() -> None:
+    """Import torch in the background, once, so that the first count or question need not wait for it."""
+    threading.Thread(target=engine, daemon=True).start()

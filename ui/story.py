@@ -1,0 +1,74 @@
+"""A run's events gathered into what the page tells about it: counts, curve, evaluations, answers. No HTML."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from training.events import Event
+
+__all__ = ["Event", "Story", "exact_match", "gather", "is_right"]
+
+
+@dataclass
+class Story:
+    """What the events tell so far. A list holds a step once: after a resume the later word stands."""
+
+    towers: dict[str, dict[str, int]] = field(default_factory=dict)
+    phase: Event | None = None
+    steps: list[Event] = field(default_factory=list)
+    evaluations: list[Event] = field(default_factory=list)
+    samples: dict[str, list[Event]] = field(default_factory=dict)
+    warnings: list[Event] = field(default_factory=list)
+    log: list[Event] = field(default_factory=list)
+
+    @property
+    def base_score(self) -> float | None:
+        """Exact match of the untouched base."""
+        return next((exact_match(seen) for seen in self.evaluations if seen["step"] == 0), None)
+
+    @property
+    def score(self) -> float | None:
+        """Exact match of the adapter at the newest evaluation."""
+        return next((exact_match(seen) for seen in reversed(self.evaluations) if seen["step"] > 0), None)
+
+
+def gather(events: Iterable[Event]) -> Story:
+    story = Story()
+    for event in events:
+        match event["kind"]:
+            case "step":
+                _add(story.steps, event)
+            case "sample":
+                _add(story.samples.setdefault(event["example_id"], []), event)
+            case "phase":
+                story.phase = event
+            case kind:
+                story.log.append(event)
+                if kind == "started":
+                    story.towers = event["towers"]
+                elif kind == "evaluated":
+                    _add(story.evaluations, event)
+                elif kind == "warning":
+                    story.warnings.append(event)
+    return story
+
+
+def _add(earlier: list[Event], event: Event) -> None:
+    """Append, and forget what a resumed run says anew."""
+    while earlier and earlier[-1]["step"] >= event["step"]:
+        earlier.pop()
+    earlier.append(event)
+
+
+def exact_match(evaluated: Event) -> float:
+    """The share of right answers, a fraction of 1; of the questions alone where captions are scored apart."""
+    metrics = evaluated["metrics"]
+    return metrics.get("exact_match_questions", metrics["exact_match"]) or 0.0
+
+
+def is_right(prediction: str, answer: str) -> bool:
+    """The tick beside a sample answer: equal but for case, spaces and a closing full stop."""
+    return _plain(prediction) == _plain(answer)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip(".")
