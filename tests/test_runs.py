@@ -254,6 +254,12 @@ def test_a_worker_that_dies_before_its_first_event_failed_to_start(run: Run):
     assert run.status().resumable
 
 
+def test_a_worker_that_is_killed_before_its_first_event_failed_to_start_and_says_so(run: Run):
+    runs.launch(run, [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+    wait_for(lambda: state(run) == "failed", within_s=5)
+    assert run.status().problem == "The run failed to start: killed by signal 9 (often: out of memory)"
+
+
 def test_a_worker_that_never_came_to_life_failed_to_start_after_five_seconds(run: Run):
     assert state(run) == "starting"
     grow_old(run, 5)

@@ -1,5 +1,6 @@
 """The status of a run, computed from its folder each time it is asked for and stored nowhere. No torch."""
 
+import signal
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,18 +59,18 @@ def _look(folder: Path) -> tuple[Status, bool]:
     events = read(folder / EVENTS, _KINDS)
     attempt = _latest_attempt(events)
     status = _progress(events, attempt)
-    outcome = attempt[-1] if attempt and attempt[-1]["kind"] in FINAL else None
+    outcome = next((event for event in reversed(attempt) if event["kind"] in FINAL), None)
     if outcome is not None:
         words = {field: outcome.get(field) for field in ("problem", "remedy")}
         return replace(
             status, state=outcome["kind"], eta_s=None, elapsed_s=outcome["elapsed_s"], **words
         ), True
-    has_started = any(event["kind"] == "started" for event in attempt)
     if held:
+        has_started = any(event["kind"] == "started" for event in attempt)
         elapsed_s = max(0.0, time.time() - attempt[0]["time"]) if attempt else 0.0
         return replace(status, state="running" if has_started else "starting", elapsed_s=elapsed_s), False
     status = replace(status, eta_s=None)
-    if has_started:
+    if len(attempt) > 1:  # the worker said something before it died
         return replace(status, state="interrupted", **_why_interrupted(folder, status.step)), False
     if _is_young(folder) and _exit_code(folder) is None:
         return replace(status, state="starting"), False
@@ -121,9 +122,8 @@ def _why_interrupted(folder: Path, step: int) -> dict[str, str]:
     code = _exit_code(folder)
     if (folder / STOP).exists():
         problem = f"The run was asked to stop and ended at step {step} without saving."
-    elif code is not None and code < 0:
-        often = " (often: out of memory)" if code == -9 else ""
-        problem = f"The run was killed by signal {-code}{often} at step {step}."
+    elif killed := _signal_words(code):
+        problem = f"The run was {killed} at step {step}."
     elif code is not None:
         problem = f"The run ended at step {step} with exit code {code}: {_last_line(folder)}"
     else:
@@ -132,8 +132,13 @@ def _why_interrupted(folder: Path, step: int) -> dict[str, str]:
 
 
 def _why_not_started(folder: Path) -> dict[str, str]:
-    problem = f"The run failed to start: {_last_line(folder)}"
+    problem = f"The run failed to start: {_signal_words(_exit_code(folder)) or _last_line(folder)}"
     return {"problem": problem, "remedy": f"Read its log: python -m training show {folder.name} --log"}
+
+
+def _signal_words(code: int | None) -> str | None:
+    often = " (often: out of memory)" if code == -signal.SIGKILL else ""
+    return f"killed by signal {-code}{often}" if code is not None and code < 0 else None
 
 
 def _last_line(folder: Path) -> str:
