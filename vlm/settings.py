@@ -18,10 +18,18 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field("starter", min_length=1, max_length=4096, description="Base model: `starter`, or a model folder.")
-    quantization: Quantization = Field("none", description="Keep the base's weights in 4 bits (QLoRA, NF4), or as they are.")
-    precision: Precision = Field("auto", description="Number format of the arithmetic; `auto` follows the hardware.")
-    device: Device = Field("auto", description="Where to compute; `auto` takes CUDA, then Apple's MPS, then the CPU.")
+    model: str = Field(
+        "starter", min_length=1, max_length=4096, description="Base model: `starter`, or a model folder."
+    )
+    quantization: Quantization = Field(
+        "none", description="Keep the base's weights in 4 bits (QLoRA, NF4), or as they are."
+    )
+    precision: Precision = Field(
+        "auto", description="Number format of the arithmetic; `auto` follows the hardware."
+    )
+    device: Device = Field(
+        "auto", description="Where to compute; `auto` takes CUDA, then Apple's MPS, then the CPU."
+    )
 
 
 class AdapterSettings(BaseModel):
@@ -31,13 +39,23 @@ class AdapterSettings(BaseModel):
 
     use_vision_lora: bool = Field(False, description="Train a LoRA in the vision tower.")
     vision_lora_r: Rank = Field(8, description="Rank of the vision tower's LoRA.")
-    vision_lora_alpha: Alpha | None = Field(None, description="Alpha of the vision tower's LoRA; 2r if not given.")
-    vision_lora_targets: Targets = Field("attention_mlp", description="Layers of the vision tower that get a LoRA.")
+    vision_lora_alpha: Alpha | None = Field(
+        None, description="Alpha of the vision tower's LoRA; 2r if not given."
+    )
+    vision_lora_targets: Targets = Field(
+        "attention_mlp", description="Layers of the vision tower that get a LoRA."
+    )
     use_text_lora: bool = Field(True, description="Train a LoRA in the text tower.")
     text_lora_r: Rank = Field(16, description="Rank of the text tower's LoRA.")
-    text_lora_alpha: Alpha | None = Field(None, description="Alpha of the text tower's LoRA; 2r if not given.")
-    text_lora_targets: Targets = Field("attention_mlp", description="Layers of the text tower that get a LoRA.")
-    text_lora_part: TextPart = Field("all", description="Part of an encoder-decoder text tower that gets a LoRA.")
+    text_lora_alpha: Alpha | None = Field(
+        None, description="Alpha of the text tower's LoRA; 2r if not given."
+    )
+    text_lora_targets: Targets = Field(
+        "attention_mlp", description="Layers of the text tower that get a LoRA."
+    )
+    text_lora_part: TextPart = Field(
+        "all", description="Part of an encoder-decoder text tower that gets a LoRA."
+    )
     lora_dropout: float = Field(0.1, ge=0, lt=1, allow_inf_nan=False, description="Dropout before each LoRA.")
 
     @property

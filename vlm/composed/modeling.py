@@ -52,7 +52,9 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         vision, text = config.vision_config, config.text_config
         self.vision_tower = AutoModel.from_config(vision, **_BUILD_ARGUMENTS.get(vision.model_type, {}))
-        self.connector = ComposedConnector(vision.hidden_size, text.hidden_size, config.connector_scale_factor)
+        self.connector = ComposedConnector(
+            vision.hidden_size, text.hidden_size, config.connector_scale_factor
+        )
         self.language_model = AutoModelForSeq2SeqLM.from_config(text)
         self.post_init()
 

@@ -1,0 +1,245 @@
+"""One attempt at a run, top to bottom: from its settings to a verified adapter, told to the event log.
+
+The worker calls `Attempt.work`, after it has the run's lock: importing this imports torch.
+"""
+
+import importlib.metadata
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from transformers import set_seed
+from transformers.utils import logging as transformers_logging
+
+from training import checkpoints
+from training.callback import RunCallback
+from training.card import write_card
+from training.collate import Collator
+from training.data.datasets import Dataset, image_relpath, open_dataset, split, usable_examples
+from training.evaluation import Evaluation, evaluate
+from training.events import EventLog
+from training.image_features import ImageFeatures, can_be_cached, encode_images
+from training.runs import Run
+from training.trainer import AdapterTrainer, training_arguments
+from vlm import adapters
+from vlm.counts import TowerCounts
+from vlm.errors import UserError
+from vlm.example import Example
+from vlm.loading import LoadedModel, load_base
+from vlm.prompting import PromptStyle, prompt_style
+
+logger = logging.getLogger(__name__)
+
+VERSIONS_OF = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
+REASONS_TOLD = 20
+
+
+class StopBeforeTraining(Exception):  # noqa: N818 - no error: somebody changed their mind
+    """Stop was asked for before the first step: there is nothing to save."""
+
+
+class Attempt:
+    """What the steps of one attempt share. `stop_requested()` asks whether somebody wants the run to end."""
+
+    def __init__(self, run: Run, log: EventLog, stop_requested: Callable[[], bool]) -> None:
+        self.run = run
+        self.config = run.config()
+        self.log = log
+        self.stop_requested = stop_requested
+        self.began = time.monotonic()
+
+    def work(self) -> bool:
+        """Train the adapter: True if the run is finished, False if it was stopped. Raises `UserError` as its steps do."""
+        try:
+            return self._work()
+        except StopBeforeTraining:
+            self._end("stopped", 0)
+            return False
+
+    def _work(self) -> bool:
+        transformers_logging.disable_progress_bar()
+        dataset, train, held_out = self._read_data()
+        checkpoint = checkpoints.newest(self.run.checkpoints_path)
+        if checkpoint is not None:
+            checkpoints.require_same_dataset(checkpoint, dataset.fingerprint)
+
+        self._phase("loading", 0, 1)
+        set_seed(self.config.seed)
+        loaded = load_base(self.config)
+        model = adapters.attach(loaded.model, self.config, base_name(self.config.model))
+        counts = adapters.count(model)
+        self._tell_start(loaded, counts)
+
+        prompt = prompt_style(loaded.model.config, loaded.processor, self.config.max_length)
+        held_out = spread(held_out, self.config.eval_examples)
+        collator = Collator(prompt, self._encode(loaded, prompt, [*train, *held_out]))
+
+        def evaluate_at(step: int) -> None:
+            self._evaluate(model, collator, held_out, dataset, step)
+
+        callback = RunCallback(self.config, self.log, evaluate_at, self.stop_requested)
+        trainer = AdapterTrainer(
+            model,
+            training_arguments(self.config, loaded, self.run.checkpoints_path),
+            collator,
+            train,
+            callback,
+            dataset_fingerprint=dataset.fingerprint,
+            checkpoints_kept=self.config.checkpoints_kept,
+            on_sealed=self._tell_checkpoint,
+        )
+        if checkpoint is None:
+            with model.disable_adapter():
+                evaluate_at(0)
+        set_seed(self.config.seed)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
+        return self._finish(model, counts, trainer, callback)
+
+    def _read_data(self) -> tuple[Dataset, list[Example], list[Example]]:
+        """The dataset, the examples to train on and those to be asked about."""
+        config = self.config
+        self._phase("reading data", 0, 1)
+        dataset = open_dataset(config.dataset, config.workspace)
+        examples = usable_examples(dataset, skip_bad_rows=config.skip_bad_rows)
+        train, held_out = split(examples, config.held_out, config.seed)
+        images = len({image for example in examples for image in example.images})
+        self.log.append(
+            "data",
+            train=len(train),
+            held_out=len(held_out),
+            images=images,
+            skipped=len(dataset.findings),
+            reasons=[str(finding) for finding in dataset.findings[:REASONS_TOLD]],
+        )
+        logger.info(
+            "%s examples (%s held out), %s images", f"{len(examples):,}", len(held_out), f"{images:,}"
+        )
+        if dataset.findings:
+            logger.warning("%s rows skipped, %s first", len(dataset.findings), dataset.findings[0])
+        return dataset, train, held_out
+
+    def _encode(
+        self, loaded: LoadedModel, prompt: PromptStyle, examples: Sequence[Example]
+    ) -> ImageFeatures | None:
+        """The images' features, if they stay the same during this run."""
+        if not can_be_cached(loaded.model, self.config.use_vision_lora):
+            return None
+        files = [image for example in examples for image in example.images]
+        features = encode_images(
+            loaded.model, prompt, files, lambda done, total: self._phase("encoding images", done, total)
+        )
+        logger.info("encoded %s distinct images; they won't be encoded again", len(features.tokens))
+        return features
+
+    def _evaluate(
+        self,
+        model: adapters.PeftModel,
+        collator: Collator,
+        examples: Sequence[Example],
+        dataset: Dataset,
+        step: int,
+    ) -> None:
+        """Evaluate, and tell metrics and sample answers. The base's own evaluation is step 0."""
+        if not examples:
+            return
+
+        def progress(done: int, total: int) -> None:
+            self._phase("evaluating", done, total, may_stop=step == 0)
+
+        result = evaluate(model, collator, examples, self.config.max_new_tokens, progress)
+        self.log.append(
+            "evaluated", step=step, loss=result.loss, metrics=result.metrics, examples=len(examples)
+        )
+        whose = "base" if step == 0 else f"step {step}"
+        logger.info(
+            "%s: held-out loss %.3f, exact match %.2f", whose, result.loss, result.metrics["exact_match"]
+        )
+        self._tell_samples(result, examples, dataset, step)
+
+    def _tell_samples(
+        self, result: Evaluation, examples: Sequence[Example], dataset: Dataset, step: int
+    ) -> None:
+        questions = [example for example in examples if not example.is_caption] or examples
+        for example in spread(questions, self.config.sample_answers):
+            self.log.append(
+                "sample",
+                step=step,
+                example_id=example.id,
+                image=image_relpath(dataset, example),
+                question=example.question,
+                answer=example.answer,
+                prediction=result.predictions[example.id],
+            )
+
+    def _finish(
+        self, model: adapters.PeftModel, counts: TowerCounts, trainer: AdapterTrainer, callback: RunCallback
+    ) -> bool:
+        """Put a verified adapter in place. A run is finished only if it came to its planned step."""
+        step, total = trainer.state.global_step, trainer.state.max_steps
+        if step < total and not callback.stopped:
+            raise UserError(
+                f"Training ended at step {step} of {total}.", "Read output.log, then resume the run."
+            )
+        self.log.append("phase", name="saving", done=0, total=1)
+        folder = self.run.adapter_path
+        draft = folder.with_name("adapter.draft")
+        adapters.save(model, draft)
+        adapters.verify_saved(model, draft)
+        write_card(draft / "README.md", self.config, counts, self.run.events(("evaluated", "data")))
+        adapters.replace_folder(draft, folder)
+        self._end("stopped" if callback.stopped else "finished", step)
+        return not callback.stopped
+
+    def _end(self, kind: str, step: int) -> None:
+        elapsed_s = time.monotonic() - self.began
+        extra = {"adapter": self.run.adapter_path.name} if kind == "finished" else {}
+        logger.info("%s at step %s after %.0f s", kind, step, elapsed_s)
+        self.log.append(kind, step=step, elapsed_s=elapsed_s, **extra)
+
+    def _tell_start(self, loaded: LoadedModel, counts: TowerCounts) -> None:
+        for line in adapters.count_lines(counts):
+            logger.info(line)
+        self.log.append(
+            "started",
+            base_model=base_name(self.config.model),
+            device=str(loaded.device),
+            precision=loaded.precision,
+            seed=self.config.seed,
+            versions=versions(),
+            towers=counts.as_dict(),
+            trainable=counts.trainable,
+            total=counts.total,
+        )
+
+    def _tell_checkpoint(self, step: int, folder: Path) -> None:
+        logger.info("step %s: checkpoint sealed", step)
+        self.log.append("checkpoint", step=step, path=f"{folder.parent.name}/{folder.name}")
+
+    def _phase(self, name: str, done: int, total: int, *, may_stop: bool = True) -> None:
+        if may_stop and self.stop_requested():
+            raise StopBeforeTraining
+        self.log.append("phase", name=name, done=done, total=total)
+
+
+def base_name(model: str) -> str:
+    """How an adapter names its base: a folder by its last part, so that no path of this machine leaves it."""
+    return Path(model).name if Path(model).is_absolute() else model
+
+
+def spread(examples: Sequence[Example], count: int) -> list[Example]:
+    """At most `count` of the examples, evenly spaced."""
+    if len(examples) <= count:
+        return list(examples)
+    return [examples[index * len(examples) // count] for index in range(count)]
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of what the numbers depend on."""
+    found = {}
+    for name in VERSIONS_OF:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found

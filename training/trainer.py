@@ -1,0 +1,82 @@
+"""AdapterTrainer: transformers' Trainer with sealed checkpoints. The worker builds and runs it; the loop is transformers' own.
+
+The loss is the model's: the mean over all answer tokens of the global batch, because Trainer counts them and hands the
+number to `forward`. Four batches of one therefore give what one batch of four gives.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from training.checkpoints import rotate, seal
+from training.collate import Collator
+from training.config import TrainingConfig
+from vlm.example import Example
+from vlm.loading import LoadedModel
+
+
+class AdapterTrainer(Trainer):
+    """Trains the parameters that require a gradient. `on_sealed(step, folder)` is told of each complete checkpoint."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        arguments: TrainingArguments,
+        collator: Collator,
+        examples: Sequence[Example],
+        callback: TrainerCallback,
+        *,
+        dataset_fingerprint: str,
+        checkpoints_kept: int,
+        on_sealed: Callable[[int, Path], None],
+    ) -> None:
+        super().__init__(
+            model, arguments, data_collator=collator, train_dataset=examples, callbacks=[callback]
+        )
+        self.dataset_fingerprint = dataset_fingerprint
+        self.checkpoints_kept = checkpoints_kept
+        self.on_sealed = on_sealed
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Trainer's own, without `training_args.bin`: a pickle that can hold a token, and that nothing here reads."""
+        super()._save(output_dir, state_dict)
+        (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
+        super()._save_checkpoint(model, trial)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        seal(folder, self.state.global_step, self.dataset_fingerprint)
+        rotate(folder.parent, self.checkpoints_kept)
+        self.on_sealed(self.state.global_step, folder)
+
+
+def training_arguments(config: TrainingConfig, loaded: LoadedModel, output_dir: Path) -> TrainingArguments:
+    """Trainer's arguments for these settings. Saving, evaluating and reporting are the callback's decision."""
+    return TrainingArguments(
+        output_dir=str(output_dir),
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps or -1,
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        seed=config.seed,
+        bf16=loaded.precision == "bf16",
+        fp16=loaded.precision == "fp16",
+        use_cpu=loaded.device.type == "cpu",
+        logging_steps=config.logging_steps,
+        logging_nan_inf_filter=False,  # else a NaN loss is reported as 0.0
+        eval_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=loaded.device.type == "cuda",
+        average_tokens_across_devices=True,
+    )

@@ -1,0 +1,56 @@
+"""The architecture without its weights: counts before a run starts, from the configuration alone, on the meta device."""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from vlm.counts import TowerCount, TowerCounts
+from vlm.settings import AdapterSettings, ModelSettings
+
+STARTER_COUNTS_FILE = Path(__file__).parent / "starter" / "counts.json"
+"""The starter's counts at default ranks, so that the first paint has them without torch; a test keeps them true."""
+
+COMMITTED = {
+    "text": AdapterSettings(),
+    "vision": AdapterSettings(use_vision_lora=True, use_text_lora=False),
+    "both": AdapterSettings(use_vision_lora=True),
+}
+
+
+def tower_counts(settings: ModelSettings) -> TowerCounts:
+    """Trainable and total parameters of each tower for these settings (`ModelSettings` and `AdapterSettings` in one).
+
+    No weight is read. The starter's committed counts need no torch; anything else imports it. Raises `UserError` where
+    the model has no readable configuration or no layer for the targets.
+    """
+    adapter = AdapterSettings(
+        **{name: getattr(settings, name) for name in AdapterSettings.model_fields}
+        | {"lora_dropout": 0.1, "vision_lora_alpha": None, "text_lora_alpha": None}
+    )
+    for name, committed in COMMITTED.items():
+        if settings.model == "starter" and adapter == committed:
+            return _read_committed()[name]
+    return build_counts(settings.model, adapter)
+
+
+@lru_cache(maxsize=64)
+def build_counts(model: str, adapter: AdapterSettings) -> TowerCounts:
+    """The counts from the architecture itself, built on `meta`."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from vlm.adapters import attach, count
+    from vlm.loading import read_config
+
+    with torch.device("meta"):
+        base = AutoModelForImageTextToText.from_config(read_config(model))
+    return count(attach(base, adapter, model, meta=True))
+
+
+@lru_cache(maxsize=1)
+def _read_committed() -> dict[str, TowerCounts]:
+    rows = json.loads(STARTER_COUNTS_FILE.read_text())
+    return {
+        name: TowerCounts(**{tower: TowerCount(**counts) for tower, counts in towers.items()})
+        for name, towers in rows.items()
+    }

@@ -1,0 +1,42 @@
+"""TowerCounts: trainable and total parameters of each tower, and the committed counts of the starter. No torch."""
+
+from dataclasses import asdict, dataclass
+
+BYTES_A_WEIGHT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class TowerCount:
+    """Parameters of one tower; `total` includes the adapter."""
+
+    trainable: int
+    total: int
+
+    @property
+    def percent(self) -> float:
+        return 100 * self.trainable / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TowerCounts:
+    """Parameters of each tower; they add up to PEFT's own figures."""
+
+    vision: TowerCount
+    connector: TowerCount
+    text: TowerCount
+
+    @property
+    def trainable(self) -> int:
+        return self.vision.trainable + self.connector.trainable + self.text.trainable
+
+    @property
+    def total(self) -> int:
+        return self.vision.total + self.connector.total + self.text.total
+
+    @property
+    def adapter_mb(self) -> float:
+        """Size of the adapter's weights on disk, in MB (10^6 bytes): they are kept in fp32."""
+        return self.trainable * BYTES_A_WEIGHT / 1e6
+
+    def as_dict(self) -> dict[str, dict[str, int]]:
+        return asdict(self)
