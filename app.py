@@ -1,4 +1,4 @@
-"""The entry: read the flags, build the page, launch it. `make run`, a Space and the container all start here."""
+"""The entry: read the flags, build the page, launch it. `make run`, a Space and a container start here."""
 
 import argparse
 import ipaddress

@@ -1,10 +1,10 @@
-"""What the Try tab shows as HTML: small pictures to pick, the answers side by side, earlier questions. Pure functions."""
+"""What the Try tab shows as HTML: pictures to pick, answers side by side, earlier questions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from ui.text import Language, number, say
+from ui.text import Language, escaped, number, say
 
 
 @dataclass(frozen=True)
@@ -24,24 +24,22 @@ def thumbnails(language: Language, pictures: Sequence[str | None]) -> str:
     if not any(pictures):
         return ""
     buttons = "".join(
-        f'<button data-index="{index}" aria-label="{escape(say(language, "pick_image", number=index + 1))}">'
+        f'<button data-index="{index}" aria-label="{escaped(language, "pick_image", number=index + 1)}">'
         f'<img src="{escape(picture)}" alt=""></button>'
         for index, picture in enumerate(pictures)
         if picture
     )
-    return (
-        f'<p class="small">{escape(say(language, "held_out_images"))}</p><div class="thumbs">{buttons}</div>'
-    )
+    return f'<p class="small">{escaped(language, "held_out_images")}</p><div class="thumbs">{buttons}</div>'
 
 
 def waiting(language: Language) -> str:
-    return f'<div class="card"><p class="small">{escape(say(language, "answers_waiting"))}</p></div>'
+    return f'<div class="card"><p class="small">{escaped(language, "answers_waiting")}</p></div>'
 
 
 def answers(language: Language, replies: Sequence[Reply], right: str | None) -> str:
     """One card for each reply, the adapters' framed; below them the right answer where it is known."""
     cards = "".join(_card(language, reply) for reply in replies)
-    known = f'<p class="small">{escape(say(language, "right_answer", answer=right))}</p>' if right else ""
+    known = f'<p class="small">{escaped(language, "right_answer", answer=right)}</p>' if right else ""
     return f'<div class="answers" aria-live="polite">{cards}</div>{known}'
 
 
@@ -57,7 +55,8 @@ def _card(language: Language, reply: Reply) -> str:
     )
     return (
         f'<div class="card{"" if reply.is_base else " on"}"><h2>{mark}{escape(reply.who)}</h2>'
-        f'<p class="ans{quiet}">{escape(text)}</p><p class="small">{escape(cost) if reply.tokens else "&nbsp;"}</p></div>'
+        f'<p class="ans{quiet}">{escape(text)}</p>'
+        f'<p class="small">{escape(cost) if reply.tokens else "&nbsp;"}</p></div>'
     )
 
 
@@ -73,4 +72,5 @@ def earlier(language: Language, asked: Sequence[tuple[str, Sequence[tuple[str, s
         + "</td></tr>"
         for question, said in reversed(asked)
     )
-    return f'<div class="card"><h2>{escape(say(language, "earlier"))}</h2><table class="hist">{rows}</table></div>'
+    title = escaped(language, "earlier")
+    return f'<div class="card"><h2>{title}</h2><table class="hist">{rows}</table></div>'

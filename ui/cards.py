@@ -1,7 +1,10 @@
-"""The Train form's cards and their controls: 1 Data, 2 Model, 3 Adapter with its fold, and Start. What they do is `train_tab`'s."""
+"""The Train form's cards and controls: 1 Data, 2 Model, 3 Adapter with its fold, and Start.
 
+What they do when a person touches them is `train_tab`'s.
+"""
+
+import math
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 
 import gradio as gr
@@ -9,7 +12,7 @@ import gradio as gr
 from training.data.datasets import SAMPLES
 from training.names import new_name
 from ui import form, form_html
-from ui.text import Language, Wording, Wordings, say
+from ui.text import Language, Wording, Wordings, escaped, say
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def title(wordings: Wordings, key: str, step: int | None = None) -> None:
     """A card's heading, with its number where the cards are steps."""
 
     def written(language: Language) -> str:
-        return f"<h2>{f'<i>{step}</i>' if step else ''}{escape(say(language, key))}</h2>"
+        return f"<h2>{f'<i>{step}</i>' if step else ''}{escaped(language, key)}</h2>"
 
     drawn(wordings, written)
 
@@ -173,7 +176,7 @@ def setting(wordings: Wordings, name: str) -> gr.components.Component:
     elif form.is_optional(name):
         control = gr.Textbox(default, placeholder=say("en", "twice_the_rank"), max_lines=1, **shared)
     else:
-        control = gr.Number(default, **shared)
+        control = gr.Number(default, step=10 ** math.floor(math.log10(default)) if default else 1, **shared)
     return wordings.bind(control, label=name)
 
 

@@ -1,20 +1,23 @@
-"""The loss chart: `step` and `evaluated` events in, HTML with an SVG line out. Colours are CSS variables, so a theme switch needs no redraw."""
+"""The loss chart: (step, loss) points in, HTML with an SVG line out.
+
+Its colours are CSS variables, so that a switch between light and dark needs no redraw.
+"""
 
 import html
 import math
 from collections.abc import Sequence
 
-from ui.text import Language, number, say
+from ui.text import Language, escaped, number, say
 
 MOST_POINTS = 240
 Point = tuple[float, float]
 
 
 def loss_chart(language: Language, training: Sequence[Point], held_out: Sequence[Point], total: int) -> str:
-    """`training` and `held_out` are (step, loss). The line stretches with the card; labels and dots keep their size."""
+    """The line stretches with its card; labels and dots keep their size. `total` is the run's last step."""
     points = [*training, *held_out]
     if not points:
-        return f'<p class="small waiting">{html.escape(say(language, "loss_waiting"))}</p>'
+        return f'<p class="small waiting">{escaped(language, "loss_waiting")}</p>'
     top = ceiling(max(loss for _, loss in points))
     last_step = max(total, int(max(step for step, _ in points)), 1)
 
@@ -24,24 +27,18 @@ def loss_chart(language: Language, training: Sequence[Point], held_out: Sequence
     line = " ".join(f"{x:.2f},{y:.2f}" for x, y in map(place, thinned(training, MOST_POINTS)))
     dots = "".join(f'<i style="left:{x:.2f}%;top:{y:.2f}%"></i>' for x, y in map(place, held_out))
     grid = "".join(f'<path d="M0 {y}H100"/>' for y in (0, 50, 100))
-    label = say(
-        language, "loss_label", total=last_step, loss=number(language, points_now(training, held_out), 3)
-    )
+    newest = (training or held_out)[-1][1]
+    label = say(language, "loss_label", total=last_step, loss=number(language, newest, 3))
     return (
         f'<div class="plot" role="img" aria-label="{html.escape(label)}">'
         f'<span class="y" style="top:0">{number(language, top, decimals_of(top))}</span>'
         '<span class="y" style="top:100%">0</span>'
         f'<svg viewBox="0 0 100 100" preserveAspectRatio="none"><g class="grid">{grid}</g>'
         f'<polyline points="{line}"/></svg>{dots}'
-        f'<span class="x">{html.escape(say(language, "step_n", step=number(language, last_step)))}</span></div>'
-        f'<p class="small legend"><u></u>{html.escape(say(language, "legend_train"))}'
-        f"<i></i>{html.escape(say(language, 'legend_held_out'))}</p>"
+        f'<span class="x">{escaped(language, "step_n", step=number(language, last_step))}</span></div>'
+        f'<p class="small legend"><u></u>{escaped(language, "legend_train")}'
+        f"<i></i>{escaped(language, 'legend_held_out')}</p>"
     )
-
-
-def points_now(training: Sequence[Point], held_out: Sequence[Point]) -> float:
-    """The newest loss: of the training line, or of the held-out dots before the line has begun."""
-    return (training or held_out)[-1][1]
 
 
 def ceiling(value: float) -> float:

@@ -1,4 +1,4 @@
-"""The Train form as values: which settings it holds, how each is edited, and the command line that equals it. No Gradio."""
+"""The Train form as values: its settings, how each is edited, the command line that equals it. No Gradio."""
 
 import shlex
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ def values_of(controls: Sequence[Any], workspace: Path) -> dict[str, Any]:
 
 
 def _read(field: str, value: Any) -> Any:
-    """An optional number is typed in a text box, since Gradio's number box turns "none" into 0; 16.0 means 16."""
+    """An optional number is typed as text, since Gradio's number box turns "none" into 0; 16.0 means 16."""
     if is_optional(field) and isinstance(value, str):
         return value.strip() or None
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,4 +1,4 @@
-"""What the Train form shows beside its controls, as HTML: dataset preview, counts, bars, command line. Pure functions."""
+"""What the Train form shows beside its controls, as HTML: preview, counts, bars, command line."""
 
 from html import escape
 
@@ -6,13 +6,13 @@ from training.config import Problem
 from training.data.datasets import SAMPLES, Dataset
 from ui.form import COMMAND
 from ui.pictures import data_uri
-from ui.text import TEXTS, Language, duration, number, percent, say
+from ui.text import TEXTS, Language, duration, escaped, number, percent, say
 from vlm.counts import TowerCount, TowerCounts
 from vlm.errors import UserError
 
 THUMBNAILS = 5
 FIRST_RUN_S = 110
-"""Wall time of a run with nothing changed, from Start to finished, on two CPU cores: the README and the docs say the same."""
+"""Wall time of a run with nothing changed, on two CPU cores. README and docs say the same."""
 
 
 def small(text: str) -> str:
@@ -20,7 +20,11 @@ def small(text: str) -> str:
 
 
 def error(trouble: UserError) -> str:
-    return f'<div class="trouble" role="alert"><p>{escape(trouble.problem)}</p><p>{escape(trouble.remedy)}</p></div>'
+    return _trouble(f"<p>{escape(trouble.problem)}</p><p>{escape(trouble.remedy)}</p>")
+
+
+def _trouble(content: str) -> str:
+    return f'<div class="trouble" role="alert">{content}</div>'
 
 
 def problems(language: Language, found: list[Problem]) -> str:
@@ -30,14 +34,14 @@ def problems(language: Language, found: list[Problem]) -> str:
         f"{escape(problem.message)} {escape(problem.remedy)}</li>"
         for problem in found
     )
-    return f'<div class="trouble" role="alert"><p>{escape(say(language, "fix_settings"))}</p><ul>{items}</ul></div>'
+    return _trouble(f"<p>{escaped(language, 'fix_settings')}</p><ul>{items}</ul>")
 
 
 def dataset_note(language: Language, source: str, dataset: Dataset | None = None) -> str:
     kind = say(language, "sample_note" if source in SAMPLES else "own_note")
     if dataset is None:
         return escape(kind)
-    return escape(say(language, "examples_note", kind=kind, count=number(language, len(dataset.examples))))
+    return escaped(language, "examples_note", kind=kind, count=number(language, len(dataset.examples)))
 
 
 def preview(language: Language, source: str, dataset: Dataset) -> str:
@@ -60,21 +64,23 @@ def preview(language: Language, source: str, dataset: Dataset) -> str:
         lines.append(say(language, key, question=asked.question, answer=asked.answer))
     bad = ""
     if dataset.findings:
-        first = str(dataset.findings[0])
-        bad = f'<p class="small no">{escape(say(language, "bad_rows", count=number(language, len(dataset.findings)), first=first))}</p>'
+        count = number(language, len(dataset.findings))
+        bad = escaped(language, "bad_rows", count=count, first=str(dataset.findings[0]))
+        bad = f'<p class="small no">{bad}</p>'
     return f'<div class="thumbs">{images}</div>' + "".join(map(small, reversed(lines))) + bad
 
 
 def preview_waiting(language: Language) -> str:
     """The preview's place while a dataset is read, or a sample is drawn for the first time."""
-    return f'<div class="thumbs">{"<s></s>" * THUMBNAILS}</div>{small(say(language, "loading_data"))}{small(" ")}'
+    empty = "<s></s>" * THUMBNAILS
+    return f'<div class="thumbs">{empty}</div>{small(say(language, "loading_data"))}'
 
 
 def model_note(language: Language, model: str, counts: TowerCounts) -> str:
     if model != "starter":
-        return escape(say(language, "folder_note"))
+        return escaped(language, "folder_note")
     frozen = counts.total - counts.trainable
-    return escape(say(language, "starter_note", count=number(language, frozen / 1e6, 1)))
+    return escaped(language, "starter_note", count=number(language, frozen / 1e6, 1))
 
 
 def model_about(language: Language, model: str) -> str:
@@ -86,7 +92,7 @@ def model_about(language: Language, model: str) -> str:
 def counts_line(language: Language, counts: TowerCounts) -> str:
     """Trainable 122,880 of 1,989,632 (6.2 %), and the adapter's size on disk."""
     if not counts.trainable:
-        return f'<div class="total"><span class="no">{escape(say(language, "no_tower"))}</span></div>'
+        return f'<div class="total"><span class="no">{escaped(language, "no_tower")}</span></div>'
     share = counts.trainable / max(1, counts.total)
     line = say(
         language,
@@ -108,8 +114,8 @@ def tower_bar(tower: TowerCount | None = None) -> str:
 def connector_row(language: Language) -> str:
     """The third tower: it stays as it is, so there is nothing to set."""
     return (
-        f'<div class="still"><span>{escape(say(language, "connector"))}</span><div class="bar"></div>'
-        f'<span class="small">{escape(say(language, "frozen"))}</span></div>'
+        f'<div class="still"><span>{escaped(language, "connector")}</span><div class="bar"></div>'
+        f'<span class="small">{escaped(language, "frozen")}</span></div>'
     )
 
 

@@ -1,4 +1,7 @@
-"""Who may talk to the page: known hosts, and no request that changes something from a foreign page. Gradio checks neither."""
+"""Who may talk to the page: known hosts, and nothing that changes something from a foreign page.
+
+Gradio checks neither.
+"""
 
 import os
 from urllib.parse import urlsplit

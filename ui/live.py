@@ -1,4 +1,4 @@
-"""A run as it goes: its events in, HTML out. Pure functions; every value from a run or a dataset is escaped here."""
+"""A run as it goes: its story in, HTML out. Every value from a run or a dataset is escaped."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ from training.config import TrainingConfig
 from training.status import Status
 from ui.chart import loss_chart
 from ui.story import Event, Story, exact_match, is_right
-from ui.text import TEXTS, Language, duration, number, percent, say
+from ui.text import TEXTS, Language, duration, escaped, number, percent, say
 
 ANSWERS_SHOWN = 4
 """The base's answer and the newest ones."""
@@ -26,15 +26,16 @@ def run_head(language: Language, name: str, status: Status, story: Story) -> str
     share = 100 * step / total if total else 0
     words = " · ".join(where_it_is(language, status, story))
     return (
-        f'<div class="runline"><b class="name" title="{escape(name)}">{escape(name)}</b>{state_pill(language, status.state)}'
-        f'<div class="bar" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share:.0f}" '
-        f'aria-label="{escape(words)}"><u style="width:{share:.1f}%"></u></div>'
+        f'<div class="runline"><b class="name" title="{escape(name)}">{escape(name)}</b>'
+        f"{state_pill(language, status.state)}"
+        f'<div class="bar" role="progressbar" aria-valuenow="{share:.0f}" aria-label="{escape(words)}">'
+        f'<u style="width:{share:.1f}%"></u></div>'
         f'<span class="where">{escape(words)}</span></div>'
     )
 
 
 def state_pill(language: Language, state: str) -> str:
-    return f'<span class="state {escape(state)}">{escape(say(language, f"state_{state}"))}</span>'
+    return f'<span class="state {escape(state)}">{escaped(language, f"state_{state}")}</span>'
 
 
 def where_it_is(language: Language, status: Status, story: Story) -> list[str]:
@@ -62,7 +63,7 @@ def phase_words(language: Language, phase: Event) -> str:
 
 
 def tiles(language: Language, story: Story) -> str:
-    """Trainable counts of the towers, exact match before and after, speed, memory. A dash where nothing is known yet."""
+    """Trainable counts, exact match before and after, speed, memory; a dash for what is not known yet."""
     newest = story.steps[-1] if story.steps else {}
     trainable = {tower: number(language, counts["trainable"]) for tower, counts in story.towers.items()}
     speed, memory = newest.get("examples_per_s"), newest.get("memory_gib")
@@ -79,7 +80,7 @@ def tiles(language: Language, story: Story) -> str:
     return (
         '<div class="tiles">'
         + "".join(
-            f'<div class="tile"><span>{escape(say(language, key))}</span><b>{escape(fact or "–")}</b></div>'
+            f'<div class="tile"><span>{escaped(language, key)}</span><b>{escape(fact or "–")}</b></div>'
             for key, fact in facts
         )
         + "</div>"
@@ -111,7 +112,7 @@ def ranks(language: Language, config: TrainingConfig) -> str:
 
 
 def notice(language: Language, status: Status, story: Story) -> str:
-    """What a person should know: a failure with its remedy, an interruption, warnings. Empty where all is well."""
+    """What a person should know: a failure with its remedy, an interruption, warnings. Else empty."""
     cards = []
     if status.state == "failed":
         cards.append(
@@ -141,14 +142,14 @@ def charts(language: Language, status: Status, story: Story) -> str:
     held_out = [(seen["step"], seen["loss"]) for seen in story.evaluations if seen["loss"] is not None]
     curve = loss_chart(language, training, held_out, status.total or 0)
     return (
-        f'<div class="two"><div class="card"><h2>{escape(say(language, "loss"))}</h2>{curve}</div>'
-        f'<div class="card"><h2>{escape(say(language, "scores"))}</h2>{scores(language, story)}</div></div>'
+        f'<div class="two"><div class="card"><h2>{escaped(language, "loss")}</h2>{curve}</div>'
+        f'<div class="card"><h2>{escaped(language, "scores")}</h2>{scores(language, story)}</div></div>'
     )
 
 
 def scores(language: Language, story: Story) -> str:
     if not story.evaluations:
-        return f'<p class="small waiting">{escape(say(language, "scores_waiting"))}</p>'
+        return f'<p class="small waiting">{escaped(language, "scores_waiting")}</p>'
     newest = story.evaluations[-1]
     shown = (
         story.evaluations
@@ -173,14 +174,14 @@ def at_step(language: Language, step: int) -> str:
 
 
 def film(language: Language, story: Story, image_of: ImageOf) -> str:
-    """The filmstrip: pinned held-out pictures with question, right answer, and what was said at each evaluation."""
+    """The filmstrip: held-out pictures with question, right answer, and what was said at each evaluation."""
     body = "".join(_frame(language, answers, image_of) for answers in story.samples.values())
     body = (
         f'<div class="film">{body}</div>'
         if body
-        else f'<p class="small">{escape(say(language, "film_waiting"))}</p>'
+        else f'<p class="small">{escaped(language, "film_waiting")}</p>'
     )
-    return f'<div class="card"><h2>{escape(say(language, "film"))}</h2>{body}</div>'
+    return f'<div class="card"><h2>{escaped(language, "film")}</h2>{body}</div>'
 
 
 def _frame(language: Language, answers: Sequence[Event], image_of: ImageOf) -> str:
@@ -214,7 +215,7 @@ def log(language: Language, story: Story) -> str:
     """The events that matter, a line each, newest last; the box keeps its end in sight."""
     lines = [line for event in story.log[-LOG_LINES:] for line in log_lines(language, event)]
     text = "\n".join(lines) or say(language, "log_waiting")
-    return f'<div class="card log"><h2>{escape(say(language, "log"))}</h2>{_scrolling(text)}</div>'
+    return f'<div class="card log"><h2>{escaped(language, "log")}</h2>{_scrolling(text)}</div>'
 
 
 def output(lines: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The page: its bar, its three tabs, the one timer that reads the run folders, and the switch of language and theme."""
+"""The page: its bar, its three tabs, the timer that reads the run folders, and its two switches."""
 
 import os
 import threading
@@ -26,7 +26,8 @@ TOGGLE_THEME = """() => {
 }"""
 RESTORE_THEME = """() => {
   const kept = localStorage.getItem('lora-lens-theme');
-  if (kept && !new URLSearchParams(location.search).has('__theme')) document.body.classList.toggle('dark', kept === 'dark');
+  const asked = new URLSearchParams(location.search).has('__theme');
+  if (kept && !asked) document.body.classList.toggle('dark', kept === 'dark');
 }"""
 
 
@@ -87,7 +88,7 @@ def add_language_events(switch: gr.Button, language: gr.BrowserState, wordings: 
 def add_go_to_try(
     train: TrainTab, trying: TryTab, workspace: Path, language: gr.BrowserState, tabs: gr.Tabs
 ) -> None:
-    """From a finished run straight to a first question: its adapter beside the base, a held-out picture opened."""
+    """From a finished run to a first question: its adapter beside the base, a held-out picture opened."""
 
     def go(language: Language, showing: str) -> tuple[Any, ...]:
         who, note, samples, thumbnails = who_can_answer(workspace, language, ["base", f"/{showing}"])
@@ -110,7 +111,7 @@ def add_tick(
     can_train: bool,
     language: gr.BrowserState,
 ) -> None:
-    """The full state once a second and at load; only what changed is sent. The list of runs only where it is looked at."""
+    """The full state each second and at load; what did not change is not sent, nor a table nobody sees."""
 
     def tick(
         language: Language, opened: str, sent: dict[str, int], selected: str, asked: str | None
@@ -125,7 +126,9 @@ def add_tick(
 
     timer = gr.Timer(TICK_S)
     inputs = [language, train.opened, train.panel.sent, selected, listed.asked]
-    gr.on([timer.tick, demo.load], tick, inputs, [*train.panel.outputs, listed.table], **QUIET)
+    outputs = [*train.panel.outputs, listed.table]
+    # "once": where the server is slow, ticks must not pile up.
+    gr.on([timer.tick, demo.load], tick, inputs, outputs, trigger_mode="once", **QUIET)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Small pictures for the page, as inline data: URIs made from dataset images and cached. No file of the workspace is served."""
+"""Small pictures as inline data: URIs, cached, so that no file of the workspace is served."""
 
 import base64
 import io

@@ -1,4 +1,7 @@
-"""The right side of the Train tab: which run is shown, and what changed since the page last saw it. Reads run folders, writes nothing."""
+"""The right side of the Train tab: which run is shown, and what changed since the page last saw it.
+
+It reads run folders and writes nothing.
+"""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,7 +29,7 @@ NOTHING_YET: Shown = {"welcome": {"visible": True}, "story": {"visible": False}}
 
 @dataclass(frozen=True)
 class RunPanel:
-    """The components that a tick may change, by the names that `shown` uses; the run they tell of; what was sent."""
+    """What a tick may change by the names that `shown` uses, the run they tell of, and what was sent."""
 
     parts: dict[str, gr.blocks.Block]
     showing: gr.State
@@ -76,7 +79,7 @@ def welcome(language: Language) -> str:
 
 
 NEWEST = "/newest"
-"""Stands where a person has opened no run; a browser remembers no empty value, and no run's name holds a slash."""
+"""Stands for "no run was opened": a browser remembers no empty value, and no run's name holds a slash."""
 
 
 def run_to_show(workspace: Path, opened: str) -> Run | None:
@@ -93,7 +96,7 @@ def run_named(workspace: Path, name: str) -> Run | None:
 def tick(
     panel: RunPanel, workspace: Path, can_train: bool, language: Language, opened: str, sent: dict[str, int]
 ) -> list[Any]:
-    """Values for the panel's `outputs`: an update for each part that differs from what was `sent`, skips for the rest."""
+    """For the panel's `outputs`: an update for each part that differs from what was `sent`, else a skip."""
     run = run_to_show(workspace, opened)
     now = NOTHING_YET if run is None else shown(run, language, can_train)
     marks = {name: hash(repr(properties)) for name, properties in now.items()}
@@ -148,7 +151,7 @@ def _story(run: Run, _changed: int, _size: int) -> Story:
 
 
 def picture_of(run: Run, image: str) -> str | None:
-    """A sample's picture as a data: URI. Its path came from the worker, yet is held inside the dataset's folder."""
+    """A sample's picture as a data: URI, if its path stays inside the dataset's folder."""
     root = dataset_root(run.config().dataset, run.workspace).resolve()
     path = (root / image).resolve()
     return data_uri(path) if path.is_relative_to(root) else None

@@ -1,4 +1,7 @@
-"""The Runs tab: every run of the workspace with open, resume and delete. The table is HTML; its buttons name an action and a run."""
+"""The Runs tab: every run of the workspace, with open, resume and delete.
+
+The table is HTML; its buttons name an action and a run.
+"""
 
 import time
 from collections.abc import Callable
@@ -14,7 +17,7 @@ from ui import live
 from ui.cards import drawn, title
 from ui.events import QUIET
 from ui.run_panel import story_of
-from ui.text import Language, Wordings, ago, say
+from ui.text import Language, Wordings, ago, escaped
 from vlm.errors import UserError
 
 TELL_ACTION = """
@@ -75,8 +78,8 @@ def runs_table(workspace: Path, language: Language, asked: str | None, can_train
     """Every run, newest first; the row of the run `asked` asks whether to delete it."""
     listed = runs.list_runs(workspace)
     if not listed:
-        return f'<p class="small">{escape(say(language, "runs_empty"))}</p>'
-    head = "".join(f"<th>{escape(say(language, column))}</th>" for column in COLUMNS)
+        return f'<p class="small">{escaped(language, "runs_empty")}</p>'
+    head = "".join(f"<th>{escaped(language, column)}</th>" for column in COLUMNS)
     rows = "".join(_row(run, language, run.name == asked, can_train) for run in listed)
     return f"<table><thead><tr>{head}<th></th></tr></thead><tbody>{rows}</tbody></table>"
 
@@ -91,7 +94,7 @@ def _row(run: Run, language: Language, asked: bool, can_train: bool) -> str:
         escape(live.before_after(language, story) or "–"),
         escape(ago(language, time.time() - began)),
     )
-    names = (f'<td data-label="{escape(say(language, column))}">' for column in COLUMNS)
+    names = (f'<td data-label="{escaped(language, column)}">' for column in COLUMNS)
     filled = "".join(f"{opening}{cell}</td>" for opening, cell in zip(names, cells, strict=True))
     return f'<tr>{filled}<td class="actions">{_actions(run, language, status, asked, can_train)}</td></tr>'
 
@@ -106,7 +109,7 @@ def _dataset_of(run: Run) -> str:
 def _actions(run: Run, language: Language, status: runs.Status, asked: bool, can_train: bool) -> str:
     """What can be done with this run; a deletion asks first, in its own row."""
     if asked:
-        question = f'<span class="small">{escape(say(language, "delete_ask"))}</span>'
+        question = f'<span class="small">{escaped(language, "delete_ask")}</span>'
         return (
             question
             + _link(run, language, "delete", "delete_yes")
@@ -121,5 +124,6 @@ def _actions(run: Run, language: Language, status: runs.Status, asked: bool, can
 
 
 def _link(run: Run, language: Language, action: str, key: str) -> str:
-    words, name = escape(say(language, key)), escape(run.name)
-    return f'<button class="link" data-action="{action}" data-run="{name}" aria-label="{words}: {name}">{words}</button>'
+    words, name = escaped(language, key), escape(run.name)
+    named = f'data-action="{action}" data-run="{name}" aria-label="{words}: {name}"'
+    return f'<button class="link" {named}>{words}</button>'

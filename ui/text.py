@@ -1,6 +1,7 @@
-"""Every word the page shows, in English and Vietnamese, and the one switch between them. Errors come as they were raised."""
+"""Every word the page shows, in English and Vietnamese. An error comes as it was raised."""
 
 from collections.abc import Callable
+from html import escape
 from typing import Any, Literal, TypeVar
 
 import gradio as gr
@@ -109,7 +110,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "same_in_shell": ("the same in a shell:", "lệnh tương đương:"),
     "already_running": ("This run is already under way.", "Lượt chạy này đang diễn ra rồi."),
     "training_off": (
-        "Training is switched off here: this page is public. Its owner turns it on by setting LORA_LENS_PASSWORD.",
+        "Training is off: this page is public. Its owner turns it on by setting LORA_LENS_PASSWORD.",
         "Huấn luyện đang tắt: trang này công khai. Chủ trang bật lên bằng cách đặt LORA_LENS_PASSWORD.",
     ),
     "fix_settings": ("Please mend these settings:", "Hãy sửa các thiết lập sau:"),
@@ -296,13 +297,18 @@ TEXTS: dict[str, tuple[str, str]] = {
     "hours_ago": ("{n} h ago", "{n} giờ trước"),
     "days_ago": ("{n} d ago", "{n} ngày trước"),
 }
-"""key -> (English, Vietnamese). Plain text: it is escaped where it becomes HTML, except keys whose text holds <b>."""
+"""key -> (English, Vietnamese). Plain text, escaped where it becomes HTML, but for the few that hold <b>."""
 
 
 def say(language: Language, key: str, **values: Any) -> str:
     """The text of `key` in that language, with `values` put in."""
     text = TEXTS[key][LANGUAGES.index(language)]
     return text.format(**values) if values else text
+
+
+def escaped(language: Language, key: str, **values: Any) -> str:
+    """`say`, made safe to stand in HTML."""
+    return escape(say(language, key, **values))
 
 
 def number(language: Language, value: float, decimals: int = 0) -> str:

@@ -62,6 +62,7 @@ def build_theme() -> gr.themes.Base:
         button_primary_text_color="#ffffff",
         button_primary_text_color_dark="#10121c",
         button_primary_border_color="transparent",
+        button_primary_border_color_dark="transparent",
         button_primary_shadow="none",
         button_secondary_background_fill="*background_fill_primary",
         button_secondary_background_fill_dark="*background_fill_primary",

@@ -1,4 +1,4 @@
-"""The Train tab: the form on the left, the live run on the right, and what happens when a person touches them."""
+"""The Train tab: form on the left, live run on the right, and what happens when a person touches them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,7 +118,7 @@ def add_model_events(built: Form) -> None:
 
 
 def add_counts_events(built: Form, workspace: Path, language: gr.BrowserState) -> None:
-    """Counts, bars and command line follow every change; a value that can't be used is marked at its field."""
+    """Counts, bars and command follow every change; a value that can't be used is marked at its field."""
     parts = built.parts
     drawn = [
         parts[name] for name in ("counts", "vision_bar", "text_bar", "model_note", "model_about", "command")
@@ -161,7 +161,7 @@ def add_counts_events(built: Form, workspace: Path, language: gr.BrowserState) -
 
 
 def _validator(workspace: Path) -> Callable[..., list[dict[str, Any]]]:
-    """For events whose inputs are something and then the controls: marks each control that `config.check` objects to."""
+    """For events with one input before the controls: marks each control that `config.check` objects to."""
 
     def validate(first: Any, *controls: Any) -> list[dict[str, Any]]:
         wrong = {problem.field: problem for problem in form.problems_of(controls, workspace)}
@@ -180,7 +180,7 @@ def add_start_event(built: Form, opened: gr.BrowserState, workspace: Path, langu
     parts = built.parts
 
     def start(language: Language, draft: str, *controls: Any) -> tuple[Any, ...]:
-        """The draft's name meets itself on a double click; once its run is over, the next start is a new run."""
+        """A double click meets its own run by the draft's name; once that is over, a start is a new run."""
         values = form.values_of(controls, workspace)
         if found := config.check(values):
             return gr.skip(), gr.skip(), _notice(form_html.problems(language, found))

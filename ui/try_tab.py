@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from vlm.engine import Engine
 
 BASE = "base"
-"""The base's value among those who can answer. An adapter's is its run's name behind a slash, which no name holds."""
+"""The base's value among those who can answer; an adapter's is a slash, which no name holds, and its run."""
 
 SAMPLES_SHOWN = 10
 Asked = dict[str, list[tuple[str, list[tuple[str, str]]]]]
@@ -208,7 +207,7 @@ def adapter_words(language: Language, run: Run) -> str:
 def held_out_samples(
     workspace: Path, adapters: Sequence[Run], chosen: Sequence[str]
 ) -> tuple[list[Sample], list[str | None]]:
-    """Pictures of the first chosen adapter's dataset that it did not train on; with no adapter, of the default one."""
+    """Pictures the first chosen adapter did not train on, from its dataset; without one, from the default."""
     run = next((run for run in adapters if f"/{run.name}" in chosen), None)
     config = run.config() if run else TrainingConfig()
     try:
@@ -228,7 +227,7 @@ def held_out_samples(
 
 
 def opened_sample(sample: Sample) -> tuple[Any, ...]:
-    """The picture itself, its question, and the sample. Gradio keeps its own copy: no dataset file is served."""
+    """The picture, its question and the sample. Gradio keeps a copy of its own: no dataset file is served."""
     return load_image(sample.image), sample.question, sample
 
 
@@ -284,7 +283,7 @@ def answer(
 def answerers(
     workspace: Path, language: Language, who: Sequence[str]
 ) -> tuple[str, list[Path | None], list[str]]:
-    """The base model's name, one adapter folder (None: the base itself) and one name for each who was chosen."""
+    """The base model, and for each who was chosen an adapter folder (None: the base itself) and a name."""
     if not who:
         raise UserError(say(language, "ask_needs_answerer"), say(language, "ask_needs_answerer_remedy"))
     chosen = [None if value == BASE else runs.find(workspace, value.removeprefix("/")) for value in who]
