@@ -50,7 +50,7 @@ class Attempt:
         self.began = time.monotonic()
 
     def work(self) -> bool:
-        """Train the adapter: True if the run is finished, False if it was stopped. Raises `UserError` as its steps do."""
+        """Train the adapter: True if finished, False if stopped. Raises `UserError` as its steps do."""
         try:
             return self._work()
         except StopBeforeTraining:

@@ -1,4 +1,4 @@
-"""RunCallback: turns what the trainer does into events, evaluates and saves when it is time, and stops when asked."""
+"""RunCallback: turns what the trainer does into events, evaluates and saves when due, stops when asked."""
 
 import math
 import time
@@ -24,7 +24,7 @@ class NotFiniteError(UserError):
 
 
 class RunCallback(TrainerCallback):
-    """Follows one run. `evaluate(step)` evaluates and reports; `stop_requested()` asks whether somebody wants an end."""
+    """Follows one run. `evaluate(step)` evaluates and reports; `stop_requested()` asks whether to end."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The model card in an adapter's folder: what it was trained on, what it learned, how to load it. No torch."""
+"""The model card in an adapter's folder: what it was trained on and learned, how to load it. No torch."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Sealed checkpoints: complete before they are trusted, rotated by step. The trainer writes, a resume reads. No torch.
+"""Sealed checkpoints: complete before they are trusted, and rotated by step. No torch.
 
-transformers writes a checkpoint in place, and takes a half-written one for good. Here a checkpoint counts only
+transformers writes a checkpoint in place, and takes a half-written one for good. Here one counts only
 with a `manifest.json`, which is written last, after every file has reached the disk, and names them all.
 """
 
@@ -29,7 +29,7 @@ class Checkpoint:
 
 
 def seal(folder: Path, step: int, dataset: str) -> None:
-    """Make the checkpoint durable and name its files. `dataset` is the fingerprint of what it was trained on."""
+    """Make the checkpoint durable and name its files. `dataset` fingerprints what it was trained on."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     for path in files:
         _sync(path)

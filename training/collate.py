@@ -19,7 +19,7 @@ class Collator:
         self.features = features
 
     def inputs(self, examples: Sequence[Example]) -> BatchFeature:
-        """What `generate` takes for these examples. Raises `UserError` where one has not exactly one image."""
+        """What `generate` takes for these examples. Raises `UserError` if one has not exactly one image."""
         for example in examples:
             if len(example.images) != 1:
                 raise UserError(

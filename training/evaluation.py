@@ -35,7 +35,7 @@ def exact_match(prediction: str, answer: str) -> float:
 
 
 def token_f1(prediction: str, answer: str) -> float:
-    """Harmonic mean of precision and recall over words, as in SQuAD (arXiv:1606.05250). Two empty texts give 1."""
+    """Harmonic mean of word precision and recall, as in SQuAD (arXiv:1606.05250). Two empty texts give 1."""
     predicted, wanted = normalize(prediction).split(), normalize(answer).split()
     if not predicted or not wanted:
         return float(predicted == wanted)
@@ -46,8 +46,8 @@ def token_f1(prediction: str, answer: str) -> float:
 def score(examples: Sequence[Example], predictions: dict[str, str]) -> dict[str, float]:
     """`exact_match` and `token_f1` over questions, and `caption_token_f1` over captions.
 
-    Captions are scored apart, because hardly any is word for word the one that was written. A dataset of captions alone
-    has its `exact_match` and `token_f1` over captions.
+    Captions are scored apart, because hardly any is word for word the one written. A dataset of captions
+    alone has its `exact_match` and `token_f1` over captions.
     """
     captions = [example for example in examples if example.is_caption]
     scored = [example for example in examples if not example.is_caption] or captions

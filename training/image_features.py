@@ -1,4 +1,4 @@
-"""The image-feature cache: each distinct image is encoded once, where nothing below the connector's output trains."""
+"""The image-feature cache: each distinct image encoded once, where nothing below the connector trains."""
 
 import hashlib
 import inspect
@@ -23,7 +23,7 @@ class ImageFeatures:
         self.index = index
 
     def batch(self, files: Sequence[Path]) -> dict[str, BaseModelOutputWithPooling]:
-        """What `forward` takes as `mm_encoder_outputs`, for one image of each example: [B, tokens, text width]."""
+        """What `forward` takes as `mm_encoder_outputs`, one image per example: [B, tokens, text width]."""
         pooled = self.tokens[[self.index[file] for file in files]]
         return {"image": BaseModelOutputWithPooling(pooler_output=pooled)}
 

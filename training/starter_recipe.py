@@ -1,9 +1,10 @@
 """How the starter was made, one command: `python -m training.starter_recipe --output vlm/starter`.
 
-A small composed model (ViT, connector, BART) learns from scratch to answer English questions about drawn scenes and to
-describe them in English and Vietnamese. A third of its batches is text practice without images: translate a question,
-an answer or a description, either way, or repeat it, so that it knows Vietnamese as a language. It is never asked a
-Vietnamese question about an image, and never sees a blueprint: those are left for adapters.
+A small composed model (ViT, connector, BART) learns from scratch to answer English questions about drawn
+scenes and to describe them in English and Vietnamese. A third of its batches is text practice without images:
+translate a question, an answer or a description, either way, or repeat it, so that it knows Vietnamese as a
+language. It is never asked a Vietnamese question about an image, and never sees a blueprint: those are left
+for adapters.
 
 An auxiliary loss names shape, fill and size in each cell of the image from the image tokens; on answers
 alone the tower stays blind for a long time. The heads of that loss are thrown away.
@@ -48,7 +49,7 @@ REPEAT = "repeat: "
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Texts to learn from; `scenes` are the pool's indices, one for each `len(questions) / len(scenes)` questions."""
+    """Texts to learn from; `scenes` are pool indices, one per `len(questions) / len(scenes)` questions."""
 
     questions: list[str]
     answers: list[str]
@@ -56,7 +57,7 @@ class Batch:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE over everything the languages of the samples can say: any other text still has tokens."""
+    """A byte-level BPE over everything the samples' languages can say: any other text still has tokens."""
     rng = random.Random(0)
     corpus = [text for _ in range(6000) for text in _sentences(rng)]
     backend = Tokenizer(models.BPE())
@@ -133,14 +134,14 @@ def build_model() -> ComposedForConditionalGeneration:
 
 
 class RegionHeads(nn.Module):
-    """The auxiliary loss: each image token names the shape, fill and size of the object in its grid cell, or none."""
+    """The auxiliary loss: each image token names shape, fill and size of the object in its cell, or none."""
 
     def __init__(self) -> None:
         super().__init__()
         self.heads = nn.ModuleList(nn.Linear(WIDTH, classes) for classes in (len(SHAPES) + 1, FILLS + 1, 3))
 
     def forward(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """`tokens`: [B, cells, WIDTH], one for each cell of the grid; `targets`: [B, cells, 3], 0 for none."""
+        """`tokens`: [B, cells, WIDTH], one for each grid cell; `targets`: [B, cells, 3], 0 for none."""
         losses = [
             nn.functional.cross_entropy(head(tokens).flatten(0, 1), targets[..., index].flatten())
             for index, head in enumerate(self.heads)
@@ -203,7 +204,7 @@ def _as_typed(question: str, rng: random.Random) -> str:
 
 
 def _practice(rng: random.Random) -> tuple[str, str]:
-    """A text task without an image: translate or repeat a question, its answer, or one object's description."""
+    """A text task without an image: translate or repeat a question, its answer or an object's description."""
     scene, kind, seed = make_scene(rng, Difficulty(max_objects=2)), rng.choice(QUESTION_TYPES), rng.random()
     part = rng.choice(("question", "answer", "caption"))
 
@@ -229,7 +230,7 @@ def answer_loss(
     images: torch.Tensor,
     targets: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss on answer tokens, and the auxiliary loss (0 without images). An image is encoded once for its questions."""
+    """The loss on answer tokens, and the auxiliary one (0 without images). Each image is encoded once."""
     tokenizer = processor.tokenizer
     inputs = dict(tokenizer(batch.questions, padding=True, return_tensors="pt", return_token_type_ids=False))
     answers = tokenizer(batch.answers, padding=True, return_tensors="pt", return_token_type_ids=False)

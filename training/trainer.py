@@ -1,7 +1,7 @@
-"""AdapterTrainer: transformers' Trainer with sealed checkpoints. The worker builds and runs it; the loop is transformers' own.
+"""AdapterTrainer: transformers' Trainer, its loop untouched, with sealed checkpoints.
 
-The loss is the model's: the mean over all answer tokens of the global batch, because Trainer counts them and hands the
-number to `forward`. Four batches of one therefore give what one batch of four gives.
+The loss is the model's: the mean over the global batch's answer tokens, because Trainer counts them and hands
+the number to `forward`. Four batches of one therefore give what one batch of four gives.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from vlm.loading import LoadedModel
 
 
 class AdapterTrainer(Trainer):
-    """Trains the parameters that require a gradient. `on_sealed(step, folder)` is told of each complete checkpoint."""
+    """Trains what requires a gradient. `on_sealed(step, folder)` is told of each complete checkpoint."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class AdapterTrainer(Trainer):
         self.on_sealed = on_sealed
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Trainer's own, without `training_args.bin`: a pickle that can hold a token, and that nothing here reads."""
+        """Trainer's own, without `training_args.bin`: a pickle that can hold a token, and is never read."""
         super()._save(output_dir, state_dict)
         (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
@@ -54,7 +54,7 @@ class AdapterTrainer(Trainer):
 
 
 def training_arguments(config: TrainingConfig, loaded: LoadedModel, output_dir: Path) -> TrainingArguments:
-    """Trainer's arguments for these settings. Saving, evaluating and reporting are the callback's decision."""
+    """Trainer's arguments for these settings. Saving, evaluating and reporting are the callback's."""
     return TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=config.epochs,

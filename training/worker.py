@@ -1,6 +1,6 @@
 """What the background process does: hold the run's lock, carry the run to its end, say how it ended.
 
-The lock is taken before anything heavy is imported. The work itself is told in `training.attempt`; here is what
+The lock is taken before anything heavy is imported. The work itself is in `training.attempt`; here is what
 surrounds it: the log, the signals, and an outcome in the event log whatever happens.
 """
 
@@ -27,8 +27,8 @@ DONE, UNEXPECTED, BAD_INPUT, STOPPED, DISK_FULL, NOT_FINITE = 0, 1, 2, 3, 4, 5
 def main(run: Run) -> int:
     """Carry the run in this folder to its end, and return the exit code.
 
-    SIGTERM and Ctrl-C mean what Stop means: finish the step, save, end. Raises `UserError` where another process has
-    the run; what goes wrong later is a `failed` event.
+    SIGTERM and Ctrl-C mean Stop: finish the step, save, end. Raises `UserError` where another process
+    has the run; what goes wrong later is a `failed` event.
     """
     with runs.hold_lock(run), _logging_to(run.output_log), _asked_by_signal() as asked:
         log, began = EventLog(run.events_path), time.monotonic()
@@ -79,7 +79,7 @@ def _asked_by_signal() -> Iterator[threading.Event]:
 
 @contextmanager
 def _logging_to(output_log: Path) -> Iterator[None]:
-    """Log to stderr, and to `output.log` where stderr is not that file already, as it is in the background."""
+    """Log to stderr, and to `output.log` where stderr is not that file, as it is in the background."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     with suppress(OSError):
         if not output_log.exists() or not output_log.samefile(f"/dev/fd/{sys.stderr.fileno()}"):

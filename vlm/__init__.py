@@ -1,1 +1,1 @@
-"""One model: what a vision-language model is, how it is loaded, adapted and asked. Importing this imports nothing heavy."""
+"""One model: what it is, how it is loaded, adapted and asked. Importing this imports nothing heavy."""

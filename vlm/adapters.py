@@ -1,4 +1,4 @@
-"""Attach, count, save, inspect and load LoRA adapters. peft is imported here alone; the arithmetic is all its own."""
+"""Attach, count, save, inspect and load LoRA adapters; peft is imported here alone."""
 
 import json
 import logging
@@ -39,9 +39,10 @@ def attach(
 ) -> PeftModel:
     """The model with a fresh LoRA in the towers that `settings` name; everything else is frozen.
 
-    One `LoraConfig` holds both towers, so that one standard adapter folder comes out: the targets are one pattern, and
-    the vision tower's rank and alpha are patterns where they differ. `base_name` is what the adapter will say
-    it belongs to. With `meta`, no memory is taken. Raises `UserError` where no layer is targeted.
+    One `LoraConfig` holds both towers, so that one standard adapter folder comes out: the targets
+    are one pattern, and the vision tower's rank and alpha are patterns where they differ. `base_name` is
+    what the adapter will say it belongs to. With `meta`, no memory is taken. Raises `UserError` where no
+    layer is targeted.
     """
     config = lora_config(model, settings, base_name)
     if getattr(model, "is_loaded_in_4bit", False):
@@ -79,7 +80,7 @@ def lora_config(model: PreTrainedModel, settings: AdapterSettings, base_name: st
 
 
 def _pattern(names: Iterable[str]) -> str:
-    r"""One regular expression for exactly these modules, a layer's number being any: `a\.layers\.\d+\.(?:k_proj|q_proj)`."""
+    r"""One pattern for exactly these modules, with any layer number: `a\.layers\.\d+\.(?:k_proj|q_proj)`."""
     leaves: dict[str, set[str]] = {}
     for name in names:
         parent, _, leaf = name.rpartition(".")
@@ -89,7 +90,7 @@ def _pattern(names: Iterable[str]) -> str:
 
 
 def count(model: PeftModel) -> TowerCounts:
-    """Trainable and total parameters of each tower, the adapter included; they add up to PEFT's own figures."""
+    """Trainable and total parameters of each tower, adapter included; they add up to PEFT's own figures."""
     base = model.get_base_model()
     towers, sums = find_towers(base), {tower: [0, 0] for tower in TOWERS}
     for name, parameter in model.named_parameters():
@@ -166,7 +167,7 @@ def inspect(folder: Path) -> AdapterInfo:
 
 
 def check_fits(model: PreTrainedModel, folder: Path) -> None:
-    """Every LoRA pair of the adapter must fit a linear layer of this model; PEFT itself would load what fits and say little.
+    """Every LoRA pair must fit a linear layer of this model; PEFT itself would load what fits and say little.
 
     Raises `UserError` with the first layer that does not fit.
     """

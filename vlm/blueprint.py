@@ -1,4 +1,4 @@
-"""The architecture without its weights: counts before a run starts, from the configuration alone, on the meta device."""
+"""Counts before a run starts: the architecture from its configuration alone, on the meta device."""
 
 import json
 from functools import lru_cache
@@ -8,7 +8,7 @@ from vlm.counts import TowerCount, TowerCounts
 from vlm.settings import AdapterSettings, ModelSettings
 
 STARTER_COUNTS_FILE = Path(__file__).parent / "starter" / "counts.json"
-"""The starter's counts at default ranks, so that the first paint has them without torch; a test keeps them true."""
+"""The starter's counts at default ranks: the first paint has them without torch; a test keeps them true."""
 
 COMMITTED = {
     "text": AdapterSettings(),
@@ -18,10 +18,10 @@ COMMITTED = {
 
 
 def tower_counts(settings: ModelSettings) -> TowerCounts:
-    """Trainable and total parameters of each tower for these settings (`ModelSettings` and `AdapterSettings` in one).
+    """Trainable and total parameters of each tower for these settings (the model's and the adapter's in one).
 
-    No weight is read. The starter's committed counts need no torch; anything else imports it. Raises `UserError` where
-    the model has no readable configuration or no layer for the targets.
+    No weight is read. The starter's committed counts need no torch; anything else imports it. Raises
+    `UserError` where the model has no readable configuration or no layer for the targets.
     """
     adapter = AdapterSettings(
         **{name: getattr(settings, name) for name in AdapterSettings.model_fields}

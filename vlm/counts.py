@@ -1,4 +1,4 @@
-"""TowerCounts: trainable and total parameters of each tower, and the committed counts of the starter. No torch."""
+"""TowerCounts: trainable and total parameters of each tower, and the starter's committed counts. No torch."""
 
 from dataclasses import asdict, dataclass
 

@@ -2,10 +2,10 @@
 
 
 class UserError(Exception):
-    """A mistake a person can mend: two lines on the command line, a red notice on the page, a `failed` event in a run.
+    """A mistake a person can mend: two lines in a shell, a red notice on the page, a `failed` event in a run.
 
-    `problem` says what is wrong in one sentence; `remedy` says what the reader can do now: a setting and a value,
-    or a command. Anything that is not a `UserError` is a bug.
+    `problem` says what is wrong in one sentence; `remedy` says what the reader can do now: a setting and a
+    value, or a command. Anything that is not a `UserError` is a bug.
     """
 
     def __init__(self, problem: str, remedy: str) -> None:

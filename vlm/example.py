@@ -1,4 +1,4 @@
-"""Example and Message: the one contract between data and models. Formats make examples, prompt styles use them. No torch."""
+"""Example and Message: the one contract between data formats and prompt styles. No torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,8 @@ class Message:
 class Example:
     """Images and the conversation about them, under an id that is unique in its dataset.
 
-    `images` are files that were found to lie inside the dataset's folder; they are opened only when they are needed.
-    The placeholders in `messages`, in order, stand for `images`, in order. The last message is the assistant's.
+    `images` are files that were found to lie inside the dataset's folder; they are opened only when needed.
+    The placeholders in `messages` stand for `images`, both in order. The last message is the assistant's.
     """
 
     id: str

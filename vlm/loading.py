@@ -1,4 +1,7 @@
-"""Load a base model and its processor: device, number format, quantization. The only file that names BitsAndBytesConfig."""
+"""Load a base model and its processor: device, number format, quantization.
+
+The only file that names BitsAndBytesConfig.
+"""
 
 import importlib.util
 import logging
@@ -41,8 +44,8 @@ class LoadedModel:
 def load_base(settings: ModelSettings) -> LoadedModel:
     """The base model, frozen and in eval mode, on its device.
 
-    Weights are read from safetensors only, and no code of a model's folder is run. Raises `UserError` where the
-    folder, the device, the precision or the quantization can't be used.
+    Weights are read from safetensors only, and no code of a model's folder is run. Raises `UserError` where
+    the folder, the device, the precision or the quantization can't be used.
     """
     folder, device = model_folder(settings.model), pick_device(settings.device)
     precision = pick_precision(settings.precision, device)
@@ -115,8 +118,8 @@ def pick_device(wanted: str) -> torch.device:
 def pick_precision(wanted: str, device: torch.device) -> str:
     """The number format of the arithmetic: bf16 where the hardware computes in it, else fp32.
 
-    Without instructions for it, bf16 on a CPU is tens of times slower than fp32. Raises `UserError` for fp16 on a
-    CPU, which torch has no training kernels for.
+    Without instructions for it, bf16 on a CPU is tens of times slower than fp32. Raises `UserError` for fp16
+    on a CPU, which torch has no training kernels for.
     """
     if wanted == "fp16" and device.type == "cpu":
         raise UserError("fp16 can't be trained on a CPU.", "Use --precision auto.")
@@ -128,9 +131,9 @@ def pick_precision(wanted: str, device: torch.device) -> str:
 def quantization_config(
     settings: ModelSettings, config: PreTrainedConfig, precision: str
 ) -> BitsAndBytesConfig | None:
-    """How QLoRA keeps the text tower's weights: NF4, double quantization (arXiv:2305.14314). None for full precision.
+    """How QLoRA keeps the text tower: NF4, double quantization (arXiv:2305.14314). None for full precision.
 
-    The vision tower, the connector and the output head stay as they are. Raises `UserError` without bitsandbytes.
+    Vision tower, connector and output head stay as they are. Raises `UserError` without bitsandbytes.
     """
     if settings.quantization == "none":
         return None

@@ -1,4 +1,4 @@
-"""Example -> model inputs and labels: one small class for each prompt style. Training and answering share it."""
+"""Example -> model inputs and labels: one small class for each prompt style."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -35,7 +35,7 @@ class PromptStyle(Protocol):
 
 
 class QuestionAnswerPrompt:
-    """Encoder-decoders: the encoder reads the conversation so far, the decoder writes the answer. One image each."""
+    """Encoder-decoders: the encoder reads the conversation so far, the decoder answers. One image each."""
 
     def __init__(self, processor: ProcessorMixin, max_length: int) -> None:
         self.processor = processor

@@ -1,4 +1,4 @@
-"""What to load, adapt and generate: the settings of one model, which `training.config` widens to a run. No torch."""
+"""What to load, adapt and generate: a model's settings; `training.config` widens them to a run. No torch."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""Which modules are vision, connector and text in a model, read off its module names. Adapters and counts use it."""
+"""Which modules are vision, connector and text in a model, read off its module names."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,7 +19,7 @@ TARGET_NAMES = {"attention": ATTENTION_NAMES, "attention_mlp": ATTENTION_NAMES +
 
 @dataclass(frozen=True, slots=True)
 class Towers:
-    """Full names of the modules that are the vision tower and the connector; every other parameter is text."""
+    """Full names of the vision tower's and the connector's module; every other parameter is text."""
 
     vision: str
     connector: str | None

@@ -1,4 +1,4 @@
-"""What can be asked and said about a scene, in English and Vietnamese. `samples` and the starter's recipe use it. No torch.
+"""What can be asked and said about a scene, in English and Vietnamese. No torch.
 
 A question is asked only where its answer is certain: "what color is the circle?" needs exactly one circle.
 """
@@ -137,6 +137,7 @@ VIETNAMESE = Language(
     describe="mô tả hình ảnh.",
 )
 
+
 def caption(scene: Scene, language: Language) -> str:
     """All objects of the scene in reading order, in one sentence without a full stop."""
     return language.joiner.join(
@@ -183,7 +184,7 @@ def _place(scene: Scene, language: Language, rng: random.Random) -> tuple[str, s
 
 
 def _yes_no(scene: Scene, language: Language, rng: random.Random) -> tuple[str, str]:
-    """Is there such an object, or is one large or small. A "no" is near the truth: one property is changed."""
+    """Is there such an object, or is one large or small? A "no" is near the truth: one property changes."""
     if rng.random() < 0.35 and (alone := _alone(scene, "shape")):
         item, asked_large = rng.choice(alone), rng.random() < 0.5
         answer = language.yes if item.large == asked_large else language.no
@@ -219,5 +220,3 @@ def _say(language: Language, pattern: str, item: SceneObject) -> str:
         fill=language.fills[item.fill],
         place=language.places[item.cell],
     )
-
-

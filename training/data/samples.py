@@ -1,7 +1,7 @@
-"""The sample datasets: shapes, shapes-vi and blueprints, written as ordinary dataset folders so that nothing is downloaded. No torch.
+"""The sample datasets: shapes, shapes-vi and blueprints, written as ordinary dataset folders. No torch.
 
-Each folder has real PNG files below `images/` and a `metadata.jsonl` with `file_name`, and either `question`, `answer`
-and `type`, or `text` (a caption). The same name and seed give the same files.
+Nothing is downloaded. Each folder has real PNG files below `images/` and a `metadata.jsonl` with `file_name`,
+and either `question`, `answer` and `type`, or `text` (a caption). The same name and seed give the same files.
 """
 
 import json
@@ -50,8 +50,8 @@ def make_sample(
 ) -> Path:
     """`folder` with the sample dataset in it. A folder that is already there is left as it is.
 
-    The folder appears whole or not at all: it is written beside its place and renamed. Another `seed` than the
-    sample's own gives other scenes of the same kind, for a test set.
+    The folder appears whole or not at all: it is written beside its place and renamed. Another `seed` than
+    the sample's own gives other scenes of the same kind, for a test set.
     """
     if (folder / "metadata.jsonl").is_file():
         return folder

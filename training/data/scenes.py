@@ -1,7 +1,8 @@
-"""Scenes of simple shapes, drawn from a seed: what is in one, and how it looks. `samples` and the starter's recipe use them. No torch.
+"""Scenes of simple shapes, drawn from a seed: what is in one, and how it looks. No torch.
 
-A scene has one to `Difficulty.max_objects` objects in the cells of a 3 x 3 grid. Each has a shape, a fill, a size and a
-place. The fill is a colour in the look "shapes" and a hatching in the look "blueprint"; everything else is the same.
+A scene has one to `Difficulty.max_objects` objects in the cells of a 3 x 3 grid. Each has a shape, a fill, a
+size and a place. The fill is a colour in the look "shapes" and a hatching in the look "blueprint"; everything
+else is the same.
 """
 
 import math
@@ -22,13 +23,20 @@ IMAGE_SIZE = 96
 
 _SCALE = 3  # drawn larger, then shrunk: smooth edges
 _COLOURS = ((214, 40, 40), (38, 140, 62), (46, 92, 214), (244, 200, 38), (132, 62, 196), (26, 26, 30))
-_GROUNDS = ((205, 205, 202), (228, 216, 196), (188, 204, 214), (238, 238, 234), (176, 182, 168), (222, 200, 204))
+_GROUNDS = (
+    (205, 205, 202),
+    (228, 216, 196),
+    (188, 204, 214),
+    (238, 238, 234),
+    (176, 182, 168),
+    (222, 200, 204),
+)
 _BLUEPRINT_GROUND = (28, 72, 148)
 
 
 @dataclass(frozen=True, slots=True)
 class Difficulty:
-    """How hard a scene is to read: `clutter` is the number of stray marks at most, `jitter` the wander in pixels."""
+    """How hard a scene is to read: `clutter` is the most stray marks, `jitter` the wander in pixels."""
 
     max_objects: int = 4
     clutter: int = 6
@@ -64,7 +72,7 @@ def make_scene(rng: random.Random, difficulty: Difficulty) -> Scene:
 
 
 def draw_scene(scene: Scene, look: Look) -> Image.Image:
-    """The scene as an RGB image of `IMAGE_SIZE` x `IMAGE_SIZE` pixels; the same scene gives the same pixels."""
+    """The scene as an `IMAGE_SIZE` x `IMAGE_SIZE` RGB image; the same scene gives the same pixels."""
     rng = random.Random(scene.seed)
     side = IMAGE_SIZE * _SCALE
     canvas = _paper(rng, side, look)
@@ -106,7 +114,7 @@ def _clutter(rng: random.Random, canvas: Image.Image, difficulty: Difficulty, lo
 
 
 def _outline(rng: random.Random, item: SceneObject, side: int, jitter: float) -> list[tuple[float, float]]:
-    """The object's outline in canvas pixels, as a polygon. Neighbouring large objects may overlap a little."""
+    """The object's outline in canvas pixels, as a polygon. Large neighbours may overlap a little."""
     cell = side / GRID
     row, column = divmod(item.cell, GRID)
     wander = jitter * _SCALE
@@ -114,7 +122,10 @@ def _outline(rng: random.Random, item: SceneObject, side: int, jitter: float) ->
     x, y = ((index + 0.5) * cell + rng.uniform(-wander, wander) for index in (column, row))
     x, y = (min(max(at, radius * 0.9), side - radius * 0.9) for at in (x, y))
     turn = math.radians(rng.uniform(-9, 9))
-    return [(x + radius * math.cos(a + turn) * k, y + radius * math.sin(a + turn) * k) for a, k in _polar(item.shape)]
+    return [
+        (x + radius * math.cos(a + turn) * k, y + radius * math.sin(a + turn) * k)
+        for a, k in _polar(item.shape)
+    ]
 
 
 def _polar(shape: str) -> list[tuple[float, float]]:

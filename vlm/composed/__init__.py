@@ -1,6 +1,7 @@
-"""The composed model: any vision encoder, a connector, and any seq2seq text model. Importing this registers it with transformers.
+"""The composed model: any vision encoder, a connector and any seq2seq model, registered with transformers.
 
-After `import vlm.composed`, `AutoConfig`, `AutoModelForImageTextToText` and `AutoProcessor` know the model type "composed".
+After `import vlm.composed`, `AutoConfig`, `AutoModelForImageTextToText` and `AutoProcessor` know the model
+type "composed".
 """
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor

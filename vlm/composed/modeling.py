@@ -1,4 +1,4 @@
-"""ComposedForConditionalGeneration: vision encoder -> connector -> prefix of a seq2seq text model's encoder input."""
+"""ComposedForConditionalGeneration: vision encoder -> connector -> prefix of a seq2seq encoder's input."""
 
 import math
 
@@ -15,10 +15,10 @@ _BUILD_ARGUMENTS = {"vit": {"add_pooling_layer": False}}
 
 
 class ComposedConnector(nn.Module):
-    """Image features in the text model's width: LayerNorm, then two layers as in LLaVA-1.5 (arXiv:2310.03744).
+    """Image features in the text model's width: LayerNorm, two layers as in LLaVA-1.5 (arXiv:2310.03744).
 
-    With a scale factor above 1, neighbouring patches are joined first (pixel shuffle, as in Idefics3, arXiv:2408.12637);
-    tokens in front of the patch grid, a class token for instance, are dropped.
+    With a scale factor above 1, neighbouring patches are joined first (pixel shuffle, as in Idefics3,
+    arXiv:2408.12637); tokens in front of the patch grid, a class token for instance, are dropped.
     """
 
     def __init__(self, vision_width: int, text_width: int, scale_factor: int) -> None:
@@ -39,7 +39,7 @@ class ComposedConnector(nn.Module):
 
 
 class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
-    """Any vision encoder and any seq2seq text model. The image's features stand before the question's embeddings."""
+    """Any vision encoder, any seq2seq text model. Image features stand before the question's embeddings."""
 
     config_class = ComposedConfig
     main_input_name = "input_ids"
@@ -77,8 +77,9 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
         """Image features as the text encoder takes them.
 
-        `pixel_values`: [B, 3, H, W]. `last_hidden_state` of the answer is the vision tower's [B, P, vision width],
-        `pooler_output` the connector's [B, image tokens, text width]: the form `forward` takes as `mm_encoder_outputs["image"]`.
+        `pixel_values`: [B, 3, H, W]. `last_hidden_state` of the answer is the vision tower's
+        [B, P, vision width], `pooler_output` the connector's [B, image tokens, text width]: the form
+        `forward` takes as `mm_encoder_outputs["image"]`.
         """
         hidden = self.vision_tower(pixel_values=pixel_values).last_hidden_state
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=self.connector(hidden))
@@ -90,7 +91,7 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         pixel_values: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
     ) -> tuple[BaseModelOutput, torch.Tensor]:
-        """The text encoder's output over image and question, [B, P + L, D], and its attention mask, [B, P + L].
+        """The text encoder's output over image and question, [B, P + L, D], and its mask, [B, P + L].
 
         The image comes as `pixel_values` or, already encoded, as `mm_encoder_outputs`; without either P is 0.
         Raises ValueError where both are given.
@@ -126,9 +127,9 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> Seq2SeqLMOutput:
         """Logits for the answer, [B, T, vocabulary], and with `labels` ([B, T], -100 is ignored) the loss.
 
-        `input_ids`, `attention_mask`: [B, L], the question; `pixel_values`: [B, 3, H, W]. With `encoder_outputs` (as
-        `generate` gives them) `attention_mask` is that of the encoded sequence. The loss is the mean over answer
-        tokens, or their sum over `num_items_in_batch` where the trainer gives it.
+        `input_ids`, `attention_mask`: [B, L], the question; `pixel_values`: [B, 3, H, W]. With
+        `encoder_outputs` (as `generate` gives them) `attention_mask` is that of the encoded sequence. The
+        loss is the mean over answer tokens, or their sum over `num_items_in_batch` if the trainer gives it.
         """
         if encoder_outputs is None:
             encoder_outputs, attention_mask = self.encode(
@@ -161,8 +162,8 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def generate(self, inputs: torch.Tensor | None = None, **kwargs: object) -> object:
         """Answers as token ids, [B, T] (as `GenerationMixin.generate`, whose arguments all work).
 
-        Image and question are encoded first: the encoder's mask is longer than the question's, which transformers'
-        own preparation does not know.
+        Image and question are encoded first: the encoder's mask is longer than the question's, which
+        transformers' own preparation does not know.
         """
         if kwargs.get("encoder_outputs") is None:
             input_ids = kwargs.pop("input_ids", inputs)

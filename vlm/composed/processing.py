@@ -1,4 +1,4 @@
-"""ComposedProcessor: the image processor of the vision tower and the tokenizer of the text model, together."""
+"""ComposedProcessor: the vision tower's image processor and the text model's tokenizer, together."""
 
 from transformers import BatchFeature, ProcessorMixin
 
@@ -10,9 +10,9 @@ class ComposedProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, **kwargs)
 
     def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
-        """`pixel_values` [B, 3, H, W] where `images` are given, `input_ids` and `attention_mask` [B, L] where `text` is.
+        """`pixel_values` [B, 3, H, W] for `images`, `input_ids` and `attention_mask` [B, L] for `text`.
 
-        Keyword arguments go to the tokenizer (`padding`, `return_tensors`, …). Raises ValueError with neither.
+        Keywords go to the tokenizer (`padding`, `return_tensors`, …). Raises ValueError with neither.
         """
         if images is None and text is None:
             raise ValueError("Give images, text or both.")
