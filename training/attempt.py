@@ -35,7 +35,7 @@ VERSIONS_OF = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 REASONS_TOLD = 20
 
 
-class StopBeforeTraining(Exception):  # noqa: N818 - no error: somebody changed their mind
+class StopBeforeTraining(Exception):
     """Stop was asked for before the first step: there is nothing to save."""
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
-from transformers import BartConfig, PreTrainedTokenizerFast, ViTConfig, ViTImageProcessor
+from transformers import MBartConfig, PreTrainedTokenizerFast, ViTConfig, ViTImageProcessor
 
 from training.data.phrases import BLUEPRINT, ENGLISH, QUESTION_TYPES, VIETNAMESE, Language, ask, caption
 from training.data.scenes import FILLS, GRID, IMAGE_SIZE, SHAPES, Difficulty, Scene, draw_scene, make_scene
@@ -108,7 +108,7 @@ def build_model() -> ComposedForConditionalGeneration:
         image_size=IMAGE_SIZE,
         patch_size=PATCH_SIZE,
     )
-    text = BartConfig(
+    text = MBartConfig(
         vocab_size=VOCABULARY,
         d_model=WIDTH,
         encoder_layers=3,
@@ -128,7 +128,7 @@ def build_model() -> ComposedForConditionalGeneration:
     config = ComposedConfig(vision_config=vision, text_config=text, connector_scale_factor=SCALE_FACTOR)
     model = ComposedForConditionalGeneration(config)
     model.generation_config.update(
-        bos_token_id=0, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2, max_new_tokens=48
+        bos_token_id=0, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2, max_new_tokens=64
     )
     return model
 
@@ -296,7 +296,7 @@ def train(output: Path, steps: int, pool_size: int, seed: int) -> None:
         _add(totals, "image" if batch.scenes else "text", loss.item())
         if batch.scenes:
             _add(totals, "regions", region_loss.item())
-        if step % 100 == 0:
+        if step % 50 == 0:
             _log(step, started, totals)
         if step % 500 == 0 or step == steps:
             save(model, processor, output)

@@ -72,4 +72,4 @@ class GenerationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_new_tokens: int = Field(48, ge=1, le=4096, description="Longest answer, in tokens.")
+    max_new_tokens: int = Field(64, ge=1, le=4096, description="Longest answer, in tokens.")

@@ -1,0 +1,167 @@
+"""The inference engine: one base in memory, adapters swapped on it, answers streamed."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+
+from vlm import adapters
+from vlm.errors import UserError
+from vlm.example import IMAGE, Message
+from vlm.loading import LoadedModel, load_base
+from vlm.prompting import PromptStyle, prompt_style
+from vlm.settings import ModelSettings
+
+logger = logging.getLogger(__name__)
+
+MAX_QUESTION_TOKENS = 4096
+ADAPTERS_KEPT = 4
+TOKEN_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One model's answer so far. `tokens` counts what was generated, `elapsed_s` the seconds so far."""
+
+    text: str = ""
+    tokens: int = 0
+    elapsed_s: float = 0.0
+    done: bool = False
+
+
+class Engine:
+    """Answers questions with a base model and its adapters, one question at a time."""
+
+    def __init__(self) -> None:
+        self._asking = threading.Lock()
+        self._stop = threading.Event()
+        self._settings: ModelSettings | None = None
+        self._loaded: LoadedModel | None = None
+        self._prompt: PromptStyle | None = None
+        self._model: adapters.PeftModel | PreTrainedModel | None = None
+        self._names: dict[tuple[Path, int], str] = {}
+
+    def ask(
+        self,
+        model: str,
+        image: Image.Image | None,
+        question: str,
+        answerers: Sequence[Path | None],
+        max_new_tokens: int = 64,
+    ) -> Iterator[list[Answer]]:
+        """The answers as they grow, one for each of `answerers`: an adapter's folder, or None for the base.
+
+        Each yield has all answers so far. `image` is RGB, as `training.data.images.load_image` gives it.
+        Closing the iterator stops the generation. Raises `UserError` where the model or an adapter can't be
+        loaded, or without an image.
+        """
+        if image is None:
+            raise UserError("There is no image to ask about.", "Upload one, or choose a sample.")
+        answers = [Answer() for _ in answerers]
+        with self._asking:
+            self._stop.clear()
+            self._load(ModelSettings(model=model))
+            messages = (Message("user", IMAGE + question), Message("assistant", ""))
+            inputs = self._prompt.inputs([messages], [image]).to(self._loaded.device)
+            for index, folder in enumerate(answerers):
+                if self._stop.is_set():
+                    break
+                for answer in self._stream(folder, inputs, max_new_tokens):
+                    answers[index] = answer
+                    yield list(answers)
+
+    def stop(self) -> None:
+        """End the answer that is being given after its next token, and those that wait behind it."""
+        self._stop.set()
+
+    def _load(self, settings: ModelSettings) -> None:
+        """Have this base in memory; another one is let go first."""
+        if self._settings == settings:
+            return
+        self._settings = self._loaded = self._model = None
+        self._names.clear()
+        self._loaded = load_base(settings)
+        self._prompt = prompt_style(self._loaded.model.config, self._loaded.processor, MAX_QUESTION_TOKENS)
+        self._model, self._settings = self._loaded.model, settings
+
+    def _activate(self, folder: Path) -> None:
+        """Have this adapter loaded and switched on. One that was trained again since is loaded again."""
+        key = (folder, (folder / adapters.CONFIG_FILE).stat().st_mtime_ns if folder.is_dir() else 0)
+        if key not in self._names:
+            name = f"adapter_{len(self._names)}_{time.monotonic_ns()}"
+            if not self._names:
+                self._model = adapters.load(self._loaded.model, folder, name)
+            else:
+                adapters.add(self._model, folder, name)
+            self._names[key] = name
+            if len(self._names) > ADAPTERS_KEPT:
+                oldest = next(iter(self._names))
+                self._model.delete_adapter(self._names.pop(oldest))
+        self._model.set_adapter(self._names[key], inference_mode=True)
+
+    def _stream(self, folder: Path | None, inputs: dict[str, Any], max_new_tokens: int) -> Iterator[Answer]:
+        """One model's answer as it grows; the last one is `done`."""
+        if folder is not None:
+            self._activate(folder)
+        began, answer, failure, heard_out = time.monotonic(), Answer(), [], False
+        streamer = TextIteratorStreamer(
+            self._loaded.processor.tokenizer, skip_special_tokens=True, timeout=TOKEN_TIMEOUT_S
+        )
+        counter = _Counter(self._stop)
+        adapted = folder is not None or not self._names
+
+        def generate() -> None:
+            try:
+                with nullcontext() if adapted else self._model.disable_adapter(), torch.inference_mode():
+                    self._model.generate(
+                        **inputs,
+                        max_new_tokens=max_new_tokens,
+                        do_sample=False,
+                        streamer=streamer,
+                        stopping_criteria=StoppingCriteriaList([counter]),
+                    )
+            except Exception as error:
+                failure.append(error)
+                streamer.end()
+
+        thread = threading.Thread(target=generate, daemon=True)
+        thread.start()
+        try:
+            for piece in streamer:
+                text = answer.text + piece
+                answer = Answer(text.lstrip(), counter.tokens, time.monotonic() - began)
+                yield answer
+            heard_out = True
+        finally:
+            if not heard_out:  # whoever listened has left: nobody waits for the rest
+                self._stop.set()
+            thread.join()
+        if failure:
+            raise failure[0]
+        yield replace(
+            answer,
+            text=answer.text.strip(),
+            tokens=counter.tokens,
+            elapsed_s=time.monotonic() - began,
+            done=True,
+        )
+
+
+class _Counter(StoppingCriteria):
+    """Counts the tokens of one answer, and ends it when `stop` is set."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self.stop = stop
+        self.tokens = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
+        self.tokens += 1
+        return torch.full((input_ids.shape[0],), self.stop.is_set(), device=input_ids.device)
