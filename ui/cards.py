@@ -99,7 +99,8 @@ def model_card(built: Form, wordings: Wordings) -> None:
                 wordings, "model", [(say("en", "starter"), "starter")], label="base_model"
             )
             built.parts["model_note"] = drawn(wordings, elem_classes="note")
-        built.parts["model_about"] = gr.HTML(form_html.model_about("en", "starter"), apply_default_css=False)
+        about = form_html.model_about("en", "starter")
+        built.parts["model_about"] = gr.HTML(about, apply_default_css=False, elem_classes="about")
         with gr.Row(elem_classes="links"):
             built.parts["another"] = link(wordings, "another_model")
         with gr.Column(visible=False, elem_classes="adding") as built.parts["modelling"]:

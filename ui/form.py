@@ -70,6 +70,11 @@ def problems_of(controls: Sequence[Any], workspace: Path) -> list[Problem]:
     return check(values_of(controls, workspace))
 
 
+def is_unchanged(values: dict[str, Any]) -> bool:
+    """Whether this is the run that the page proposes; where it is kept makes no difference."""
+    return all(values[field] == default_of(field) for field in FIELDS)
+
+
 def command_line(values: dict[str, Any]) -> str:
     """The same run in a shell: only what differs from the defaults is written."""
     words = [

@@ -4,7 +4,6 @@ from html import escape
 
 from training.config import Problem
 from training.data.datasets import SAMPLES, Dataset
-from ui.form import COMMAND
 from ui.pictures import data_uri
 from ui.text import TEXTS, Language, duration, escaped, number, percent, say
 from vlm.counts import TowerCount, TowerCounts
@@ -119,9 +118,9 @@ def connector_row(language: Language) -> str:
     )
 
 
-def command(language: Language, line: str) -> str:
-    """The same run in a shell; and how long it takes, which was measured for the defaults alone."""
-    if line == COMMAND:
+def command(language: Language, line: str, measured: bool) -> str:
+    """The same run in a shell; and how long it takes, where that was measured: for the defaults."""
+    if measured:
         words = say(language, "takes", time=duration(language, FIRST_RUN_S))
     else:
         words = say(language, "same_in_shell")

@@ -46,7 +46,7 @@ def where_it_is(language: Language, status: Status, story: Story) -> list[str]:
         words.append(say(language, "step_of", step=step, total=total))
     if not status.live:
         return [*words, say(language, "took", time=duration(language, status.elapsed_s))]
-    if status.state == "running" and story.phase and not (words and story.phase["name"] == "training"):
+    if story.phase and not (words and story.phase["name"] == "training"):
         words.append(phase_words(language, story.phase))
     if status.eta_s is not None and status.step >= STEPS_BEFORE_ETA:
         words.append(say(language, "time_left", time=duration(language, status.eta_s)))
@@ -56,7 +56,7 @@ def where_it_is(language: Language, status: Status, story: Story) -> list[str]:
 def phase_words(language: Language, phase: Event) -> str:
     key = "phase_" + phase["name"].replace(" ", "_")
     name = say(language, key) if key in TEXTS else phase["name"]
-    if not phase["total"]:
+    if phase["total"] <= 1:
         return name
     done, total = number(language, phase["done"]), number(language, phase["total"])
     return say(language, "phase_count", phase=name, done=done, total=total)

@@ -136,6 +136,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "state_failed": ("Failed", "Thất bại"),
     "state_interrupted": ("Interrupted", "Bị gián đoạn"),
     "phase_loading": ("loading", "đang nạp"),
+    "phase_reading_data": ("reading the data", "đang đọc dữ liệu"),
     "phase_encoding_images": ("encoding images", "đang mã hóa ảnh"),
     "phase_training": ("training", "đang huấn luyện"),
     "phase_evaluating": ("evaluating", "đang đánh giá"),

@@ -126,7 +126,7 @@ def add_counts_events(built: Form, workspace: Path, language: gr.BrowserState) -
 
     def draw(language: Language, *controls: Any) -> tuple[str, ...]:
         values = form.values_of(controls, workspace)
-        command = form_html.command(language, form.command_line(values))
+        command = form_html.command(language, form.command_line(values), form.is_unchanged(values))
         about = form_html.model_about(language, values["model"])
         try:
             counts = tower_counts(config.build(values))

@@ -1,0 +1,286 @@
+"""The real page in a real browser: `app.py` as a child process, runs as real folders and real workers."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from training import runs
+from training.config import TrainingConfig
+from training.events import EventLog
+
+PROJECT = Path(__file__).resolve().parent.parent
+SHOWN_MS = 60_000
+TRAINED_MS = 420_000
+"""A first run takes less than two minutes; a machine that does other things too takes longer."""
+
+HOSTILE = "<img src=x onerror=window.broken=1>{{constructor}} ${window.broken=2}"
+
+
+@dataclass(frozen=True)
+class Served:
+    url: str
+    workspace: Path
+
+
+@contextmanager
+def served(workspace: Path, **environment: str) -> Iterator[Served]:
+    """`app.py` over this workspace, until the test is over."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "app.py", "--port", str(port), "--workspace", str(workspace)]
+    log = workspace / "app.log"
+    with log.open("wb") as output:
+        app = subprocess.Popen(
+            command, cwd=PROJECT, env=os.environ | environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 120
+        while status(url) != 200:
+            assert app.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield Served(url, workspace)
+    finally:
+        app.terminate()
+        app.wait(30)
+
+
+def status(url: str, data: bytes | None = None, **headers: str) -> int | None:
+    """The HTTP status of a request; None where nobody listens yet."""
+    request = urllib.request.Request(url, data, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("workspace")) as running:
+        yield running
+
+
+@pytest.fixture
+def page(chromium: Browser, app: Served) -> Iterator[Page]:
+    """A new visitor, who meets no error, asks nothing of another host and runs nothing injected."""
+    with visitor(chromium, app) as visiting:
+        yield visiting
+
+
+@contextmanager
+def visitor(chromium: Browser, app: Served, width: int = 1400) -> Iterator[Page]:
+    context = chromium.new_context(viewport={"width": width, "height": 900}, locale="en-US")
+    page = context.new_page()
+    page.set_default_timeout(SHOWN_MS)
+    errors: list[str] = []
+    foreign: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    own = (app.url, "data:", "blob:")
+    page.on("request", lambda request: None if request.url.startswith(own) else foreign.append(request.url))
+    opened(page, app)
+    yield page
+    # A marked field comes with Gradio's 422, which the browser writes down.
+    assert [error for error in errors if "422 (Unprocessable" not in error] == []
+    assert foreign == []
+    assert page.evaluate("window.broken") is None
+    context.close()
+
+
+def opened(page: Page, app: Served) -> None:
+    page.goto(app.url)
+    # These are drawn last of what a page asks for at the start.
+    expect(page.locator("#choose-dataset")).to_be_visible(timeout=SHOWN_MS)
+    expect(page.locator(".preview .thumbs img").first).to_be_visible(timeout=SHOWN_MS)
+    expect(page.locator(".command code")).to_contain_text("python -m training run", timeout=SHOWN_MS)
+
+
+def see(page: Page, selector: str, text: str | re.Pattern[str], timeout: int = SHOWN_MS) -> None:
+    expect(page.locator(selector).first).to_contain_text(text, timeout=timeout)
+
+
+@contextmanager
+def made_run(workspace: Path, name: str) -> Iterator[tuple[runs.Run, EventLog]]:
+    """A run as a worker would leave it behind; it is gone after the test."""
+    run = runs.prepare(TrainingConfig(name=name, workspace=workspace))
+    try:
+        yield run, EventLog(run.events_path)
+    finally:
+        shutil.rmtree(run.path, ignore_errors=True)
+
+
+def test_the_first_paint_is_a_filled_form_with_counts_and_one_filled_button(page):
+    see(page, "#pages", "Your first run appears here")
+    see(page, ".total", re.compile(r"Trainable [\d,]{6,} of [\d,]{9,}"))
+    see(page, ".note", "2,000 examples")
+    assert page.locator("button.primary:visible").all_inner_texts() == ["Start training"]
+
+
+def test_counts_and_command_follow_the_settings(page):
+    before = page.locator(".total b").inner_text()
+    page.locator("#text_lora_r input").fill("4")
+    see(page, ".command", "--text_lora_r 4")
+    expect(page.locator(".total b")).not_to_have_text(before, timeout=SHOWN_MS)
+    page.locator("#use_vision_lora input").check()
+    see(page, ".command", "--use_vision_lora --text_lora_r 4")
+
+
+def test_a_value_that_cannot_be_used_is_marked_at_its_field_and_starts_nothing(page, app):
+    page.locator("#advanced > button").click()
+    page.locator("#learning_rate input").fill("7")
+    see(page, "#learning_rate", "a number above 0 up to 1")
+    page.locator("#start").click()
+    see(page, ".trouble", "Learning rate")
+    assert runs.list_runs(app.workspace) == []
+
+
+def test_one_switch_changes_the_language_of_the_whole_page_and_is_remembered(page, app):
+    page.locator("#language").click()
+    see(page, "#start", "Bắt đầu huấn luyện")
+    see(page, ".total", "Huấn luyện")
+    see(page, ".preview", "một ngôn ngữ mới")
+    see(page, ".welcome", "Lượt chạy đầu tiên")
+    opened(page, app)
+    see(page, "#start", "Bắt đầu huấn luyện")
+    page.get_by_role("tab", name="Dùng thử").click()
+    expect(page.locator("#question textarea")).to_have_attribute("placeholder", "Hỏi điều gì đó về bức ảnh")
+
+
+def test_the_theme_toggle_holds_over_a_reload(page, app):
+    ground = "getComputedStyle(document.querySelector('.card')).backgroundColor"
+    page.locator("#theme").click()
+    toggled = page.evaluate(ground)
+    opened(page, app)
+    page.wait_for_function(f"{ground} === {json.dumps(toggled)}")
+
+
+def test_hostile_text_in_a_run_is_shown_and_not_executed(page, app):
+    with made_run(app.workspace, "hostile") as (_, log):
+        log.append("warning", problem=HOSTILE, remedy=HOSTILE)
+        log.append(
+            "sample",
+            step=0,
+            example_id="a",
+            image="x.png",
+            question=HOSTILE,
+            answer=HOSTILE,
+            prediction=HOSTILE,
+        )
+        log.append("failed", problem=HOSTILE, remedy=HOSTILE, elapsed_s=1.0)
+        see(page, ".notice", HOSTILE)
+        see(page, ".film", HOSTILE)
+        page.get_by_role("tab", name="Runs").click()
+        see(page, ".runs", "Failed")
+
+
+def test_an_interrupted_run_offers_to_resume_and_can_be_deleted_after_a_question(page, app):
+    with made_run(app.workspace, "broken-off") as (run, log):
+        towers = {tower: {"trainable": 1, "total": 2} for tower in ("vision", "connector", "text")}
+        known = {"device": "cpu", "precision": "fp32", "seed": 0, "versions": {}, "trainable": 3, "total": 6}
+        log.append("started", base_model="starter", towers=towers, **known)
+        see(page, ".state", "Interrupted")
+        expect(page.locator("#resume")).to_be_visible(timeout=SHOWN_MS)
+        page.get_by_role("tab", name="Runs").click()
+        page.locator('[data-action="ask"]').click()
+        page.locator('[data-action="delete"]').click()
+        see(page, ".runs", "No runs yet")
+        assert not run.path.exists()
+        assert list((app.workspace / "trash").iterdir())
+
+
+def test_a_folder_in_the_workspace_becomes_a_dataset_and_one_outside_is_refused(page, app, tmp_path):
+    folder = app.workspace / "datasets" / "mine"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (32, 32), "teal").save(folder / "1.png")
+    (folder / "metadata.jsonl").write_text(
+        '{"file_name": "1.png", "question": "colour?", "answer": "teal"}\n'
+    )
+    page.get_by_role("button", name="Add yours…").click()
+    page.locator("#folder textarea, #folder input").fill(str(tmp_path))
+    page.get_by_role("button", name="Use this folder").click()
+    see(page, ".adding", "outside the workspace")
+    page.locator("#folder textarea, #folder input").fill("datasets/mine")
+    page.get_by_role("button", name="Use this folder").click()
+    see(page, ".preview", "“colour?” → “teal”")
+    see(page, ".command", "--dataset mine")
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_nothing_is_wider_than_the_screen(chromium, app, width):
+    with visitor(chromium, app, width) as page:
+        for tab in ("Train", "Try", "Runs"):
+            page.get_by_role("tab", name=tab).click()
+            page.wait_for_timeout(500)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_every_control_has_a_name_and_room_for_a_finger(chromium, app):
+    with visitor(chromium, app, 390) as page:
+        controls = page.locator("button:visible, input:visible:not([type=checkbox]), textarea:visible")
+        for control in controls.all():
+            html = control.evaluate("node => node.outerHTML")
+            assert control.evaluate("node => node.getBoundingClientRect().height") >= 24, html
+            named = control.evaluate(
+                "node => node.ariaLabel || node.innerText || node.labels?.[0]?.innerText"
+            )
+            assert named.strip(), html
+
+
+def test_the_page_refuses_foreign_hosts_foreign_origins_and_foreign_files(app):
+    join = f"{app.url}/gradio_api/queue/join"
+    assert status(app.url, Host="evil.example") == 400
+    assert status(join, b"{}", Origin="http://evil.example", **{"Content-Type": "application/json"}) == 403
+    assert status(f"{app.url}/gradio_api/upload", b"", Origin="http://localhost:1") == 403
+    assert status(f"{app.url}/gradio_api/file=http://evil.example/x.png") == 403
+    assert status(f"{app.url}/gradio_api/file={app.workspace}/app.log") in (403, 404)
+    assert status(f"{app.url}/monitoring/summary") in (403, 404)
+
+
+def test_on_a_space_without_a_password_nobody_trains_and_the_page_says_so(chromium, tmp_path):
+    with served(tmp_path, SPACE_ID="someone/lens") as space, visitor(chromium, space) as page:
+        see(page, ".action", "LORA_LENS_PASSWORD")
+        expect(page.locator("#start")).to_be_disabled()
+
+
+def test_with_a_password_the_page_asks_for_it(tmp_path):
+    with served(tmp_path, LORA_LENS_PASSWORD="open sesame") as guarded:
+        assert status(f"{guarded.url}/config") == 401
+
+
+def test_from_start_to_an_answer_with_nothing_else_touched(chromium, tmp_path):
+    with served(tmp_path) as app, visitor(chromium, app) as page:
+        see(page, ".total", "Trainable")
+        page.locator("#start").click()
+        see(page, ".runline .state", re.compile("Starting|Training"))
+        page.wait_for_selector(".plot polyline", state="attached", timeout=TRAINED_MS)
+        opened(page, app)  # a reload in the middle
+        see(page, ".runline .state", "Training")
+        see(page, ".runline .state", "Finished", timeout=TRAINED_MS)
+        see(page, ".tiles", re.compile(r"\d+ % → \d+ %"))
+        assert len(runs.list_runs(tmp_path)) == 1
+        page.locator("#try-it").click()
+        expect(page.locator("#image img")).to_be_visible(timeout=SHOWN_MS)
+        page.locator("#ask").click()
+        expect(page.locator(".answers .card")).to_have_count(2, timeout=SHOWN_MS)
+        see(page, ".hist", "?", timeout=TRAINED_MS)
+        assert all(answer.strip() for answer in page.locator(".answers .ans").all_inner_texts())
