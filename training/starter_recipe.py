@@ -1,7 +1,7 @@
 """How the starter was made, one command: `python -m training.starter_recipe --output vlm/starter`.
 
-A small composed model (ViT, connector, BART) learns from scratch to answer English questions about drawn
-scenes and to describe them in English and Vietnamese. A third of its batches is text practice without images:
+A small composed model (ViT, connector, MBart) learns from scratch to answer English questions about drawn
+scenes and to describe them in English and Vietnamese. Some of its batches are text practice without images:
 translate a question, an answer or a description, either way, or repeat it, so that it knows Vietnamese as a
 language. It is never asked a Vietnamese question about an image, and never sees a blueprint: those are left
 for adapters.
@@ -11,6 +11,7 @@ alone the tower stays blind for a long time. The heads of that loss are thrown a
 """
 
 import argparse
+import itertools
 import json
 import logging
 import multiprocessing
@@ -28,6 +29,7 @@ from transformers import MBartConfig, PreTrainedTokenizerFast, ViTConfig, ViTIma
 
 from training.data.phrases import BLUEPRINT, ENGLISH, QUESTION_TYPES, VIETNAMESE, Language, ask, caption
 from training.data.scenes import FILLS, GRID, IMAGE_SIZE, SHAPES, Difficulty, Scene, draw_scene, make_scene
+from vlm.blueprint import COMMITTED, STARTER_COUNTS_FILE, build_counts
 from vlm.composed import ComposedConfig, ComposedForConditionalGeneration, ComposedProcessor
 
 logger = logging.getLogger(__name__)
@@ -40,8 +42,12 @@ MAX_POSITIONS = 256
 SCENES_A_BATCH = 32
 QUESTIONS_A_SCENE = 4
 TEXTS_A_BATCH = 96
+TEXT_FIRST = 900
+"""Batches of which a third is text practice, after that an eighth: the language is learned by then."""
 MAX_LEARNING_RATE = 1.2e-3
 INITIAL_STD = WIDTH**-0.5  # the usual 0.02 is for widths near 1,000: attention hardly starts to learn from it
+IMAGE_TOKEN_SCALE = 0.25
+"""The connector's last gain at first: image tokens are then three times as long as a position's embedding."""
 
 TRANSLATE_TO_VIETNAMESE = "translate to Vietnamese: "
 TRANSLATE_TO_ENGLISH = "translate to English: "
@@ -129,6 +135,7 @@ def build_model() -> ComposedForConditionalGeneration:
     )
     config = ComposedConfig(vision_config=vision, text_config=text, connector_scale_factor=SCALE_FACTOR)
     model = ComposedForConditionalGeneration(config)
+    nn.init.constant_(model.connector.out_norm.weight, IMAGE_TOKEN_SCALE)
     model.generation_config.update(
         bos_token_id=0, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2, max_new_tokens=64
     )
@@ -175,14 +182,14 @@ def draw_pool(count: int, seed: int) -> tuple[list[Scene], torch.Tensor]:
 def batches(scenes: list[Scene], seed: int) -> Iterator[Batch]:
     """An endless mixture: questions about images, descriptions of images, and text practice."""
     rng = random.Random(seed)
-    while True:
+    for number in itertools.count():
         kind = rng.random()
-        if kind < 0.33:
+        if kind < (0.33 if number < TEXT_FIRST else 0.12):
             pairs = [_practice(rng) for _ in range(TEXTS_A_BATCH)]
             yield Batch([q for q, _ in pairs], [a for _, a in pairs], [])
             continue
         chosen = rng.sample(range(len(scenes)), SCENES_A_BATCH)
-        if kind < 0.42:
+        if kind > 0.88:
             language = rng.choice((ENGLISH, VIETNAMESE))
             prompts = [
                 language.describe if language is VIETNAMESE or rng.random() < 0.5 else "" for _ in chosen
@@ -313,8 +320,11 @@ def train(output: Path, steps: int, pool_size: int, seed: int) -> None:
 
 
 def save(model: ComposedForConditionalGeneration, processor: ComposedProcessor, output: Path) -> None:
+    """Everything that the starter's folder holds, its counts included: the page's first paint shows them."""
     model.save_pretrained(output)
     processor.save_pretrained(output)
+    counts = {name: build_counts(str(output), adapter).as_dict() for name, adapter in COMMITTED.items()}
+    (output / STARTER_COUNTS_FILE.name).write_text(json.dumps(counts, indent=1) + "\n")
 
 
 def _add(totals: dict[str, list], name: str, value: float) -> None:
@@ -331,7 +341,7 @@ def _log(step: int, started: float, totals: dict[str, list]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "vlm" / "starter")
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument(
         "--pool", type=int, default=20_000, help="scenes to draw; each is asked about many times"
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -64,7 +65,7 @@ def load_base(settings: ModelSettings) -> LoadedModel:
             output_loading_info=True,
         )
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"{settings.model} can't be loaded: {str(error).splitlines()[0]}",
             "Choose a folder with config.json, *.safetensors and processor files.",

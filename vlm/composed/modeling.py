@@ -27,6 +27,7 @@ class ComposedConnector(nn.Module):
         self.norm = nn.LayerNorm(vision_width)
         self.fc1 = nn.Linear(vision_width * scale_factor**2, text_width)
         self.fc2 = nn.Linear(text_width, text_width)
+        self.out_norm = nn.LayerNorm(text_width)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """`features`: [B, P, vision width] -> [B, P / scale_factor^2, text width]."""
@@ -35,7 +36,7 @@ class ComposedConnector(nn.Module):
             side = math.isqrt(features.shape[1])
             grid = features[:, -(side**2) :].unflatten(1, (side, side)).permute(0, 3, 1, 2)
             features = nn.functional.pixel_unshuffle(grid, self.scale_factor).flatten(2).transpose(1, 2)
-        return self.fc2(nn.functional.gelu(self.fc1(features)))
+        return self.out_norm(self.fc2(nn.functional.gelu(self.fc1(features))))
 
 
 class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
