@@ -1,4 +1,4 @@
-"""What every test shares: an environment that reaches no network, and one real Chromium."""
+"""What every test shares: an environment without a network, one real Chromium, a tiny model and its data."""
 
 import os
 
@@ -6,12 +6,25 @@ import os
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from browser import REMEDY, find_browser
+from training import runs
+from training.config import TrainingConfig, build
+from training.runs import Run
+from vlm.settings import AdapterSettings
+
+PICTURES = {"red": "màu đỏ", "green": "màu xanh lá", "blue": "màu xanh dương", "yellow": "màu vàng"}
+"""Pictures of one colour each, and what the tiny model is taught to answer about them."""
+
+QUESTION = "hình này có màu gì?"
 
 
 @pytest.fixture(scope="module")
@@ -28,3 +41,149 @@ def chromium() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model folder as a user has one: a composed model of 86,176 random weights, and its processor.
+
+    The weights are ten times wider than usual: with frozen, nearly equal embeddings no adapter learns much.
+    """
+    import torch
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import MBartConfig, PreTrainedTokenizerFast, ViTConfig, ViTImageProcessor
+
+    from vlm.composed import ComposedConfig, ComposedForConditionalGeneration, ComposedProcessor
+
+    backend = Tokenizer(models.BPE())
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<s>", "<pad>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    backend.train_from_iterator([QUESTION, *PICTURES.values()], trainer)
+    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=96
+    )
+    half, size = [0.5, 0.5, 0.5], {"height": 48, "width": 48}
+    image_processor = ViTImageProcessor(size=size, image_mean=half, image_std=half)
+    vision = ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=48,
+        patch_size=12,
+        initializer_range=0.2,
+    )
+    text = MBartConfig(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        max_position_embeddings=128,
+        init_std=0.2,
+        dropout=0.0,
+        bos_token_id=0,
+        pad_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=2,
+        forced_eos_token_id=None,
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ComposedForConditionalGeneration(
+            ComposedConfig(vision_config=vision, text_config=text, connector_scale_factor=2)
+        )
+    model.generation_config.update(bos_token_id=0, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2)
+    model.save_pretrained(folder)
+    ComposedProcessor(image_processor=image_processor, tokenizer=tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset folder of four rows: one picture of each colour, with a question and its answer."""
+    folder = tmp_path_factory.mktemp("datasets") / "pictures"
+    folder.mkdir()
+    rows = []
+    for colour, answer in PICTURES.items():
+        Image.new("RGB", (64, 64), colour).save(folder / f"{colour}.png")
+        rows.append({"file_name": f"{colour}.png", "question": QUESTION, "answer": answer})
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small edition of the sample shapes-vi: 12 images with questions and captions."""
+    from training.data.samples import make_sample
+
+    return make_sample("shapes-vi", tmp_path_factory.mktemp("datasets") / "scenes", images=12)
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(tiny_base: Path, scenes: Path) -> dict[str, Any]:
+    """Settings of a run of the tiny model that takes a second; a workspace is still to be given."""
+    return {
+        "model": str(tiny_base),
+        "dataset": str(scenes),
+        "name": "demo",
+        "device": "cpu",
+        "batch_size": 4,
+        "max_steps": 6,
+        "logging_steps": 1,
+        "held_out": 0.25,
+        "eval_examples": 6,
+        "max_new_tokens": 8,
+    }
+
+
+@pytest.fixture
+def tiny_config(tiny_settings: dict[str, Any], tmp_path: Path) -> Callable[..., TrainingConfig]:
+    """Makes the settings of a tiny run, in a workspace of its own; `values` change them."""
+    return lambda **values: build(tiny_settings | {"workspace": tmp_path} | values)
+
+
+@pytest.fixture(scope="session")
+def taught(tiny_settings: dict[str, Any], pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run: a worker in this process taught the tiny model the four pictures."""
+    from training import worker
+
+    workspace = tmp_path_factory.mktemp("taught")
+    lesson = {
+        "dataset": str(pictures),
+        "held_out": 0,
+        "max_steps": 80,
+        "learning_rate": 2e-2,
+        "save_steps": 40,
+    }
+    run = runs.prepare(build(tiny_settings | lesson | {"workspace": workspace}))
+    assert worker.main(run) == worker.DONE
+    return run
+
+
+@pytest.fixture(scope="session")
+def foreign_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of another base: a text model half as wide as the tiny one's."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    import vlm.composed  # noqa: F401
+    from vlm import adapters
+
+    config = AutoConfig.from_pretrained(tiny_base)
+    config.text_config.d_model = 16
+    model = adapters.attach(AutoModelForImageTextToText.from_config(config), AdapterSettings(), "narrow")
+    folder = tmp_path_factory.mktemp("foreign") / "narrow-adapter"
+    adapters.save(model, folder)
+    return folder

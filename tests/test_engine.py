@@ -1,0 +1,165 @@
+"""The engine: one base in memory, adapters swapped on it, answers streamed and stopped."""
+
+import shutil
+import threading
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from conftest import PICTURES, QUESTION
+from training.data.images import load_image
+from training.runs import Run
+from vlm.engine import Answer, Engine
+from vlm.errors import UserError
+from vlm.example import IMAGE, Message
+from vlm.loading import load_base
+from vlm.prompting import prompt_style
+from vlm.settings import ModelSettings
+
+LONG = "kể thật dài về hình này"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    """One for all: what a test leaves in it must not disturb the next."""
+    return Engine()
+
+
+@pytest.fixture
+def picture(pictures: Path) -> Image.Image:
+    return load_image(pictures / "blue.png")
+
+
+def last(answers: list[list[Answer]]) -> list[str]:
+    return [answer.text for answer in answers[-1]]
+
+
+def untouched(tiny_base: Path, picture: Image.Image, max_new_tokens: int) -> str:
+    """What the base says without any engine or adapter."""
+    loaded = load_base(ModelSettings(model=str(tiny_base)))
+    prompt = prompt_style(loaded.model.config, loaded.processor, 512)
+    inputs = prompt.inputs([(Message("user", IMAGE + QUESTION), Message("assistant", ""))], [picture])
+    with torch.no_grad():
+        inputs = inputs.to(loaded.device)
+        return prompt.decode(loaded.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False))[
+            0
+        ]
+
+
+def test_an_answer_grows_word_by_word_and_its_end_is_marked(
+    engine: Engine, taught: Run, tiny_base: Path, picture: Image.Image
+) -> None:
+    answers = list(engine.ask(str(tiny_base), picture, QUESTION, [taught.adapter_path], 12))
+    texts = [shown[0].text for shown in answers]
+    assert texts[-1] == PICTURES["blue"]
+    assert len(set(texts)) > 2
+    assert all(later.startswith(earlier.strip()) for earlier, later in pairwise(texts))
+    assert [shown[0].done for shown in answers] == [False] * (len(answers) - 1) + [True]
+    assert answers[-1][0].tokens > 2
+    assert answers[-1][0].elapsed_s > 0
+
+
+def test_the_base_answers_as_if_no_adapter_were_loaded(
+    engine: Engine, taught: Run, tiny_base: Path, picture: Image.Image
+) -> None:
+    wanted = untouched(tiny_base, picture, 12)
+    for answerers in ([None], [taught.adapter_path, None], [None, taught.adapter_path], [None]):
+        texts = last(list(engine.ask(str(tiny_base), picture, QUESTION, answerers, 12)))
+        expected = [wanted if folder is None else PICTURES["blue"] for folder in answerers]
+        assert texts == expected
+    assert wanted != PICTURES["blue"]
+
+
+def test_answers_come_one_after_the_other_and_all_are_shown_each_time(
+    engine: Engine, taught: Run, tiny_base: Path, picture: Image.Image
+) -> None:
+    answers = list(engine.ask(str(tiny_base), picture, QUESTION, [taught.adapter_path, None], 8))
+    assert all(len(shown) == 2 for shown in answers)
+    while_first = [shown for shown in answers if not shown[0].done]
+    assert while_first
+    assert all(shown[1] == Answer() for shown in while_first)
+    assert all(answer.done for answer in answers[-1])
+
+
+def test_stop_ends_the_answer_and_those_that_wait_behind_it(
+    engine: Engine, tiny_base: Path, picture: Image.Image
+) -> None:
+    asked = engine.ask(str(tiny_base), picture, LONG, [None, None], 90)
+    next(asked)
+    engine.stop()
+    *_, (first, second) = asked
+    assert first.done
+    assert first.tokens < 80
+    assert second == Answer()
+    *_, (again,) = engine.ask(str(tiny_base), picture, QUESTION, [None], 4)
+    assert again.tokens == 4
+
+
+def test_who_stops_listening_leaves_no_thread_and_no_lock_behind(
+    engine: Engine, tiny_base: Path, picture: Image.Image
+) -> None:
+    before = threading.active_count()
+    asked = engine.ask(str(tiny_base), picture, LONG, [None], 90)
+    next(asked)
+    assert threading.active_count() == before + 1
+    asked.close()
+    assert threading.active_count() == before
+    assert list(engine.ask(str(tiny_base), picture, QUESTION, [None], 2))[-1][0].done
+
+
+def test_two_who_ask_at_once_each_get_their_own_answer(
+    engine: Engine, taught: Run, tiny_base: Path, pictures: Path
+) -> None:
+    found: dict[str, str] = {}
+
+    def ask(colour: str) -> None:
+        image = load_image(pictures / f"{colour}.png")
+        *_, (answer,) = engine.ask(str(tiny_base), image, QUESTION, [taught.adapter_path], 12)
+        found[colour] = answer.text
+
+    askers = [threading.Thread(target=ask, args=(colour,)) for colour in PICTURES]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    assert found == PICTURES
+
+
+def test_an_adapter_of_another_base_is_refused_and_the_engine_goes_on(
+    engine: Engine, taught: Run, foreign_adapter: Path, tiny_base: Path, picture: Image.Image
+) -> None:
+    for fresh in (Engine(), engine):
+        with pytest.raises(UserError, match="narrow-adapter does not fit this base model"):
+            list(fresh.ask(str(tiny_base), picture, QUESTION, [foreign_adapter]))
+        assert last(list(fresh.ask(str(tiny_base), picture, QUESTION, [taught.adapter_path], 12))) == [
+            PICTURES["blue"]
+        ]
+
+
+def test_more_adapters_than_are_kept_all_answer(
+    engine: Engine, taught: Run, tiny_base: Path, picture: Image.Image, tmp_path: Path
+) -> None:
+    copies = [shutil.copytree(taught.adapter_path, tmp_path / str(number)) for number in range(6)]
+    assert (
+        last(list(engine.ask(str(tiny_base), picture, QUESTION, [*copies, copies[0]], 12)))
+        == [PICTURES["blue"]] * 7
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "folder", "problem"),
+    [("nowhere", None, "There is no model in nowhere"), (None, "nowhere", "nowhere has no readable")],
+)
+def test_what_can_not_be_loaded_is_said_in_words(
+    engine: Engine, tiny_base: Path, picture: Image.Image, model: str | None, folder: str | None, problem: str
+) -> None:
+    with pytest.raises(UserError, match=problem):
+        list(engine.ask(model or str(tiny_base), picture, QUESTION, [folder and Path(folder)]))
+
+
+def test_without_an_image_there_is_nothing_to_ask(engine: Engine, tiny_base: Path) -> None:
+    with pytest.raises(UserError, match="no image to ask about"):
+        list(engine.ask(str(tiny_base), None, QUESTION, [None]))
