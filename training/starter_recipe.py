@@ -6,8 +6,8 @@ translate a question, an answer or a description, either way, or repeat it, so t
 language. It is never asked a Vietnamese question about an image, and never sees a blueprint: those are left
 for adapters.
 
-An auxiliary loss names shape, fill and size in each cell of the image from the image tokens; on answers
-alone the tower stays blind for a long time. The heads of that loss are thrown away.
+An auxiliary loss lets each image token name what lies in its cell of the image; on answers alone the vision
+tower stays blind for a long time.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from torch import nn
 from transformers import MBartConfig, PreTrainedTokenizerFast, ViTConfig, ViTImageProcessor
 
 from training.data.phrases import BLUEPRINT, ENGLISH, QUESTION_TYPES, VIETNAMESE, Language, ask, caption
-from training.data.scenes import FILLS, GRID, IMAGE_SIZE, SHAPES, Difficulty, Scene, draw_scene, make_scene
+from training.data.scenes import GRID, IMAGE_SIZE, SHAPES, Difficulty, Scene, draw_scene, make_scene
 from vlm.blueprint import COMMITTED, STARTER_COUNTS_FILE, build_counts
 from vlm.composed import ComposedConfig, ComposedForConditionalGeneration, ComposedProcessor
 
@@ -142,27 +142,39 @@ def build_model() -> ComposedForConditionalGeneration:
     return model
 
 
-class RegionHeads(nn.Module):
-    """The auxiliary loss: each image token names shape, fill and size of the object in its cell, or none."""
+class RegionNames(nn.Module):
+    """The auxiliary loss: each image token names what lies in its grid cell, in the text model's own words.
 
-    def __init__(self) -> None:
+    A class is the embedding of its word, so that an image token comes to lie near the words for it, and a
+    question finds it by them. What is not there (shape, fill, size of an empty cell) is a learned vector.
+    """
+
+    def __init__(self, processor: ComposedProcessor) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(nn.Linear(WIDTH, classes) for classes in (len(SHAPES) + 1, FILLS + 1, 3))
-
-    def forward(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """`tokens`: [B, cells, WIDTH], one for each grid cell; `targets`: [B, cells, 3], 0 for none."""
-        losses = [
-            nn.functional.cross_entropy(head(tokens).flatten(0, 1), targets[..., index].flatten())
-            for index, head in enumerate(self.heads)
+        self.nothing = nn.Parameter(torch.randn(3, WIDTH) * INITIAL_STD)
+        self.words = [
+            [processor.tokenizer(word, add_special_tokens=False).input_ids for word in words]
+            for words in (ENGLISH.shapes.values(), ENGLISH.fills, ENGLISH.sizes, ENGLISH.places)
         ]
+
+    def forward(self, tokens: torch.Tensor, targets: torch.Tensor, embeddings: nn.Module) -> torch.Tensor:
+        """`tokens`: [B, cells, WIDTH], one for each cell; `targets`: [B, cells, 4], 0 for nothing."""
+        tokens = nn.functional.layer_norm(tokens, (WIDTH,))  # else longer tokens would lower this loss
+        losses = []
+        for index, words in enumerate(self.words):
+            named = [embeddings(torch.tensor(ids)).mean(0) for ids in words]
+            classes = torch.stack([self.nothing[index], *named] if index < 3 else named)
+            losses.append(
+                nn.functional.cross_entropy((tokens @ classes.T).flatten(0, 1), targets[..., index].flatten())
+            )
         return torch.stack(losses).sum()
 
 
 def region_targets(scene: Scene) -> list[list[int]]:
-    """For each cell [shape, fill, size], each counted from 1; zeros where the cell is empty."""
-    cells = [[0, 0, 0] for _ in range(GRID * GRID)]
+    """For each cell [shape, fill, size, place]; the first three count from 1, with 0 for an empty cell."""
+    cells = [[0, 0, 0, place] for place in range(GRID * GRID)]
     for item in scene.objects:
-        cells[item.cell] = [SHAPES.index(item.shape) + 1, item.fill + 1, int(item.large) + 1]
+        cells[item.cell][:3] = [SHAPES.index(item.shape) + 1, item.fill + 1, int(item.large) + 1]
     return cells
 
 
@@ -233,7 +245,7 @@ def _practice(rng: random.Random) -> tuple[str, str]:
 
 def answer_loss(
     model: ComposedForConditionalGeneration,
-    heads: RegionHeads,
+    names: RegionNames,
     processor: ComposedProcessor,
     batch: Batch,
     images: torch.Tensor,
@@ -247,7 +259,7 @@ def answer_loss(
     region_loss = torch.zeros(())
     if batch.scenes:
         features = model.get_image_features(images[batch.scenes].float() / 127.5 - 1)
-        region_loss = heads(features.pooler_output, targets[batch.scenes])
+        region_loss = names(features.pooler_output, targets[batch.scenes], model.get_input_embeddings())
         repeats = len(batch.questions) // len(batch.scenes)
         features["pooler_output"] = features.pooler_output.repeat_interleave(repeats, dim=0)
         inputs["mm_encoder_outputs"] = {"image": features}
@@ -286,17 +298,18 @@ def train(output: Path, steps: int, pool_size: int, seed: int) -> None:
     """Train from scratch for `steps` steps, save to `output` along the way, and log the curve."""
     torch.manual_seed(seed)
     started = time.perf_counter()
-    processor, model, heads = build_processor(), build_model(), RegionHeads()
+    processor = build_processor()
+    model, names = build_model(), RegionNames(processor)
     logger.info("%d parameters, %d tokens", model.num_parameters(), len(processor.tokenizer))
     scenes, images = draw_pool(pool_size, seed=1_000_000)
     targets = torch.tensor([region_targets(scene) for scene in scenes])
     logger.info("drew %d scenes in %.0f s", pool_size, time.perf_counter() - started)
-    parameters = [*model.parameters(), *heads.parameters()]
+    parameters = [*model.parameters(), *names.parameters()]
     optimizer = torch.optim.AdamW(parameters, MAX_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, MAX_LEARNING_RATE, steps, pct_start=0.04)
     totals = {"image": [0.0, 0], "text": [0.0, 0], "regions": [0.0, 0]}
     for step, batch in zip(range(1, steps + 1), batches(scenes, seed), strict=False):
-        loss, region_loss = answer_loss(model, heads, processor, batch, images, targets)
+        loss, region_loss = answer_loss(model, names, processor, batch, images, targets)
         (loss + 0.5 * region_loss).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -341,7 +354,7 @@ def _log(step: int, started: float, totals: dict[str, list]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "vlm" / "starter")
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument(
         "--pool", type=int, default=20_000, help="scenes to draw; each is asked about many times"
     )
