@@ -36,7 +36,7 @@ REASONS_TOLD = 20
 
 
 class StopBeforeTraining(Exception):
-    """Stop was asked for before the first step: there is nothing to save."""
+    """Stop was asked for before this attempt's first step: there is nothing new to save."""
 
 
 class Attempt:
@@ -54,7 +54,8 @@ class Attempt:
         try:
             return self._work()
         except StopBeforeTraining:
-            self._end("stopped", 0)
+            checkpoint = checkpoints.newest(self.run.checkpoints_path)
+            self._end("stopped", 0 if checkpoint is None else checkpoint.step)
             return False
 
     def _work(self) -> bool:

@@ -60,7 +60,9 @@ class RunCallback(TrainerCallback):
             control.should_save = True
         if self.stop_requested() and state.global_step < state.max_steps:
             self.stopped = control.should_training_stop = control.should_save = True
-        elif state.global_step in evaluation_steps:
+        # The loss is looked at before anything is written: a checkpoint of NaN would push out a good one.
+        control.should_log |= control.should_save or state.global_step >= state.max_steps
+        if state.global_step in evaluation_steps and not self.stopped:
             began = time.monotonic()
             self.evaluate(state.global_step)
             self.evaluation_s = time.monotonic() - began

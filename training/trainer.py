@@ -9,11 +9,11 @@ from pathlib import Path
 
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import TRAINING_ARGS_NAME
 
 from training.checkpoints import rotate, seal
 from training.collate import Collator
 from training.config import TrainingConfig
+from vlm import adapters
 from vlm.example import Example
 from vlm.loading import LoadedModel
 
@@ -41,9 +41,9 @@ class AdapterTrainer(Trainer):
         self.on_sealed = on_sealed
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Trainer's own, without `training_args.bin`: a pickle that can hold a token, and is never read."""
-        super()._save(output_dir, state_dict)
-        (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        """The adapter alone: Trainer's own adds `training_args.bin`, a pickle that can hold a token."""
+        if self.args.should_save:
+            adapters.save(self.model, Path(output_dir or self.args.output_dir), state_dict)
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         super()._save_checkpoint(model, trial)

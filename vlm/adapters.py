@@ -121,9 +121,13 @@ def count_lines(counts: TowerCounts) -> list[str]:
     return [*lines, f"[Freeze] Vision encoder: FROZEN (base){added}"]
 
 
-def save(model: PeftModel, folder: Path) -> None:
-    """Write the adapter as a standard PEFT folder that any PEFT can load, readable as the umask says."""
-    model.save_pretrained(str(folder))
+def save(model: PeftModel, folder: Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+    """Write the adapter as a standard PEFT folder that any PEFT can load, readable as the umask says.
+
+    `state_dict` stands in for the model's own where its weights are spread over several devices.
+    """
+    # Asked to decide by itself whether to save embeddings, PEFT looks the base's name up on the Hub.
+    model.save_pretrained(str(folder), state_dict=state_dict, save_embedding_layers=False)
     umask = os.umask(0)
     os.umask(umask)
     for file in folder.iterdir():
@@ -200,7 +204,7 @@ def verify_saved(model: PeftModel, folder: Path) -> None:
     with safe_open(folder / WEIGHTS_FILE, framework="pt") as weights:
         if set(weights.keys()) != set(memory):
             raise UserError("The adapter on disk is not complete.", "Check the disk and start again.")
-        for name in weights.keys():  # noqa: SIM118 - a safetensors file, not a dict
+        for name in weights.keys():
             tensor = weights.get_tensor(name)
             if not torch.isfinite(tensor).all():
                 raise UserError("The adapter holds numbers that are not finite.", "Lower --learning_rate.")
@@ -228,7 +232,7 @@ def _read_config(folder: Path) -> dict:
 def _read_shapes(folder: Path) -> dict[str, list[int]]:
     try:
         with safe_open(folder / WEIGHTS_FILE, framework="pt") as weights:
-            return {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
+            return {key: weights.get_slice(key).get_shape() for key in weights.keys()}
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{folder.name} has no readable {WEIGHTS_FILE}.", "Copy the adapter again: the file is damaged."
@@ -239,6 +243,7 @@ def replace_folder(draft: Path, folder: Path) -> None:
     """Put a complete draft in the folder's place; an older one there is gone only after that."""
     old = folder.with_name(f"{folder.name}.old")
     if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)  # left by a process that died here
         folder.rename(old)
     draft.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
