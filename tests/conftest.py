@@ -45,7 +45,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base model folder as a user has one: a composed model of 86,176 random weights, and its processor.
+    """A base model folder as a user has one: a composed model of 0.1 M random weights, and its processor.
 
     The weights are ten times wider than usual: with frozen, nearly equal embeddings no adapter learns much.
     """

@@ -1,0 +1,188 @@
+"""An adapter on disk: a standard PEFT folder that any PEFT loads, and what is refused."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from vlm import adapters
+from vlm.errors import UserError
+from vlm.loading import load_base
+from vlm.settings import AdapterSettings, ModelSettings
+
+ROOT = Path(__file__).parent.parent
+INPUTS = {
+    "pixel_values": torch.linspace(-1, 1, 2 * 3 * 48 * 48).reshape(2, 3, 48, 48),
+    "input_ids": torch.arange(10, 20).reshape(2, 5),
+    "labels": torch.tensor([[40, 41, 2], [50, 2, -100]]),
+}
+
+
+def load(tiny_base: Path) -> PreTrainedModel:
+    return load_base(ModelSettings(model=str(tiny_base), device="cpu")).model
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**INPUTS).logits
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_base: Path) -> PeftModel:
+    """Both towers adapted, after a few optimizer steps."""
+    torch.manual_seed(0)
+    model = adapters.attach(load(tiny_base), AdapterSettings(use_vision_lora=True), "tiny").eval()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(3):
+        model(**INPUTS).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+def test_a_saved_adapter_gives_plain_peft_in_a_fresh_process_the_same_logits(
+    trained: PeftModel, tiny_base: Path, tmp_path: Path
+) -> None:
+    adapters.save(trained, tmp_path / "adapter")
+    save_file(INPUTS, tmp_path / "inputs.safetensors")
+    program = (
+        "import sys, torch\n"
+        "from pathlib import Path\n"
+        "from peft import PeftModel\n"
+        "from safetensors.torch import load_file, save_file\n"
+        "from transformers import AutoModelForImageTextToText\n"
+        "import vlm.composed\n"
+        "base, folder = Path(sys.argv[1]), Path(sys.argv[2])\n"
+        "model = AutoModelForImageTextToText.from_pretrained(base).eval()\n"
+        "model = PeftModel.from_pretrained(model, folder / 'adapter')\n"
+        "with torch.no_grad():\n"
+        "    logits = model(**load_file(folder / 'inputs.safetensors')).logits\n"
+        "save_file({'logits': logits}, folder / 'logits.safetensors')\n"
+        "assert not {'training', 'vlm.adapters'} & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-c", program, str(tiny_base), str(tmp_path)]
+    ended = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert torch.equal(load_file(tmp_path / "logits.safetensors")["logits"], logits(trained))
+
+
+def test_a_saved_adapter_loads_to_the_same_logits_and_differs_from_the_base(
+    trained: PeftModel, tiny_base: Path, tmp_path: Path
+) -> None:
+    adapters.save(trained, tmp_path)
+    again = adapters.load(load(tiny_base), tmp_path)
+    assert torch.equal(logits(again), logits(trained))
+    with again.disable_adapter():
+        assert torch.equal(logits(again), logits(load(tiny_base)))
+    assert not torch.allclose(logits(again), logits(load(tiny_base)))
+
+
+def test_a_saved_adapter_names_its_base_and_no_folder_of_this_machine(
+    trained: PeftModel, tiny_base: Path, tmp_path: Path
+) -> None:
+    adapters.save(trained, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tiny"
+    assert config["task_type"] is None
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    for name in ("adapter_config.json", "README.md"):
+        text = (tmp_path / name).read_text()
+        assert str(tiny_base) not in text
+        assert not re.search(r"(?<![\w.])/(?:tmp|home|root|work|Users)/", text)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_an_adapters_files_have_the_mode_the_umask_says(
+    trained: PeftModel, tmp_path: Path, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        adapters.save(trained, tmp_path / "adapter")
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "adapter").iterdir()} == {mode}
+
+
+def test_an_adapter_of_another_base_or_half_an_adapter_is_refused(
+    trained: PeftModel, tiny_base: Path, foreign_adapter: Path, tmp_path: Path
+) -> None:
+    base = load(tiny_base)
+    with pytest.raises(UserError, match="narrow-adapter does not fit this base model"):
+        adapters.load(base, foreign_adapter)
+    adapters.save(trained, tmp_path / "mine")
+    for spoil, problem in (
+        (lambda folder: (folder / "adapter_config.json").unlink(), "no readable adapter_config.json"),
+        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "no readable adapter_model"),
+        (lambda folder: os.truncate(folder / "adapter_model.safetensors", 300), "no readable adapter_model"),
+        (
+            lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "IA3"}'),
+            "is a IA3 adapter, not a LoRA",
+        ),
+    ):
+        shutil.copytree(tmp_path / "mine", tmp_path / "spoiled", dirs_exist_ok=True)
+        spoil(tmp_path / "spoiled")
+        with pytest.raises(UserError, match=problem):
+            adapters.load(base, tmp_path / "spoiled")
+    assert not any(hasattr(module, "lora_A") for module in base.modules())
+
+
+def test_an_adapter_tells_its_base_rank_and_size_without_being_loaded(
+    trained: PeftModel, tmp_path: Path
+) -> None:
+    adapters.save(trained, tmp_path)
+    info = adapters.inspect(tmp_path)
+    assert (info.base_name, info.rank) == ("tiny", 16)
+    assert info.tensors == len(load_file(tmp_path / "adapter_model.safetensors"))
+    assert info.size_mb == pytest.approx(adapters.count(trained).adapter_mb, rel=0.3)
+
+
+def spoil(folder: Path, change: Callable[[dict[str, torch.Tensor], str], object]) -> None:
+    tensors = load_file(folder / "adapter_model.safetensors")
+    name = next(name for name in tensors if ".lora_B." in name)
+    change(tensors, name)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def test_the_adapter_on_disk_must_be_the_one_in_memory(trained: PeftModel, tmp_path: Path) -> None:
+    adapters.save(trained, tmp_path)
+    adapters.verify_saved(trained, tmp_path)
+    for change, problem in (
+        (lambda tensors, name: tensors.pop(name), "is not complete"),
+        (lambda tensors, name: tensors[name].add_(1), "differs from the trained one"),
+        (lambda tensors, name: tensors[name].fill_(float("nan")), "not finite"),
+    ):
+        adapters.save(trained, tmp_path)
+        spoil(tmp_path, change)
+        with pytest.raises(UserError, match=problem):
+            adapters.verify_saved(trained, tmp_path)
+
+
+def test_an_adapter_that_learned_nothing_is_no_result(tiny_base: Path, tmp_path: Path) -> None:
+    model = adapters.attach(load(tiny_base), AdapterSettings(), "tiny")
+    adapters.save(model, tmp_path)
+    with pytest.raises(UserError, match="Training changed nothing"):
+        adapters.verify_saved(model, tmp_path)
+
+
+def test_a_draft_takes_a_folders_place_even_after_a_death_in_between(tmp_path: Path) -> None:
+    folder, old, draft = (tmp_path / name for name in ("adapter", "adapter.old", "adapter.draft"))
+    for path, text in ((folder, "second"), (old, "first"), (draft, "third")):
+        path.mkdir()
+        (path / "text").write_text(text)
+    adapters.replace_folder(draft, folder)
+    assert (folder / "text").read_text() == "third"
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
