@@ -79,7 +79,11 @@ def data_card(built: Form, workspace: Path, wordings: Wordings) -> None:
             built.parts["add"] = link(wordings, "add_yours")
         with gr.Column(visible=False, elem_classes="adding") as built.parts["adding"]:
             folder = gr.Textbox(
-                label=say("en", "folder"), info=say("en", "folder_hint"), placeholder="datasets/my-pictures"
+                label=say("en", "folder"),
+                info=say("en", "folder_hint"),
+                placeholder="datasets/my-pictures",
+                max_lines=1,
+                elem_id="folder",
             )
             built.parts["folder"] = wordings.bind(folder, label="folder", info="folder_hint")
             with gr.Row(elem_classes="links"):

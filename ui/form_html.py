@@ -10,6 +10,14 @@ from vlm.counts import TowerCount, TowerCounts
 from vlm.errors import UserError
 
 THUMBNAILS = 5
+LABELS = {
+    "use_vision_lora": "vision",
+    "use_text_lora": "text",
+    "vision_lora_r": "vision_rank",
+    "text_lora_r": "text_rank",
+}
+"""Where a setting's label is another key than its name."""
+
 FIRST_RUN_S = 110
 """Wall time of a run with nothing changed, on two CPU cores. README and docs say the same."""
 
@@ -27,13 +35,19 @@ def _trouble(content: str) -> str:
 
 
 def problems(language: Language, found: list[Problem]) -> str:
-    """Every setting that can't be used, above Start; the fold may hide the fields themselves."""
+    """Each setting that can't be used, with what to do; empty where all can."""
     items = "".join(
-        f"<li><b>{escape(say(language, problem.field) if problem.field in TEXTS else problem.field)}</b> "
-        f"{escape(problem.message)} {escape(problem.remedy)}</li>"
+        f"<li><b>{escape(label(language, problem.field))}</b>: {escape(problem.message)}."
+        f" {escape(problem.remedy)}</li>"
         for problem in found
     )
-    return _trouble(f"<p>{escaped(language, 'fix_settings')}</p><ul>{items}</ul>")
+    return _trouble(f"<p>{escaped(language, 'fix_settings')}</p><ul>{items}</ul>") if found else ""
+
+
+def label(language: Language, field: str) -> str:
+    """What the form calls a setting."""
+    key = LABELS.get(field, field)
+    return say(language, key) if key in TEXTS else field
 
 
 def dataset_note(language: Language, source: str, dataset: Dataset | None = None) -> str:

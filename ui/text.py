@@ -28,7 +28,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "caption_line": ("caption: “{answer}”", "chú thích: “{answer}”"),
     "about_shapes": (
         "English questions about coloured shapes: what the starter already knows.",
-        "Câu hỏi tiếng Anh về các hình có màu: điều mô hình khởi đầu đã biết.",
+        "Câu hỏi tiếng Anh về các hình có màu: điều mô hình Starter đã biết.",
     ),
     "about_shapes-vi": (
         "The same kind of pictures, asked about in Vietnamese: a new language to learn.",
@@ -53,7 +53,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     # 2 Model
     "model": ("Model", "Mô hình"),
     "base_model": ("Base model", "Mô hình gốc"),
-    "starter": ("Starter", "Khởi đầu"),
+    "starter": ("Starter", "Starter"),
     "starter_note": ("{count} M parameters · offline", "{count} triệu tham số · ngoại tuyến"),
     "folder_note": ("model folder", "thư mục mô hình"),
     "about_starter": (
@@ -77,7 +77,6 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Huấn luyện {trainable} trên {total} {share}",
     ),
     "megabytes": ("{size} MB", "{size} MB"),
-    "counting": ("counting…", "đang đếm…"),
     "no_tower": ("Nothing would be trained.", "Không có gì để huấn luyện."),
     # Advanced
     "advanced": ("Advanced", "Nâng cao"),
@@ -108,7 +107,6 @@ TEXTS: dict[str, tuple[str, str]] = {
         "khoảng {time} trên máy này · lệnh tương đương:",
     ),
     "same_in_shell": ("the same in a shell:", "lệnh tương đương:"),
-    "already_running": ("This run is already under way.", "Lượt chạy này đang diễn ra rồi."),
     "training_off": (
         "Training is off: this page is public. Its owner turns it on by setting LORA_LENS_PASSWORD.",
         "Huấn luyện đang tắt: trang này công khai. Chủ trang bật lên bằng cách đặt LORA_LENS_PASSWORD.",
@@ -240,7 +238,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     "pick_image": ("Use picture {number}", "Dùng ảnh {number}"),
     "who": ("Who answers", "Ai trả lời"),
     "answerers": ("Base model and adapters", "Mô hình gốc và các adapter"),
-    "base_starter": ("Base", "Gốc"),
     "no_adapters": (
         "Adapters appear here as runs finish. Until then the base answers alone.",
         "Adapter sẽ hiện ở đây khi lượt chạy hoàn tất. Trước đó chỉ mô hình gốc trả lời.",

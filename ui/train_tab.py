@@ -20,6 +20,7 @@ from ui.text import Language, Wordings
 from vlm.blueprint import tower_counts
 from vlm.errors import UserError
 
+DRAWN = ("counts", "vision_bar", "text_bar", "model_note", "model_about", "command")
 SHOW_RUN_ON_PHONE = (
     "() => { if (innerWidth < 800) document.getElementById('live').scrollIntoView({behavior: 'smooth'}) }"
 )
@@ -91,9 +92,18 @@ def _added(workspace: Path, find_source: Callable[[], str]) -> tuple[Any, ...]:
         open_dataset(source, workspace, inside=workspace)
     except UserError as trouble:
         return gr.skip(), gr.skip(), form_html.error(trouble)
+    source = _as_a_worker_finds_it(source, workspace)
     choices = dataset_choices(workspace)
-    choices = choices if source in choices else [*choices, source]
+    choices = choices if source in choices else [*choices, (Path(source).name, source)]
     return gr.update(choices=choices, value=source), gr.update(visible=False), ""
+
+
+def _as_a_worker_finds_it(source: str, workspace: Path) -> str:
+    """A name in the workspace's datasets, or a full path: a worker has a working directory of its own."""
+    path = (workspace / source).resolve()
+    if path.parent == (workspace / "datasets").resolve():
+        return path.name
+    return str(path) if path.exists() else source
 
 
 def add_model_events(built: Form) -> None:
@@ -103,9 +113,8 @@ def add_model_events(built: Form) -> None:
         chosen = (folder or "").strip()
         if not chosen:
             return gr.skip(), gr.update(visible=False)
-        return gr.update(
-            choices=[("Starter", "starter"), (Path(chosen).name, chosen)], value=chosen
-        ), gr.update(visible=False)
+        choices = [("Starter", "starter"), (Path(chosen).name, chosen)]
+        return gr.update(choices=choices, value=chosen), gr.update(visible=False)
 
     parts["another"].click(lambda: gr.update(visible=True), None, parts["modelling"], **QUIET)
     gr.on(
@@ -118,62 +127,67 @@ def add_model_events(built: Form) -> None:
 
 
 def add_counts_events(built: Form, workspace: Path, language: gr.BrowserState) -> None:
-    """Counts, bars and command follow every change; a value that can't be used is marked at its field."""
+    """Counts, bars and command follow each change; what can't be used is marked where it was typed."""
     parts = built.parts
     drawn = [
         parts[name] for name in ("counts", "vision_bar", "text_bar", "model_note", "model_about", "command")
     ]
+    folded = {name: built.controls[name] for group in form.ADVANCED.values() for name in group}
+    marked = gr.State({})
 
-    def draw(language: Language, *controls: Any) -> tuple[str, ...]:
+    def draw(language: Language, marked: dict[str, str], *controls: Any) -> tuple[Any, ...]:
         values = form.values_of(controls, workspace)
-        command = form_html.command(language, form.command_line(values), form.is_unchanged(values))
-        about = form_html.model_about(language, values["model"])
-        try:
-            counts = tower_counts(config.build(values))
-        except UserError as trouble:
-            return form_html.error(trouble), form_html.tower_bar(), form_html.tower_bar(), "", about, command
-        return (
-            form_html.counts_line(language, counts),
-            form_html.tower_bar(counts.vision),
-            form_html.tower_bar(counts.text),
-            form_html.model_note(language, values["model"], counts),
-            about,
-            command,
+        wrong = config.check(values)
+        marks = {
+            problem.field: f"{problem.message}. {problem.remedy}"
+            for problem in wrong
+            if problem.field in folded
+        }
+        changed = (
+            mark(name, marks.get(name)) if marks.get(name) != marked.get(name) else gr.skip()
+            for name in folded
         )
+        return *drawings(language, values, wrong), *changed, marks
 
     gr.on(
         [language.change, *(control.change for control in built.inputs)],
         draw,
-        [language, *built.inputs],
-        drawn,
-        validator=_validator(workspace),
+        [language, marked, *built.inputs],
+        [*drawn, *folded.values(), marked],
         trigger_mode="always_last",
         concurrency_id="counts",
         **QUEUED,
     )
     gr.on(
         [control.change for control in built.inputs],
-        lambda dataset: new_name(dataset or "run", workspace),
+        lambda dataset: (new_name(dataset or "run", workspace), gr.update(visible=False)),
         built.controls["dataset"],
-        parts["draft"],
+        [parts["draft"], parts["start_error"]],
         **QUIET,
     )
 
 
-def _validator(workspace: Path) -> Callable[..., list[dict[str, Any]]]:
-    """For events with one input before the controls: marks each control that `config.check` objects to."""
+def drawings(language: Language, values: dict[str, Any], wrong: list[config.Problem]) -> tuple[str, ...]:
+    """Counts, the bars of vision and text, what is said of the model, and the command."""
+    command = form_html.command(language, form.command_line(values), form.is_unchanged(values))
+    about = form_html.model_about(language, values["model"])
+    bar = form_html.tower_bar
+    if in_sight := [problem for problem in wrong if problem.field in form.BASIC]:
+        return form_html.problems(language, in_sight), bar(), bar(), "", about, command
+    unusable = {problem.field for problem in wrong}  # in the fold, where each has its own mark
+    try:
+        counts = tower_counts(config.build({key: values[key] for key in values if key not in unusable}))
+    except UserError as trouble:
+        return form_html.error(trouble), bar(), bar(), "", about, command
+    note = form_html.model_note(language, values["model"], counts)
+    return form_html.counts_line(language, counts), bar(counts.vision), bar(counts.text), note, about, command
 
-    def validate(first: Any, *controls: Any) -> list[dict[str, Any]]:
-        wrong = {problem.field: problem for problem in form.problems_of(controls, workspace)}
-        marks = [
-            gr.validate(
-                field not in wrong, f"{wrong[field].message} {wrong[field].remedy}" if field in wrong else ""
-            )
-            for field in form.FIELDS
-        ]
-        return [gr.validate(True, ""), *marks]
 
-    return validate
+def mark(name: str, trouble: str | None) -> dict[str, Any]:
+    """A setting's hint: its flag, or what is wrong. Gradio's `validator` loses its marks."""
+    return gr.update(
+        info=trouble or f"--{name}", elem_classes=["setting", "wrong"] if trouble else ["setting"]
+    )
 
 
 def add_start_event(built: Form, opened: gr.BrowserState, workspace: Path, language: gr.BrowserState) -> None:
