@@ -69,7 +69,7 @@ def build_tools(wordings: Wordings) -> gr.Button:
         switch = wordings.bind(
             gr.Button(say("en", "other_language"), elem_id="language"), value="other_language"
         )
-        theme = gr.Button("☾", elem_id="theme")
+        theme = wordings.bind(gr.Button(say("en", "theme"), elem_id="theme"), value="theme")
         theme.click(None, js=TOGGLE_THEME)
     return switch
 

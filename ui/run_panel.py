@@ -125,8 +125,14 @@ def shown(run: Run, language: Language, can_train: bool) -> Shown:
         "try_it": {"visible": has_adapter(run, status)},
         "tiles": {"value": live.tiles(language, story)},
         "notice": {"value": notice, "visible": bool(notice)},
-        "charts": {"value": live.charts(language, status, story)},
-        "film": {"value": live.film(language, story, lambda image: picture_of(run, image))},
+        "charts": {
+            "value": live.charts(language, status, story),
+            "visible": status.live or bool(story.steps or story.evaluations),
+        },
+        "film": {
+            "value": live.film(language, story, lambda image: picture_of(run, image)),
+            "visible": status.live or bool(story.samples),
+        },
         "log": {"value": live.log(language, story)},
         "output": {"value": live.output(tail(run.output_log, OUTPUT_LINES))},
     }
