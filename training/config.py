@@ -45,7 +45,7 @@ class TrainingConfig(GenerationSettings, AdapterSettings, ModelSettings):
     workspace: Path = Field(Path("workspace"), description="Folder that holds the runs and datasets.")
 
     epochs: float = Field(
-        5.0, gt=0, le=10_000, allow_inf_nan=False, description="Times to go through the examples."
+        10.0, gt=0, le=10_000, allow_inf_nan=False, description="Times to go through the examples."
     )
     max_steps: int | None = Field(
         None, ge=1, le=10**7, description="Optimizer steps; overrides epochs if given."
@@ -55,7 +55,7 @@ class TrainingConfig(GenerationSettings, AdapterSettings, ModelSettings):
         1, ge=1, le=4096, description="Forward passes in one optimizer step."
     )
     learning_rate: float = Field(
-        2e-3, gt=0, le=1, allow_inf_nan=False, description="Highest learning rate of the run."
+        3e-3, gt=0, le=1, allow_inf_nan=False, description="Highest learning rate of the run."
     )
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
         "cosine", description="How the learning rate falls after the warm-up."
