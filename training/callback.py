@@ -1,5 +1,6 @@
 """RunCallback: turns what the trainer does into events, evaluates and saves when due, stops when asked."""
 
+import logging
 import math
 import time
 from collections import deque
@@ -12,6 +13,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from training.config import TrainingConfig
 from training.events import EventLog
 from vlm.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 WINDOW = 50
 """Steps whose duration the time left is taken from."""
@@ -72,6 +75,7 @@ class RunCallback(TrainerCallback):
     ):
         if "loss" not in logs:  # Trainer's summary at the end
             return
+        logger.info("step %s of %s: loss %.3f", state.global_step, state.max_steps, logs["loss"])
         step_s = sum(self.durations) / max(len(self.durations), 1)
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.log.append(

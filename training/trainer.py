@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from training.checkpoints import rotate, seal
 from training.collate import Collator
@@ -36,6 +36,7 @@ class AdapterTrainer(Trainer):
         super().__init__(
             model, arguments, data_collator=collator, train_dataset=examples, callbacks=[callback]
         )
+        self.remove_callback(PrinterCallback)  # RunCallback logs what matters, in words
         self.dataset_fingerprint = dataset_fingerprint
         self.checkpoints_kept = checkpoints_kept
         self.on_sealed = on_sealed
