@@ -9,10 +9,13 @@ from pathlib import Path
 
 import gradio as gr
 
+from training.config import TrainingConfig
 from training.data.datasets import SAMPLES
 from training.names import new_name
 from ui import form, form_html
 from ui.text import Language, Wording, Wordings, escaped, say
+from vlm.blueprint import tower_counts
+from vlm.counts import TowerCounts
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ def build_form(workspace: Path, can_train: bool, wordings: Wordings) -> Form:
         adapter_card(built, wordings)
         action_bar(built, workspace, can_train, wordings)
     return built
+
+
+def first_counts() -> TowerCounts:
+    """The counts of the form as it is drawn, from the committed table: no torch is needed to see them."""
+    return tower_counts(TrainingConfig())
 
 
 def title(wordings: Wordings, key: str, step: int | None = None) -> None:
@@ -102,7 +110,8 @@ def model_card(built: Form, wordings: Wordings) -> None:
             built.controls["model"] = choice_of(
                 wordings, "model", [(say("en", "starter"), "starter")], label="base_model"
             )
-            built.parts["model_note"] = drawn(wordings, elem_classes="note")
+            note = form_html.model_note("en", "starter", first_counts())
+            built.parts["model_note"] = drawn(wordings, value=note, elem_classes="note")
         about = form_html.model_about("en", "starter")
         built.parts["model_about"] = gr.HTML(about, apply_default_css=False, elem_classes="about")
         with gr.Row(elem_classes="links"):
@@ -134,7 +143,8 @@ def adapter_card(built: Form, wordings: Wordings) -> None:
         tower_row(built, wordings, "vision")
         drawn(wordings, form_html.connector_row)
         tower_row(built, wordings, "text")
-        built.parts["counts"] = drawn(wordings, elem_classes="counts")
+        counts = form_html.counts_line("en", first_counts())
+        built.parts["counts"] = drawn(wordings, value=counts, elem_classes="counts")
         with gr.Accordion(say("en", "advanced"), open=False, elem_classes="fold", elem_id="advanced") as fold:
             for group, names in form.ADVANCED.items():
                 title(wordings, group)
@@ -152,7 +162,8 @@ def tower_row(built: Form, wordings: Wordings, tower: str) -> None:
             form.default_of(use), label=say("en", tower), elem_classes="switch", interactive=True, elem_id=use
         )
         built.controls[use] = wordings.bind(switch, label=tower)
-        built.parts[f"{tower}_bar"] = drawn(wordings)
+        bar = form_html.tower_bar(first_counts().vision if tower == "vision" else first_counts().text)
+        built.parts[f"{tower}_bar"] = drawn(wordings, value=bar)
         number = gr.Number(
             form.default_of(rank),
             label=say("en", f"{tower}_rank"),
