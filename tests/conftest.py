@@ -43,17 +43,10 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base model folder as a user has one: a composed model of 0.1 M random weights, and its processor.
-
-    The weights are ten times wider than usual: with frozen, nearly equal embeddings no adapter learns much.
-    """
-    import torch
+def tiny_tokenizer():
+    """A byte-level BPE of 320 tokens, which spells most words out."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import MBartConfig, PreTrainedTokenizerFast, ViTConfig, ViTImageProcessor
-
-    from vlm.composed import ComposedConfig, ComposedForConditionalGeneration, ComposedProcessor
+    from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizers.NFC()
@@ -66,9 +59,23 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     backend.train_from_iterator([QUESTION, *PICTURES.values()], trainer)
     backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=96
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model folder as a user has one: a composed model of 0.1 M random weights, and its processor.
+
+    The weights are ten times wider than usual: with frozen, nearly equal embeddings no adapter learns much.
+    """
+    import torch
+    from transformers import MBartConfig, ViTConfig, ViTImageProcessor
+
+    from vlm.composed import ComposedConfig, ComposedForConditionalGeneration, ComposedProcessor
+
+    tokenizer = tiny_tokenizer()
     half, size = [0.5, 0.5, 0.5], {"height": 48, "width": 48}
     image_processor = ViTImageProcessor(size=size, image_mean=half, image_std=half)
     vision = ViTConfig(
@@ -126,10 +133,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small edition of the sample shapes-vi: 12 images with questions and captions."""
+    """A small edition of the sample shapes-vi: 12 images of one object, with questions and captions."""
     from training.data.samples import make_sample
+    from training.data.scenes import Difficulty
 
-    return make_sample("shapes-vi", tmp_path_factory.mktemp("datasets") / "scenes", images=12)
+    folder = tmp_path_factory.mktemp("datasets") / "scenes"
+    return make_sample("shapes-vi", folder, images=12, difficulty=Difficulty(max_objects=1))
 
 
 @pytest.fixture(scope="session")

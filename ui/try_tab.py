@@ -71,34 +71,8 @@ class TryTab:
 def build_try_tab(wordings: Wordings) -> TryTab:
     with gr.Row(elem_classes="page"):
         with gr.Column(elem_classes="settings"):
-            with gr.Column(elem_classes="card"):
-                title(wordings, "image", 1)
-                image = gr.Image(
-                    type="filepath",
-                    image_mode=None,
-                    format="png",
-                    sources=["upload", "clipboard", "webcam"],
-                    label=say("en", "image"),
-                    show_label=False,
-                    buttons=[],
-                    height=270,
-                    placeholder=say("en", "image_hint"),
-                    interactive=True,
-                    elem_id="image",
-                )
-                wordings.bind(image, label="image", placeholder="image_hint")
-                thumbnails = drawn(wordings, elem_classes="pickable", js_on_load=TELL_PICKED)
-            with gr.Column(elem_classes="card"):
-                title(wordings, "who", 2)
-                who = gr.CheckboxGroup(
-                    [],
-                    label=say("en", "answerers"),
-                    show_label=False,
-                    elem_classes="switch who",
-                    elem_id="who",
-                )
-                wordings.bind(who, label="answerers")
-                who_note = drawn(wordings)
+            image, thumbnails = image_card(wordings)
+            who, who_note = who_card(wordings)
         with gr.Column(elem_classes="asking"):
             with gr.Column(elem_classes="card"):
                 with gr.Row(elem_classes="ask"):
@@ -133,6 +107,44 @@ def build_try_tab(wordings: Wordings) -> TryTab:
         earlier,
         gr.State({}),
     )
+
+
+def image_card(wordings: Wordings) -> tuple[gr.Image, gr.HTML]:
+    """The picture to ask about, and pictures to choose from."""
+    with gr.Column(elem_classes="card"):
+        title(wordings, "image", 1)
+        image = gr.Image(
+            type="filepath",
+            image_mode=None,
+            format="png",
+            sources=["upload", "clipboard", "webcam"],
+            label=say("en", "image"),
+            show_label=False,
+            buttons=[],
+            height=270,
+            placeholder=say("en", "image_hint"),
+            interactive=True,
+            elem_id="image",
+        )
+        wordings.bind(image, label="image", placeholder="image_hint")
+        thumbnails = drawn(wordings, elem_classes="pickable", js_on_load=TELL_PICKED)
+    return image, thumbnails
+
+
+def who_card(wordings: Wordings) -> tuple[gr.CheckboxGroup, gr.HTML]:
+    """Who answers, and a note about them."""
+    with gr.Column(elem_classes="card"):
+        title(wordings, "who", 2)
+        who = gr.CheckboxGroup(
+            [],
+            label=say("en", "answerers"),
+            show_label=False,
+            elem_classes="switch who",
+            elem_id="who",
+        )
+        wordings.bind(who, label="answerers")
+        who_note = drawn(wordings)
+    return who, who_note
 
 
 def add_try_events(tab: TryTab, workspace: Path, language: gr.BrowserState, select: Trigger) -> None:
