@@ -13,6 +13,7 @@ from ui import run_panel
 from ui.run_panel import NEWEST
 from ui.runs_tab import runs_table
 from ui.text import Wordings
+from ui.try_tab import BASE, who_can_answer
 
 SKIP = gr.skip()
 
@@ -74,6 +75,18 @@ def test_a_run_that_was_opened_and_then_deleted_gives_way_to_the_newest(tmp_path
     folder(tmp_path, "old", age=60, ends="stopped", step=3, elapsed_s=1.0)
     folder(tmp_path, "new", ends="stopped", step=3, elapsed_s=1.0)
     assert run_panel.run_to_show(tmp_path, "gone").name == "new"
+
+
+def test_a_run_whose_settings_are_broken_is_still_told_and_listed(panel, tmp_path):
+    run = folder(tmp_path, "broken")
+    kinds = {"example_id": "a", "question": "màu gì?", "answer": "đỏ", "prediction": "red"}
+    EventLog(run.events_path).append("sample", step=0, image="images/1.png", **kinds)
+    run.config_path.write_text("epochs: [")
+    updates, showing, _ = tick(panel, tmp_path, {})
+    assert showing == "broken"
+    assert "màu gì?" in updates["film"]["value"]
+    assert "broken" in runs_table(tmp_path, "en", None, can_train=True)
+    assert who_can_answer(tmp_path, "en", [])[0]["value"] == [BASE]
 
 
 def test_a_picture_outside_the_dataset_is_not_shown(tmp_path):

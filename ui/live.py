@@ -208,7 +208,7 @@ def _said(language: Language, said: Mapping[str, str]) -> str:
     words = escape(said["prediction"].strip() or say(language, "nothing_said"))
     if is_right(said["prediction"], said["answer"]):
         return f'<span class="ok">{words}&nbsp;✓</span>'
-    return f'<span class="no">{words}</span>'
+    return f'<span class="no" title="{words}">{words}</span>'
 
 
 def log(language: Language, story: Story) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from training import runs
+from training.config import TrainingConfig
 from training.data.datasets import SAMPLES
 from training.events import tail
 from training.runs import Run, Status
@@ -18,6 +19,7 @@ from ui import live
 from ui.pictures import data_uri
 from ui.story import Story, gather
 from ui.text import Language, Wordings, say
+from vlm.errors import UserError
 
 OUTPUT_LINES = 200
 
@@ -156,9 +158,25 @@ def _story(run: Run, _changed: int, _size: int) -> Story:
     return gather(run.events())
 
 
+def settings_of(run: Run) -> TrainingConfig | None:
+    """The run's settings, parsed again only where the file changed; None where it can't be read."""
+    try:
+        return _settings(run, run.config_path.stat().st_mtime_ns)
+    except (OSError, UserError):
+        return None
+
+
+@lru_cache(maxsize=64)
+def _settings(run: Run, _changed: int) -> TrainingConfig:
+    return run.config()
+
+
 def picture_of(run: Run, image: str) -> str | None:
     """A sample's picture as a data: URI, if its path stays inside the dataset's folder."""
-    root = dataset_root(run.config().dataset, run.workspace).resolve()
+    settings = settings_of(run)
+    if settings is None:
+        return None
+    root = dataset_root(settings.dataset, run.workspace).resolve()
     path = (root / image).resolve()
     return data_uri(path) if path.is_relative_to(root) else None
 

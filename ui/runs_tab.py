@@ -16,7 +16,7 @@ from training.runs import Run
 from ui import live
 from ui.cards import drawn, title
 from ui.events import QUIET
-from ui.run_panel import story_of
+from ui.run_panel import settings_of, story_of
 from ui.text import Language, Wordings, ago, escaped
 from vlm.errors import UserError
 
@@ -100,10 +100,8 @@ def _row(run: Run, language: Language, asked: bool, can_train: bool) -> str:
 
 
 def _dataset_of(run: Run) -> str:
-    try:
-        return Path(run.config().dataset).name
-    except UserError:
-        return "–"
+    settings = settings_of(run)
+    return Path(settings.dataset).name if settings else "–"
 
 
 def _actions(run: Run, language: Language, status: runs.Status, asked: bool, can_train: bool) -> str:

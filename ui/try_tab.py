@@ -21,7 +21,7 @@ from ui.cards import drawn, title
 from ui.events import QUEUED, QUIET, Trigger
 from ui.live import exact_words, ranks
 from ui.pictures import data_uri
-from ui.run_panel import has_adapter, story_of
+from ui.run_panel import has_adapter, settings_of, story_of
 from ui.text import Language, Wordings, say
 from vlm.errors import UserError
 
@@ -198,7 +198,9 @@ def who_can_answer(workspace: Path, language: Language, chosen: Sequence[str] | 
 
     With nothing chosen yet it is the base and the newest adapter.
     """
-    adapters = [run for run in runs.list_runs(workspace) if has_adapter(run, run.status())]
+    adapters = [
+        run for run in runs.list_runs(workspace) if has_adapter(run, run.status()) and settings_of(run)
+    ]
     choices = [
         (say(language, "base_model"), BASE),
         *((adapter_words(language, run), f"/{run.name}") for run in adapters),
