@@ -19,7 +19,7 @@ from training.data.scenes import Difficulty, Look, Scene, draw_scene, make_scene
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """How one sample dataset is drawn and talked about: 1,920 questions and 80 captions, 2,000 examples."""
+    """How one sample dataset is drawn and talked about: by default 1,920 questions and 80 captions."""
 
     language: Language
     look: Look
@@ -33,8 +33,8 @@ class Sample:
 SAMPLES = {
     "shapes": Sample(ENGLISH, "shapes", 11),
     "shapes-vi": Sample(VIETNAMESE, "shapes", 22),
-    # A new look wants many images: with 480 of four questions each a vision LoRA learned them by heart.
-    "blueprints": Sample(BLUEPRINT, "blueprint", 33, images=1920, questions_per_image=1, caption_every=24),
+    # A new look wants many images: a vision LoRA learned 480, and 1,920 too, by heart.
+    "blueprints": Sample(BLUEPRINT, "blueprint", 33, images=4800, questions_per_image=1, caption_every=24),
 }
 
 

@@ -159,29 +159,30 @@ def _draw_hatched(
     rng: random.Random, canvas: Image.Image, item: SceneObject, outline: list[tuple[float, float]]
 ) -> None:
     ink = (236, 242, 252)
-    mask = Image.new("L", canvas.size)
-    ImageDraw.Draw(mask).polygon(outline, fill=255)
-    ground = canvas.getpixel((1, 1))
-    canvas.paste(ground, mask=mask)
-    hatching = ImageChops.multiply(_hatching(rng, item.fill, canvas.width), mask)
-    canvas.paste(ink, mask=hatching)
+    left, top = (math.floor(min(corner)) for corner in zip(*outline, strict=True))
+    right, bottom = (math.ceil(max(corner)) for corner in zip(*outline, strict=True))
+    mask = Image.new("L", (right - left, bottom - top))
+    ImageDraw.Draw(mask).polygon([(x - left, y - top) for x, y in outline], fill=255)
+    canvas.paste(canvas.getpixel((1, 1)), (left, top), mask)
+    hatching = ImageChops.multiply(_hatching(rng, item.fill, mask.width, mask.height), mask)
+    canvas.paste(ink, (left, top), hatching)
     ImageDraw.Draw(canvas).line([*outline, outline[0]], fill=ink, width=round(1.7 * _SCALE), joint="curve")
 
 
-def _hatching(rng: random.Random, fill: int, side: int) -> Image.Image:
+def _hatching(rng: random.Random, fill: int, width: int, height: int) -> Image.Image:
     """White marks on black: plain, dotted, striped (across), barred (upright), slanted, checked."""
-    mask = Image.new("L", (side, side))
-    draw, step, width = ImageDraw.Draw(mask), 5 * _SCALE, round(1.5 * _SCALE)
-    for at in range(rng.randrange(step) - side, 2 * side, step):
-        if fill == 1:
-            for y in range(rng.randrange(step), side, step):
-                draw.ellipse((at - width, y - width, at + width // 2, y + width // 2), fill=255)
-        if fill in (2, 5):
-            draw.line((0, at, side, at), fill=255, width=width)
-        if fill in (3, 5):
-            draw.line((at, 0, at, side), fill=255, width=width)
-        if fill == 4:
-            draw.line((at, 0, at + side, side), fill=255, width=width)
+    mask = Image.new("L", (width, height))
+    draw, step, stroke = ImageDraw.Draw(mask), 5 * _SCALE, round(1.5 * _SCALE)
+    start = rng.randrange(step)
+    for at in range(start - height, width, step) if fill == 4 else ():
+        draw.line((at, 0, at + height, height), fill=255, width=stroke)
+    for y in range(start, height, step) if fill in (2, 5) else ():
+        draw.line((0, y, width, y), fill=255, width=stroke)
+    for x in range(start, width, step) if fill in (3, 5) else ():
+        draw.line((x, 0, x, height), fill=255, width=stroke)
+    for x in range(start, width, step) if fill == 1 else ():
+        for y in range(start, height, step):
+            draw.ellipse((x - stroke, y - stroke, x + stroke // 2, y + stroke // 2), fill=255)
     return mask
 
 
