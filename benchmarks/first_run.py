@@ -28,8 +28,8 @@ CAPTION_EVERY = 5
 TEST_SEED = 770_077
 RUNS = {
     "shapes-vi, default settings": ("shapes-vi", []),
-    "blueprints, text": ("blueprints", []),
-    "blueprints, vision and text": ("blueprints", ["--use_vision_lora"]),
+    "blueprints, text": ("blueprints", ["--epochs", "4"]),
+    "blueprints, vision and text": ("blueprints", ["--epochs", "4", "--use_vision_lora"]),
 }
 
 

@@ -7,8 +7,10 @@ the number to `forward`. Four batches of one therefore give what one batch of fo
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from training.checkpoints import rotate, seal
 from training.collate import Collator
@@ -16,6 +18,25 @@ from training.config import TrainingConfig
 from vlm import adapters
 from vlm.example import Example
 from vlm.loading import LoadedModel
+
+BUCKET = 40
+"""Characters of an answer: those of one bucket may share a batch."""
+
+
+class LengthBuckets(LengthGroupedSampler):
+    """Batches of answers of like length, in an order that seed and epoch decide: a resumed run has it too.
+
+    One long caption among short answers makes the decoder read a whole batch at the caption's length. Within
+    a bucket the order is random, so that short answers of all kinds stay mixed.
+    """
+
+    def __init__(self, batch_size: int, examples: Sequence[Example], seed: int) -> None:
+        lengths = [len(example.answer) // BUCKET for example in examples]
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator().manual_seed(seed))
+        self.seed = seed
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator.manual_seed(self.seed + epoch)
 
 
 class AdapterTrainer(Trainer):
@@ -40,6 +61,10 @@ class AdapterTrainer(Trainer):
         self.dataset_fingerprint = dataset_fingerprint
         self.checkpoints_kept = checkpoints_kept
         self.on_sealed = on_sealed
+
+    def _get_train_sampler(self, train_dataset: Sequence[Example] | None = None) -> LengthBuckets:
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthBuckets(batch_size, train_dataset or self.train_dataset, self.args.seed)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """The adapter alone: Trainer's own adds `training_args.bin`, a pickle that can hold a token."""
