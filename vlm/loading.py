@@ -153,5 +153,5 @@ def quantization_config(
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=DTYPES[precision],
-        llm_int8_skip_modules=[name for name in (towers.vision, towers.connector, head) if name],
+        llm_int8_skip_modules=[towers.vision, *towers.connector, head],
     )

@@ -1,83 +1,154 @@
-"""Which modules are vision, connector and text in a model, read off its module names."""
+"""Which modules are vision, connector and text in a model, read off its modules."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from vlm.errors import UserError
 
 Tower = Literal["vision", "connector", "text"]
 TOWERS: tuple[Tower, ...] = ("vision", "connector", "text")
 
-VISION_NAMES = ("vision_tower", "vision_model", "vision_encoder", "visual", "image_encoder")
-CONNECTOR_NAMES = ("connector", "multi_modal_projector", "mm_projector", "projector", "aligner")
-ATTENTION_NAMES = ("q_proj", "k_proj", "v_proj", "out_proj", "o_proj", "query", "key", "value", "qkv")
-MLP_NAMES = ("fc1", "fc2", "gate_proj", "up_proj", "down_proj", "gate_up_proj")
-TARGET_NAMES = {"attention": ATTENTION_NAMES, "attention_mlp": ATTENTION_NAMES + MLP_NAMES}
+EXCEPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    "git": {"vision": ("git.image_encoder",), "connector": ("git.visual_projection",)},
+    "janus": {"connector": ("model.aligner",)},
+    "vision-encoder-decoder": {"vision": ("encoder",)},
+}
+"""By model type, what can't be read off the modules: git's text encoder and Janus' image generator lie beside
+the vision tower, where connectors lie, and a VisionEncoderDecoder calls its vision tower an encoder."""
+
+MERGER = re.compile(r"(^|_)merger(_list)?$")
+"""A connector that lies inside the vision tower, as in Qwen2-VL (arXiv:2409.12191)."""
+OTHER_SENSES = re.compile(r"audio|speech|sound")
+ATTENTION = re.compile(r"attention|attn")
+ROUTER = re.compile(r"^(router|gate)$")
 
 
 @dataclass(frozen=True, slots=True)
 class Towers:
-    """Full names of the vision tower's and the connector's module; every other parameter is text."""
+    """Full names of the vision tower's and the connector's modules; every other parameter is text."""
 
     vision: str
-    connector: str | None
+    connector: tuple[str, ...]
 
     def of(self, name: str) -> Tower:
         """The tower that a module or parameter belongs to, by its full name in the base model."""
-        if _lies_in(name, self.vision):
-            return "vision"
-        if self.connector is not None and _lies_in(name, self.connector):
+        if any(_lies_in(name, module) for module in self.connector):
             return "connector"
-        return "text"
+        return "vision" if _lies_in(name, self.vision) else "text"
 
 
-def find_towers(model: nn.Module) -> Towers:
-    """The towers of a base model. Raises `UserError` where no image encoder is found."""
-    names = [name for name, _ in model.named_modules()]
-    vision = _outermost(names, VISION_NAMES)
-    if vision is None:
+def find_towers(model: PreTrainedModel) -> Towers:
+    """The towers of a base model. Raises `UserError` where no image encoder is found.
+
+    The vision tower is what transformers calls the encoder of images. The connector is what lies beside it
+    and is not the language model (the module that holds the token embeddings), or a merger inside it.
+    """
+    known = EXCEPTIONS.get(model.config.model_type, {})
+    modules = dict(model.named_modules())
+    names = {id(module): name for name, module in modules.items()}
+    vision = known["vision"][0] if "vision" in known else names.get(id(model.get_encoder(modality="image")))
+    if not vision:
         raise UserError(
             f"No image encoder was found in {type(model).__name__}.", "Choose a vision-language model."
         )
-    return Towers(vision, _outermost(names, CONNECTOR_NAMES))
+    if "connector" in known:
+        return Towers(vision, known["connector"])
+    heads = {
+        names[id(m)] for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None
+    }
+    parent = vision.rpartition(".")[0]
+    beside = [f"{parent}.{name}".lstrip(".") for name, _ in modules[parent].named_children()]
+    connector = [
+        name
+        for name in beside
+        if name != vision
+        and not any(_lies_in(head, name) for head in heads)
+        and not OTHER_SENSES.search(name)
+        and any(True for _ in modules[name].parameters())
+    ]
+    connector += [f"{vision}.{name}" for name, _ in modules[vision].named_children() if MERGER.search(name)]
+    return Towers(vision, tuple(connector))
 
 
 def target_modules(
-    model: nn.Module,
+    model: PreTrainedModel,
     towers: Towers,
     tower: Tower,
-    targets: Literal["attention", "attention_mlp"],
+    targets: str,
     part: Literal["all", "encoder", "decoder"] = "all",
 ) -> list[str]:
-    """Full names of the linear layers of a tower that get a LoRA, in the model's order.
+    """Full names of the linear layers of a tower that get an adapter, in the model's order.
 
-    `part` narrows an encoder-decoder text tower. Raises `UserError` where nothing is left.
+    `targets` is "attention", "attention_mlp" (all that lies in the tower's layers, routers aside),
+    "all_linear", or layer names with commas between them, as `layer_names` gives them. `part` narrows an
+    encoder-decoder text tower. Raises `UserError` where nothing is left, or a name is not there.
     """
-    wanted = TARGET_NAMES[targets]
-    found = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and name.rpartition(".")[2] in wanted
-        and towers.of(name) == tower
-        and (part == "all" or part in name.split("."))
-    ]
+    linear = _linear_layers(model, towers, tower)
+    if part != "all":
+        linear = {name: module for name, module in linear.items() if part in name.split(".")}
+    modules = dict(model.named_modules())
+    if targets == "all_linear":
+        found = list(linear)
+    elif targets == "attention":
+        found = [name for name in linear if _in_stack(name) and _is_attention(name, modules)]
+    elif targets == "attention_mlp":
+        found = [name for name in linear if _in_stack(name) and not ROUTER.match(name.rpartition(".")[2])]
+    else:
+        wanted = [name.strip() for name in targets.split(",") if name.strip()]
+        there = {name.rpartition(".")[2] for name in linear}
+        if missing := [name for name in wanted if name not in there]:
+            raise UserError(
+                f"The {tower} tower of {type(model).__name__} has no layers named {', '.join(missing)}.",
+                f"Choose among {', '.join(sorted(there))}.",
+            )
+        found = [name for name in linear if name.rpartition(".")[2] in wanted]
     if not found:
         where = "" if part == "all" else f" in its {part}"
+        there = sorted({name.rpartition(".")[2] for name in _linear_layers(model, towers, tower)})
         raise UserError(
             f"The {tower} tower of {type(model).__name__} has no layers for {targets}{where}.",
-            f"Choose other targets (--{tower}_lora_targets)"
+            (f"Choose among {', '.join(there)} (--{tower}_lora_targets)" if there else "Leave this tower off")
             + ("." if part == "all" else ", or --text_lora_part all."),
         )
     return found
 
 
-def _outermost(names: list[str], wanted: tuple[str, ...]) -> str | None:
-    """The module with one of these names that lies least deep."""
-    found = [name for name in names if name.rpartition(".")[2] in wanted]
-    return min(found, key=lambda name: name.count("."), default=None)
+def layer_names(model: PreTrainedModel, towers: Towers, tower: Tower) -> list[str]:
+    """The names that a tower's linear layers have, each once: "q_proj", "fc1", …"""
+    return sorted({name.rpartition(".")[2] for name in _linear_layers(model, towers, tower)})
+
+
+def _linear_layers(model: PreTrainedModel, towers: Towers, tower: Tower) -> dict[str, nn.Module]:
+    """The tower's linear layers by full name, the output head aside."""
+    head = model.get_output_embeddings()
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+        and module is not head
+        and towers.of(name) == tower
+        and not OTHER_SENSES.search(name)
+    }
+
+
+def _is_attention(name: str, modules: dict[str, nn.Module]) -> bool:
+    """Whether a module around this layer is an attention, by its name or its class."""
+    steps = name.split(".")[:-1]
+    around = (".".join(steps[: end + 1]) for end in range(len(steps)))
+    return any(
+        ATTENTION.search(parent.rpartition(".")[2]) or "Attention" in type(modules[parent]).__name__
+        for parent in around
+    )
+
+
+def _in_stack(name: str) -> bool:
+    """Whether the layer lies in one of a stack of layers: a pooling head beside them gets no gradient."""
+    return any(step.isdecimal() for step in name.split(".")[:-1])
 
 
 def _lies_in(name: str, module: str) -> bool:

@@ -1,0 +1,43 @@
+"""Adapters: attach, count, save, inspect and load them; peft is imported in this folder alone."""
+
+from vlm.errors import UserError
+
+try:
+    from peft import PeftModel
+except ImportError as error:
+    raise UserError(
+        "PEFT is required for LoRA. Install it with: pip install peft",
+        "Then start again; nothing was changed.",
+    ) from error
+
+from vlm.adapters.attach import attach, count, count_lines, lora_config
+from vlm.adapters.files import (
+    CONFIG_FILE,
+    PEFT_PREFIX,
+    WEIGHTS_FILE,
+    AdapterInfo,
+    inspect,
+    replace_folder,
+    save,
+    verify_saved,
+)
+from vlm.adapters.loading import add, check_fits, load
+
+__all__ = [
+    "CONFIG_FILE",
+    "PEFT_PREFIX",
+    "WEIGHTS_FILE",
+    "AdapterInfo",
+    "PeftModel",
+    "add",
+    "attach",
+    "check_fits",
+    "count",
+    "count_lines",
+    "inspect",
+    "load",
+    "lora_config",
+    "replace_folder",
+    "save",
+    "verify_saved",
+]
