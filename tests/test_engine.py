@@ -41,12 +41,11 @@ def untouched(tiny_base: Path, picture: Image.Image, max_new_tokens: int) -> str
     """What the base says without any engine or adapter."""
     loaded = load_base(ModelSettings(model=str(tiny_base)))
     prompt = prompt_style(loaded.model.config, loaded.processor, 512)
-    inputs = prompt.inputs([(Message("user", IMAGE + QUESTION), Message("assistant", ""))], [picture])
+    inputs = prompt.inputs([(Message("user", IMAGE + QUESTION), Message("assistant", ""))], [[picture]])
     with torch.no_grad():
         inputs = inputs.to(loaded.device)
-        return prompt.decode(loaded.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False))[
-            0
-        ]
+        generated = loaded.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        return prompt.decode(generated, inputs)[0]
 
 
 def test_an_answer_grows_word_by_word_and_its_end_is_marked(

@@ -122,8 +122,9 @@ def test_each_distinct_image_is_encoded_once_and_only_while_nothing_below_trains
     setting = Setting(tiny_config())
     assert len(setting.examples) > 12
     assert len(setting.collator.features.tokens) == 12
-    assert can_be_cached(setting.loaded.model, use_vision_lora=False)
-    assert not can_be_cached(setting.loaded.model, use_vision_lora=True)
+    assert can_be_cached(setting.loaded.model, setting.collator.prompt)
+    adapters.attach(setting.loaded.model, tiny_config(use_vision_lora=True), "tiny")
+    assert not can_be_cached(setting.loaded.model, setting.collator.prompt)
 
 
 def test_five_steps_give_the_pinned_losses(tiny_config: MakeConfig, pictures: Path) -> None:

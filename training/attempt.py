@@ -124,7 +124,7 @@ class Attempt:
         self, loaded: LoadedModel, prompt: PromptStyle, examples: Sequence[Example]
     ) -> ImageFeatures | None:
         """The images' features, if they stay the same during this run."""
-        if not can_be_cached(loaded.model, self.config.use_vision_lora):
+        if not can_be_cached(loaded.model, prompt):
             return None
         files = [image for example in examples for image in example.images]
         features = encode_images(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from PIL import Image
 from transformers import BatchFeature
 
 from training.data.images import load_image
@@ -19,22 +20,32 @@ class Collator:
         self.features = features
 
     def inputs(self, examples: Sequence[Example]) -> BatchFeature:
-        """What `generate` takes for these examples. Raises `UserError` if one has not exactly one image."""
+        """What `generate` takes for these examples. Raises `UserError` where a row can't be used."""
+        return self._with_features(
+            self.prompt.inputs(_conversations(examples), self._images(examples)), examples
+        )
+
+    def __call__(self, examples: Sequence[Example]) -> BatchFeature:
+        """What the model's `forward` takes, `labels` included: -100 where nothing is trained."""
+        batch = self.prompt.training_batch(_conversations(examples), self._images(examples))
+        return self._with_features(batch, examples)
+
+    def _images(self, examples: Sequence[Example]) -> list[list[Image.Image]] | None:
         for example in examples:
-            if len(example.images) != 1:
+            if self.prompt.takes_one_image and len(example.images) != 1:
                 raise UserError(
                     f"Example {example.id} has {len(example.images)} images; this model takes exactly one.",
                     "Remove the row, or give it one image.",
                 )
-        conversations, files = [e.messages for e in examples], [e.images[0] for e in examples]
-        if self.features is None:
-            return self.prompt.inputs(conversations, [load_image(file) for file in files])
-        batch = self.prompt.inputs(conversations, None)
-        batch["mm_encoder_outputs"] = self.features.batch(files)
+        if self.features is not None:
+            return None
+        return [[load_image(file) for file in example.images] for example in examples]
+
+    def _with_features(self, batch: BatchFeature, examples: Sequence[Example]) -> BatchFeature:
+        if self.features is not None:
+            batch["mm_encoder_outputs"] = self.features.batch([example.images[0] for example in examples])
         return batch
 
-    def __call__(self, examples: Sequence[Example]) -> BatchFeature:
-        """What the model's `forward` takes, `labels` included: [B, T], -100 where nothing is trained."""
-        batch = self.inputs(examples)
-        batch["labels"] = self.prompt.labels([example.messages for example in examples])
-        return batch
+
+def _conversations(examples: Sequence[Example]) -> list:
+    return [example.messages for example in examples]

@@ -80,20 +80,14 @@ def evaluate(
     for start in range(0, len(ordered), BATCH_SIZE):
         progress(start, len(ordered))
         batch = ordered[start : start + BATCH_SIZE]
-        labelled = _to(model.device, collator(batch))
+        labelled = collator(batch).to(model.device)
         count = int((labelled["labels"] != -100).sum())
         loss_sum += model(**labelled).loss.item() * count
         tokens += count
-        inputs = {name: value for name, value in labelled.items() if name != "labels"}
-        answers = collator.prompt.decode(
-            model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        )
+        inputs = collator.inputs(batch).to(model.device)
+        generated = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        answers = collator.prompt.decode(generated, inputs)
         predictions |= {example.id: answer for example, answer in zip(batch, answers, strict=True)}
     progress(len(ordered), len(ordered))
     model.train(was_training)
     return Evaluation(loss_sum / max(tokens, 1), score(examples, predictions), predictions)
-
-
-def _to(device: torch.device, batch: dict) -> dict:
-    """The batch on the device; cached image features are there already."""
-    return {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in batch.items()}

@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from training.data.images import load_image
 from vlm.prompting import PromptStyle
+from vlm.towers import find_towers
 
 BATCH_SIZE = 32
 
@@ -28,9 +29,12 @@ class ImageFeatures:
         return {"image": BaseModelOutputWithPooling(pooler_output=pooled)}
 
 
-def can_be_cached(model: PreTrainedModel, use_vision_lora: bool) -> bool:
-    """Whether this model's forward takes image features, and whether they stay the same during the run."""
-    return not use_vision_lora and "mm_encoder_outputs" in inspect.signature(model.forward).parameters
+def can_be_cached(model: PreTrainedModel, prompt: PromptStyle) -> bool:
+    """Whether the features of an image stay the same: the model takes them, and nothing below them trains."""
+    if not prompt.reads_cache or "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
+        return False
+    towers = find_towers(model)
+    return not any(p.requires_grad and towers.of(name) != "text" for name, p in model.named_parameters())
 
 
 @torch.no_grad()

@@ -70,7 +70,7 @@ class Engine:
             self._stop.clear()
             self._load(ModelSettings(model=model))
             messages = (Message("user", IMAGE + question), Message("assistant", ""))
-            inputs = self._prompt.inputs([messages], [image]).to(self._loaded.device)
+            inputs = self._prompt.inputs([messages], [[image]]).to(self._loaded.device)
             for index, folder in enumerate(answerers):
                 if self._stop.is_set():
                     break
@@ -113,7 +113,10 @@ class Engine:
             self._activate(folder)
         began, answer, failure, heard_out = time.monotonic(), Answer(), [], False
         streamer = TextIteratorStreamer(
-            self._loaded.processor.tokenizer, skip_special_tokens=True, timeout=TOKEN_TIMEOUT_S
+            self._loaded.processor.tokenizer,
+            skip_prompt=True,  # `generate` gives it first: the prompt, or the token a decoder starts with
+            skip_special_tokens=True,
+            timeout=TOKEN_TIMEOUT_S,
         )
         counter = _Counter(self._stop)
         adapted = folder is not None or not self._names

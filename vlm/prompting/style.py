@@ -1,0 +1,72 @@
+"""PromptStyle: what all styles do, and how a text's tokens are found."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from PIL import Image
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+
+from vlm.errors import UserError
+from vlm.example import Message
+
+IGNORED = -100
+"""The label of a token that is not trained on."""
+
+Conversation = Sequence[Message]
+Pictures = Sequence[Sequence[Image.Image]]
+"""The images of each conversation, in the order of its placeholders."""
+
+
+class PromptStyle(Protocol):
+    """How conversations become tensors for one kind of model.
+
+    `takes_one_image`: whether each conversation has exactly one. `reads_cache`: whether a batch without
+    images can be made, for precomputed image features.
+    """
+
+    takes_one_image: bool
+    reads_cache: bool
+
+    def __init__(self, processor: ProcessorMixin, max_length: int) -> None: ...
+
+    def inputs(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
+        """What `generate` takes: everything up to the last answer."""
+        ...
+
+    def training_batch(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
+        """What `forward` takes, `labels` [B, T] included: the answers and their ends, elsewhere `IGNORED`."""
+        ...
+
+    def decode(self, token_ids: torch.Tensor, inputs: BatchFeature) -> list[str]:
+        """The answers that `generate` gave for `inputs`, without special tokens."""
+        ...
+
+
+def without_prompt(token_ids: torch.Tensor, inputs: BatchFeature) -> torch.Tensor:
+    """Generated tokens, [B, T], without the prompt in front, where a model repeats it."""
+    prompt = inputs.get("decoder_input_ids", inputs["input_ids"])
+    length = prompt.shape[1]
+    # BLIP puts another token first and leaves the last one out.
+    if torch.equal(token_ids[:, 1 : length - 1], prompt[:, 1 : length - 1].to(token_ids.device)):
+        return token_ids[:, length:]
+    return token_ids
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, token_ids: torch.Tensor) -> list[str]:
+    return [text.strip() for text in tokenizer.batch_decode(token_ids, skip_special_tokens=True)]
+
+
+def question_of(conversation: Conversation) -> str:
+    """Everything before the last answer as plain text, a turn a line."""
+    return "\n".join(m.plain_text for m in conversation if m is not conversation[-1] and m.plain_text)
+
+
+def require_length(lengths: Sequence[int], texts: Sequence[str], max_length: int, what: str) -> None:
+    """Raises `UserError` where a text has more tokens than the model reads: nothing is cut in silence."""
+    longest = max(range(len(lengths)), key=lambda index: lengths[index])
+    if lengths[longest] > max_length:
+        raise UserError(
+            f"{what} has {lengths[longest]} tokens, and {max_length} is the most: {texts[longest][:60]!r}.",
+            "Shorten it, or raise --max_length where the model can read more.",
+        )
