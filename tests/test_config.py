@@ -33,7 +33,7 @@ def test_every_field_says_what_it_is_and_which_values_it_takes():
         assert allowed(name)
     assert allowed("text_lora_r") == "a whole number from 1 to 1024"
     assert allowed("held_out") == "a number from 0 below 1"
-    assert allowed("quantization") == "one of none, 4bit"
+    assert allowed("quantization") == "one of none, 8bit, 4bit"
     assert allowed("max_steps") == "a whole number from 1 to 10000000, or leave it out"
 
 
@@ -56,7 +56,7 @@ def test_every_field_says_what_it_is_and_which_values_it_takes():
         *(("max_grad_norm", value) for value in ("nan", 0, -1)),
         *(("warmup_steps", value) for value in (-1, 1.5, "nan")),
         *(("use_text_lora", value) for value in (1, 0, 2, 1.0, "maybe", None)),
-        ("quantization", "8bit"),
+        ("quantization", "2bit"),
         *(("dataset", value) for value in ("", None, 5, "a\0b", "a\nb")),
         *(("workspace", value) for value in ("", None, "a\0b")),
         *(("model", value) for value in ("", "a\x1b[31m")),

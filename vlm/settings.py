@@ -8,7 +8,7 @@ Rank = Annotated[int, Field(ge=1, le=1024)]
 Alpha = Annotated[float, Field(gt=0, le=65536, allow_inf_nan=False)]
 Targets = Literal["attention", "attention_mlp"]
 TextPart = Literal["all", "encoder", "decoder"]
-Quantization = Literal["none", "4bit"]
+Quantization = Literal["none", "8bit", "4bit"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -19,11 +19,22 @@ class ModelSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(
-        "starter", min_length=1, max_length=4096, description="Base model: `starter`, or a model folder."
+        "starter",
+        min_length=1,
+        max_length=4096,
+        description="Base model: `starter`, a model folder, a Hub id `org/name`, or `vision+text` of two.",
+    )
+    revision: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="Branch, tag or commit of a Hub model; the newest if not given.",
     )
     quantization: Quantization = Field(
-        "none", description="Keep the base's weights in 4 bits (QLoRA, NF4), or as they are."
+        "none",
+        description="Keep the base's weights in 8 bits (LLM.int8), 4 bits (QLoRA, NF4), or as they are.",
     )
+    quantize_vision: bool = Field(False, description="Quantize the vision tower and the connector as well.")
     precision: Precision = Field(
         "auto", description="Number format of the arithmetic; `auto` follows the hardware."
     )
