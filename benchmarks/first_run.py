@@ -51,7 +51,7 @@ def wilson(rate: float, count: int) -> tuple[float, float]:
     z = 1.96
     middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
-    return middle - half, middle + half
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def ask(dataset: str, folder: Path, adapter: Path | None, model: str, run_s: float | None = None) -> Result:

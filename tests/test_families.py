@@ -1,0 +1,236 @@
+"""Each family's round trip: adapt its towers, train, save, load in a fresh process, generate, merge.
+
+The models are tiny and random, built from their transformers configurations with tokenizers made here. What
+passes is what `docs/models.md` lists: `UPDATE_DOCS=1 pytest tests/test_families.py` writes it anew.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from tests.families import FAMILIES
+from transformers import BatchFeature
+
+from tests.models_doc import FamilyResult, cache_works, document
+from vlm import adapters
+from vlm.example import IMAGE, Message
+from vlm.loading import load_base
+from vlm.prompting import EXCEPTIONS as PROMPT_EXCEPTIONS
+from vlm.prompting import IGNORED, PromptStyle, prompt_style
+from vlm.settings import AdapterSettings, ModelSettings
+from vlm.towers import EXCEPTIONS as TOWER_EXCEPTIONS
+from vlm.towers import find_towers
+
+ROOT = Path(__file__).parent.parent
+DOCUMENT = ROOT / "docs" / "models.md"
+BOTH = AdapterSettings(
+    use_vision_lora=True, vision_lora_r=2, text_lora_r=3, lora_dropout=0.0, text_lora_targets="attention"
+)
+ANSWERS = ("a red circle", "hai hình vuông")
+
+Batch = list[tuple[tuple[Message, ...], list[Image.Image]]]
+
+
+def picture(colour: str) -> Image.Image:
+    image = Image.new("RGB", (56, 56), "white")
+    ImageDraw.Draw(image).ellipse((8, 8, 40, 40), fill=colour)
+    return image
+
+
+def asked(question: str, answer: str) -> tuple[Message, ...]:
+    return Message("user", IMAGE + question), Message("assistant", answer)
+
+
+EXAMPLES: Batch = [
+    (asked("what is this?", ANSWERS[0]), [picture("red")]),
+    (asked("có mấy hình vuông?", ANSWERS[1]), [picture("blue")]),
+]
+
+
+def training_batch(prompt: PromptStyle, examples: Batch = EXAMPLES) -> BatchFeature:
+    return prompt.training_batch([turns for turns, _ in examples], [images for _, images in examples])
+
+
+def trained_texts(prompt: PromptStyle, batch: BatchFeature) -> list[str]:
+    return [prompt.tokenizer.decode(row[row != IGNORED]) for row in batch["labels"]]
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folders of the families that were built, adapters beside them."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def results() -> dict[str, FamilyResult]:
+    return {}
+
+
+@pytest.fixture
+def family(request: pytest.FixtureRequest, built: dict, tmp_path_factory: pytest.TempPathFactory) -> str:
+    name = request.param
+    if name not in built:
+        built[name] = tmp_path_factory.mktemp(name.replace("-", "_"))
+        FAMILIES[name](built[name] / "base")
+    return name
+
+
+def train(model: adapters.PeftModel, batch: BatchFeature, steps: int = 3) -> tuple[float, float]:
+    """Loss before and after a few steps on one batch."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-2)
+    losses = []
+    for _ in range(steps + 1):
+        optimizer.zero_grad()
+        loss = model(**batch).loss
+        losses.append(loss.item())
+        loss.backward()
+        if len(losses) <= steps:
+            optimizer.step()
+    return losses[0], losses[-1]
+
+
+@torch.no_grad()
+def logits(model: torch.nn.Module, batch: BatchFeature) -> torch.Tensor:
+    model.eval()
+    return model(**batch).logits
+
+
+every_family = pytest.mark.parametrize("family", list(FAMILIES), indirect=True)
+
+
+@every_family
+def test_round_trip(family: str, built: dict[str, Path], results: dict[str, FamilyResult]) -> None:
+    folder = built[family] / "base"
+    loaded = load_base(ModelSettings(model=str(folder)))
+    prompt = prompt_style(loaded.model.config, loaded.processor, 4096)
+    batch = training_batch(prompt)
+    before = {name: parameter.detach().clone() for name, parameter in loaded.model.named_parameters()}
+
+    model = adapters.attach(loaded.model, BOTH, family)
+    counts = adapters.count(model)
+    assert counts.vision.trainable
+    assert counts.text.trainable
+    first, last = train(model, batch)
+    assert last < first
+    for name, parameter in loaded.model.named_parameters():
+        plain = name.replace(".base_layer", "")
+        assert (".lora_" in name) or torch.equal(parameter, before[plain]), f"{name} moved"
+    moved = {name for name, p in model.named_parameters() if ".lora_B." in name and p.any()}
+    towers = find_towers(loaded.model)
+    assert {towers.of(name.removeprefix(adapters.PEFT_PREFIX)) for name in moved} == {"vision", "text"}
+
+    adapters.save(model, built[family] / "adapter")
+    apart = logits(model, batch)
+    torch.save(apart, built[family] / "logits.pt")
+    inputs = prompt.inputs([EXAMPLES[0][0]], [EXAMPLES[0][1]])
+    generated = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    assert len(prompt.decode(generated, inputs)) == 1
+    cached = cache_works(loaded, prompt, EXAMPLES)
+    torch.testing.assert_close(logits(model.merge_and_unload(), batch), apart, rtol=1e-3, atol=1e-4)
+    results[family] = FamilyResult.of(family, loaded, prompt, towers, cached)
+
+
+@every_family
+def test_labels_are_exactly_the_answers_and_their_end(family: str, built: dict[str, Path]) -> None:
+    loaded = load_base(ModelSettings(model=str(built[family] / "base")))
+    prompt = prompt_style(loaded.model.config, loaded.processor, 4096)
+    batch = training_batch(prompt)
+    for row, (text, answer) in enumerate(zip(trained_texts(prompt, batch), ANSWERS, strict=True)):
+        assert text.strip().startswith(answer), text
+        end = text.strip().removeprefix(answer).strip()
+        assert end in prompt.tokenizer.all_special_tokens or end in prompt.tokenizer.added_tokens_encoder, end
+        labels = batch["labels"][row]
+        assert prompt.tokenizer.decode(labels[labels != IGNORED], skip_special_tokens=True).strip() == answer
+    alone = training_batch(prompt, EXAMPLES[:1])
+    assert trained_texts(prompt, alone)[0] == trained_texts(prompt, batch)[0], "padding moves no label"
+
+
+@every_family
+@pytest.mark.parametrize("tower", ["vision", "text"])
+def test_one_tower_alone_learns(family: str, built: dict[str, Path], tower: str) -> None:
+    loaded = load_base(ModelSettings(model=str(built[family] / "base")))
+    prompt = prompt_style(loaded.model.config, loaded.processor, 4096)
+    settings = BOTH.model_copy(
+        update={"use_vision_lora": tower == "vision", "use_text_lora": tower == "text"}
+    )
+    model = adapters.attach(loaded.model, settings, family)
+    counts = adapters.count(model)
+    assert (counts.vision.trainable > 0, counts.text.trainable > 0) == (tower == "vision", tower == "text")
+    first, last = train(model, training_batch(prompt))
+    assert last < first
+
+
+@every_family
+def test_several_turns_and_images(family: str, built: dict[str, Path]) -> None:
+    loaded = load_base(ModelSettings(model=str(built[family] / "base")))
+    prompt = prompt_style(loaded.model.config, loaded.processor, 4096)
+    if prompt.takes_one_image:
+        turns = (
+            *asked("what is this?", ANSWERS[0]),
+            Message("user", "where?"),
+            Message("assistant", ANSWERS[1]),
+        )
+        batch = training_batch(prompt, [(turns, [picture("red")]), EXAMPLES[1]])
+        assert trained_texts(prompt, batch)[0].strip().startswith(ANSWERS[1])
+    else:
+        turns = (*asked("what is this?", ANSWERS[0]), *asked("and this?", ANSWERS[1]))
+        batch = training_batch(prompt, [(turns, [picture("red"), picture("green")]), EXAMPLES[1]])
+        text = trained_texts(prompt, batch)[0]
+        assert text.strip().startswith(ANSWERS[0])
+        assert ANSWERS[1] in text
+        assert "and this" not in text
+        assert "what is" not in text
+    assert torch.isfinite(loaded.model(**batch).loss)
+
+
+RELOAD = """
+import json, sys, torch
+from tests.test_families import EXAMPLES, logits, training_batch
+from vlm import adapters
+from vlm.loading import load_base
+from vlm.prompting import prompt_style
+from vlm.settings import ModelSettings
+from pathlib import Path
+differences = {}
+for name, folder in json.loads(sys.argv[1]).items():
+    try:
+        loaded = load_base(ModelSettings(model=str(Path(folder) / "base")))
+        prompt = prompt_style(loaded.model.config, loaded.processor, 4096)
+        model = adapters.load(loaded.model, Path(folder) / "adapter")
+        saved = torch.load(Path(folder) / "logits.pt")
+        differences[name] = (logits(model, training_batch(prompt)) - saved).abs().max().item()
+    except Exception as error:
+        differences[name] = repr(error)
+print(json.dumps(differences))
+"""
+
+
+def test_one_fresh_process_loads_them_all_to_the_same_logits(built: dict[str, Path]) -> None:
+    folders = {name: str(folder) for name, folder in built.items() if (folder / "logits.pt").exists()}
+    ended = subprocess.run(
+        [sys.executable, "-c", RELOAD, json.dumps(folders)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    differences = json.loads(ended.stdout.splitlines()[-1])
+    assert differences.keys() == folders.keys()
+    assert {name: d for name, d in differences.items() if isinstance(d, str) or d > 1e-6} == {}
+
+
+def test_most_families_need_no_entry_of_their_own(results: dict[str, FamilyResult]) -> None:
+    special = {*TOWER_EXCEPTIONS, *PROMPT_EXCEPTIONS}
+    assert len(results) >= 28
+    assert sum(result.model_type not in special for result in results.values()) >= 25
+
+
+def test_the_document_lists_what_passed(results: dict[str, FamilyResult]) -> None:
+    if os.environ.get("UPDATE_DOCS"):
+        DOCUMENT.write_text(document(results), encoding="utf-8")
+    assert DOCUMENT.read_text(encoding="utf-8") == document(results)
