@@ -50,7 +50,7 @@ def test_captions_are_scored_apart_from_questions() -> None:
 
 
 def test_every_example_is_asked_once_and_the_loss_is_the_mean_over_all_answer_tokens(
-    tiny_base: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path, scenes: Path, tmp_path: Path
 ) -> None:
     loaded = load_base(ModelSettings(model=str(tiny_base), device="cpu"))
     collator = Collator(prompt_style(loaded.model.config, loaded.processor, 512), None)
@@ -65,8 +65,7 @@ def test_every_example_is_asked_once_and_the_loss_is_the_mean_over_all_answer_to
     with torch.no_grad():
         loaded.model.eval()
         assert at_once.loss == pytest.approx(loaded.model(**batch).loss.item(), rel=1e-4)
-    monkeypatch.setattr("training.evaluation.BATCH_SIZE", 3)
-    in_parts = evaluate(loaded.model, collator, examples, 6, lambda *done: None)
+    in_parts = evaluate(loaded.model, collator, examples, 6, lambda *done: None, batch_size=3)
     assert in_parts.loss == pytest.approx(at_once.loss, rel=1e-4)
     assert in_parts.metrics == pytest.approx(at_once.metrics)
 

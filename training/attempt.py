@@ -148,7 +148,14 @@ class Attempt:
         def progress(done: int, total: int) -> None:
             self._phase("evaluating", done, total, may_stop=step == 0)
 
-        result = evaluate(model, collator, examples, self.config.max_new_tokens, progress)
+        result = evaluate(
+            model,
+            collator,
+            examples,
+            self.config.max_new_tokens,
+            progress,
+            batch_size=2 * self.config.batch_size,  # nothing is kept for a backward pass
+        )
         self.log.append(
             "evaluated", step=step, loss=result.loss, metrics=result.metrics, examples=len(examples)
         )

@@ -72,7 +72,9 @@ class TrainingConfig(GenerationSettings, AdapterSettings, ModelSettings):
         1.0, gt=0, le=10**6, allow_inf_nan=False, description="Gradients are clipped to this norm."
     )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of split, order and initial weights.")
-    max_length: int = Field(512, ge=8, le=2**20, description="Longest example, in tokens.")
+    max_length: int = Field(
+        4096, ge=8, le=2**20, description="Longest example, in tokens, image tokens included."
+    )
     skip_bad_rows: bool = Field(
         False, description="Leave unusable rows of the dataset out, and count them, instead of refusing."
     )

@@ -12,8 +12,6 @@ from torch import nn
 from training.collate import Collator
 from vlm.example import Example
 
-BATCH_SIZE = 64
-
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -67,6 +65,8 @@ def evaluate(
     examples: Sequence[Example],
     max_new_tokens: int,
     progress: Callable[[int, int], None],
+    *,
+    batch_size: int = 64,
 ) -> Evaluation:
     """Loss and greedy answers of `model` on `examples`, in batches of similar length.
 
@@ -77,9 +77,9 @@ def evaluate(
     ordered = sorted(examples, key=lambda example: len(example.answer))
     predictions: dict[str, str] = {}
     loss_sum, tokens = 0.0, 0
-    for start in range(0, len(ordered), BATCH_SIZE):
+    for start in range(0, len(ordered), batch_size):
         progress(start, len(ordered))
-        batch = ordered[start : start + BATCH_SIZE]
+        batch = ordered[start : start + batch_size]
         labelled = collator(batch).to(model.device)
         count = int((labelled["labels"] != -100).sum())
         loss_sum += model(**labelled).loss.item() * count

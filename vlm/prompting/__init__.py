@@ -21,7 +21,7 @@ def prompt_style(config: PreTrainedConfig, processor: ProcessorMixin, max_length
             f"The processor of this {config.model_type} model has no tokenizer.",
             "Choose a folder with the model's own tokenizer and image processor.",
         )
-    return style_class(config, processor)(processor, max_length)
+    return style_class(config, processor)(config, processor, max_length)
 
 
 def style_class(config: PreTrainedConfig, processor: ProcessorMixin) -> type[PromptStyle]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import jinja2
 import torch
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
 
 from vlm.errors import UserError
@@ -36,7 +36,7 @@ class ChatPrompt:
     takes_one_image = False
     reads_cache = False
 
-    def __init__(self, processor: ProcessorMixin, max_length: int) -> None:
+    def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin, max_length: int) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.max_length = max_length

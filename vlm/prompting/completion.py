@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 
 from vlm.prompting.style import (
     IGNORED,
@@ -22,7 +22,7 @@ class CompletionPrompt:
     takes_one_image = True
     reads_cache = False
 
-    def __init__(self, processor: ProcessorMixin, max_length: int) -> None:
+    def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin, max_length: int) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.max_length = min(max_length, self.tokenizer.model_max_length)
@@ -102,19 +102,54 @@ class CaptionPrompt:
     takes_one_image = True
     reads_cache = False
 
-    def __init__(self, processor: ProcessorMixin, max_length: int) -> None:
+    def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin, max_length: int) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.max_length = min(max_length, self.tokenizer.model_max_length)
+        self.start_id = config.decoder_start_token_id
+        self.end_id = next(
+            token for token in (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id) if token is not None
+        )
 
     def inputs(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
-        raise NotImplementedError
+        """`pixel_values`, and the questions as the beginning of what the decoder writes."""
+        questions = [[self.start_id, *self._ids(question_of(turns))] for turns in conversations]
+        padded = self.tokenizer.pad({"input_ids": questions}, padding_side="left", return_tensors="pt")
+        return self._with_pixels(padded, images)
 
     def training_batch(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
-        raise NotImplementedError
+        """`decoder_input_ids` [B, T] are `labels` [B, T] a step later, questions included."""
+        questions = [self._ids(question_of(turns)) for turns in conversations]
+        answers = [[*self._ids(turns[-1].plain_text), self.end_id] for turns in conversations]
+        written = [question + answer for question, answer in zip(questions, answers, strict=True)]
+        read = [[self.start_id, *ids[:-1]] for ids in written]
+        batch = self._with_pixels(
+            self.tokenizer.pad({"input_ids": read}, padding_side="right", return_tensors="pt"), images
+        )
+        batch["labels"] = torch.full_like(batch["decoder_input_ids"], IGNORED)
+        for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+            end = len(question) + len(answer)
+            batch["labels"][row, len(question) : end] = torch.tensor(answer)
+        return batch
 
     def decode(self, token_ids: torch.Tensor, inputs: BatchFeature) -> list[str]:
         return decode(self.tokenizer, without_prompt(token_ids, inputs))
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def _with_pixels(self, padded: BatchFeature, images: Pictures | None) -> BatchFeature:
+        lengths = padded["attention_mask"].sum(1).tolist()
+        texts = self.tokenizer.batch_decode(padded["input_ids"], skip_special_tokens=True)
+        require_length(lengths, texts, self.max_length, "A text")
+        pictures = [pictures[0] for pictures in images or ()]
+        return BatchFeature(
+            {
+                "pixel_values": self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"],
+                "decoder_input_ids": padded["input_ids"],
+                "decoder_attention_mask": padded["attention_mask"],
+            }
+        )
 
 
 def _expands(processor: ProcessorMixin) -> bool:

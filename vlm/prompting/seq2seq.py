@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 
 from vlm.prompting.style import IGNORED, Conversation, Pictures, decode, question_of, require_length
 
@@ -14,7 +14,7 @@ class QuestionAnswerPrompt:
     takes_one_image = True
     reads_cache = True
 
-    def __init__(self, processor: ProcessorMixin, max_length: int) -> None:
+    def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin, max_length: int) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.max_length = min(max_length, self.tokenizer.model_max_length)

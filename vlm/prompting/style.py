@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 from PIL import Image
-from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 
 from vlm.errors import UserError
 from vlm.example import Message
@@ -28,7 +28,7 @@ class PromptStyle(Protocol):
     takes_one_image: bool
     reads_cache: bool
 
-    def __init__(self, processor: ProcessorMixin, max_length: int) -> None: ...
+    def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin, max_length: int) -> None: ...
 
     def inputs(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
         """What `generate` takes: everything up to the last answer."""
@@ -45,7 +45,7 @@ class PromptStyle(Protocol):
 
 def without_prompt(token_ids: torch.Tensor, inputs: BatchFeature) -> torch.Tensor:
     """Generated tokens, [B, T], without the prompt in front, where a model repeats it."""
-    prompt = inputs.get("decoder_input_ids", inputs["input_ids"])
+    prompt = inputs["decoder_input_ids"] if "decoder_input_ids" in inputs else inputs["input_ids"]
     length = prompt.shape[1]
     # BLIP puts another token first and leaves the last one out.
     if torch.equal(token_ids[:, 1 : length - 1], prompt[:, 1 : length - 1].to(token_ids.device)):
