@@ -1,35 +1,48 @@
 """Load a base model and its processor: device, number format, quantization.
 
-The only file that names BitsAndBytesConfig.
+The only file that names BitsAndBytesConfig. Where the files come from is vlm.hub's matter.
 """
 
 import importlib.util
 import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModelForImageTextToText,
     AutoProcessor,
+    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
 
-import vlm.composed  # noqa: F401 - registers the model type "composed"
+from vlm import hub
+from vlm.composed import ComposedConfig, ComposedForConditionalGeneration, ComposedProcessor
 from vlm.errors import UserError
 from vlm.settings import ModelSettings
-from vlm.towers import find_towers
+from vlm.towers import TOWERS, Towers, find_towers
 
 logger = logging.getLogger(__name__)
 
-STARTER = "starter"
-STARTER_FOLDER = Path(__file__).parent / "starter"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+BITSANDBYTES_DEVICES = ("cpu", "cuda")
+QUANTIZED_LAYERS = {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}
+
+_BAD_FILES = (
+    *(OSError, ValueError, SafetensorError, StrictDataclassError, ImportError, KeyError, TypeError),
+    *(AttributeError, IndexError, ArithmeticError, AssertionError, NotImplementedError),
+)
+"""What transformers raises on configurations, tokenizers and weights that are damaged or made up."""
+_FROM_FILES = {"trust_remote_code": False, "local_files_only": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,66 +58,118 @@ class LoadedModel:
 def load_base(settings: ModelSettings) -> LoadedModel:
     """The base model, frozen and in eval mode, on its device.
 
-    Weights are read from safetensors only, and no code of a model's folder is run. Raises `UserError` where
-    the folder, the device, the precision or the quantization can't be used.
+    Weights are read from safetensors only, and no code of a model's folder is run. What can be found out
+    without the weights (architecture, towers, processor) is, before they are downloaded. Raises `UserError`
+    where the model, the device, the precision or the quantization can't be used.
     """
-    folder, device = model_folder(settings.model), pick_device(settings.device)
+    device = pick_device(settings.device)
     precision = pick_precision(settings.precision, device)
-    config = read_config(settings.model)
-    quantization = quantization_config(settings, config, precision)
-    try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            config=config,
+    check_quantization(settings, device)
+    blueprint = blueprint_model(settings)
+    towers = find_towers(blueprint)
+    processor = load_processor(settings)
+    skipped = [] if settings.quantization == "none" else full_precision_modules(settings, blueprint, towers)
+    quantization = quantization_config(settings, skipped, precision, device)
+    with _explained(settings.model), _memory_told(settings, device):
+        model = _read_weights(
+            settings,
+            blueprint.config,
             dtype=DTYPES[precision],
             quantization_config=quantization,
             device_map=None if quantization is None else {"": device},
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
         )
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, SafetensorError) as error:
+        if quantization is None:
+            model.to(device)
+    if quantization is not None:
+        check_quantized(settings, model, towers, skipped)
+    model.requires_grad_(False).eval()
+    return LoadedModel(model, processor, device, precision)
+
+
+def _read_weights(settings: ModelSettings, config: PreTrainedConfig, **kwargs) -> PreTrainedModel:
+    """The model with its weights. Raises `UserError` where the files don't hold all of them."""
+    names = hub.parts(settings.model)
+    kwargs |= {"use_safetensors": True, **_FROM_FILES}
+    if len(names) == 2:
+        vision, text = (
+            hub.model_folder(name, role=role) for name, role in zip(names, ("vision", "text"), strict=True)
+        )
+        return ComposedForConditionalGeneration.from_towers(vision, text, **kwargs)
+    model, report = AutoModelForImageTextToText.from_pretrained(
+        hub.model_folder(settings.model, settings.revision),
+        config=config,
+        ignore_mismatched_sizes=True,  # they are in the report, and refused with the missing ones
+        output_loading_info=True,
+        **kwargs,
+    )
+    missing = {*report["missing_keys"], *(str(key[0]) for key in report["mismatched_keys"])}
+    if missing:
         raise UserError(
-            f"{settings.model} can't be loaded: {str(error).splitlines()[0]}",
-            "Choose a folder with config.json, *.safetensors and processor files.",
-        ) from error
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise UserError(
-            f"{settings.model} lacks {len(missing)} of its weights, {missing[0]} first.",
+            f"{settings.model} lacks {len(missing)} of its weights, {min(missing)} first.",
             "Download the model again: some of its files are missing or belong to another model.",
         )
-    model.requires_grad_(False).eval()
-    return LoadedModel(model if quantization else model.to(device), processor, device, precision)
+    return model
 
 
-def read_config(model: str) -> PreTrainedConfig:
-    """The architecture of a base model. Raises `UserError` where it is not a vision-language model."""
-    try:
-        config = AutoConfig.from_pretrained(
-            model_folder(model), trust_remote_code=False, local_files_only=True
+def load_processor(settings: ModelSettings) -> ProcessorMixin:
+    """The processor of a base model: image processor and tokenizer in one. Raises `UserError` without one."""
+    names = hub.parts(settings.model)
+    with _explained(settings.model):
+        if len(names) == 2:
+            vision, text = (
+                hub.small_folder(name, role=role)
+                for name, role in zip(names, ("vision", "text"), strict=True)
+            )
+            return ComposedProcessor.from_towers(vision, text)
+        folder = hub.small_folder(settings.model, settings.revision)
+        processor = AutoProcessor.from_pretrained(folder, **_FROM_FILES)
+        if isinstance(processor, ProcessorMixin):
+            return processor
+        # No class of processors goes with this model: its image processor and tokenizer stand alone.
+        return ComposedProcessor(
+            image_processor=AutoImageProcessor.from_pretrained(folder, **_FROM_FILES),
+            tokenizer=AutoTokenizer.from_pretrained(folder, **_FROM_FILES),
         )
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{model} has no configuration that can be read: {str(error).splitlines()[0]}",
-            "Choose a folder with a model's config.json.",
-        ) from error
-    if type(config) not in AutoModelForImageTextToText._model_mapping:
-        raise UserError(
-            f"{model} is a {config.model_type} model, which does not answer about images.",
-            "Choose a vision-language model.",
+
+
+def read_config(model: str, revision: str | None = None) -> PreTrainedConfig:
+    """The architecture of a base model; of one on the Hub nothing but config.json is fetched.
+
+    Raises `UserError` where there is no such model, or where it can't be done.
+    """
+    names = hub.parts(model)
+    if len(names) == 2:
+        if revision is not None:
+            raise UserError(f"{model} is two models, and has no revision.", "Leave --revision out.")
+        vision, text = (
+            hub.config_folder(name, role=role) for name, role in zip(names, ("vision", "text"), strict=True)
         )
+        with _explained(model):
+            return _unmarked(ComposedConfig.from_towers(vision, text))
+    folder = hub.config_folder(model, revision)
+    with _explained(model):
+        return _unmarked(AutoConfig.from_pretrained(folder, **_FROM_FILES))
+
+
+def _unmarked(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Without what a config.json wishes for as code: an attention kernel's name may be a Hub repository.
+
+    With None each part of a model takes sdpa, or eager where its class knows nothing else.
+    """
+    config._attn_implementation = None
+    config._experts_implementation = None
+    vars(config).pop("fusion_config", None)
     return config
 
 
-def model_folder(model: str) -> Path:
-    """Where a base model's files lie. Raises `UserError` where they don't."""
-    folder = STARTER_FOLDER if model == STARTER else Path(model)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"There is no model in {model}.", f"Use `{STARTER}`, or a folder with a config.json.")
-    return folder
+def blueprint_model(settings: ModelSettings) -> PreTrainedModel:
+    """The architecture on the meta device, from its configuration alone; no weight is read.
+
+    Raises `UserError` as `read_config` does, and where the configuration describes nothing that can be built.
+    """
+    config = read_config(settings.model, settings.revision)
+    with _explained(settings.model), torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -126,32 +191,119 @@ def pick_precision(wanted: str, device: torch.device) -> str:
         raise UserError("fp16 can't be trained on a CPU.", "Use --precision auto.")
     if wanted != "auto":
         return wanted
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if device.type == "cuda" and _computes_bf16() else "fp32"
+
+
+def _computes_bf16() -> bool:
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def check_quantization(settings: ModelSettings, device: torch.device) -> None:
+    """Refuse what bitsandbytes can't do here. Raises `UserError` with what to install or choose."""
+    if settings.quantization == "none":
+        return
+    bits = settings.quantization.removesuffix("bit")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"{bits}-bit training needs bitsandbytes.",
+            "Install it with: pip install bitsandbytes, or use --quantization none.",
+        )
+    if device.type not in BITSANDBYTES_DEVICES:
+        raise UserError(
+            f"{bits}-bit training does not run on {device.type} devices.",
+            "Use --quantization none, or --device cpu.",
+        )
+
+
+def full_precision_modules(settings: ModelSettings, blueprint: PreTrainedModel, towers: Towers) -> list[str]:
+    """Full names of the modules that stay as they are: the output head, vision tower and connector.
+
+    The latter two are quantized as well with `quantize_vision`. bitsandbytes wants full names here; short
+    ones do nothing and drop its own exemption of the output head.
+    """
+    heads = [
+        name for name, module in blueprint.named_modules() if module is blueprint.get_output_embeddings()
+    ]
+    return heads if settings.quantize_vision else [*heads, towers.vision, *towers.connector]
 
 
 def quantization_config(
-    settings: ModelSettings, config: PreTrainedConfig, precision: str
+    settings: ModelSettings, skipped: list[str], precision: str, device: torch.device
 ) -> BitsAndBytesConfig | None:
-    """How QLoRA keeps the text tower: NF4, double quantization (arXiv:2305.14314). None for full precision.
+    """How bitsandbytes keeps linear layers: LLM.int8 (arXiv:2208.07339), or NF4 with double quantization
+    (QLoRA, arXiv:2305.14314). None for full precision.
 
-    Vision tower, connector and output head stay as they are. Raises `UserError` without bitsandbytes.
+    NF4 computes in the format of the rest, or in fp16 on a GPU that has no bf16.
     """
     if settings.quantization == "none":
         return None
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError(
-            "4-bit training needs bitsandbytes.",
-            "Install it with: pip install bitsandbytes, or use --quantization none.",
-        )
-    with torch.device("meta"):
-        blueprint = AutoModelForImageTextToText.from_config(config)
-    towers = find_towers(blueprint)
-    # bitsandbytes wants full names here; short ones do nothing and drop its own exemption of the output head.
-    head = next(name for name, m in blueprint.named_modules() if m is blueprint.get_output_embeddings())
+    if settings.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
+    in_fp16 = device.type == "cuda" and precision == "fp32" and not _computes_bf16()
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=DTYPES[precision],
-        llm_int8_skip_modules=[towers.vision, *towers.connector, head],
+        bnb_4bit_compute_dtype=torch.float16 if in_fp16 else DTYPES[precision],
+        llm_int8_skip_modules=skipped,
     )
+
+
+def check_quantized(
+    settings: ModelSettings, model: PreTrainedModel, towers: Towers, skipped: list[str]
+) -> None:
+    """See what is quantized in fact, and say it. Raises `UserError` where the text tower is not at all."""
+    wanted = QUANTIZED_LAYERS[settings.quantization]
+    found: dict[str, int] = dict.fromkeys(TOWERS, 0)
+    left: dict[str, int] = dict.fromkeys(TOWERS, 0)
+    for name, module in model.named_modules():
+        if type(module).__name__ == wanted:
+            if any(name == other or name.startswith(f"{other}.") for other in skipped):
+                raise AssertionError(f"{name} was to stay as it is and is quantized")
+            found[towers.of(name)] += module.in_features * module.out_features
+        elif not any(True for _ in module.children()):
+            left[towers.of(name)] += sum(weight.numel() for weight in module.parameters(recurse=False))
+    if not found["text"]:
+        raise UserError(
+            f"Nothing in the text tower of {settings.model} can be quantized: it has no plain linear layers.",
+            "Use --quantization none.",
+        )
+    shares = (
+        f"{tower} {found[tower] / (found[tower] + left[tower]):.0%}"
+        for tower in TOWERS
+        if found[tower] + left[tower]
+    )
+    logger.info("Weights in %s: %s.", settings.quantization, ", ".join(shares))
+
+
+@contextmanager
+def _explained(model: str) -> Iterator[None]:
+    """Turn what transformers makes of unfit files into a `UserError`."""
+    try:
+        yield
+    except _BAD_FILES as error:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        install = re.search(r"pip install (?:-U )?([\w.\[\]-]+)", str(error))
+        if install is not None or isinstance(error, ModuleNotFoundError):
+            package = install[1] if install else error.name
+            raise UserError(
+                f"{model} needs a package that is not installed: {package}.",
+                f"Install it with: pip install {package}",
+            ) from error
+        raise UserError(
+            f"{model} can't be loaded: {lines[0][:300]}",
+            "Choose a folder with config.json, *.safetensors and processor files.",
+        ) from error
+
+
+@contextmanager
+def _memory_told(settings: ModelSettings, device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"{settings.model} does not fit in the memory of the {device.type} device.",
+            "Choose a smaller model, or --quantization 4bit.",
+        ) from error
