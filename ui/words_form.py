@@ -1,0 +1,107 @@
+"""The words of the bar and of the Train form. Read by ui.text alone. No torch."""
+
+WORDS: dict[str, tuple[str, str]] = {
+    # The bar
+    "train": ("Train", "Huấn luyện"),
+    "try": ("Try", "Dùng thử"),
+    "runs": ("Runs", "Lượt chạy"),
+    "other_language": ("Tiếng Việt", "English"),
+    "theme": ("Light or dark", "Sáng hay tối"),
+    "hardware": ("{cores} cores · {memory} GB", "{cores} nhân · {memory} GB"),
+    # 1 Data
+    "data": ("Data", "Dữ liệu"),
+    "dataset": ("Dataset", "Bộ dữ liệu"),
+    "sample_note": ("sample", "bộ mẫu"),
+    "own_note": ("yours", "của bạn"),
+    "examples_note": ("{kind} · {count} examples", "{kind} · {count} ví dụ"),
+    "loading_data": ("Getting the pictures ready…", "Đang chuẩn bị ảnh…"),
+    "example_line": ("“{question}” → “{answer}”", "“{question}” → “{answer}”"),
+    "caption_line": ("caption: “{answer}”", "chú thích: “{answer}”"),
+    "about_shapes": (
+        "English questions about coloured shapes: what the starter already knows.",
+        "Câu hỏi tiếng Anh về các hình có màu: điều mô hình Starter đã biết.",
+    ),
+    "about_shapes-vi": (
+        "The same kind of pictures, asked about in Vietnamese: a new language to learn.",
+        "Vẫn kiểu ảnh ấy, nhưng hỏi bằng tiếng Việt: một ngôn ngữ mới cần học.",
+    ),
+    "about_blueprints": (
+        "White drawings on blue, hatching instead of colour: a new look. Switch Vision on for these.",
+        "Nét trắng trên nền xanh, gạch bóng thay cho màu: một diện mạo mới. Hãy bật Thị giác cho bộ này.",
+    ),
+    "bad_rows": (
+        "{count} rows can't be used. First: {first}",
+        "{count} dòng không dùng được. Dòng đầu tiên: {first}",
+    ),
+    "add_yours": ("Add yours…", "Thêm dữ liệu của bạn…"),
+    "folder": ("Folder inside the workspace", "Thư mục trong không gian làm việc"),
+    "folder_hint": (
+        "A folder with images and metadata.jsonl, or one JSONL file.",
+        "Thư mục gồm ảnh và metadata.jsonl, hoặc một tệp JSONL.",
+    ),
+    "use_folder": ("Use this folder", "Dùng thư mục này"),
+    "upload_zip": ("Upload a zip", "Tải lên tệp zip"),
+    # 2 Model
+    "model": ("Model", "Mô hình"),
+    "base_model": ("Base model", "Mô hình gốc"),
+    "starter": ("Starter", "Starter"),
+    "starter_note": ("{count} M parameters · offline", "{count} triệu tham số · ngoại tuyến"),
+    "folder_note": ("model folder", "thư mục mô hình"),
+    "about_starter": (
+        "Answers in English about coloured shapes. Small enough to learn in {time} on this computer.",
+        "Trả lời bằng tiếng Anh về các hình có màu. Đủ nhỏ để học trong {time} trên máy này.",
+    ),
+    "about_folder": ("A model folder on this computer.", "Một thư mục mô hình trên máy này."),
+    "another_model": ("Another model…", "Mô hình khác…"),
+    "model_folder": ("Model folder", "Thư mục mô hình"),
+    "use_model": ("Use this model", "Dùng mô hình này"),
+    # 3 Adapter
+    "adapter": ("Adapter", "Adapter"),
+    "vision": ("Vision", "Thị giác"),
+    "connector": ("Connector", "Cầu nối"),
+    "text": ("Text", "Văn bản"),
+    "frozen": ("frozen", "đóng băng"),
+    "vision_rank": ("Rank of the vision LoRA", "Hạng của LoRA thị giác"),
+    "text_rank": ("Rank of the text LoRA", "Hạng của LoRA văn bản"),
+    "trainable_of": (
+        "Trainable {trainable} of {total} {share}",
+        "Huấn luyện {trainable} trên {total} {share}",
+    ),
+    "megabytes": ("{size} MB", "{size} MB"),
+    "no_tower": ("Nothing would be trained.", "Không có gì để huấn luyện."),
+    # Advanced
+    "advanced": ("Advanced", "Nâng cao"),
+    "group_learning": ("Learning", "Việc học"),
+    "group_lora": ("LoRA", "LoRA"),
+    "group_machine": ("Computer and data", "Máy và dữ liệu"),
+    "learning_rate": ("Learning rate", "Tốc độ học"),
+    "epochs": ("Epochs", "Số vòng học"),
+    "batch_size": ("Batch size", "Kích thước lô"),
+    "gradient_accumulation_steps": ("Gradient accumulation", "Tích lũy gradient"),
+    "lr_scheduler_type": ("Schedule", "Lịch tốc độ học"),
+    "seed": ("Seed", "Hạt giống ngẫu nhiên"),
+    "vision_lora_alpha": ("Vision alpha", "Alpha thị giác"),
+    "text_lora_alpha": ("Text alpha", "Alpha văn bản"),
+    "vision_lora_targets": ("Vision layers", "Lớp thị giác"),
+    "text_lora_targets": ("Text layers", "Lớp văn bản"),
+    "text_lora_part": ("Part of the text tower", "Phần của tháp văn bản"),
+    "lora_dropout": ("Dropout", "Dropout"),
+    "quantization": ("Quantization", "Lượng tử hóa"),
+    "precision": ("Precision", "Độ chính xác số"),
+    "held_out": ("Held out", "Phần giữ lại"),
+    "skip_bad_rows": ("Skip bad rows", "Bỏ qua dòng lỗi"),
+    "twice_the_rank": ("2r", "2r"),
+    # Starting
+    "start": ("Start training", "Bắt đầu huấn luyện"),
+    "takes": (
+        "about {time} on this computer · the same in a shell:",
+        "khoảng {time} trên máy này · lệnh tương đương:",
+    ),
+    "same_in_shell": ("the same in a shell:", "lệnh tương đương:"),
+    "training_off": (
+        "Training is off: this page is public. Its owner turns it on by setting LORA_LENS_PASSWORD.",
+        "Huấn luyện đang tắt: trang này công khai. Chủ trang bật lên bằng cách đặt LORA_LENS_PASSWORD.",
+    ),
+    "fix_settings": ("Please mend these settings:", "Hãy sửa các thiết lập sau:"),
+}
+"""key -> (English, Vietnamese)."""
