@@ -25,7 +25,7 @@ Values = Mapping[str, Any]
 WHERE_IT_WENT = {"name", "workspace"}
 """Fields that say where a run went, not what it was: not written to its config.yaml."""
 
-MAY_BE_FOLDERS = ("dataset", "model")
+MAY_BE_FOLDERS = ("dataset", "model", "from_adapter")
 
 ONE_SETTING_A_LINE = "Write one `setting: value` on each line."
 
@@ -44,6 +44,13 @@ class TrainingConfig(GenerationSettings, AdapterSettings, ModelSettings):
     name: str | None = Field(None, description="The run's name; the dataset and the time if not given.")
     workspace: Path = Field(Path("workspace"), description="Folder that holds the runs and datasets.")
 
+    from_adapter: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="Adapter folder to go on from: its weights are where this run starts.",
+    )
+
     epochs: float = Field(
         10.0, gt=0, le=10_000, allow_inf_nan=False, description="Times to go through the examples."
     )
@@ -56,6 +63,12 @@ class TrainingConfig(GenerationSettings, AdapterSettings, ModelSettings):
     )
     learning_rate: float = Field(
         3e-3, gt=0, le=1, allow_inf_nan=False, description="Highest learning rate of the run."
+    )
+    optim: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        "auto", description="Optimizer; `auto`: paged 8-bit AdamW for a quantized base on a GPU, else AdamW."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations again in the backward pass: less memory, a third slower."
     )
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
         "cosine", description="How the learning rate falls after the warm-up."
@@ -121,7 +134,7 @@ class TrainingConfig(GenerationSettings, AdapterSettings, ModelSettings):
         """Write the settings as YAML, so that the file repeats the run; folders in the workspace relative."""
         values = self.model_dump(mode="json", exclude=WHERE_IT_WENT)
         for field in MAY_BE_FOLDERS:
-            if Path(values[field]).is_relative_to(self.workspace.absolute()):
+            if values[field] and Path(values[field]).is_relative_to(self.workspace.absolute()):
                 relative = os.path.relpath(values[field], path.parent.absolute())
                 values[field] = relative if relative.startswith("..") else f"./{relative}"
         path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
@@ -226,6 +239,7 @@ def broken_rules(config: TrainingConfig, unusable: Collection[str] = ()) -> list
             for field, text in (
                 ("dataset", config.dataset),
                 ("model", config.model),
+                ("from_adapter", config.from_adapter or "-"),
                 ("workspace", str(config.workspace)),
             )
         ),
@@ -260,6 +274,8 @@ def allowed(field: str) -> str:
 def _in_words(option: dict[str, Any]) -> str:
     if "enum" in option:
         return "one of " + ", ".join(option["enum"])
+    if "pattern" in option:
+        return option["description"]
     if option["type"] == "string":
         return "a folder" if option.get("format") == "path" else "a text"
     kind = {"integer": "a whole number", "number": "a number", "boolean": "true or false"}[option["type"]]

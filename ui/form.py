@@ -41,7 +41,8 @@ def default_of(field: str) -> Any:
 def choices_of(field: str) -> tuple[str, ...]:
     """The values of a setting that is one of a few; empty for any other."""
     annotation = TrainingConfig.model_fields[field].annotation
-    return get_args(annotation) if get_origin(annotation) is Literal else ()
+    options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return next((get_args(option) for option in options if get_origin(option) is Literal), ())
 
 
 def is_switch(field: str) -> bool:

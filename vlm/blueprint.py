@@ -17,6 +17,13 @@ COMMITTED = {
 }
 
 
+def counted(name: str) -> bool:
+    """Whether a setting of the adapter changes how many parameters there are."""
+    return name not in ("lora_dropout", "loraplus_lr_ratio") and not name.endswith(
+        ("_alpha", "_learning_rate")
+    )
+
+
 def tower_counts(settings: ModelSettings) -> TowerCounts:
     """Trainable and total parameters of each tower for these settings (the model's and the adapter's in one).
 
@@ -24,8 +31,7 @@ def tower_counts(settings: ModelSettings) -> TowerCounts:
     `UserError` where the model has no readable configuration or no layer for the targets.
     """
     adapter = AdapterSettings(
-        **{name: getattr(settings, name) for name in AdapterSettings.model_fields}
-        | {"lora_dropout": 0.1, "vision_lora_alpha": None, "text_lora_alpha": None}
+        **{name: getattr(settings, name) for name in AdapterSettings.model_fields if counted(name)}
     )
     for name, committed in COMMITTED.items():
         if settings.model == "starter" and adapter == committed:

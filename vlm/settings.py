@@ -4,9 +4,22 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from vlm.methods import Method
+
 Rank = Annotated[int, Field(ge=1, le=1024)]
 Alpha = Annotated[float, Field(gt=0, le=65536, allow_inf_nan=False)]
-Targets = Literal["attention", "attention_mlp"]
+LearningRate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+LayerNames = Annotated[
+    str,
+    Field(
+        max_length=2000,
+        # Never a pattern: one that a person writes can take for ever to match.
+        pattern=r"^[A-Za-z0-9_.]+( *, *[A-Za-z0-9_.]+)*$",
+        description="layer names with commas between them",
+    ),
+]
+Targets = Literal["attention", "attention_mlp", "all_linear"] | LayerNames
+Connector = Literal["auto", "off", "lora", "full"]
 TextPart = Literal["all", "encoder", "decoder"]
 Quantization = Literal["none", "8bit", "4bit"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -44,10 +57,14 @@ class ModelSettings(BaseModel):
 
 
 class AdapterSettings(BaseModel):
-    """The LoRA adapter, tower by tower. An alpha that is not given is twice the rank."""
+    """The adapter, tower by tower. An alpha that is not given is twice the rank.
+
+    LoRA stands for any method here: `vlm.methods` says which of these settings a method reads.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    method: Method = Field("lora", description="PEFT method of the adapter.")
     use_vision_lora: bool = Field(False, description="Train a LoRA in the vision tower.")
     vision_lora_r: Rank = Field(8, description="Rank of the vision tower's LoRA.")
     vision_lora_alpha: Alpha | None = Field(
@@ -55,6 +72,19 @@ class AdapterSettings(BaseModel):
     )
     vision_lora_targets: Targets = Field(
         "attention_mlp", description="Layers of the vision tower that get a LoRA."
+    )
+    vision_learning_rate: LearningRate | None = Field(
+        None, description="Learning rate of the vision tower; learning_rate if not given."
+    )
+    connector: Connector = Field(
+        "auto", description="Train the connector: a LoRA, all of it, or `auto`: all of it where it is new."
+    )
+    connector_lora_r: Rank = Field(16, description="Rank of the connector's LoRA.")
+    connector_lora_alpha: Alpha | None = Field(
+        None, description="Alpha of the connector's LoRA; 2r if not given."
+    )
+    connector_learning_rate: LearningRate | None = Field(
+        None, description="Learning rate of the connector; learning_rate if not given."
     )
     use_text_lora: bool = Field(True, description="Train a LoRA in the text tower.")
     text_lora_r: Rank = Field(16, description="Rank of the text tower's LoRA.")
@@ -67,11 +97,30 @@ class AdapterSettings(BaseModel):
     text_lora_part: TextPart = Field(
         "all", description="Part of an encoder-decoder text tower that gets a LoRA."
     )
+    text_learning_rate: LearningRate | None = Field(
+        None, description="Learning rate of the text tower; learning_rate if not given."
+    )
     lora_dropout: float = Field(0.1, ge=0, lt=1, allow_inf_nan=False, description="Dropout before each LoRA.")
+    num_virtual_tokens: int = Field(
+        16, ge=1, le=1024, description="Virtual tokens of prefix and prompt tuning."
+    )
+    loraplus_lr_ratio: float | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        allow_inf_nan=False,
+        description="LoRA+ (arXiv:2402.12354): how many times faster B learns than A, 16 for example.",
+    )
 
     @property
     def vision_alpha(self) -> float:
         return self.vision_lora_alpha if self.vision_lora_alpha is not None else 2 * self.vision_lora_r
+
+    @property
+    def connector_alpha(self) -> float:
+        return (
+            self.connector_lora_alpha if self.connector_lora_alpha is not None else 2 * self.connector_lora_r
+        )
 
     @property
     def text_alpha(self) -> float:
