@@ -1,0 +1,157 @@
+"""A Hub on 127.0.0.1: enough of huggingface.co for the real client to find, list and download models."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Event, Thread
+from urllib.parse import unquote, urlsplit
+
+TOKEN = "hf_thetokenofthisstub"
+
+
+@dataclass
+class Repo:
+    """A repository: `branches` of files, and who may see it."""
+
+    branches: dict[str, dict[str, bytes]]
+    kind: str = "models"
+    gated: bool = False
+    private: bool = False
+
+    def find(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
+        """The commit and files of a branch or commit."""
+        commits = {name: hashlib.sha1(name.encode()).hexdigest() for name in self.branches}
+        return next(((sha, self.branches[n]) for n, sha in commits.items() if revision in (n, sha)), None)
+
+
+@dataclass
+class StubHub:
+    """What the Hub holds, and what it was asked.
+
+    `cut` breaks the next download of a file after so many bytes; a `held` file is sent when its event is set.
+    """
+
+    repos: dict[str, Repo] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    cut: dict[str, int] = field(default_factory=dict)
+    held: dict[str, Event] = field(default_factory=dict)
+    status: int = 200
+    endpoint: str = ""
+
+    def add(self, name: str, files: dict[str, bytes] | Path, **values) -> None:
+        if isinstance(files, Path):
+            files = {path.name: path.read_bytes() for path in files.iterdir() if path.is_file()}
+        self.repos[name] = Repo({"main": files}, **values)
+
+
+@contextmanager
+def serving() -> Iterator[StubHub]:
+    """A stub Hub that answers until the block ends."""
+    hub = StubHub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield hub
+    server.shutdown()
+    server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: StubHub
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.hub.requests.append(f"{self.command} {path}")
+        if self.hub.status != 200:
+            return self._send(self.hub.status)
+        if found := re.fullmatch(r"/api/(\w+)/([^/]+/[^/]+)(?:/(revision|tree)/(.+)|/(discussions))?", path):
+            return self._api(*found.groups())
+        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/(refs/pr/\d+|[^/]+)/(.+)", path):
+            return self._file(*found.groups())
+        return self._send(404)
+
+    do_HEAD = do_GET
+
+    def _api(self, kind: str, name: str, what: str | None, revision: str | None, talk: str | None) -> None:
+        repo = self._allowed(name, kind)
+        if repo is None:
+            return None
+        if talk:
+            pulls = [branch for branch in repo.branches if branch.startswith("refs/pr/")]
+            rows = [self._pull(name, branch.rpartition("/")[2]) for branch in pulls]
+            return self._json({"discussions": rows, "count": len(rows), "start": 0})
+        found = repo.find(revision or "main")
+        if found is None:
+            return self._send(404, {"X-Error-Code": "RevisionNotFound"})
+        sha, files = found
+        if what == "tree":
+            return self._json([_entry(path, content) for path, content in files.items()])
+        siblings = [{"rfilename": path, "size": len(content)} for path, content in files.items()]
+        return self._json({"id": name, "sha": sha, "siblings": siblings, "private": repo.private, "tags": []})
+
+    def _pull(self, name: str, number: str) -> dict:
+        author, date = {"name": "SFconvertbot"}, "2024-01-01T00:00:00.000Z"
+        state = {
+            "status": "open",
+            "isPullRequest": True,
+            "createdAt": date,
+            "repo": {"name": name, "type": "model"},
+        }
+        return {"num": int(number), "title": "Adding `safetensors`", "author": author, **state}
+
+    def _file(self, name: str, revision: str, path: str) -> None:
+        repo = self._allowed(name, "models")
+        if repo is None:
+            return None
+        if repo.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self._send(403, {"X-Error-Code": "GatedRepo"})
+        found = repo.find(revision)
+        if found is None or path not in found[1]:
+            return self._send(404, {"X-Error-Code": "EntryNotFound" if found else "RevisionNotFound"})
+        sha, content = found[0], found[1][path]
+        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
+        headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": sha}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            self.hub.requests[-1] += f" from {start}"
+        return self._send(206 if start else 200, headers, content[start:], cut=path)
+
+    def _allowed(self, name: str, kind: str) -> Repo | None:
+        repo, token = self.hub.repos.get(name), self.headers.get("Authorization")
+        if token not in (None, f"Bearer {TOKEN}"):
+            self._send(401, {"X-Error-Message": "Invalid credentials in Authorization header"})
+        elif repo is None or repo.kind != kind or (repo.private and token is None):
+            self._send(404 if token else 401, {"X-Error-Code": "RepoNotFound"})
+        else:
+            return repo
+        return None
+
+    def _json(self, content: object) -> None:
+        self._send(200, {"Content-Type": "application/json"}, json.dumps(content).encode())
+
+    def _send(
+        self, status: int, headers: dict[str, str] | None = None, body: bytes = b"", cut: str = ""
+    ) -> None:
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            if cut in self.hub.held:
+                self.hub.held[cut].wait(timeout=60)
+            part = self.hub.cut.pop(cut, None)
+            self.wfile.write(body[:part])
+            self.close_connection = part is not None
+
+    def log_message(self, *args: object) -> None:
+        """Nothing: what was asked is in `requests`."""
+
+
+def _entry(path: str, content: bytes) -> dict:
+    return {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
