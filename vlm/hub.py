@@ -45,7 +45,7 @@ CONVERTER = "SFconvertbot"
 
 def parts(model: str) -> tuple[str, ...]:
     """The models that a setting names: one, or two of a composed one (`vision+text`)."""
-    if "+" not in model or _is_local(model):
+    if "+" not in model or Path(model).is_dir():
         return (model,)
     cuts = [(model[: found.start()], model[found.end() :]) for found in re.finditer(r"\+", model)]
     return next(((a, b) for a, b in cuts if _names_a_model(a) and _names_a_model(b)), (model,))
@@ -101,7 +101,7 @@ def read_json(file: Path, model: str) -> dict:
 
 
 def _names_a_model(model: str) -> bool:
-    return _is_local(model) or bool(HUB_ID.fullmatch(model))
+    return model == STARTER or Path(model).is_dir() or bool(HUB_ID.fullmatch(model))
 
 
 def _is_local(model: str) -> bool:
