@@ -101,7 +101,9 @@ class Attempt:
         """The dataset, the examples to train on and those to be asked about."""
         config = self.config
         self._phase("reading data", 0, 1)
-        dataset = open_dataset(config.dataset, config.workspace)
+        dataset = open_dataset(
+            config.dataset, config.workspace, columns=config.columns, split=config.dataset_split
+        )
         examples = usable_examples(dataset, skip_bad_rows=config.skip_bad_rows)
         train, held_out = split(examples, config.held_out, config.seed)
         images = len({image for example in examples for image in example.images})

@@ -17,6 +17,7 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from training import names
+from training.data import layouts
 from vlm.errors import UserError
 from vlm.settings import AdapterSettings, GenerationSettings, ModelSettings
 
@@ -39,7 +40,15 @@ class TrainingConfig(GenerationSettings, AdapterSettings, ModelSettings):
         "shapes-vi",
         min_length=1,
         max_length=4096,
-        description="A sample's name (shapes, shapes-vi, blueprints) or a folder.",
+        description="A sample's name (shapes, shapes-vi, blueprints), a folder, a file of rows or a Hub id.",
+    )
+    dataset_split: str = Field(
+        "train", min_length=1, max_length=200, description="Split of a dataset on the Hub."
+    )
+    columns: str | None = Field(
+        None,
+        max_length=4096,
+        description="Which column is which, where names don't tell: image=photo,question=ask,answer=say.",
     )
     name: str | None = Field(None, description="The run's name; the dataset and the time if not given.")
     workspace: Path = Field(Path("workspace"), description="Folder that holds the runs and datasets.")
@@ -195,8 +204,12 @@ def check(values: Values) -> list[Problem]:
 
 
 def broken_rules(config: TrainingConfig, unusable: Collection[str] = ()) -> list[Problem]:
-    """What no single field's bounds can say. A rule about a field whose value is unusable is left out."""
+    """What no single field's bounds can say. A rule about a field whose value is unusable is left out.
+
+    Long because it is a list: one entry for each rule.
+    """
     name_problem = None if config.name is None else names.problem_with(config.name)
+    mapping_problem = _problem_with_columns(config.columns)
     warmup, steps = config.warmup_steps, config.max_steps
     rules: list[tuple[tuple[str, ...], bool, str, str]] = [
         (
@@ -210,6 +223,12 @@ def broken_rules(config: TrainingConfig, unusable: Collection[str] = ()) -> list
             name_problem is not None,
             f"{_shown(config.name)} {name_problem}",
             f"Try --name {names.slug(config.name or '')}.",
+        ),
+        (
+            ("columns",),
+            mapping_problem is not None,
+            f"{_shown(config.columns)}: {mapping_problem and mapping_problem.problem}",
+            mapping_problem.remedy if mapping_problem else "",
         ),
         (
             ("warmup_steps",),
@@ -249,6 +268,14 @@ def broken_rules(config: TrainingConfig, unusable: Collection[str] = ()) -> list
         for fields, broken, message, remedy in rules
         if broken and not set(fields) & set(unusable)
     ]
+
+
+def _problem_with_columns(columns: str | None) -> UserError | None:
+    try:
+        layouts.Mapping.parse(columns)
+    except UserError as problem:
+        return problem
+    return None
 
 
 def unknown_setting(key: str, settings: Collection[str]) -> Problem:

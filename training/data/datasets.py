@@ -7,20 +7,21 @@ be unpacked is `archives`'.
 import difflib
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.archives import is_junk, unpack
+from training.data import tables
+from training.data.archives import unpack
 from training.data.findings import Finding
-from training.data.formats import EXPECTED, read_examples
+from training.data.formats import read_examples
+from training.data.layouts import Mapping
 from training.data.paths import URL, DatasetFolder, open_regular, quoted
 from training.data.samples import SAMPLES, make_sample
+from training.data.sources import REMEDY, find_source
 from vlm.errors import UserError
 from vlm.example import Example
 
-ROW_FILES = (".jsonl", ".csv")
-METADATA = ("metadata.jsonl", "metadata.csv")
-REMEDY = f"Give a sample ({', '.join(SAMPLES)}), or a folder, a .jsonl or .csv file or a .zip"
 FINDINGS_SHOWN = 100
 HASH_BLOCK = 1 << 20
 
@@ -31,7 +32,7 @@ class Dataset:
 
     `fingerprint` is the sha256 of the row file and of each image's relative path and size: it changes with a
     row, a name or an image that was saved again, and costs no reading of pixels. An image changed in place to
-    the same size in bytes is not seen.
+    the same size in bytes is not seen. `kind` says how the rows were written: "JSON Lines", "VQAv2", …
     """
 
     name: str
@@ -39,22 +40,40 @@ class Dataset:
     examples: list[Example]
     findings: list[Finding]
     fingerprint: str
+    kind: str = ""
 
 
-def open_dataset(source: str, workspace: Path, *, inside: Path | None = None) -> Dataset:
+def open_dataset(
+    source: str,
+    workspace: Path,
+    *,
+    inside: Path | None = None,
+    columns: str | None = None,
+    split: str = "train",
+) -> Dataset:
     """The dataset that `source` names; every row is read and every image looked for, no pixel is decoded.
 
     `source` is the name of a sample (made on first use) or of a folder in `workspace/datasets`, a folder, a
-    `.jsonl` or `.csv` file, or a `.zip` (unpacked once into `workspace/datasets`). Where `inside` is given,
-    what lies outside of it is refused, links followed. Raises `UserError` where there is no dataset; what is
-    wrong with rows is in `findings`.
+    file of rows (`sources` says which), or a `.zip` (unpacked once into `workspace/datasets`). Where `inside`
+    is given, what lies outside of it is refused, links followed. `columns` says which column is which where
+    their names don't: `image=photo,question=ask`. A name `org/name` that is no folder here is a dataset of
+    the Hub, of which `split` is read. Raises `UserError` where there is no dataset; what is wrong with rows
+    is in `findings`.
     """
+    mapping = Mapping.parse(columns)
     if source in SAMPLES:
-        return _read(make_sample(source, workspace / "datasets" / source), source)
-    path = _locate(source, workspace, inside)
+        return _read(make_sample(source, workspace / "datasets" / source), source, workspace, mapping)
+    extracted = workspace / "datasets" / ".tables"
+    try:
+        path = _locate(source, workspace, inside)
+    except UserError:
+        if not tables.HUB_NAME.fullmatch(source):
+            raise
+        place = extracted / f"{source.replace('/', '--')}-{split}"
+        path = tables.write_out(tables.read_hub(source, split), place, f"{source} {split}")
     if path.suffix.lower() == ".zip" and not path.is_dir():
         path = unpack(path, workspace / "datasets", reserved=tuple(SAMPLES))
-    return _read(path, path.stem if path.is_file() else path.name)
+    return _read(path, path.stem if path.is_file() else path.name, workspace, mapping)
 
 
 def usable_examples(dataset: Dataset, *, skip_bad_rows: bool) -> list[Example]:
@@ -140,48 +159,21 @@ def _locate(source: str, workspace: Path, inside: Path | None) -> Path:
     )
 
 
-def _read(path: Path, name: str) -> Dataset:
-    row_file = path if path.suffix.lower() in ROW_FILES and not path.is_dir() else _row_file(path)
-    folder = DatasetFolder(row_file.parent)
-    row_file = folder.file(row_file.name)
-    examples, findings = read_examples(row_file, folder)
-    return Dataset(name, folder.root, examples, findings, _fingerprint(row_file, folder, examples))
+def _read(path: Path, name: str, workspace: Path, mapping: Mapping) -> Dataset:
+    source = find_source(path, workspace / "datasets" / ".tables", mapping)
+    folder = DatasetFolder(source.root)
+    examples, findings = read_examples(source.rows, source.name, folder, source.mapping)
+    return Dataset(
+        name, folder.root, examples, findings, _fingerprint(source.files, folder, examples), source.kind
+    )
 
 
-def _row_file(path: Path) -> Path:
-    """The one file of rows in the folder `path`, or in its only subfolder: zips often wrap all in one."""
-    if not path.is_dir():
-        raise UserError(f"{quoted(path.name)} is no dataset", REMEDY)
-    found = _row_files(path)
-    subfolders = [entry for entry in _visible(path) if entry.is_dir() and not entry.is_symlink()]
-    if not found and len(subfolders) == 1:
-        found = _row_files(subfolders[0])
-    if not found:
-        raise UserError(
-            f"{quoted(path.name)} has no metadata.jsonl, metadata.csv or other .jsonl file", EXPECTED
-        )
-    if len(found) > 1:
-        names = ", ".join(quoted(entry.name) for entry in found[:5])
-        raise UserError(
-            f"{quoted(path.name)} has several files of rows: {names}", "Give the one to use as the dataset"
-        )
-    return found[0]
-
-
-def _row_files(folder: Path) -> list[Path]:
-    found = [entry for entry in _visible(folder) if entry.suffix.lower() in ROW_FILES]
-    return [entry for entry in found if entry.name in METADATA] or found
-
-
-def _visible(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if not is_junk(entry.name))
-
-
-def _fingerprint(row_file: Path, folder: DatasetFolder, examples: list[Example]) -> str:
+def _fingerprint(files: Sequence[Path], folder: DatasetFolder, examples: list[Example]) -> str:
     digest = hashlib.sha256()
-    with open_regular(row_file, row_file.name) as file:
-        while block := file.read(HASH_BLOCK):
-            digest.update(block)
+    for path in files:
+        with open_regular(path, path.name) as file:
+            while block := file.read(HASH_BLOCK):
+                digest.update(block)
     for image in sorted({image for example in examples for image in example.images}):
         digest.update(f"\0{folder.relpath(image)}\0{image.stat().st_size}".encode())
     return digest.hexdigest()

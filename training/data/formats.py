@@ -1,18 +1,20 @@
 """What a row means: columns -> an Example, or the findings that keep it from being one. No torch.
 
 A row has its images in `file_name`, `image` or `images`, and its text in `messages`, in `question` and
-`answer`, or in `text` or `caption`. Other columns are ignored. Reading lines is `lines`' matter, finding
-files `paths`'.
+`answer`, or in `text` or `caption`; `layouts` brings other people's rows into this form. Other columns are
+ignored. Reading lines is `lines`' matter, finding files `paths`'.
 """
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 from training.data.findings import Finding
-from training.data.lines import Row, read_rows
+from training.data.layouts import Mapping, canonical
+from training.data.lines import Row
 from training.data.paths import DatasetFolder, quoted
 from vlm.errors import UserError
 from vlm.example import IMAGE, Example, Message, Role
@@ -24,12 +26,13 @@ NO_TEXT = re.compile("[\0\ud800-\udfff]")
 """Characters that no tokenizer takes: NUL, and halves of a surrogate pair (JSON can spell both)."""
 
 
-def read_examples(path: Path, folder: DatasetFolder) -> tuple[list[Example], list[Finding]]:
-    """Every good row of `path` as an example, in order, and the findings of all the others."""
+def read_examples(
+    rows: Iterable[Row | Finding], name: str, folder: DatasetFolder, mapping: Mapping
+) -> tuple[list[Example], list[Finding]]:
+    """Every good row as an example, in order, and the findings of all the others. `name`: the rows' file."""
     examples, findings, ids = [], [], []
-    name = folder.relpath(path)
-    for row in read_rows(path, name):
-        example = row if isinstance(row, Finding) else _example_or_findings(row, folder)
+    for row in rows:
+        example = row if isinstance(row, Finding) else _example_or_findings(row, folder, mapping)
         if isinstance(example, Example):
             examples.append(example)
             ids.append(row.values.get("id"))
@@ -50,19 +53,20 @@ def _with_own_ids(examples: list[Example], ids: list[object]) -> list[Example]:
     ]
 
 
-def _example_or_findings(row: Row, folder: DatasetFolder) -> Example | list[Finding]:
+def _example_or_findings(row: Row, folder: DatasetFolder, mapping: Mapping) -> Example | list[Finding]:
     """Everything that is wrong with the row at once: all its missing images, and its text too."""
     faults: list[UserError] = []
     images: list[Path] = []
     messages: tuple[Message, ...] = ()
     try:
-        references = _image_references(row.values)
+        values = canonical(row.values, mapping)
+        references = _image_references(values)
         for reference in references:
             try:
                 images.append(folder.file(reference))
             except UserError as fault:
                 faults.append(fault)
-        messages = _with_image_places(_messages(row.values), len(references))
+        messages = _with_image_places(_messages(values), len(references))
     except UserError as fault:
         faults.append(fault)
     if faults:

@@ -26,20 +26,21 @@ UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a file: column -> value, and the line it begins on."""
+    """One row of a file: column -> value, and the line it begins on; a table counts rows, not lines."""
 
     file: str
     line: int
     values: dict[str, object]
+    unit: str = "line"
 
     @property
     def where(self) -> str:
-        return place(self.file, self.line)
+        return place(self.file, self.line, self.unit)
 
 
-def place(file: str, line: int) -> str:
+def place(file: str, line: int, unit: str = "line") -> str:
     """How findings name a line: "train.jsonl line 8"."""
-    return f"{file} line {line}"
+    return f"{file} {unit} {line}"
 
 
 def read_rows(path: Path, name: str) -> Iterator[Row | Finding]:
