@@ -31,7 +31,7 @@ from huggingface_hub.file_download import repo_folder_name
 
 from vlm import model_files
 from vlm.errors import UserError
-from vlm.model_files import ADAPTER_FILE, Role
+from vlm.model_files import ADAPTER_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -51,27 +51,28 @@ def parts(model: str) -> tuple[str, ...]:
     return next(((a, b) for a, b in cuts if _names_a_model(a) and _names_a_model(b)), (model,))
 
 
-def config_folder(model: str, revision: str | None = None, role: Role = "model") -> Path:
+def config_folder(model: str, revision: str | None = None, *, half: bool = False) -> Path:
     """A folder with the model's config.json; of a model on the Hub nothing else is fetched.
 
-    Raises `UserError` where there is no such model, or it can't be done.
+    Raises `UserError` where there is no such model, or it can't be done; `half` is for one half of a
+    composed model, which need not answer by itself.
     """
     if _is_local(model):
         folder = _local_folder(model, revision)
     else:
-        folder = _cached(model, revision) or _fetch_config(model, revision, role)
-    model_files.check_config(model, read_json(folder / "config.json", model), role)
+        folder = _cached(model, revision) or _fetch_config(model, revision)
+    model_files.check_config(model, read_json(folder / "config.json", model), half=half)
     return folder
 
 
-def small_folder(model: str, revision: str | None = None, role: Role = "model") -> Path:
+def small_folder(model: str, revision: str | None = None, *, half: bool = False) -> Path:
     """A folder with everything but the weights. Raises `UserError` as `config_folder` does."""
-    return _complete(model, revision, role, weights=False)
+    return _complete(model, revision, half=half, weights=False)
 
 
-def model_folder(model: str, revision: str | None = None, role: Role = "model") -> Path:
+def model_folder(model: str, revision: str | None = None, *, half: bool = False) -> Path:
     """A folder with the whole model. Raises `UserError` also where its weights are damaged or missing."""
-    folder = _complete(model, revision, role, weights=True)
+    folder = _complete(model, revision, half=half, weights=True)
     if _is_local(model):
         names = {path.name for path in folder.iterdir()}
         model_files.check_names(model, names, _adapter_base(folder))
@@ -153,7 +154,7 @@ def _conversions(model: str) -> list[str]:
     return [f"refs/pr/{ref.name}" for ref in sorted((refs / "refs" / "pr").glob("*"))]
 
 
-def _fetch_config(model: str, revision: str | None, role: Role) -> Path:
+def _fetch_config(model: str, revision: str | None) -> Path:
     revision = _listing(model, revision)[0]
     with _explained(model, revision):
         return Path(hf_hub_download(model, "config.json", revision=revision)).parent
@@ -194,15 +195,15 @@ def _conversion(model: str) -> str | None:
         return next((request.git_reference for request in found if request.author == CONVERTER), None)
 
 
-def _complete(model: str, revision: str | None, role: Role, *, weights: bool) -> Path:
+def _complete(model: str, revision: str | None, *, half: bool, weights: bool) -> Path:
     """The model's folder, with the weights or without; what is missing is fetched."""
-    folder = config_folder(model, revision, role)
+    folder = config_folder(model, revision, half=half)
     if _is_local(model) or _has_all(folder, model, weights=weights):
         return folder
     revision, sizes = _listing(model, revision)
     with _explained(model, revision):
         folder = Path(hf_hub_download(model, "config.json", revision=revision)).parent
-        model_files.check_config(model, read_json(folder / "config.json", model), role)
+        model_files.check_config(model, read_json(folder / "config.json", model), half=half)
         wanted = model_files.small_files(sizes)
         if weights:
             if model_files.INDEX_FILE in sizes:

@@ -91,9 +91,7 @@ def _read_weights(settings: ModelSettings, config: PreTrainedConfig, **kwargs) -
     names = hub.parts(settings.model)
     kwargs |= {"use_safetensors": True, **_FROM_FILES}
     if len(names) == 2:
-        vision, text = (
-            hub.model_folder(name, role=role) for name, role in zip(names, ("vision", "text"), strict=True)
-        )
+        vision, text = (hub.model_folder(name, half=True) for name in names)
         return ComposedForConditionalGeneration.from_towers(vision, text, **kwargs)
     model, report = AutoModelForImageTextToText.from_pretrained(
         hub.model_folder(settings.model, settings.revision),
@@ -116,10 +114,7 @@ def load_processor(settings: ModelSettings) -> ProcessorMixin:
     names = hub.parts(settings.model)
     with _explained(settings.model):
         if len(names) == 2:
-            vision, text = (
-                hub.small_folder(name, role=role)
-                for name, role in zip(names, ("vision", "text"), strict=True)
-            )
+            vision, text = (hub.small_folder(name, half=True) for name in names)
             return ComposedProcessor.from_towers(vision, text)
         folder = hub.small_folder(settings.model, settings.revision)
         processor = AutoProcessor.from_pretrained(folder, **_FROM_FILES)
@@ -141,9 +136,7 @@ def read_config(model: str, revision: str | None = None) -> PreTrainedConfig:
     if len(names) == 2:
         if revision is not None:
             raise UserError(f"{model} is two models, and has no revision.", "Leave --revision out.")
-        vision, text = (
-            hub.config_folder(name, role=role) for name, role in zip(names, ("vision", "text"), strict=True)
-        )
+        vision, text = (hub.config_folder(name, half=True) for name in names)
         with _explained(model):
             return _unmarked(ComposedConfig.from_towers(vision, text))
     folder = hub.config_folder(model, revision)

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
@@ -20,9 +20,6 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from vlm.errors import UserError
-
-Role = Literal["model", "vision", "text"]
-"""What a folder is wanted for: a whole vision-language model, or one half of a composed one."""
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_FILE = "adapter_config.json"
@@ -81,8 +78,11 @@ def check_names(model: str, names: Iterable[str], adapter_base: str | None = Non
     )
 
 
-def check_config(model: str, config: Mapping[str, Any], role: Role = "model") -> None:
-    """Refuse what can't be done, by its config.json. Raises `UserError` with the reason and a way out."""
+def check_config(model: str, config: Mapping[str, Any], *, half: bool = False) -> None:
+    """Refuse what can't be done, by its config.json. Raises `UserError` with the reason and a way out.
+
+    One half of a composed model need not see and answer by itself.
+    """
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in {*CONFIG_MAPPING_NAMES, "composed"}:
         raise _unknown_kind(model, kind, config)
@@ -92,18 +92,9 @@ def check_config(model: str, config: Mapping[str, Any], role: Role = "model") ->
             f"{model} is already quantized ({quantized.get('quant_method', 'unknown method')}).",
             "Choose the original model, and quantize it here: --quantization 4bit.",
         )
-    if role == "vision":
-        fits, wanted = kind in IMAGE_PROCESSOR_MAPPING_NAMES or "vision" in kind, "an image encoder"
-    elif role == "text":
-        fits, wanted = kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, "an encoder-decoder of text"
-    else:
-        fits, wanted = kind in {*MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, "composed"}, ""
-    if role != "model" and not fits:
-        raise UserError(
-            f"{model} is a {kind} model, not {wanted}.",
-            "A composed model is `vision+text`: facebook/dinov2-base+vinai/bartpho-syllable, for instance.",
-        )
-    if not fits:
+    if half:
+        return
+    if kind not in {*MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, "composed"}:
         raise _sightless(model, kind)
     if kind in REFUSED:
         raise UserError(
