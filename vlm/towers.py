@@ -95,7 +95,7 @@ def target_modules(
     if targets == "all_linear":
         found = list(linear)
     elif targets == "attention":
-        found = [name for name in linear if _in_stack(name) and _is_attention(name, modules)]
+        found = [name for name in linear if _in_stack(name) and is_attention(name, modules)]
     elif targets == "attention_mlp":
         found = [name for name in linear if _in_stack(name) and not ROUTER.match(name.rpartition(".")[2])]
     else:
@@ -136,7 +136,7 @@ def _linear_layers(model: PreTrainedModel, towers: Towers, tower: Tower) -> dict
     }
 
 
-def _is_attention(name: str, modules: dict[str, nn.Module]) -> bool:
+def is_attention(name: str, modules: dict[str, nn.Module]) -> bool:
     """Whether a module around this layer is an attention, by its name or its class."""
     steps = name.split(".")[:-1]
     around = (".".join(steps[: end + 1]) for end in range(len(steps)))
