@@ -83,6 +83,24 @@ class ResumeCommand(BaseModel):
     json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
 
 
+class CheckCommand(BaseModel):
+    """Tell everything that is wrong with a dataset, before a second is trained."""
+
+    dataset: CliPositionalArg[str] = Field(
+        description="A sample's name, a folder, a file of rows or a Hub id."
+    )
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    columns: str | None = TrainingConfig.model_fields["columns"]
+    dataset_split: str = TrainingConfig.model_fields["dataset_split"]
+    model: str | None = Field(None, description="Also check against this base model's processor.")
+    max_length: int = TrainingConfig.model_fields["max_length"]
+    held_out: float = TrainingConfig.model_fields["held_out"]
+    seed: int = TrainingConfig.model_fields["seed"]
+    skip_bad_rows: bool = TrainingConfig.model_fields["skip_bad_rows"]
+    all: CliToggleFlag[bool] = Field(False, description="List every finding, not the first of each kind.")
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
 class CommandLine(BaseSettings):
     """Teach a vision-language model your images. `python -m training COMMAND --help` says more."""
 
@@ -90,6 +108,7 @@ class CommandLine(BaseSettings):
 
     run: CliSubCommand[RunCommand] = Field(description=RunCommand.__doc__)
     start: CliSubCommand[StartCommand] = Field(description=StartCommand.__doc__)
+    check: CliSubCommand[CheckCommand] = Field(description=CheckCommand.__doc__)
     stop: CliSubCommand[StopCommand] = Field(description=StopCommand.__doc__)
     resume: CliSubCommand[ResumeCommand] = Field(description=ResumeCommand.__doc__)
     list: CliSubCommand[ListCommand] = Field(description=ListCommand.__doc__)
@@ -161,6 +180,16 @@ def settings(typed: Typed) -> TrainingConfig:
     values = {key: value for key, value in typed.values.items() if key not in ("config", "folder")}
     if typed.values.get("config"):
         values = read_file(Path(typed.values["config"])) | values
+    values.setdefault("workspace", default_workspace())
+    if problems := check(values) + typed.problems:
+        raise refusal(problems)
+    return TrainingConfig.model_validate(values)
+
+
+def check_settings(typed: Typed) -> TrainingConfig:
+    """The settings of a check, as a run would have them. Raises `UserError` as `settings` does."""
+    said = {key: value for key, value in typed.values.items() if key in TrainingConfig.model_fields}
+    values = {key: value for key, value in said.items() if value is not None}
     values.setdefault("workspace", default_workspace())
     if problems := check(values) + typed.problems:
         raise refusal(problems)

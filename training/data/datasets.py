@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from training.data import tables
@@ -30,6 +30,8 @@ HASH_BLOCK = 1 << 20
 class Dataset:
     """The good rows as `examples`, what is wrong with the others as `findings`; `root` holds every image.
 
+    `warnings` are findings that refuse nothing.
+
     `fingerprint` is the sha256 of the row file and of each image's relative path and size: it changes with a
     row, a name or an image that was saved again, and costs no reading of pixels. An image changed in place to
     the same size in bytes is not seen. `kind` says how the rows were written: "JSON Lines", "VQAv2", …
@@ -41,6 +43,7 @@ class Dataset:
     findings: list[Finding]
     fingerprint: str
     kind: str = ""
+    warnings: list[Finding] = field(default_factory=list)
 
 
 def open_dataset(
@@ -163,9 +166,10 @@ def _read(path: Path, name: str, workspace: Path, mapping: Mapping) -> Dataset:
     source = find_source(path, workspace / "datasets" / ".tables", mapping)
     folder = DatasetFolder(source.root)
     examples, findings = read_examples(source.rows, source.name, folder, source.mapping)
-    return Dataset(
-        name, folder.root, examples, findings, _fingerprint(source.files, folder, examples), source.kind
-    )
+    fingerprint = _fingerprint(source.files, folder, examples)
+    faults = [finding for finding in findings if not finding.warning]
+    warnings = [finding for finding in findings if finding.warning]
+    return Dataset(name, folder.root, examples, faults, fingerprint, source.kind, warnings)
 
 
 def _fingerprint(files: Sequence[Path], folder: DatasetFolder, examples: list[Example]) -> str:

@@ -7,11 +7,15 @@ from vlm.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Why a row or a whole file can't be used. `where` reads "train.jsonl line 8", or "train.jsonl"."""
+    """What is wrong with a row, an image or a file. `where` reads "train.jsonl line 8", or "train.jsonl".
+
+    A `warning` is told and refuses nothing.
+    """
 
     where: str
     reason: str
     remedy: str
+    warning: bool = False
 
     @classmethod
     def at(cls, where: str, error: UserError) -> "Finding":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from training.data.findings import Finding
-from training.data.layouts import Mapping, canonical
+from training.data.layouts import Mapping, canonical, used_columns
 from training.data.lines import Row
 from training.data.paths import DatasetFolder, quoted
 from vlm.errors import UserError
@@ -30,8 +30,10 @@ def read_examples(
     rows: Iterable[Row | Finding], name: str, folder: DatasetFolder, mapping: Mapping
 ) -> tuple[list[Example], list[Finding]]:
     """Every good row as an example, in order, and the findings of all the others. `name`: the rows' file."""
-    examples, findings, ids = [], [], []
+    examples, findings, ids, ignored = [], [], [], Counter()
     for row in rows:
+        if isinstance(row, Row):
+            ignored.update(row.values.keys() - used_columns(row.values, mapping))
         example = row if isinstance(row, Finding) else _example_or_findings(row, folder, mapping)
         if isinstance(example, Example):
             examples.append(example)
@@ -40,7 +42,21 @@ def read_examples(
             findings.extend([example] if isinstance(example, Finding) else example)
     if not examples and not findings:
         findings.append(Finding(name, "0 examples", "Write one row for each example"))
+    if ignored and examples:
+        columns = ", ".join(quoted(column) for column in sorted(ignored)[:10])
+        findings.append(Finding(name, f"ignored: {columns}", "Name them with --columns if they matter", True))
+    findings += _repeated_ids(ids, name)
     return _with_own_ids(examples, ids), findings
+
+
+def _repeated_ids(ids: list[object], name: str) -> list[Finding]:
+    """A warning where rows have the id of others: theirs are made of file and line."""
+    counted = Counter(str(value) for value in ids if isinstance(value, str | int))
+    again = [value for value, count in counted.items() if count > 1]
+    if not again:
+        return []
+    reason = f"{len(again)} ids stand in more than one row, {quoted(again[0])} first"
+    return [Finding(name, reason, "Give each row an id of its own, or none", True)]
 
 
 def _with_own_ids(examples: list[Example], ids: list[object]) -> list[Example]:

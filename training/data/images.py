@@ -1,5 +1,7 @@
-"""load_image: the one image loader of training and of Try. No torch."""
+"""load_image: the one image loader of training and of Try; examine_image for the check. No torch."""
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -14,6 +16,16 @@ MAX_PIXELS = 50_000_000
 ANOTHER_FORMAT = "Save the image as an ordinary 8-bit PNG or JPEG"
 
 
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What a look at an image file found: pixels, frames of an animation, sha256 of the file."""
+
+    width: int
+    height: int
+    frames: int
+    digest: bytes
+
+
 def load_image(path: Path, *, name: str | None = None) -> Image.Image:
     """The picture in `path` as a person sees it: RGB, 8 bits, turned as its EXIF says, transparency on white.
 
@@ -21,6 +33,19 @@ def load_image(path: Path, *, name: str | None = None) -> Image.Image:
     (else its path). Raises `UserError` where the file is missing, no regular file, no image of `FORMATS`,
     broken, larger than `MAX_PIXELS`, or has 32 bits a pixel in one channel, whose range nobody knows.
     """
+    return _decode(path, name)[0]
+
+
+def examine_image(path: Path, *, name: str | None = None) -> ImageFacts:
+    """Decode the image and say what it is. Raises `UserError` as `load_image` does."""
+    image, frames = _decode(path, name)
+    with open_regular(path, name or str(path)) as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+    return ImageFacts(image.width, image.height, frames, digest)
+
+
+def _decode(path: Path, name: str | None) -> tuple[Image.Image, int]:
+    """The picture, and how many frames its file has."""
     called = name or str(path)
     shown = quoted(called)
     with open_regular(path, called) as file:
@@ -29,7 +54,7 @@ def load_image(path: Path, *, name: str | None = None) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(shown)
             image.load()
-            return _as_rgb(ImageOps.exif_transpose(image), shown)
+            return _as_rgb(ImageOps.exif_transpose(image), shown), getattr(image, "n_frames", 1)
         except UserError:
             raise
         except Image.UnidentifiedImageError as error:

@@ -107,6 +107,12 @@ def canonical(values: Values, mapping: Mapping = NOTHING_MAPPED) -> Values:
     return kept | images | _renamed(values, mapping, layout)
 
 
+def used_columns(values: Values, mapping: Mapping = NOTHING_MAPPED) -> set[str]:
+    """The columns of a row that say something to us; the others are ignored."""
+    columns = {mapping.column(kind, values) for kind in KINDS}
+    return {column for column in columns if column is not None} | {*OUR_IMAGES, *OUR_TEXTS, "id", "type"}
+
+
 OUR_IMAGES = ("file_name", "image", "images")
 OUR_TEXTS = ("messages", "question", "answer", "text", "caption")
 
