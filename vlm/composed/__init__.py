@@ -1,7 +1,7 @@
 """The composed model: any vision encoder, a connector and any seq2seq model, registered with transformers.
 
 After `import vlm.composed`, `AutoConfig`, `AutoModelForImageTextToText` and `AutoProcessor` know the model
-type "composed".
+type "composed". `ComposedModel.from_towers(vision, text)` puts two pretrained models together.
 """
 
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -14,4 +14,6 @@ AutoConfig.register(ComposedConfig.model_type, ComposedConfig)
 AutoModelForImageTextToText.register(ComposedConfig, ComposedForConditionalGeneration)
 AutoProcessor.register(ComposedConfig, ComposedProcessor)
 
-__all__ = ["ComposedConfig", "ComposedForConditionalGeneration", "ComposedProcessor"]
+ComposedModel = ComposedForConditionalGeneration
+
+__all__ = ["ComposedConfig", "ComposedForConditionalGeneration", "ComposedModel", "ComposedProcessor"]
