@@ -81,6 +81,7 @@ def load_base(settings: ModelSettings) -> LoadedModel:
         if quantization is None:
             model.to(device)
     if quantization is not None:
+        _stay_as_loaded(model)
         check_quantized(settings, model, towers, skipped)
     model.requires_grad_(False).eval()
     return LoadedModel(model, processor, device, precision)
@@ -240,6 +241,17 @@ def quantization_config(
         bnb_4bit_compute_dtype=torch.float16 if in_fp16 else DTYPES[precision],
         llm_int8_skip_modules=skipped,
     )
+
+
+def _stay_as_loaded(model: PreTrainedModel) -> None:
+    """Keep 4-bit weights as they are when a CPU with bf16 instructions answers.
+
+    bitsandbytes would pack them anew in eval mode and back in training: with a loss each time, so that the
+    frozen base drifts, and only where outputs are multiples of 32 and inputs of 64; else it fails.
+    """
+    for module in model.modules():
+        if type(module).__name__ == QUANTIZED_LAYERS["4bit"]:
+            module.support_avx512bf16_for_cpu = False
 
 
 def check_quantized(
