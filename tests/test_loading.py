@@ -8,11 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
+from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import BartConfig
+from transformers import (
+    AutoProcessor,
+    BartConfig,
+    GPT2Config,
+    VisionEncoderDecoderConfig,
+    VisionEncoderDecoderModel,
+    ViTConfig,
+    ViTImageProcessor,
+)
 
+from conftest import tiny_tokenizer
 from vlm.errors import UserError
-from vlm.loading import load_base, pick_device, pick_precision, read_config
+from vlm.loading import blueprint_model, load_base, pick_device, pick_precision, read_config
 from vlm.settings import ModelSettings
 
 
@@ -120,3 +131,134 @@ def test_a_device_or_a_number_format_that_is_not_there_is_refused() -> None:
         pick_precision("fp16", torch.device("cpu"))
     assert pick_precision("auto", torch.device("cpu")) == "fp32"
     assert pick_precision("bf16", torch.device("cpu")) == "bf16"
+
+
+def test_a_config_that_asks_for_more_layers_than_there_are_weights_is_refused(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config["text_config"]["encoder_layers"] = 300
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        UserError, match=r"lacks [\d,]+ of its weights, language_model\.model\.encoder\.layers\.1\d*\."
+    ):
+        load(copy)
+
+
+def test_weights_of_other_shapes_are_refused_like_missing_ones(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    weights["connector.fc1.weight"] = torch.zeros(3, 5)
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks 1 of its weights, connector\.fc1\.weight first"):
+        load(copy)
+
+
+def test_a_config_that_describes_nothing_is_refused(copy: Path) -> None:
+    whole = json.loads((copy / "config.json").read_text())
+    for field, value in (("d_model", "wide"), ("encoder_attention_heads", 3), ("encoder_attention_heads", 0)):
+        config = whole | {"text_config": whole["text_config"] | {field: value}}
+        (copy / "config.json").write_text(json.dumps(config))
+        with pytest.raises(UserError, match="can't be loaded"):
+            load(copy)
+    for text, problem in (
+        ("[]", "no configuration"),
+        ("{}", "no model_type"),
+        ("[" * 10**5, "no configuration"),
+    ):
+        (copy / "config.json").write_text(text)
+        with pytest.raises(UserError, match=problem):
+            load(copy)
+
+
+def test_a_config_can_not_ask_for_kernels_from_the_hub(copy: Path) -> None:
+    wish = {"attn_implementation": "someone/kernel", "_attn_implementation": "someone/kernel"}
+    config = (
+        json.loads((copy / "config.json").read_text()) | wish | {"fusion_config": {"patch_embeddings": True}}
+    )
+    config["vision_config"] |= wish
+    config["text_config"] |= wish
+    (copy / "config.json").write_text(json.dumps(config))
+    model = load(copy)
+    used = {module.config._attn_implementation for module in model.modules() if hasattr(module, "config")}
+    assert used == {"sdpa"}
+    assert getattr(model.config, "fusion_config", None) is None
+
+
+def test_tied_weights_are_saved_once_and_not_missed(tiny_base: Path) -> None:
+    model = load(tiny_base)
+    tied = model.get_output_embeddings().weight
+    assert tied is model.get_input_embeddings().weight
+    with safe_open(tiny_base / "model.safetensors", "pt") as weights:
+        assert sum(weights.get_slice(key).get_shape() == list(tied.shape) for key in weights.keys()) == 1
+
+
+def test_folders_that_are_something_else_say_what(copy: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "org/big"}')
+    with pytest.raises(UserError, match="is an adapter, not a base model") as refusal:
+        load(adapter)
+    assert "org/big" in refusal.value.remedy
+    (copy / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a base model and an adapter"):
+        load(copy)
+    gguf = tmp_path / "gguf"
+    gguf.mkdir()
+    (gguf / "model.Q4_K_M.gguf").touch()
+    with pytest.raises(UserError, match="holds GGUF files"):
+        load(gguf)
+
+
+def test_a_checkout_without_git_lfs_is_told_so(copy: Path) -> None:
+    (copy / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
+    with pytest.raises(UserError, match="Git LFS pointer in place of the weights"):
+        load(copy)
+
+
+def test_addresses_and_revisions_of_folders_are_refused_with_what_to_write(tiny_base: Path) -> None:
+    with pytest.raises(UserError, match="is an address") as refusal:
+        load_base(ModelSettings(model="https://huggingface.co/org/name/tree/main", device="cpu"))
+    assert refusal.value.remedy == "Give the Hub id alone: org/name"
+    with pytest.raises(UserError, match="has no revisions"):
+        load(tiny_base, revision="main")
+    with pytest.raises(UserError, match="two models, and has no revision"):
+        read_config("org/a+org/b", "main")
+
+
+def test_a_package_that_is_not_there_is_named(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def needs(*args: object, **kwargs: object) -> None:
+        raise ImportError(
+            "Package `num2words` is required to run SmolVLM processor. `pip install num2words`."
+        )
+
+    monkeypatch.setattr(AutoProcessor, "from_pretrained", needs)
+    with pytest.raises(UserError, match="needs a package that is not installed: num2words") as refusal:
+        load(tiny_base)
+    assert refusal.value.remedy == "Install it with: pip install num2words"
+
+
+def test_an_image_processor_and_a_tokenizer_without_a_processor_become_one(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    vision = ViTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, image_size=48
+    )
+    text = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2, n_positions=64, add_cross_attention=True
+    )
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(vision, text)
+    VisionEncoderDecoderModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(tmp_path)
+    loaded = load_base(ModelSettings(model=str(tmp_path), device="cpu"))
+    assert isinstance(loaded.model, VisionEncoderDecoderModel)
+    features = loaded.processor(images=Image.new("RGB", (9, 9)), text="màu", return_tensors="pt")
+    assert features["pixel_values"].shape == (1, 3, 48, 48)
+    assert features["input_ids"].shape[0] == 1
+
+
+def test_the_blueprint_is_the_model_without_its_weights(tiny_base: Path) -> None:
+    settings = ModelSettings(model=str(tiny_base), device="cpu")
+    blueprint, model = blueprint_model(settings), load(tiny_base)
+    assert {parameter.device.type for parameter in blueprint.parameters()} == {"meta"}
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    assert {name: parameter.shape for name, parameter in blueprint.named_parameters()} == shapes
