@@ -28,6 +28,7 @@ from transformers import (
 from vlm import hub
 from vlm.composed import ComposedConfig, ComposedForConditionalGeneration, ComposedProcessor
 from vlm.errors import UserError
+from vlm.model_files import count_weights
 from vlm.settings import ModelSettings
 from vlm.towers import TOWERS, Towers, find_towers
 
@@ -42,6 +43,7 @@ _BAD_FILES = (
     *(AttributeError, IndexError, ArithmeticError, AssertionError, NotImplementedError),
 )
 """What transformers raises on configurations, tokenizers and weights that are damaged or made up."""
+_AGAIN = "Download the model again: some of its files are missing or belong to another model."
 _FROM_FILES = {"trust_remote_code": False, "local_files_only": True}
 
 
@@ -73,7 +75,7 @@ def load_base(settings: ModelSettings) -> LoadedModel:
     with _explained(settings.model), _memory_told(settings, device):
         model = _read_weights(
             settings,
-            blueprint.config,
+            blueprint,
             dtype=DTYPES[precision],
             quantization_config=quantization,
             device_map=None if quantization is None else {"": device},
@@ -87,16 +89,23 @@ def load_base(settings: ModelSettings) -> LoadedModel:
     return LoadedModel(model, processor, device, precision)
 
 
-def _read_weights(settings: ModelSettings, config: PreTrainedConfig, **kwargs) -> PreTrainedModel:
+def _read_weights(settings: ModelSettings, blueprint: PreTrainedModel, **kwargs) -> PreTrainedModel:
     """The model with its weights. Raises `UserError` where the files don't hold all of them."""
     names = hub.parts(settings.model)
     kwargs |= {"use_safetensors": True, **_FROM_FILES}
     if len(names) == 2:
         vision, text = (hub.model_folder(name, half=True) for name in names)
         return ComposedForConditionalGeneration.from_towers(vision, text, **kwargs)
+    folder = hub.model_folder(settings.model, settings.revision)
+    held, wanted = count_weights(folder), sum(weight.numel() for weight in blueprint.parameters())
+    if held < wanted / 2:  # thousands of layers that are not there take minutes to make up
+        raise UserError(
+            f"{settings.model} lacks most of its weights: {held / 1e6:,.1f} M of {wanted / 1e6:,.1f} M.",
+            _AGAIN,
+        )
     model, report = AutoModelForImageTextToText.from_pretrained(
-        hub.model_folder(settings.model, settings.revision),
-        config=config,
+        folder,
+        config=blueprint.config,
         ignore_mismatched_sizes=True,  # they are in the report, and refused with the missing ones
         output_loading_info=True,
         **kwargs,
@@ -104,8 +113,7 @@ def _read_weights(settings: ModelSettings, config: PreTrainedConfig, **kwargs) -
     missing = {*report["missing_keys"], *(str(key[0]) for key in report["mismatched_keys"])}
     if missing:
         raise UserError(
-            f"{settings.model} lacks {len(missing)} of its weights, {min(missing)} first.",
-            "Download the model again: some of its files are missing or belong to another model.",
+            f"{settings.model} lacks {len(missing)} of its weights, {min(missing)} first.", _AGAIN
         )
     return model
 

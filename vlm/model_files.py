@@ -5,6 +5,7 @@ Called by vlm.hub, before anything large is downloaded.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -168,8 +169,18 @@ def check_weights(folder: Path, again: str = _AGAIN) -> None:
             raise UserError(f"{name} {problem}.", again)
 
 
+def count_weights(folder: Path) -> int:
+    """Numbers in a whole model's weights, from the headers of their files."""
+    found = 0
+    for name in weight_files({path.name for path in folder.iterdir()}, folder):
+        with (folder / name).open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        found += sum(math.prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
+    return found
+
+
 def _damage(file: Path) -> str | None:
-    """What is wrong with a safetensors file's length, if anything."""
+    """What is wrong with a safetensors file's header or length, if anything."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
@@ -180,8 +191,10 @@ def _damage(file: Path) -> str | None:
             return f"is damaged: {size:,} bytes are too few"
         try:
             header = json.loads(stream.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            entries = [entry for name, entry in header.items() if name != "__metadata__"]
+            end = max((entry["data_offsets"][1] for entry in entries), default=0)
+            [math.prod(entry["shape"]) for entry in entries]
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
             return "is damaged: its header can't be read"
-    expected = 8 + length + max(ends, default=0)
+    expected = 8 + length + end
     return None if size == expected else f"is damaged: {size:,} bytes instead of {expected:,}"
