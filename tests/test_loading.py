@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -21,6 +21,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from composed_towers import make_text, make_vision
 from conftest import tiny_tokenizer
 from vlm.errors import UserError
 from vlm.loading import blueprint_model, load_base, pick_device, pick_precision, read_config
@@ -266,3 +267,42 @@ def test_the_blueprint_is_the_model_without_its_weights(tiny_base: Path) -> None
     assert {parameter.device.type for parameter in blueprint.parameters()} == {"meta"}
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     assert {name: parameter.shape for name, parameter in blueprint.named_parameters()} == shapes
+
+
+@pytest.mark.parametrize("quantization", ["none", "4bit", "8bit"])
+def test_two_folders_make_a_composed_model_with_a_new_connector(tmp_path: Path, quantization: str) -> None:
+    vision, text = (
+        make_vision("siglip", tmp_path / "siglip"),
+        make_text("bartpho-syllable", tmp_path / "bartpho"),
+    )
+    settings = ModelSettings(model=f"{vision}+{text}", device="cpu", quantization=quantization)
+    loaded, blueprint = load_base(settings), blueprint_model(settings)
+    model = loaded.model
+    assert model.config.model_type == read_config(settings.model).model_type == "composed"
+    assert type(loaded.processor).__name__ == "ComposedProcessor"
+    quantized = {
+        name for name, module in model.named_modules() if isinstance(module, Linear4bit | Linear8bitLt)
+    }
+    linear = {
+        name
+        for name, module in blueprint.named_modules()
+        if isinstance(module, torch.nn.Linear) and name.startswith("language_model.model.")
+    }
+    assert quantized == (set() if quantization == "none" else linear)
+    assert {name for name, _ in blueprint.named_parameters()} == {
+        name for name, _ in model.named_parameters()
+    }
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    features = loaded.processor(images=Image.new("RGB", (40, 40)), text="màu gì?", return_tensors="pt")
+    assert model.generate(**features, max_new_tokens=3, min_new_tokens=3).shape[0] == 1
+
+
+def test_halves_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
+    vision, text = make_vision("vit", tmp_path / "vit"), make_text("bart", tmp_path / "bart")
+    for halves, problem in (
+        (f"{text}+{vision}", "not an image encoder"),
+        (f"{vision}+{vision}", "not an encoder-decoder"),
+        (f"{vision}+{tmp_path / 'nothing'}", "There is no model in"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            load_base(ModelSettings(model=halves, device="cpu"))
