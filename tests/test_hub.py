@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from composed_towers import make_text, make_vision
 from stub_hub import TOKEN, Repo, StubHub, serving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -352,3 +353,23 @@ def test_without_a_network_what_is_here_loads_and_the_rest_is_refused_at_once(
             assert refusal["seconds"] < 5
         assert hub.requests == []
         client.close()
+
+
+def test_a_composed_model_comes_from_two_repositories_with_all_their_small_files(
+    hub: StubHub, online: Client, tmp_path: Path
+) -> None:
+    vision = make_vision("dinov2", tmp_path / "dinov2")
+    text = make_text("bartpho-syllable", tmp_path / "bartpho")
+    hub.add("org/dino", vision)
+    hub.add("org/bartpho", text)
+    assert online.ask("config", model="org/dino+org/bartpho")["model_type"] == "composed"
+    assert weights_of(asked(hub, "org/")) == []
+    answer = online.ask("load", settings={"model": "org/dino+org/bartpho"})
+    assert answer["loaded"] == "ComposedForConditionalGeneration"
+    assert len(weights_of(asked(hub, "org/"))) == 2
+    for name, folder in (("dino", vision), ("bartpho", text)):
+        (found,) = online.cache.glob(f"models--org--{name}/snapshots/*")
+        assert {path.name for path in found.iterdir()} == {path.name for path in folder.iterdir()}
+    assert online.ask("load", settings={"model": "org/dino+org/bartpho"})["loaded"]
+    assert asked(hub, "org/") == []
+    assert "not an image encoder" in online.ask("config", model="org/bartpho+org/dino")["problem"]
