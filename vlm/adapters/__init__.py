@@ -10,7 +10,7 @@ except ImportError as error:
         "Then start again; nothing was changed.",
     ) from error
 
-from vlm.adapters.attach import attach, count, count_lines, lora_config
+from vlm.adapters.attach import attach, count, count_lines, peft_config
 from vlm.adapters.files import (
     CONFIG_FILE,
     PEFT_PREFIX,
@@ -36,7 +36,7 @@ __all__ = [
     "count_lines",
     "inspect",
     "load",
-    "lora_config",
+    "peft_config",
     "replace_folder",
     "save",
     "verify_saved",

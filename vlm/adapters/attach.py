@@ -1,81 +1,243 @@
 """Attach an adapter to a base model, and count what trains."""
 
+import math
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+import peft
+import torch
+from peft import PeftConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 from transformers import PreTrainedModel
 
 from vlm.adapters.files import PEFT_PREFIX
 from vlm.counts import TowerCount, TowerCounts
 from vlm.errors import UserError
+from vlm.methods import METHODS, MethodInfo
 from vlm.settings import AdapterSettings
-from vlm.towers import TOWERS, find_towers, target_modules
+from vlm.towers import TOWERS, Tower, Towers, find_towers, is_attention, target_modules
+
+OFT_BLOCK = 32
+"""Widest block of OFT: PEFT's own choice. It must divide the width of every layer's input."""
+ADALORA_START = 1.5
+"""Rank that AdaLoRA starts with over the rank it ends with, as in its paper."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One tower's share of an adapter: full names of the layers it targets, its rank and alpha."""
+
+    tower: Tower
+    layers: list[str]
+    rank: int
+    alpha: float
 
 
 def attach(
-    model: PreTrainedModel, settings: AdapterSettings, base_name: str, *, meta: bool = False
+    model: PreTrainedModel,
+    settings: AdapterSettings,
+    base_name: str,
+    *,
+    new_connector: bool = False,
+    meta: bool = False,
 ) -> PeftModel:
-    """The model with a fresh LoRA in the towers that `settings` name; everything else is frozen.
+    """The model with a fresh adapter in the towers that `settings` name; everything else is frozen.
 
-    One `LoraConfig` holds both towers, so that one standard adapter folder comes out: the targets
-    are one pattern, and the vision tower's rank and alpha are patterns where they differ. `base_name` is
-    what the adapter will say it belongs to. With `meta`, no memory is taken. Raises `UserError` where no
-    layer is targeted.
+    One configuration of PEFT holds all towers, so that one standard adapter folder comes out: the targets
+    are one pattern, and a tower's rank and alpha are patterns where they differ. `base_name` is what the
+    adapter will say it belongs to; `new_connector` says that the connector was never trained, which is what
+    `connector: auto` trains. With `meta`, no memory is taken. Raises `UserError` where the settings name a
+    layer that is not there, or nothing at all.
     """
-    config = lora_config(model, settings, base_name)
-    if getattr(model, "is_loaded_in_4bit", False):
+    config = peft_config(model, settings, base_name, new_connector=new_connector)
+    if meta and getattr(config, "init_lora_weights", True) is not True:
+        config.init_lora_weights = True  # PiSSA and OLoRA start from the weights, which are not there
+    # bf16 has the range of fp32: what PEFT turns into fp32 here (embeddings, vision tower) would double.
+    if is_quantized(model) and model.dtype != torch.bfloat16:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     # PEFT reads the base's name off the model, and would put this machine's folder into adapter_config.json.
     model.name_or_path = base_name
     model.config.name_or_path = base_name
-    return get_peft_model(model, config, low_cpu_mem_usage=meta)
+    adapted = get_peft_model(model, config, low_cpu_mem_usage=meta)
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad and ".modules_to_save." in name:
+            parameter.data = parameter.data.float()  # small steps are lost in 16 bits; PEFT does so for LoRA
+    return adapted
 
 
-def lora_config(model: PreTrainedModel, settings: AdapterSettings, base_name: str) -> LoraConfig:
-    """The `LoraConfig` of these settings for this model. Raises `UserError` where no layer is targeted."""
-    towers, names, ranks = find_towers(model), [], {}
-    if settings.use_vision_lora:
-        names += target_modules(model, towers, "vision", settings.vision_lora_targets)
-        ranks["vision"] = (settings.vision_lora_r, settings.vision_alpha)
+def is_quantized(model: PreTrainedModel) -> bool:
+    """Whether bitsandbytes keeps weights of this model in 8 or 4 bits."""
+    return bool(getattr(model, "is_loaded_in_8bit", False) or getattr(model, "is_loaded_in_4bit", False))
+
+
+def peft_config(
+    model: PreTrainedModel, settings: AdapterSettings, base_name: str, *, new_connector: bool = False
+) -> PeftConfig:
+    """PEFT's configuration of these settings for this model. Raises `UserError` as `attach` does."""
+    method, towers = METHODS[settings.method], find_towers(model)
+    mode = settings.connector if settings.connector != "auto" else ("full" if new_connector else "off")
+    values: dict[str, Any] = {"base_model_name_or_path": base_name, **method.extra}
+    if mode == "full":
+        values["modules_to_save"] = trained_in_full(model, towers)
+    if method.prompt_learning:
+        return _prompt_config(model, settings, method, values)
+    shares = _shares(model, settings, towers, mode)
+    if not shares and mode == "off":
+        raise UserError("No tower is trained.", "Turn on --use_text_lora, --use_vision_lora or both.")
+    if not shares:
+        raise UserError(
+            "Nothing but the connector is trained, and no adapter holds that alone.",
+            "Turn on --use_text_lora or --use_vision_lora, or use --connector lora.",
+        )
+    layers = [name for share in shares for name in share.layers]
+    values["target_modules"] = pattern(layers)
+    values["task_type"] = None  # with one PEFT wraps the model in a class that breaks some vision towers
+    values |= _ranks(method, shares, towers)
+    if method.dropout:
+        values[method.dropout] = settings.lora_dropout
+    if settings.method == "adalora":
+        # The steps of the run are known when it begins: training.adalora puts them in place of these.
+        values |= {"init_r": math.ceil(ADALORA_START * values["target_r"]), "total_step": 10**7}
+    elif settings.method == "ia3":
+        values["feedforward_modules"] = _feedforward(model, towers, shares)
+    elif settings.method == "oft":
+        values["oft_block_size"] = _oft_block(model, layers)
+    return getattr(peft, method.config)(**values)
+
+
+def _shares(model: PreTrainedModel, settings: AdapterSettings, towers: Towers, mode: str) -> list[Share]:
+    """What each adapted tower gets, the one whose rank is PEFT's plain `r` first."""
+    shares = []
     if settings.use_text_lora:
         part, targets = settings.text_lora_part, settings.text_lora_targets
-        names += target_modules(model, towers, "text", targets, part)
-        ranks["text"] = (settings.text_lora_r, settings.text_alpha)
-    if not ranks:
-        raise UserError("No tower is trained.", "Turn on --use_text_lora, --use_vision_lora or both.")
-    rank, alpha = ranks.get("text") or ranks["vision"]
-    differs = {} if len(ranks) == 1 else {rf"{re.escape(towers.vision)}\..*": ranks["vision"]}
-    return LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        rank_pattern={pattern: vision_rank for pattern, (vision_rank, _) in differs.items()},
-        alpha_pattern={pattern: vision_alpha for pattern, (_, vision_alpha) in differs.items()},
-        lora_dropout=settings.lora_dropout,
-        target_modules=_pattern(names),
-        task_type=None,  # with a task type PEFT wraps the model in a class that breaks some vision towers
-        base_model_name_or_path=base_name,
-    )
+        layers = target_modules(model, towers, "text", targets, part)
+        shares.append(Share("text", layers, settings.text_lora_r, settings.text_alpha))
+    if settings.use_vision_lora:
+        layers = target_modules(model, towers, "vision", settings.vision_lora_targets)
+        shares.append(Share("vision", layers, settings.vision_lora_r, settings.vision_alpha))
+    if mode == "lora":
+        layers = target_modules(model, towers, "connector", "all_linear")
+        shares.append(Share("connector", layers, settings.connector_lora_r, settings.connector_alpha))
+    return shares
 
 
-def _pattern(names: Iterable[str]) -> str:
+def _ranks(method: MethodInfo, shares: list[Share], towers: Towers) -> dict[str, Any]:
+    """Rank and alpha as the method's configuration takes them: the first tower's, others' as patterns."""
+    first, values = shares[0], {}
+    # A connector may lie inside the vision tower: of the patterns that match, PEFT takes the first.
+    others = sorted(shares[1:], key=lambda share: share.tower != "connector")
+    for argument, of, patterns in (
+        (method.rank, lambda share: share.rank, "rank_pattern"),
+        (method.alpha, lambda share: share.alpha, "alpha_pattern"),
+    ):
+        if argument:
+            values[argument] = of(first)
+        if argument and method.rank_per_tower:
+            values[patterns] = {
+                _inside(module): of(share)
+                for share in others
+                for module in (towers.connector if share.tower == "connector" else (towers.vision,))
+            }
+    return values
+
+
+def _inside(module: str) -> str:
+    """A pattern for a module and all in it; without ^ PEFT would find it in the middle of a name too."""
+    return rf"^{re.escape(module)}(?:\..*)?"
+
+
+def _feedforward(model: PreTrainedModel, towers: Towers, shares: list[Share]) -> str | list[str]:
+    """The targeted layers outside attention: IA3 rescales their input, and the output of the others."""
+    modules = dict(model.named_modules())
+    layers = [name for share in shares for name in share.layers if not is_attention(name, modules)]
+    return pattern(layers) if layers else []
+
+
+def _oft_block(model: PreTrainedModel, layers: list[str]) -> int:
+    """The widest block that divides the width of every layer's input, 32 at most."""
+    modules = dict(model.named_modules())
+    block = math.gcd(OFT_BLOCK, *(modules[name].in_features for name in layers))
+    if block == 1:
+        raise UserError(
+            "OFT has no block size for these layers: an odd number of features goes into one of them.",
+            "Choose other layers, or another method: --method lora.",
+        )
+    return block
+
+
+def _prompt_config(
+    model: PreTrainedModel, settings: AdapterSettings, method: MethodInfo, values: dict[str, Any]
+) -> PeftConfig:
+    """Prompt learning wraps the whole model in a class that depends on the task."""
+    seq2seq = model.config.is_encoder_decoder
+    values |= {
+        "task_type": TaskType.SEQ_2_SEQ_LM if seq2seq else TaskType.CAUSAL_LM,
+        "num_virtual_tokens": settings.num_virtual_tokens,
+    }
+    if settings.method == "prefix_tuning":
+        values |= _keys_and_values(model)
+    else:  # virtual tokens stand before the encoder's input alone, or the decoder's where there is but one
+        width = model.get_input_embeddings().weight.shape[1]
+        values |= dict(token_dim=width, num_layers=1, num_attention_heads=1, num_transformer_submodules=1)
+    return getattr(peft, method.config)(**values)
+
+
+def _keys_and_values(model: PreTrainedModel) -> dict[str, int]:
+    """Layers of the decoder of text, and the heads and width of a layer's keys."""
+    text = model.config.get_text_config(decoder=True).to_dict()
+
+    def first(*names: str) -> int | None:
+        return next((text[name] for name in names if text.get(name)), None)
+
+    layers = first("decoder_layers", "num_decoder_layers", "num_hidden_layers", "num_layers", "n_layer")
+    heads = first("decoder_attention_heads", "num_attention_heads", "num_heads", "n_head")
+    width = first("head_dim", "d_kv") or first("d_model", "hidden_size", "n_embd") // heads
+    heads = first("num_key_value_heads") or heads
+    return {"num_layers": layers, "num_attention_heads": heads, "token_dim": heads * width}
+
+
+def trained_in_full(model: PreTrainedModel, towers: Towers) -> list[str]:
+    """Full names of the connector's modules that PEFT copies and trains: each the smallest with weights.
+
+    Of a larger one PEFT can neither copy a list nor, with most methods, merge. Raises `UserError` where the
+    model has no connector.
+    """
+    modules, names = dict(model.named_modules()), []
+    waiting = list(reversed(towers.connector))
+    while waiting:
+        name = waiting.pop()
+        if any(True for _ in modules[name].parameters(recurse=False)):
+            names.append(name)
+        else:
+            waiting += [f"{name}.{child}" for child, _ in reversed(list(modules[name].named_children()))]
+    if not names:
+        raise UserError(f"{type(model).__name__} has no connector to train.", "Use --connector off.")
+    return names
+
+
+def pattern(names: Iterable[str]) -> str:
     r"""One pattern for exactly these modules, with any layer number: `a\.layers\.\d+\.(?:k_proj|q_proj)`."""
     leaves: dict[str, set[str]] = {}
     for name in names:
-        parent, _, leaf = name.rpartition(".")
+        parent, dot, leaf = name.rpartition(".")
         steps = [r"\d+" if step.isdecimal() else re.escape(step) for step in parent.split(".")]
-        leaves.setdefault(r"\.".join(steps), set()).add(re.escape(leaf))
-    return "|".join(rf"{parent}\.(?:{'|'.join(sorted(found))})" for parent, found in sorted(leaves.items()))
+        leaves.setdefault(r"\.".join(steps) + re.escape(dot), set()).add(re.escape(leaf))
+    return "|".join(rf"{parent}(?:{'|'.join(sorted(found))})" for parent, found in sorted(leaves.items()))
 
 
 def count(model: PeftModel) -> TowerCounts:
-    """Trainable and total parameters of each tower, adapter included; they add up to PEFT's own figures."""
+    """Trainable and total parameters of each tower, adapter included; they add up to PEFT's own figures.
+
+    Virtual tokens count to the text tower.
+    """
     base = model.get_base_model()
+    prefix = "base_model." if model.base_model is base else PEFT_PREFIX
     towers, sums = find_towers(base), {tower: [0, 0] for tower in TOWERS}
     for name, parameter in model.named_parameters():
         size = _size(parameter)
-        entry = sums[towers.of(name.removeprefix(PEFT_PREFIX))]
+        entry = sums[towers.of(name.removeprefix(prefix))]
         entry[0] += size if parameter.requires_grad else 0
         entry[1] += size
     counts = TowerCounts(**{tower: TowerCount(*entry) for tower, entry in sums.items()})
