@@ -26,7 +26,7 @@ CROPPED = {"size": {"shortest_edge": SIZE}, "crop_size": SQUARE}
 LAYERS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 PATCHES = {"image_size": SIZE, "patch_size": 8}
 STAGES = {"hidden_sizes": [8, 16], "depths": [1, 1], "layer_scale_init_value": 0.5}
-WORDS = {**LAYERS, "vocab_size": 99, "max_position_embeddings": 16}
+WORDS = {**LAYERS, **IDS, "vocab_size": 99, "max_position_embeddings": 16}
 
 VISION: dict[str, tuple[str, dict, str, dict]] = {
     "dinov2": (

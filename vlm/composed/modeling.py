@@ -20,6 +20,11 @@ ENCODER_INPUTS = (
     *("spatial_shapes", "mm_encoder_outputs"),
 )
 """What `generate` takes for `encode`."""
+MARKS = (
+    *("hf_device_map", "hf_quantizer", "is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized"),
+    "quantization_method",
+)
+"""What transformers writes on a model that it loads quantized; PEFT and the Trainer look for it."""
 
 
 class ComposedConnector(nn.Module):
@@ -93,7 +98,7 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         nn.init.constant_(connector.out_norm.weight, embedding_scale(language_model))
         model.connector = connector.to(vision_tower.device, vision_tower.dtype)
         model.generation_config = answer_settings(language_model)
-        for mark in ("hf_quantizer", "is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method"):
+        for mark in MARKS:
             if hasattr(language_model, mark):
                 setattr(model, mark, getattr(language_model, mark))
         return model.eval()
@@ -122,6 +127,25 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if target == "embeddings.word_embeddings":
             return self.get_input_embeddings()
         return super().get_submodule(target)
+
+    def enable_input_require_grads(self) -> None:
+        """As transformers', which fails on vision towers whose embeddings are no single tensor, as Swin's.
+
+        Gradients reach the pixels only where the vision tower trains; elsewhere they would cost and be lost.
+        """
+
+        def of_pixels(tower: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            if torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters()):
+                kwargs["pixel_values"] = kwargs["pixel_values"].detach().requires_grad_(True)
+            return args, kwargs
+
+        def of_words(embeddings: nn.Module, args: tuple, output: torch.Tensor) -> None:
+            output.requires_grad_(True)
+
+        self._require_grads_hooks = [
+            self.vision_tower.register_forward_pre_hook(of_pixels, with_kwargs=True),
+            self.get_input_embeddings().register_forward_hook(of_words),
+        ]
 
     def get_image_features(
         self,
@@ -256,20 +280,23 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
             use_cache=False if labels is not None else use_cache,
             **kwargs,
         )
-        loss = None
-        if labels is not None:  # decoder_input_ids are shifted, so that labels are not shifted again
-            loss = self.loss_function(
-                outputs.logits,
-                labels,
-                vocab_size=self.config.text_config.vocab_size,
-                shift_labels=labels,
-                num_items_in_batch=num_items_in_batch,
-            )
+        loss = None if labels is None else self._loss(outputs.logits, labels, num_items_in_batch)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=outputs.logits,
             past_key_values=outputs.past_key_values,
             encoder_last_hidden_state=encoder_outputs[0],
+        )
+
+    def _loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        return self.loss_function(
+            logits,
+            labels,
+            vocab_size=self.config.text_config.vocab_size,
+            shift_labels=labels,  # what the decoder reads is shifted, so that labels are not shifted again
+            num_items_in_batch=num_items_in_batch,
         )
 
     @torch.no_grad()
