@@ -3,16 +3,19 @@
 The only file that names BitsAndBytesConfig. Where the files come from is vlm.hub's matter.
 """
 
+import importlib
 import importlib.util
 import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -36,7 +39,6 @@ logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BITSANDBYTES_DEVICES = ("cpu", "cuda")
-QUANTIZED_LAYERS = {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}
 
 _BAD_FILES = (
     *(OSError, ValueError, SafetensorError, StrictDataclassError, ImportError, KeyError, TypeError),
@@ -83,7 +85,7 @@ def load_base(settings: ModelSettings) -> LoadedModel:
         if quantization is None:
             model.to(device)
     if quantization is not None:
-        _stay_as_loaded(model)
+        _mend(model)
         check_quantized(settings, model, towers, skipped)
     model.requires_grad_(False).eval()
     return LoadedModel(model, processor, device, precision)
@@ -221,12 +223,15 @@ def full_precision_modules(settings: ModelSettings, blueprint: PreTrainedModel, 
     """Full names of the modules that stay as they are: the output head, vision tower and connector.
 
     The latter two are quantized as well with `quantize_vision`. bitsandbytes wants full names here; short
-    ones do nothing and drop its own exemption of the output head.
+    ones do nothing and drop its own exemption of the output head. A layer that shares its weight with another
+    has to stay, and is the head of models that don't name one.
     """
-    heads = [
+    shared = [*blueprint.all_tied_weights_keys, *blueprint.all_tied_weights_keys.values()]
+    heads = {key.rpartition(".")[0] for key in shared}
+    heads |= {
         name for name, module in blueprint.named_modules() if module is blueprint.get_output_embeddings()
-    ]
-    return heads if settings.quantize_vision else [*heads, towers.vision, *towers.connector]
+    }
+    return sorted(heads) if settings.quantize_vision else [*sorted(heads), towers.vision, *towers.connector]
 
 
 def quantization_config(
@@ -251,26 +256,47 @@ def quantization_config(
     )
 
 
-def _stay_as_loaded(model: PreTrainedModel) -> None:
-    """Keep 4-bit weights as they are when a CPU with bf16 instructions answers.
+def _quantized_layer(quantization: str) -> type[nn.Module]:
+    bitsandbytes = importlib.import_module("bitsandbytes")
+    return getattr(bitsandbytes.nn, {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}[quantization])
 
-    bitsandbytes would pack them anew in eval mode and back in training: with a loss each time, so that the
-    frozen base drifts, and only where outputs are multiples of 32 and inputs of 64; else it fails.
+
+@cache
+def _any_shape() -> type[nn.Module]:
+    class AnyShape(_quantized_layer("8bit")):
+        """bitsandbytes multiplies [B, D] and [B, L, D] in 8 bits; some vision towers hand over more."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.dim() <= 3:
+                return super().forward(x)
+            return super().forward(x.flatten(0, -3)).unflatten(0, x.shape[:-2])
+
+    return AnyShape
+
+
+def _mend(model: PreTrainedModel) -> None:
+    """Make bitsandbytes' layers take what models give them, and stay as they were loaded.
+
+    On a CPU with bf16 instructions 4-bit weights would be packed anew in eval mode and back in training: with
+    a loss each time, so that the frozen base drifts, and only where outputs are multiples of 32 and inputs of
+    64; else it fails.
     """
     for module in model.modules():
-        if type(module).__name__ == QUANTIZED_LAYERS["4bit"]:
+        if isinstance(module, _quantized_layer("4bit")):
             module.support_avx512bf16_for_cpu = False
+        elif isinstance(module, _quantized_layer("8bit")):
+            module.__class__ = _any_shape()
 
 
 def check_quantized(
     settings: ModelSettings, model: PreTrainedModel, towers: Towers, skipped: list[str]
 ) -> None:
     """See what is quantized in fact, and say it. Raises `UserError` where the text tower is not at all."""
-    wanted = QUANTIZED_LAYERS[settings.quantization]
+    wanted = _quantized_layer(settings.quantization)
     found: dict[str, int] = dict.fromkeys(TOWERS, 0)
     left: dict[str, int] = dict.fromkeys(TOWERS, 0)
     for name, module in model.named_modules():
-        if type(module).__name__ == wanted:
+        if isinstance(module, wanted):
             if any(name == other or name.startswith(f"{other}.") for other in skipped):
                 raise AssertionError(f"{name} was to stay as it is and is quantized")
             found[towers.of(name)] += module.in_features * module.out_features
