@@ -25,27 +25,22 @@ SYSTEM = (
 )
 
 TEMPLATE = """\
-{%- if messages[0]['role'] != 'system' %}SYSTEM
-
-{% endif %}
 {%- for message in messages -%}
-{%- if message['role'] == 'system' %}{{ message['content'] }}{{ '\\n\\n' }}
-{%- else %}{{ 'USER: ' if message['role'] == 'user' else 'ASSISTANT: ' }}
-{%- if message['content'] is string %}{{ message['content'] }}
-{%- else %}
-{%- for item in message['content'] %}
-{%- if item['type'] == 'image' %}<image_placeholder>{% else %}{{ item['text'] }}{% endif %}
-{%- if not loop.last %}{{ '\\n' }}{% endif %}
-{%- endfor %}
-{%- endif %}
-{%- if message['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n\\n' }}{% endif %}
-{%- endif %}
-{%- endfor %}
+{%- set role = message['role'] -%}
+{{ 'USER' if role == 'user' else 'ASSISTANT' if role == 'assistant' else role.capitalize() }}:
+{%- if message['content'][0]['text'] != '' %}{{ ' ' }}{% endif -%}
+{%- for item in message['content'] -%}
+{%- if item['type'] == 'image' %}<image_placeholder>{% else %}{{ item['text'] | trim }}{% endif -%}
+{%- if not loop.last %}{{ '\\n' }}{% endif -%}
+{%- endfor -%}
+{%- if not loop.last or add_generation_prompt %}{{ '\\n\\n' if role == 'user' else 'END' }}{% endif -%}
+{%- endfor -%}
 {%- if add_generation_prompt %}ASSISTANT:{% endif %}"""
+"""As on the Hub: content in blocks only, and no end after the last answer."""
 
 
 def _template(user: str, assistant: str) -> str:
-    return TEMPLATE.replace("SYSTEM", SYSTEM).replace("USER", user).replace("ASSISTANT", assistant)
+    return TEMPLATE.replace("USER", user).replace("ASSISTANT", assistant).replace("END", END)
 
 
 def _tokenizer(*more: str, named: dict[str, str]) -> PreTrainedTokenizerBase:
@@ -95,7 +90,7 @@ def build_deepseek_vl(folder: Path) -> None:
     DeepseekVLProcessor(
         DeepseekVLImageProcessor(size={"height": 28, "width": 28}),
         tokenizer,
-        chat_template=_template("User", "Assistant"),
+        chat_template=SYSTEM + "{{ '\\n\\n' }}" + _template("User", "Assistant"),
         num_image_tokens=16,
     ).save_pretrained(folder)
 
