@@ -134,6 +134,15 @@ def test_a_device_or_a_number_format_that_is_not_there_is_refused() -> None:
     assert pick_precision("bf16", torch.device("cpu")) == "bf16"
 
 
+def test_each_process_of_torchrun_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert pick_device("auto") == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda:1")
+    assert pick_device("cpu") == torch.device("cpu")
+
+
 def test_a_config_that_asks_for_more_layers_than_there_are_weights_is_refused(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     config["text_config"]["encoder_layers"] = 2

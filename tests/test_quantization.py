@@ -182,7 +182,7 @@ def test_answering_leaves_4_bit_weights_as_they_are(load, base: str) -> None:
 @every_base
 @every_quantization
 def test_qlora_learns_and_its_adapter_works_on_the_quantized_and_on_the_full_base(
-    load, base: str, quantization: str, tmp_path: Path
+    load, base: str, quantization: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     loaded = load(base, quantization=quantization)
     before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
@@ -198,6 +198,7 @@ def test_qlora_learns_and_its_adapter_works_on_the_quantized_and_on_the_full_bas
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
+    assert "MatMul8bitLt" not in caplog.text  # a line for each layer and step would bury the log
     for name, value in model.get_base_model().state_dict().items():
         if ".lora_" not in name:
             assert torch.equal(value, before[name.replace(".base_layer.", ".")].to(value.dtype)), name

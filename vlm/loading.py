@@ -6,6 +6,7 @@ The only file that names BitsAndBytesConfig. Where the files come from is vlm.hu
 import importlib
 import importlib.util
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -177,11 +178,16 @@ def blueprint_model(settings: ModelSettings) -> PreTrainedModel:
 
 
 def pick_device(wanted: str) -> torch.device:
-    """The device asked for, or the best there is. Raises `UserError` where the one asked for is not there."""
+    """The device asked for, or the best there is; of several GPUs the one that torchrun gave this process.
+
+    Raises `UserError` where the one asked for is not there.
+    """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = wanted if wanted != "auto" else next(device for device, there in present.items() if there)
     if not present[name]:
         raise UserError(f"This machine has no {name} device.", "Use --device auto.")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        return torch.device(name, int(os.environ["LOCAL_RANK"]))
     return torch.device(name)
 
 
@@ -281,6 +287,8 @@ def _mend(model: PreTrainedModel) -> None:
     a loss each time, so that the frozen base drifts, and only where outputs are multiples of 32 and inputs of
     64; else it fails.
     """
+    # It says at each multiplication that 8 bits are made from fp16, which is how LLM.int8 works.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     for module in model.modules():
         if isinstance(module, _quantized_layer("4bit")):
             module.support_avx512bf16_for_cpu = False
