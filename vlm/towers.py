@@ -124,16 +124,22 @@ def layer_names(model: PreTrainedModel, towers: Towers, tower: Tower) -> list[st
 
 
 def _linear_layers(model: PreTrainedModel, towers: Towers, tower: Tower) -> dict[str, nn.Module]:
-    """The tower's linear layers by full name, the output head aside."""
+    """The tower's linear layers by full name, the output head aside.
+
+    A convolution of one pixel is one too, where a tower has no other: MobileNet's attention is made of them.
+    """
     head = model.get_output_embeddings()
-    return {
+    modules = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-        and module is not head
-        and towers.of(name) == tower
-        and not OTHER_SENSES.search(name)
+        if module is not head and towers.of(name) == tower and not OTHER_SENSES.search(name)
     }
+    linear = {name: module for name, module in modules.items() if isinstance(module, nn.Linear | Conv1D)}
+    return linear or {name: module for name, module in modules.items() if _is_pointwise(module)}
+
+
+def _is_pointwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
 
 
 def is_attention(name: str, modules: dict[str, nn.Module]) -> bool:

@@ -42,6 +42,12 @@ class ChatPrompt:
         self.max_length = max_length
         tokens = sorted(self.tokenizer.added_tokens_encoder, key=len, reverse=True)
         self.control_token = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
+        template = str(processor.chat_template)
+        self.template_arguments = {"enable_thinking": False} if "enable_thinking" in template else {}
+        self.blocks_everywhere = True
+        probe = [Message("user", IMAGE + "?"), Message("assistant", "!")]
+        self.blocks_everywhere = "'type'" not in self._render(probe)
+        """Whether the template takes blocks in turns without an image too; some write them out."""
 
     def inputs(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
         texts = [self._render(turns[:-1], add_generation_prompt=True) for turns in conversations]
@@ -66,10 +72,13 @@ class ChatPrompt:
 
     def _render(self, turns: Conversation, *, add_generation_prompt: bool = False) -> str:
         """The conversation as the template writes it; control tokens that somebody typed are marked."""
-        messages = [{"role": turn.role, "content": self._blocks(turn)} for turn in turns]
+        messages = [{"role": turn.role, "content": self._content(turn)} for turn in turns]
         try:
             return self.processor.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False
+                messages,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **self.template_arguments,
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             roles = ", ".join(turn.role for turn in turns)
@@ -78,7 +87,9 @@ class ChatPrompt:
                 "Begin with a user turn, then user and assistant in turns; leave system turns out.",
             ) from error
 
-    def _blocks(self, turn: Message) -> list[dict[str, str]]:
+    def _content(self, turn: Message) -> list[dict[str, str]] | str:
+        if IMAGE not in turn.text and not self.blocks_everywhere:
+            return self._as_text(turn.plain_text)
         blocks: list[dict[str, str]] = []
         for index, piece in enumerate(turn.text.split(IMAGE)):
             if index:

@@ -62,10 +62,13 @@ class CompletionPrompt:
         return marks + question_of(turns)
 
     def _process(self, texts: list[str], images: Pictures | None, padding_side: str) -> BatchFeature:
-        nested = [list(pictures) for pictures in images or ()]
-        flat = nested if _expands(self.processor) else [pictures[0] for pictures in nested]
         batch = self.processor(
-            text=texts, images=flat, padding=True, padding_side=padding_side, return_tensors="pt"
+            text=texts,
+            images=[pictures[0] for pictures in images or ()],
+            padding=True,
+            padding_side=padding_side,
+            return_tensors="pt",
+            return_token_type_ids=False,
         )
         require_length(batch["attention_mask"].sum(1).tolist(), texts, self.max_length, "A text")
         return batch
@@ -85,7 +88,7 @@ class PrefixSuffixPrompt(CompletionPrompt):
         texts = [self._question(turns, images[row]) for row, turns in enumerate(conversations)]
         batch = self.processor(
             text=texts,
-            images=[list(pictures) for pictures in images],
+            images=[pictures[0] for pictures in images or ()],
             suffix=[turns[-1].plain_text for turns in conversations],
             padding=True,
             padding_side="right",
@@ -153,5 +156,5 @@ class CaptionPrompt:
 
 
 def _expands(processor: ProcessorMixin) -> bool:
-    """Whether the processor replaces image tokens in the text by as many as the image needs."""
-    return bool(getattr(processor, "all_special_multimodal_tokens", None))
+    """Whether the processor replaces an image token in the text by as many as the image needs."""
+    return type(processor).replace_image_token is not ProcessorMixin.replace_image_token
