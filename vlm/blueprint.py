@@ -1,11 +1,16 @@
 """Counts before a run starts: the architecture from its configuration alone, on the meta device."""
 
+import copy
 import json
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlm.counts import TowerCount, TowerCounts
 from vlm.settings import AdapterSettings, ModelSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 STARTER_COUNTS_FILE = Path(__file__).parent / "starter" / "counts.json"
 """The starter's counts at default ranks: the first paint has them without torch; a test keeps them true."""
@@ -36,27 +41,34 @@ def tower_counts(settings: ModelSettings) -> TowerCounts:
     for name, committed in COMMITTED.items():
         if settings.model == "starter" and adapter == committed:
             return _read_committed()[name]
-    return build_counts(settings.model, adapter)
+    return build_counts(settings.model, adapter, settings.revision)
 
 
-@lru_cache(maxsize=64)
-def build_counts(model: str, adapter: AdapterSettings) -> TowerCounts:
-    """The counts from the architecture itself, built on `meta`."""
-    import torch
-    from transformers import AutoModelForImageTextToText
+@lru_cache(maxsize=256)
+def build_counts(model: str, adapter: AdapterSettings, revision: str | None = None) -> TowerCounts:
+    """The counts from the architecture itself, built on `meta`. Quantization changes none of them."""
+    from vlm import adapters, hub
 
-    from vlm.adapters import attach, count
-    from vlm.loading import read_config
+    base = copy.deepcopy(_base(model, revision))
+    new_connector = len(hub.parts(model)) == 2
+    return adapters.count(adapters.attach(base, adapter, model, new_connector=new_connector, meta=True))
 
-    with torch.device("meta"):
-        base = AutoModelForImageTextToText.from_config(read_config(model))
-    return count(attach(base, adapter, model, meta=True))
+
+@lru_cache(maxsize=2)
+def _base(model: str, revision: str | None) -> "PreTrainedModel":
+    """The architecture without an adapter, copied for each: building a large one takes longer."""
+    from vlm.loading import blueprint_model
+
+    return blueprint_model(ModelSettings(model=model, revision=revision))
 
 
 @lru_cache(maxsize=1)
 def _read_committed() -> dict[str, TowerCounts]:
     rows = json.loads(STARTER_COUNTS_FILE.read_text())
     return {
-        name: TowerCounts(**{tower: TowerCount(**counts) for tower, counts in towers.items()})
+        name: TowerCounts(
+            **{tower: TowerCount(**counts) for tower, counts in towers.items()},
+            stored=sum(counts["trainable"] for counts in towers.values()),  # LoRA stores what it trains
+        )
         for name, towers in rows.items()
     }

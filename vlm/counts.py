@@ -19,11 +19,15 @@ class TowerCount:
 
 @dataclass(frozen=True, slots=True)
 class TowerCounts:
-    """Parameters of each tower; they add up to PEFT's own figures."""
+    """Parameters of each tower; they add up to PEFT's own figures. `stored`: numbers in the adapter's file.
+
+    Most methods store what they train; VeRA stores its random matrices as well.
+    """
 
     vision: TowerCount
     connector: TowerCount
     text: TowerCount
+    stored: int = 0
 
     @property
     def trainable(self) -> int:
@@ -36,7 +40,8 @@ class TowerCounts:
     @property
     def adapter_mb(self) -> float:
         """Size of the adapter's weights on disk, in MB (10^6 bytes): they are kept in fp32."""
-        return self.trainable * BYTES_A_WEIGHT / 1e6
+        return (self.stored or self.trainable) * BYTES_A_WEIGHT / 1e6
 
     def as_dict(self) -> dict[str, dict[str, int]]:
-        return asdict(self)
+        """The towers, each with `trainable` and `total`."""
+        return {tower: counts for tower, counts in asdict(self).items() if tower != "stored"}

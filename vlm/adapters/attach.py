@@ -8,9 +8,18 @@ from typing import Any
 
 import peft
 import torch
-from peft import PeftConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    TaskType,
+    get_peft_model,
+    get_peft_model_state_dict,
+    prepare_model_for_kbit_training,
+)
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from vlm.adapters.files import PEFT_PREFIX
 from vlm.counts import TowerCount, TowerCounts
@@ -52,18 +61,29 @@ def attach(
     layer that is not there, or nothing at all.
     """
     config = peft_config(model, settings, base_name, new_connector=new_connector)
-    if meta and getattr(config, "init_lora_weights", True) is not True:
-        config.init_lora_weights = True  # PiSSA and OLoRA start from the weights, which are not there
     # bf16 has the range of fp32: what PEFT turns into fp32 here (embeddings, vision tower) would double.
     if is_quantized(model) and model.dtype != torch.bfloat16:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     # PEFT reads the base's name off the model, and would put this machine's folder into adapter_config.json.
     model.name_or_path = base_name
     model.config.name_or_path = base_name
-    adapted = get_peft_model(model, config, low_cpu_mem_usage=meta)
+    adapted = _on_meta(model, config) if meta else get_peft_model(model, config)
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad and ".modules_to_save." in name:
             parameter.data = parameter.data.float()  # small steps are lost in 16 bits; PEFT does so for LoRA
+    return adapted
+
+
+def _on_meta(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
+    """The adapter without numbers. PiSSA and OLoRA, which start from the weights, are told to take zeros."""
+    starts_from = config.init_lora_weights if isinstance(config, LoraConfig) else None
+    if isinstance(config, LoraConfig):
+        config.init_lora_weights = True
+    # Most methods draw their first numbers in memory, whatever `low_cpu_mem_usage` says.
+    with torch.device("meta"):
+        adapted = get_peft_model(model, config, low_cpu_mem_usage=True)
+    if isinstance(config, LoraConfig):
+        config.init_lora_weights = starts_from
     return adapted
 
 
@@ -158,13 +178,17 @@ def _feedforward(model: PreTrainedModel, towers: Towers, shares: list[Share]) ->
 def _oft_block(model: PreTrainedModel, layers: list[str]) -> int:
     """The widest block that divides the width of every layer's input, 32 at most."""
     modules = dict(model.named_modules())
-    block = math.gcd(OFT_BLOCK, *(modules[name].in_features for name in layers))
+    block = math.gcd(OFT_BLOCK, *(_input_width(modules[name]) for name in layers))
     if block == 1:
         raise UserError(
             "OFT has no block size for these layers: an odd number of features goes into one of them.",
             "Choose other layers, or another method: --method lora.",
         )
     return block
+
+
+def _input_width(layer: nn.Module) -> int:
+    return layer.weight.shape[0] if isinstance(layer, Conv1D) else layer.weight.shape[1]
 
 
 def _prompt_config(
@@ -240,10 +264,21 @@ def count(model: PeftModel) -> TowerCounts:
         entry = sums[towers.of(name.removeprefix(prefix))]
         entry[0] += size if parameter.requires_grad else 0
         entry[1] += size
-    counts = TowerCounts(**{tower: TowerCount(*entry) for tower, entry in sums.items()})
+    counts = TowerCounts(
+        **{tower: TowerCount(*entry) for tower, entry in sums.items()}, stored=_stored(model)
+    )
     if (counts.trainable, counts.total) != model.get_nb_trainable_parameters():
         raise AssertionError(f"{counts} do not add up to PEFT's {model.get_nb_trainable_parameters()}")
     return counts
+
+
+def _stored(model: PeftModel) -> int:
+    """Numbers in the adapter's file, which for PiSSA and OLoRA holds where they started from as well."""
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    doubled = getattr(model.peft_config["default"], "init_lora_weights", True) in ("pissa", "olora")
+    return sum(
+        tensor.numel() * (2 if doubled and ".lora_" in name else 1) for name, tensor in tensors.items()
+    )
 
 
 def _size(parameter: nn.Parameter) -> int:
