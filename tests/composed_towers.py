@@ -11,9 +11,16 @@ from pathlib import Path
 import sentencepiece
 import torch
 import transformers
-from transformers import PreTrainedConfig
+from PIL import Image
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from conftest import PICTURES, QUESTION, tiny_tokenizer
+from vlm.composed import ComposedModel, ComposedProcessor
+
+QUESTIONS = ["hình này có màu gì?", "màu gì?"]
+ANSWERS = ["màu đỏ", "màu xanh dương"]
+
+Batch = dict[str, torch.Tensor]
 
 SPREAD = 0.2
 SIZE = 32
@@ -86,6 +93,45 @@ VISION: dict[str, tuple[str, dict, str, dict]] = {
 
 CLIP and the SigLIPs are whole, with the text half that a composed model leaves out.
 """
+
+
+class Towers:
+    """The folder of a tower by its kind, made when it is first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __call__(self, kind: str) -> Path:
+        folder = self.root / kind
+        if not folder.exists():
+            (make_vision if kind in VISION else make_text)(kind, folder)
+        return folder
+
+
+def compose(tower: Towers, vision: str = "siglip", text: str = "bart", **kwargs: object) -> PreTrainedModel:
+    return ComposedModel.from_towers(tower(vision), tower(text), local_files_only=True, **kwargs)
+
+
+def noise(width: int, height: int, seed: int) -> Image.Image:
+    pixels = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(seed))
+    return Image.fromarray(pixels.to(torch.uint8).numpy())
+
+
+def batch_of(processor: ComposedProcessor) -> Batch:
+    """Two pictures of different shapes with their questions, and the answers as labels."""
+    images = [noise(40, 64, seed=1), noise(64, 40, seed=2)]
+    batch = processor(images=images, text=QUESTIONS, padding=True, return_tensors="pt")
+    answers = processor.tokenizer(ANSWERS, padding=True, return_tensors="pt")
+    labels = answers["input_ids"].masked_fill(answers["attention_mask"] == 0, -100)
+    return {**batch, "labels": labels}
+
+
+def lesson(tower: Towers, vision: str = "siglip", text: str = "bart") -> Batch:
+    return batch_of(ComposedProcessor.from_towers(tower(vision), tower(text)))
+
+
+def without(batch: Batch, *names: str) -> Batch:
+    return {name: tensor for name, tensor in batch.items() if name not in names}
 
 
 def make_vision(kind: str, folder: Path) -> Path:

@@ -2,13 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForImageTextToText,
@@ -21,54 +19,17 @@ from transformers import (
     SiglipModel,
 )
 
-from composed_towers import TEXT, VISION, make_text, make_vision
+from composed_towers import QUESTIONS, TEXT, VISION, Batch, Towers, compose, lesson, noise, without
 from vlm.composed import ComposedConfig, ComposedModel, ComposedProcessor
 from vlm.errors import UserError
 from vlm.towers import find_towers, target_modules
 
 PAIRS = [*((vision, "bart") for vision in VISION), *(("siglip", text) for text in TEXT if text != "bart")]
-QUESTIONS = ["hình này có màu gì?", "màu gì?"]
-ANSWERS = ["màu đỏ", "màu xanh dương"]
-
-Tower = Callable[[str], Path]
-Batch = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
-def tower(tmp_path_factory: pytest.TempPathFactory) -> Tower:
-    """The folder of a tower by its kind, made when it is first asked for."""
-    root = tmp_path_factory.mktemp("towers")
-
-    def made(kind: str) -> Path:
-        folder = root / kind
-        if not folder.exists():
-            (make_vision if kind in VISION else make_text)(kind, folder)
-        return folder
-
-    return made
-
-
-def compose(tower: Tower, vision: str = "siglip", text: str = "bart", **kwargs: object) -> PreTrainedModel:
-    return ComposedModel.from_towers(tower(vision), tower(text), local_files_only=True, **kwargs)
-
-
-def noise(width: int, height: int, seed: int) -> Image.Image:
-    pixels = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(seed))
-    return Image.fromarray(pixels.to(torch.uint8).numpy())
-
-
-def lesson(tower: Tower, vision: str = "siglip", text: str = "bart") -> Batch:
-    """Two pictures of different shapes with their questions, and the answers as labels."""
-    processor = ComposedProcessor.from_towers(tower(vision), tower(text))
-    images = [noise(40, 64, seed=1), noise(64, 40, seed=2)]
-    batch = processor(images=images, text=QUESTIONS, padding=True, return_tensors="pt")
-    answers = processor.tokenizer(ANSWERS, padding=True, return_tensors="pt")
-    labels = answers["input_ids"].masked_fill(answers["attention_mask"] == 0, -100)
-    return {**batch, "labels": labels}
-
-
-def without(batch: Batch, *names: str) -> Batch:
-    return {name: tensor for name, tensor in batch.items() if name not in names}
+def tower(tmp_path_factory: pytest.TempPathFactory) -> Towers:
+    return Towers(tmp_path_factory.mktemp("towers"))
 
 
 def images_of(batch: Batch) -> Batch:
@@ -100,7 +61,7 @@ def base_weights(model: PeftModel) -> Batch:
 
 
 @pytest.mark.parametrize(("vision", "text"), PAIRS)
-def test_a_pair_learns_is_saved_and_answers(tower: Tower, vision: str, text: str, tmp_path: Path) -> None:
+def test_a_pair_learns_is_saved_and_answers(tower: Towers, vision: str, text: str, tmp_path: Path) -> None:
     model, batch = compose(tower, vision, text), lesson(tower, vision, text)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     adapted = adapt(model).train()
@@ -134,7 +95,7 @@ def test_a_pair_learns_is_saved_and_answers(tower: Tower, vision: str, text: str
 
 @pytest.mark.parametrize(("vision", "text"), PAIRS)
 def test_a_pair_is_saved_whole_and_loads_through_the_auto_classes(
-    tower: Tower, vision: str, text: str, tmp_path: Path
+    tower: Towers, vision: str, text: str, tmp_path: Path
 ) -> None:
     model, batch = compose(tower, vision, text), lesson(tower, vision, text)
     processor = ComposedProcessor.from_towers(tower(vision), tower(text))
@@ -152,7 +113,7 @@ def test_a_pair_is_saved_whole_and_loads_through_the_auto_classes(
 
 
 @pytest.mark.parametrize("vision", VISION)
-def test_features_stand_in_for_pixels_in_every_vision_tower(tower: Tower, vision: str) -> None:
+def test_features_stand_in_for_pixels_in_every_vision_tower(tower: Towers, vision: str) -> None:
     model, batch = compose(tower, vision), lesson(tower, vision)
     with torch.no_grad():
         features = model.get_image_features(**images_of(batch))
@@ -172,7 +133,7 @@ UNREAD = {
 
 
 @pytest.mark.parametrize("vision", VISION)
-def test_every_parameter_is_read_but_what_can_not_be_left_out(tower: Tower, vision: str) -> None:
+def test_every_parameter_is_read_but_what_can_not_be_left_out(tower: Towers, vision: str) -> None:
     model, batch = compose(tower, vision).train(), lesson(tower, vision)
     model(**batch).loss.backward()
     unread = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()}
@@ -180,7 +141,7 @@ def test_every_parameter_is_read_but_what_can_not_be_left_out(tower: Tower, visi
 
 
 @pytest.mark.parametrize(("vision", "text"), [*((v, "bartpho-syllable") for v in VISION), ("clip", "mt5")])
-def test_both_towers_take_gradient_checkpointing(tower: Tower, vision: str, text: str) -> None:
+def test_both_towers_take_gradient_checkpointing(tower: Towers, vision: str, text: str) -> None:
     """ConvNext's layers have none in transformers; the text tower beside them has."""
     gradients = []
     for reentrant in (None, False, True):
@@ -196,14 +157,14 @@ def test_both_towers_take_gradient_checkpointing(tower: Tower, vision: str, text
         torch.testing.assert_close(found, gradients[0])
 
 
-def test_checkpointing_leaves_a_frozen_vision_tower_without_gradients(tower: Tower) -> None:
+def test_checkpointing_leaves_a_frozen_vision_tower_without_gradients(tower: Towers) -> None:
     model = compose(tower).requires_grad_(False)
     model.activation_checkpointing_enable()
     features = model.get_image_features(**images_of(lesson(tower)))
     assert not features.pooler_output.requires_grad
 
 
-def test_the_vision_half_of_siglip_is_the_checkpoints_own(tower: Tower) -> None:
+def test_the_vision_half_of_siglip_is_the_checkpoints_own(tower: Towers) -> None:
     whole, model = SiglipModel.from_pretrained(tower("siglip")), compose(tower)
     own = {k: v for k, v in whole.vision_model.state_dict().items() if not k.startswith("head.")}
     assert model.vision_tower.state_dict().keys() == own.keys()
@@ -211,7 +172,7 @@ def test_the_vision_half_of_siglip_is_the_checkpoints_own(tower: Tower) -> None:
     assert "text" not in str(model.config.vision_config.to_dict())
 
 
-def test_flexible_resolution_gives_each_image_its_own_number_of_tokens(tower: Tower) -> None:
+def test_flexible_resolution_gives_each_image_its_own_number_of_tokens(tower: Towers) -> None:
     model, processor = (
         compose(tower, "siglip2"),
         ComposedProcessor.from_towers(tower("siglip2"), tower("bart")),
@@ -231,7 +192,7 @@ TOKENS = {"t5": (0, 1), "mt5": (0, 1), "vit5": (0, 1), "mbart": (None, 2)}
 
 
 @pytest.mark.parametrize("text", TEXT)
-def test_the_decoder_reads_answers_as_its_own_model_does(tower: Tower, text: str) -> None:
+def test_the_decoder_reads_answers_as_its_own_model_does(tower: Towers, text: str) -> None:
     model, batch = compose(tower, text=text), lesson(tower, text=text)
     labels, own = batch["labels"], model.language_model
     read = model.prepare_decoder_input_ids_from_labels(labels)
@@ -251,7 +212,7 @@ def test_the_decoder_reads_answers_as_its_own_model_does(tower: Tower, text: str
     torch.testing.assert_close(blind.loss, whole.loss)
 
 
-def test_bartpho_brings_its_sentencepiece_files(tower: Tower, tmp_path: Path) -> None:
+def test_bartpho_brings_its_sentencepiece_files(tower: Towers, tmp_path: Path) -> None:
     processor = ComposedProcessor.from_towers(tower("dinov2"), tower("bartpho-syllable"))
     assert isinstance(processor.tokenizer, BartphoTokenizer)
     processor.save_pretrained(tmp_path)
@@ -262,7 +223,7 @@ def test_bartpho_brings_its_sentencepiece_files(tower: Tower, tmp_path: Path) ->
     assert processor.tokenizer.decode(ids, skip_special_tokens=True) == QUESTIONS[0]
 
 
-def test_a_text_model_saved_without_its_head_is_complete(tower: Tower, tmp_path: Path) -> None:
+def test_a_text_model_saved_without_its_head_is_complete(tower: Towers, tmp_path: Path) -> None:
     """As vinai/bartpho-syllable is on the Hub: an MBartModel, whose head is its embeddings."""
     whole = tower("bartpho-syllable")
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
@@ -272,7 +233,7 @@ def test_a_text_model_saved_without_its_head_is_complete(tower: Tower, tmp_path:
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
-def test_a_summarisers_habits_are_not_inherited(tower: Tower, tmp_path: Path) -> None:
+def test_a_summarisers_habits_are_not_inherited(tower: Towers, tmp_path: Path) -> None:
     shutil.copytree(tower("bart"), tmp_path, dirs_exist_ok=True)
     own = {"min_length": 56, "num_beams": 4, "no_repeat_ngram_size": 3, "forced_bos_token_id": 7}
     settings = json.loads((tmp_path / "generation_config.json").read_text()) | own
@@ -284,7 +245,7 @@ def test_a_summarisers_habits_are_not_inherited(tower: Tower, tmp_path: Path) ->
     assert not settings.no_repeat_ngram_size
 
 
-def test_the_connector_is_new_but_the_same_for_each_seed(tower: Tower) -> None:
+def test_the_connector_is_new_but_the_same_for_each_seed(tower: Towers) -> None:
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
@@ -294,7 +255,7 @@ def test_the_connector_is_new_but_the_same_for_each_seed(tower: Tower) -> None:
     assert not torch.equal(first["fc1.weight"], other["fc1.weight"])
 
 
-def test_image_tokens_begin_as_loud_as_words(tower: Tower) -> None:
+def test_image_tokens_begin_as_loud_as_words(tower: Towers) -> None:
     for text in ("mbart", "t5", "bartpho-word"):
         model, batch = compose(tower, text=text), lesson(tower, text=text)
         with torch.no_grad():
@@ -303,7 +264,7 @@ def test_image_tokens_begin_as_loud_as_words(tower: Tower) -> None:
         assert image.std().item() == pytest.approx(words.std().item(), rel=0.3)
 
 
-def test_numbers_are_kept_in_the_format_asked_for(tower: Tower) -> None:
+def test_numbers_are_kept_in_the_format_asked_for(tower: Towers) -> None:
     model = compose(tower, "dinov2", "bartpho-word", dtype=torch.bfloat16, device_map={"": "cpu"})
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     batch = lesson(tower, "dinov2", "bartpho-word")
@@ -321,7 +282,7 @@ def test_numbers_are_kept_in_the_format_asked_for(tower: Tower) -> None:
     ids=["nothing named", "vision left out", "vision too"],
 )
 def test_four_bits_are_for_the_text_tower_and_never_for_the_connector(
-    tower: Tower, skipped: list[str] | None, quantized: set[str]
+    tower: Towers, skipped: list[str] | None, quantized: set[str]
 ) -> None:
     four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=skipped)
     model = compose(tower, text="bartpho-syllable", quantization_config=four)
@@ -341,7 +302,7 @@ def test_four_bits_are_for_the_text_tower_and_never_for_the_connector(
     assert losses[0] > losses[1] > losses[2]
 
 
-def test_what_does_not_fit_or_is_not_complete_is_refused(tower: Tower, tmp_path: Path) -> None:
+def test_what_does_not_fit_or_is_not_complete_is_refused(tower: Towers, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a bart model, not an image encoder"):
         ComposedConfig.from_towers(tower("bart"), tower("bart"))
     with pytest.raises(UserError, match="is a vit model, not an encoder-decoder of text"):
@@ -363,7 +324,7 @@ def test_what_does_not_fit_or_is_not_complete_is_refused(tower: Tower, tmp_path:
         ComposedModel.from_towers(tower("vit"), tmp_path / "t5")
 
 
-def test_more_than_the_text_encoder_reads_is_refused_in_words(tower: Tower) -> None:
+def test_more_than_the_text_encoder_reads_is_refused_in_words(tower: Towers) -> None:
     model, batch = compose(tower, text="bartpho-word"), lesson(tower, text="bartpho-word")
     batch["input_ids"] = torch.full((2, 60), 5)
     batch["attention_mask"] = torch.ones_like(batch["input_ids"])
@@ -373,7 +334,7 @@ def test_more_than_the_text_encoder_reads_is_refused_in_words(tower: Tower) -> N
     assert unlimited(**batch).loss.isfinite()
 
 
-def test_a_question_is_needed_and_may_come_embedded(tower: Tower) -> None:
+def test_a_question_is_needed_and_may_come_embedded(tower: Towers) -> None:
     model, batch = compose(tower), lesson(tower)
     embedded = without(batch, "input_ids") | {
         "inputs_embeds": model.get_input_embeddings()(batch["input_ids"])
