@@ -85,15 +85,19 @@ def cache_works(loaded: LoadedModel, prompt: PromptStyle, examples: list) -> boo
     conversations, images = [turns for turns, _ in examples], [pictures for _, pictures in examples]
     batch = prompt.training_batch(conversations, images)
     swapped = prompt.training_batch(conversations, images[::-1])
-    taken = inspect.signature(model.get_image_features).parameters
-    losses = []
+    encode = getattr(model, "get_image_features", None) or model.base_model.get_image_features
+    taken = inspect.signature(encode).parameters
+    losses: list[torch.Tensor] = []
     for source in (batch, swapped):
         of_images = {
             name: value for name, value in source.items() if name in taken and name not in NOT_IMAGES
         }
-        features = model.get_image_features(**of_images, return_dict=True)
+        features = encode(**of_images, return_dict=True)
         rest = {name: value for name, value in batch.items() if name not in of_images or name.endswith("thw")}
-        losses.append(model(**rest, mm_encoder_outputs={"image": features}).loss)
+        try:
+            losses.append(model(**rest, mm_encoder_outputs={"image": features}).loss)
+        except TypeError:  # it names the argument, and wants the pixels all the same
+            return False
     whole = model(**batch).loss
     return bool(
         torch.allclose(losses[0], whole, atol=1e-6) and not torch.allclose(losses[1], whole, atol=1e-6)
