@@ -8,7 +8,7 @@ from PIL import Image
 
 from training import cli, config
 from training.data.datasets import open_dataset
-from ui import form, form_html
+from ui import form, form_html, mixer_html
 from ui.text import LANGUAGES
 from vlm.blueprint import tower_counts
 
@@ -67,12 +67,14 @@ def test_a_value_that_cannot_be_used_is_a_problem_of_its_own_field(field, value)
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_counts_are_shown_tower_by_tower_and_in_all(language):
     counts = tower_counts(config.build(form.values_of(DEFAULTS, WORKSPACE)))
-    line = form_html.counts_line(language, counts)
+    line = mixer_html.counts_line(language, counts)
     separator = "," if language == "en" else "."
     assert f"{counts.trainable:,}".replace(",", separator) in line
     assert f"{counts.total:,}".replace(",", separator) in line
-    assert "width:0.0%" in form_html.tower_bar(counts.vision)
-    assert "width:0.0%" not in form_html.tower_bar(counts.text)
+    assert "width:0.0%" in mixer_html.tower_share(language, counts, "vision")
+    share = mixer_html.tower_share(language, counts, "text")
+    assert "width:0.0%" not in share
+    assert f"{counts.text.trainable:,}".replace(",", separator) in share
 
 
 def test_a_hostile_dataset_is_shown_as_text(tmp_path):

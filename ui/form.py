@@ -1,14 +1,19 @@
 """The Train form as values: its settings, how each is edited, the command line that equals it. No Gradio."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from training.config import Problem, TrainingConfig, check
+from vlm.methods import METHODS
 
-BASIC = ("dataset", "model", "use_vision_lora", "vision_lora_r", "use_text_lora", "text_lora_r")
+BASIC = (
+    *("dataset", "model", "method"),
+    *("use_vision_lora", "vision_lora_r", "connector", "connector_lora_r", "use_text_lora", "text_lora_r"),
+)
 ADVANCED: dict[str, tuple[str, ...]] = {
     "group_learning": (
         "learning_rate",
@@ -18,15 +23,19 @@ ADVANCED: dict[str, tuple[str, ...]] = {
         "lr_scheduler_type",
         "seed",
     ),
-    "group_lora": (
-        "vision_lora_targets",
-        "text_lora_targets",
-        "vision_lora_alpha",
-        "text_lora_alpha",
-        "text_lora_part",
-        "lora_dropout",
+    "vision": ("vision_lora_targets", "vision_lora_alpha", "vision_learning_rate"),
+    "connector": ("connector_lora_alpha", "connector_learning_rate"),
+    "text": ("text_lora_targets", "text_lora_part", "text_lora_alpha", "text_learning_rate"),
+    "group_method": ("lora_dropout", "loraplus_lr_ratio", "num_virtual_tokens"),
+    "group_machine": (
+        "quantization",
+        "quantize_vision",
+        "gradient_checkpointing",
+        "optim",
+        "precision",
+        "revision",
     ),
-    "group_machine": ("quantization", "precision", "held_out", "skip_bad_rows"),
+    "group_data": ("held_out", "skip_bad_rows", "from_adapter"),
 }
 FIELDS = BASIC + tuple(field for group in ADVANCED.values() for field in group)
 """Every setting on the page, in the order in which the form's controls are handed to its handlers."""
@@ -45,6 +54,11 @@ def choices_of(field: str) -> tuple[str, ...]:
     return next((get_args(option) for option in options if get_origin(option) is Literal), ())
 
 
+def is_layers(field: str) -> bool:
+    """Whether a setting names layers: one of a few words for them, or a list of the model's own names."""
+    return field.endswith("_targets")
+
+
 def is_switch(field: str) -> bool:
     return TrainingConfig.model_fields[field].annotation is bool
 
@@ -54,17 +68,101 @@ def is_optional(field: str) -> bool:
     return get_origin(annotation) in (Union, UnionType) and type(None) in get_args(annotation)
 
 
-def values_of(controls: Sequence[Any], workspace: Path) -> dict[str, Any]:
-    """The settings as typed, unchecked."""
+@dataclass(frozen=True)
+class Chosen:
+    """What was read of the model that the form stands on: without it nothing can be counted.
+
+    `parameters` counts all towers. `layers` are the names of each tower's layers, empty until they were read;
+    `changed` are the settings that followed the model, with their new values. `trouble` is what is wrong with
+    the model: problem and remedy.
+    """
+
+    model: str = "starter"
+    revision: str | None = None
+    model_type: str = "composed"
+    parameters: int = 0
+    place: Literal["starter", "folder", "hub", "two"] = "starter"
+    encoder_decoder: bool = True
+    layers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    changed: tuple[tuple[str, Any], ...] = ()
+    trouble: tuple[str, str] | None = None
+
+    def is_of(self, values: Mapping[str, Any]) -> bool:
+        """Whether these settings have this model."""
+        return (values["model"], values["revision"]) == (self.model, self.revision)
+
+
+STARTER = Chosen()
+
+
+def values_of(controls: Sequence[Any], workspace: Path, chosen: Chosen = STARTER) -> dict[str, Any]:
+    """The settings as typed, unchecked; those that the others leave without use at their defaults."""
     typed = zip(FIELDS, controls, strict=True)
-    return {field: _read(field, value) for field, value in typed} | {"workspace": workspace}
+    values = {field: _read(field, value) for field, value in typed}
+    return values | {field: default_of(field) for field in idle(values, chosen)} | {"workspace": workspace}
+
+
+def idle(values: Mapping[str, Any], chosen: Chosen) -> set[str]:
+    """The settings that nothing reads, as the others stand: of a tower that is off, of another method."""
+    method = METHODS[values["method"]]
+    towers = [
+        tower
+        for tower, trains in (
+            ("text", values["use_text_lora"]),
+            ("vision", values["use_vision_lora"]),
+            ("connector", values["connector"] == "lora"),
+        )
+        if trains and not method.prompt_learning
+    ]
+    with_rank = towers if method.rank_per_tower else towers[:1]
+    used = {
+        *(f"{tower}_lora_r" for tower in with_rank if method.rank),
+        *(f"{tower}_lora_alpha" for tower in with_rank if method.alpha),
+        *(f"{tower}_lora_targets" for tower in towers),
+        *(f"{tower}_learning_rate" for tower in towers),
+    }
+    read = {
+        "text_lora_part": "text" in towers and chosen.encoder_decoder,
+        "text_learning_rate": "text" in towers or method.prompt_learning,
+        "connector_learning_rate": values["connector"] in ("lora", "full")
+        or (values["connector"] == "auto" and chosen.place == "two"),
+        "use_text_lora": not method.prompt_learning,
+        "use_vision_lora": not method.prompt_learning,
+        "lora_dropout": bool(method.dropout),
+        "loraplus_lr_ratio": method.has_b,
+        "num_virtual_tokens": method.prompt_learning,
+        "quantize_vision": values["quantization"] != "none",
+        "revision": chosen.place == "hub",
+    }
+    of_towers = {field for field in FIELDS if field.startswith(("vision_", "connector_", "text_"))}
+    used |= {field for field, is_read in read.items() if is_read}
+    return (of_towers | read.keys()) - used
 
 
 def _read(field: str, value: Any) -> Any:
     """An optional number is typed as text, since Gradio's number box turns "none" into 0; 16.0 means 16."""
+    if isinstance(value, list):
+        return ",".join(value)
     if is_optional(field) and isinstance(value, str):
         return value.strip() or None
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def shown(field: str, value: Any) -> Any:
+    """A setting as its control takes it: the other way round than `values_of`."""
+    if is_layers(field):
+        return value.split(",")
+    if is_optional(field):
+        return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return value
+
+
+def layers_chosen(chosen: Sequence[str], presets: Sequence[str]) -> list[str]:
+    """One word for many layers stands alone; names of layers stand together. What was chosen last counts."""
+    if not chosen:
+        return []
+    newest = chosen[-1]
+    return [newest] if newest in presets else [name for name in chosen if name not in presets]
 
 
 def problems_of(controls: Sequence[Any], workspace: Path) -> list[Problem]:

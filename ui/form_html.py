@@ -4,9 +4,12 @@ from html import escape
 
 from training.config import Problem
 from training.data.datasets import SAMPLES, Dataset
+from ui.form import Chosen
 from ui.pictures import data_uri
-from ui.text import TEXTS, Language, duration, escaped, number, percent, say
-from vlm.counts import TowerCount, TowerCounts
+from ui.text import TEXTS, Language, duration, escaped, number, say
+from vlm import catalog
+from vlm.catalog import CatalogEntry
+from vlm.counts import TowerCounts
 from vlm.errors import UserError
 
 THUMBNAILS = 5
@@ -14,6 +17,7 @@ LABELS = {
     "use_vision_lora": "vision",
     "use_text_lora": "text",
     "vision_lora_r": "vision_rank",
+    "connector_lora_r": "connector_rank",
     "text_lora_r": "text_rank",
 }
 """Where a setting's label is another key than its name."""
@@ -89,47 +93,53 @@ def preview_waiting(language: Language) -> str:
     return f'<div class="thumbs">{empty}</div>{small(say(language, "loading_data"))}'
 
 
-def model_note(language: Language, model: str, counts: TowerCounts) -> str:
-    if model != "starter":
-        return escaped(language, "folder_note")
-    frozen = counts.total - counts.trainable
-    return escaped(language, "starter_note", count=number(language, frozen / 1e6, 1))
+def parameters(language: Language, count: float) -> str:
+    """2.9 M, 256 M, 2.2 B."""
+    key, size = ("billions", count / 1e9) if count >= 999.5e6 else ("millions", count / 1e6)
+    return say(language, key, count=number(language, size, 1 if size < 9.95 else 0))
 
 
-def model_about(language: Language, model: str) -> str:
-    if model == "starter":
-        return small(say(language, "about_starter", time=duration(language, FIRST_RUN_S)))
-    return small(say(language, "about_folder"))
+def model_note(language: Language, chosen: Chosen, counts: TowerCounts | None) -> str:
+    """Over the right end of the box; a model that is not the starter says it below."""
+    if chosen.place != "starter" or counts is None:
+        return ""
+    return escaped(language, "starter_note", count=parameters(language, counts.total - counts.trainable))
 
 
-def counts_line(language: Language, counts: TowerCounts) -> str:
-    """Trainable 122,880 of 1,989,632 (6.2 %), and the adapter's size on disk."""
-    if not counts.trainable:
-        return f'<div class="total"><span class="no">{escaped(language, "no_tower")}</span></div>'
-    share = counts.trainable / max(1, counts.total)
-    line = say(
-        language,
-        "trainable_of",
-        trainable=f"<b>{number(language, counts.trainable)}</b>",
-        total=number(language, counts.total),
-        share=f'<span class="small">({percent(language, share, 1)})</span>',
-    )
-    size = say(language, "megabytes", size=number(language, counts.adapter_mb, 1))
-    return f'<div class="total"><span>{line}</span><span class="small">{escape(size)}</span></div>'
+def model_about(language: Language, chosen: Chosen) -> str:
+    """What is known of a model, and which settings followed it."""
+    entry, size = catalog.find(chosen.model), parameters(language, chosen.parameters)
+    if chosen.trouble:
+        lines = []
+    elif chosen.place == "starter":
+        lines = [say(language, "about_starter", time=duration(language, FIRST_RUN_S))]
+    elif entry:
+        lines = [entry.note if language == "en" else entry.note_vi, terms(language, entry)]
+    elif chosen.place == "two":
+        lines = [say(language, "about_composed", count=size)]
+    else:
+        lines = [say(language, f"about_{chosen.place}", kind=chosen.model_type, count=size)]
+    if chosen.changed:
+        changes = ", ".join(change(language, name, value) for name, value in chosen.changed)
+        lines.append(say(language, "set_for_model", changes=changes))
+    return "".join(map(small, lines))
 
 
-def tower_bar(tower: TowerCount | None = None) -> str:
-    """How much of a tower trains. The root of the share, so that ranks 4 and 8 can be told apart by eye."""
-    share = tower.trainable / tower.total if tower and tower.total else 0.0
-    return f'<div class="bar" title="{100 * share:.1f} %"><u style="width:{100 * share**0.5:.1f}%"></u></div>'
+def terms(language: Language, entry: CatalogEntry) -> str:
+    """Licence, login and memory, such as: MIT · no login needed · needs no GPU."""
+    tiny = entry.memory == "tiny"
+    memory = say(language, "memory_tiny") if tiny else say(language, "memory_class", size=entry.memory)
+    return " · ".join((entry.licence, say(language, "gated" if entry.gated else "not_gated"), memory))
 
 
-def connector_row(language: Language) -> str:
-    """The third tower: it stays as it is, so there is nothing to set."""
-    return (
-        f'<div class="still"><span>{escaped(language, "connector")}</span><div class="bar"></div>'
-        f'<span class="small">{escaped(language, "frozen")}</span></div>'
-    )
+def change(language: Language, name: str, value: object) -> str:
+    """Such as: batch size 8; checkpoint gradients on."""
+    if isinstance(value, bool):
+        value = say(language, "on" if value else "off")
+    elif isinstance(value, float):
+        value = f"{value:g}"
+    name = label(language, name)
+    return say(language, "set_to", setting=name[0].lower() + name[1:], value="–" if value is None else value)
 
 
 def command(language: Language, line: str, measured: bool) -> str:

@@ -14,7 +14,7 @@ import gradio as gr
 from training import runs
 from training.runs import Run
 from ui import live
-from ui.cards import drawn, title
+from ui.controls import drawn, title
 from ui.events import QUIET
 from ui.run_panel import settings_of, story_of
 from ui.text import Language, Wordings, ago, escaped

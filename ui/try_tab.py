@@ -17,7 +17,7 @@ from training.data.images import load_image
 from training.runs import Run
 from ui import answers_html, form_html
 from ui.answers_html import Reply
-from ui.cards import drawn, title
+from ui.controls import drawn, title
 from ui.events import QUEUED, QUIET, Trigger
 from ui.live import exact_words, ranks
 from ui.pictures import data_uri

@@ -1,0 +1,59 @@
+"""What the Adapter card shows beside its controls, as HTML: method, each tower's share, counts, memory."""
+
+from html import escape
+
+from ui.form_html import small
+from ui.text import Language, escaped, number, percent, say
+from ui.words_methods import VIETNAMESE
+from vlm.counts import TowerCounts
+from vlm.methods import METHODS
+
+
+def method_about(language: Language, method: str) -> str:
+    return small(METHODS[method].about if language == "en" else VIETNAMESE[method])
+
+
+def tower_name(language: Language, tower: str) -> str:
+    """The name of a tower that has no switch, in line with those that have one."""
+    return f'<span class="unswitched">{escaped(language, tower)}</span>'
+
+
+def tower_share(language: Language, counts: TowerCounts | None, tower: str) -> str:
+    """How much of a tower trains: a bar, and below it the number and its percentage.
+
+    The bar is the root of the share, so that ranks 4 and 8 can be told apart by eye. A tower that trains in
+    full is counted twice by PEFT, as it was and as it becomes.
+    """
+    count = counts and counts.as_dict()[tower]
+    share = count["trainable"] / count["total"] if count and count["total"] else 0.0
+    words = say(language, "frozen") if counts else ""
+    if share:
+        whole = 2 * count["trainable"] == count["total"]
+        of_it = say(language, "all_of_it") if whole else percent(language, share, 1)
+        words = say(language, "tower_share", trainable=number(language, count["trainable"]), share=of_it)
+        share = 1.0 if whole else share
+    return (
+        f'<div class="bar"><u style="width:{100 * share**0.5:.1f}%"></u></div>'
+        f'<span class="small share">{escape(words) or "&nbsp;"}</span>'
+    )
+
+
+def counts_line(language: Language, counts: TowerCounts) -> str:
+    """Trainable 122,880 of 1,989,632 (6.2 %), and the adapter's size on disk."""
+    if not counts.trainable:
+        return f'<div class="total"><span class="no">{escaped(language, "no_tower")}</span></div>'
+    share = counts.trainable / max(1, counts.total)
+    line = say(
+        language,
+        "trainable_of",
+        trainable=f"<b>{number(language, counts.trainable)}</b>",
+        total=number(language, counts.total),
+        share=f'<span class="small">({percent(language, share, 1)})</span>',
+    )
+    size = say(language, "megabytes", size=number(language, counts.adapter_mb, 1))
+    return f'<div class="total"><span>{line}</span><span class="small">{escape(size)}</span></div>'
+
+
+def counting(language: Language) -> str:
+    """In the counts' place while a model's configuration is read."""
+    return f'<div class="total"><span class="small">{escaped(language, "counting")}</span></div>'

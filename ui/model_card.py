@@ -1,0 +1,253 @@
+"""The Model card: any base model in one box, or two halves of one; a change resets what depends on it.
+
+Of a model on the Hub nothing but its configuration is fetched, in an event of its own.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import gradio as gr
+
+from training import config
+from ui import form, form_html
+from ui.controls import Form, drawn, link, title
+from ui.events import QUEUED
+from ui.form import Chosen
+from ui.mixer import first_counts
+from ui.text import Language, Wordings, say
+from vlm import catalog
+from vlm.catalog import CatalogEntry
+from vlm.errors import UserError
+from vlm.settings import ModelSettings
+
+COMPOSE = "+"
+"""The value of the entry that opens the two boxes: no model is called so."""
+
+VISION_TOWERS = (
+    *("facebook/dinov2-base", "facebook/dinov2-small", "facebook/dinov3-vitb16-pretrain-lvd1689m"),
+    *("google/siglip2-base-patch16-224", "google/siglip-base-patch16-224", "openai/clip-vit-base-patch16"),
+    *(
+        "google/vit-base-patch16-224",
+        "microsoft/swin-base-patch4-window7-224",
+        "facebook/convnextv2-base-22k-224",
+    ),
+)
+TEXT_MODELS = (
+    *("vinai/bartpho-syllable", "vinai/bartpho-word", "facebook/mbart-large-50", "facebook/bart-base"),
+    *("google-t5/t5-base", "google/mt5-base", "VietAI/vit5-base"),
+)
+
+FOLLOWS = (
+    "learning_rate",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "quantization",
+    "gradient_checkpointing",
+)
+"""Settings that take the catalog's value where the model changes."""
+RESET = (
+    "connector",
+    "vision_lora_targets",
+    "text_lora_targets",
+    "text_lora_part",
+    "revision",
+    "from_adapter",
+)
+"""Settings that go back to their defaults: they name parts or files of the model that was there before."""
+
+TOUCHED = (*FOLLOWS, *RESET)
+UNCHANGED = tuple(gr.skip() for _ in TOUCHED)
+
+
+def model_card(built: Form, wordings: Wordings) -> None:
+    with gr.Column(elem_classes="card"):
+        title(wordings, "model", 2)
+        with gr.Row(elem_classes="pick"):
+            control = gr.Dropdown(
+                model_choices("en"),
+                value=form.default_of("model"),
+                label=say("en", "base_model"),
+                show_label=False,
+                allow_custom_value=True,
+                interactive=True,
+                elem_id="choose-model",
+            )
+            built.controls["model"] = wordings.bind(control, label="base_model", choices=model_choices)
+            note = form_html.model_note("en", form.STARTER, first_counts())
+            built.parts["model_note"] = drawn(wordings, value=note, elem_classes="note")
+        built.parts["model_error"] = drawn(wordings, visible=False)
+        about = form_html.model_about("en", form.STARTER)
+        built.parts["model_about"] = gr.HTML(about, apply_default_css=False, elem_classes="about")
+        with gr.Column(visible=False, elem_classes="adding") as built.parts["composing"]:
+            drawn(wordings, lambda language: form_html.small(say(language, "compose_hint")))
+            for part, suggested in (("vision_tower", VISION_TOWERS), ("text_model", TEXT_MODELS)):
+                box = gr.Dropdown(
+                    list(suggested),
+                    value=suggested[0],
+                    label=say("en", part),
+                    allow_custom_value=True,
+                    interactive=True,
+                    elem_id=part,
+                )
+                built.parts[part] = wordings.bind(box, label=part)
+            with gr.Row(elem_classes="links"):
+                built.parts["use_both"] = link(wordings, "use_both", elem_id="use-both")
+    built.parts["chosen"] = gr.State(form.STARTER)
+
+
+def model_choices(language: Language) -> list[tuple[str, str]]:
+    """The starter, the other models on offer, and the way to compose one."""
+    entries = [(entry_words(language, entry), entry.model) for entry in catalog.CATALOG]
+    return [*entries, (say(language, "compose"), COMPOSE)]
+
+
+def entry_words(language: Language, entry: CatalogEntry) -> str:
+    """Such as: SmolVLM 256M · 256 M · captions, questions, documents."""
+    if entry.model == form.STARTER.model:
+        return say(language, "starter")
+    jobs = ", ".join(say(language, f"job_{job}") for job in entry.jobs)
+    return f"{entry.label} · {form_html.parameters(language, entry.parameters * 1e6)} · {jobs}"
+
+
+def read_model(model: str, revision: str | None) -> Chosen:
+    """What the form needs to know of a model, read off its architecture; no weight is read.
+
+    Raises `UserError` where there is no such model, or where it can't be done.
+    """
+    if found := [
+        problem for problem in config.check({"model": model, "revision": revision}) if problem.field
+    ]:
+        raise UserError(f"{found[0].message}.", found[0].remedy)
+    from vlm.loading import blueprint_model
+    from vlm.towers import TOWERS, find_towers, layer_names
+
+    base = blueprint_model(ModelSettings(model=model, revision=revision))
+    towers = find_towers(base)
+    return Chosen(
+        model=model,
+        revision=revision,
+        model_type=base.config.model_type,
+        parameters=sum(parameter.numel() for parameter in base.parameters()),
+        place=place_of(model),
+        encoder_decoder=bool(base.config.is_encoder_decoder),
+        layers={tower: layer_names(base, towers, tower) for tower in TOWERS},
+    )
+
+
+def from_here(model: str) -> str:
+    """A folder by its full path: a worker has a working directory of its own."""
+
+    def full(part: str) -> str:
+        path = Path(part).expanduser()
+        return str(path.resolve()) if path.is_dir() and part != form.STARTER.model else part
+
+    whole = full(model)
+    if whole != model or "+" not in model:
+        return whole
+    return "+".join(full(part) for part in model.split("+"))
+
+
+def followed(chosen: Chosen, values: dict[str, Any]) -> dict[str, Any]:
+    """The settings that change with the model, with their new values.
+
+    A model that is not on offer takes the settings of the smallest that is no smaller.
+    """
+    entry = catalog.find(chosen.model) or min(
+        (entry for entry in catalog.CATALOG if entry.parameters * 1e6 >= chosen.parameters),
+        key=lambda entry: entry.parameters,
+        default=max(catalog.CATALOG, key=lambda entry: entry.parameters),
+    )
+    wanted = {name: getattr(entry.defaults, name) for name in FOLLOWS}
+    for name in RESET:
+        kept = form.is_layers(name) and _are_there(
+            values[name], chosen.layers.get(name.partition("_")[0], ())
+        )
+        wanted[name] = values[name] if kept else form.default_of(name)
+    return {name: value for name, value in wanted.items() if values[name] != value}
+
+
+def _are_there(targets: str, layers: Sequence[str]) -> bool:
+    """Whether these targets mean something in a model with layers of these names."""
+    return targets in form.choices_of("text_lora_targets") or {*targets.split(",")} <= {*layers}
+
+
+def place_of(model: str) -> Literal["starter", "folder", "hub", "two"]:
+    from vlm import hub
+
+    if len(hub.parts(model)) == 2:
+        return "two"
+    if model == form.STARTER.model:
+        return "starter"
+    return "hub" if hub.HUB_ID.fullmatch(model) and not Path(model).is_dir() else "folder"
+
+
+def settle(
+    language: Language, model: str, chosen: Chosen, values: dict[str, Any]
+) -> Iterator[tuple[Any, ...]]:
+    """Updates for a model that was chosen: first a word that it is read, then what follows from it.
+
+    For the outputs of `add_model_events`. A model that can't be done is `Chosen` too, with its trouble.
+    """
+    revision = values["revision"] if model == chosen.model else None
+    if (model, revision) == (chosen.model, chosen.revision) and (chosen.layers or chosen.trouble):
+        yield (*[gr.skip()] * 4, *UNCHANGED)
+        return
+    reading = form_html.small(say(language, "reading_config"))
+    yield gr.update(value=model), gr.skip(), reading, gr.skip(), *UNCHANGED
+    try:
+        read = read_model(model, revision)
+    except UserError as trouble:
+        failed = Chosen(model, revision, place=place_of(model), trouble=(trouble.problem, trouble.remedy))
+        yield gr.skip(), gr.skip(), gr.skip(), failed, *UNCHANGED
+        return
+    changes = {} if model == chosen.model else followed(read, values)
+    read = replace(read, changed=tuple(changes.items()) or chosen.changed * (model == chosen.model))
+    updates = [_update(name, read, changes) for name in TOUCHED]
+    yield gr.skip(), gr.update(visible=False), gr.skip(), read, *updates
+
+
+def _update(name: str, chosen: Chosen, changes: dict[str, Any]) -> Any:
+    """A control after a change of model: its new value, and the layers that can be named now."""
+    value = {"value": form.shown(name, changes[name])} if name in changes else {}
+    if form.is_layers(name):
+        there = [*form.choices_of(name), *chosen.layers[name.partition("_")[0]]]
+        return gr.update(choices=there, **value)
+    return gr.update(**value) if value else gr.skip()
+
+
+def add_model_events(built: Form, workspace: Path, language: gr.BrowserState) -> list[Any]:
+    """What follows a choice of model. Returns the events after which the form is to be drawn again."""
+    parts, controls = built.parts, built.controls
+
+    def choose(language: Language, chosen: Chosen, *inputs: Any) -> Iterator[tuple[Any, ...]]:
+        values = form.values_of(inputs, workspace, chosen)
+        model = str(values["model"] or "").strip()
+        if model == COMPOSE:
+            yield gr.update(value=chosen.model), gr.update(visible=True), *[gr.skip()] * 2, *UNCHANGED
+        else:
+            yield from settle(language, from_here(model or chosen.model), chosen, values)
+
+    def compose(
+        language: Language, chosen: Chosen, vision: str, text: str, *inputs: Any
+    ) -> Iterator[tuple[Any, ...]]:
+        values = form.values_of(inputs, workspace, chosen)
+        halves = ((vision or "").strip() or VISION_TOWERS[0], (text or "").strip() or TEXT_MODELS[0])
+        yield from settle(language, from_here("+".join(halves)), chosen, values)
+
+    known = [language, parts["chosen"]]
+    outputs = [controls["model"], *(parts[name] for name in ("composing", "model_about", "chosen"))]
+    outputs += [controls[name] for name in TOUCHED]
+    wired = {"concurrency_id": "model", "trigger_mode": "always_last", **QUEUED}
+    revision = controls["revision"]
+    chose = gr.on(
+        [controls["model"].input, revision.submit, revision.blur, parts["fold"].expand],
+        choose,
+        [*known, *built.inputs],
+        outputs,
+        **wired,
+    )
+    both = [parts["vision_tower"], parts["text_model"]]
+    composed = parts["use_both"].click(compose, [*known, *both, *built.inputs], outputs, **wired)
+    return [chose, composed]

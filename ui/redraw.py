@@ -1,0 +1,96 @@
+"""What follows a change in the Train form: counts, memory, command, and which settings are to be seen.
+
+Each event draws all of it anew from the controls, and sends what differs. A model's configuration is read by
+`model_card` alone: until it was, nothing is counted.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from training import config
+from training.names import new_name
+from ui import form, form_html, mixer_html
+from ui.controls import Form
+from ui.events import QUEUED, QUIET
+from ui.form import Chosen
+from ui.mixer import TOWERS, look, sight
+from ui.text import Language
+from vlm.blueprint import tower_counts
+from vlm.errors import UserError
+
+DRAWN = (
+    *("counts", "vision_share", "connector_share", "text_share", "method_about"),
+    *("model_note", "model_about", "model_error", "command"),
+)
+
+Looks = dict[str, tuple[bool, str | None]]
+"""Control or part -> whether it is seen, and what is wrong with it."""
+
+
+def add_drawing_events(built: Form, workspace: Path, language: gr.BrowserState, settled: list[Any]) -> None:
+    """`settled` are the events after which another model stands in the form."""
+    parts = built.parts
+    seen = sight(form.idle({name: form.default_of(name) for name in form.FIELDS}, form.STARTER))
+    blocks = {name: built.controls.get(name) or parts[name] for name in seen}
+    looks = gr.State({name: (visible, None) for name, visible in seen.items()})
+
+    def draw(language: Language, chosen: Chosen, before: Looks, *controls: Any) -> tuple[Any, ...]:
+        values = form.values_of(controls, workspace, chosen)
+        wrong = config.check(values)
+        troubles = {problem.field: f"{problem.message}. {problem.remedy}" for problem in wrong}
+        visible = sight(form.idle(values, chosen))
+        now = {name: (visible[name], troubles.get(name)) for name in visible}
+        changed = (look(name, *now[name]) if now[name] != before.get(name) else gr.skip() for name in blocks)
+        shown = drawings(language, values, wrong, chosen)
+        return *(shown[name] for name in DRAWN), *changed, now
+
+    redrawn = {
+        "fn": draw,
+        "inputs": [language, parts["chosen"], looks, *built.inputs],
+        "outputs": [*(parts[name] for name in DRAWN), *blocks.values(), looks],
+        "trigger_mode": "always_last",
+        "concurrency_id": "counts",
+        **QUEUED,
+    }
+    others = [control.change for name, control in built.controls.items() if name != "model"]
+    gr.on([language.change, *others], **redrawn)
+    for event in settled:
+        event.then(**redrawn)
+    gr.on(
+        [control.change for control in built.inputs],
+        lambda dataset: (new_name(dataset or "run", workspace), gr.update(visible=False)),
+        built.controls["dataset"],
+        [parts["draft"], parts["start_error"]],
+        **QUIET,
+    )
+
+
+def drawings(
+    language: Language, values: dict[str, Any], wrong: list[config.Problem], chosen: Chosen
+) -> dict[str, Any]:
+    """What each of `DRAWN` should show."""
+    counts, trouble = None, ""
+    unusable = {problem.field for problem in wrong}  # those in the fold have each its own mark
+    if in_sight := [problem for problem in wrong if problem.field in form.BASIC]:
+        trouble = form_html.problems(language, in_sight)
+    elif chosen.is_of(values) and not chosen.trouble:
+        try:
+            counts = tower_counts(config.build({key: values[key] for key in values if key not in unusable}))
+        except UserError as refused:
+            trouble = form_html.error(refused)
+    waiting = "" if chosen.trouble else mixer_html.counting(language)
+    shares = {f"{tower}_share": mixer_html.tower_share(language, counts, tower) for tower in TOWERS}
+    return {
+        "counts": mixer_html.counts_line(language, counts) if counts else trouble or waiting,
+        **shares,
+        "method_about": mixer_html.method_about(language, values["method"]),
+        "model_note": form_html.model_note(language, chosen, counts),
+        "model_about": form_html.model_about(language, chosen),
+        "model_error": gr.update(
+            value=form_html.error(UserError(*chosen.trouble)) if chosen.trouble else "",
+            visible=bool(chosen.trouble),
+        ),
+        "command": form_html.command(language, form.command_line(values), form.is_unchanged(values)),
+    }
