@@ -159,7 +159,7 @@ def spoil(folder: Path, change: Callable[[dict[str, torch.Tensor], str], object]
 
 def test_the_adapter_on_disk_must_be_the_one_in_memory(trained: PeftModel, tmp_path: Path) -> None:
     adapters.save(trained, tmp_path)
-    adapters.verify_saved(trained, tmp_path)
+    adapters.verify_saved(trained, tmp_path, begun_as="fresh")
     for change, problem in (
         (lambda tensors, name: tensors.pop(name), "is not complete"),
         (lambda tensors, name: tensors[name].add_(1), "differs from the trained one"),
@@ -168,14 +168,14 @@ def test_the_adapter_on_disk_must_be_the_one_in_memory(trained: PeftModel, tmp_p
         adapters.save(trained, tmp_path)
         spoil(tmp_path, change)
         with pytest.raises(UserError, match=problem):
-            adapters.verify_saved(trained, tmp_path)
+            adapters.verify_saved(trained, tmp_path, begun_as="fresh")
 
 
 def test_an_adapter_that_learned_nothing_is_no_result(tiny_base: Path, tmp_path: Path) -> None:
     model = adapters.attach(load(tiny_base), AdapterSettings(), "tiny")
     adapters.save(model, tmp_path)
     with pytest.raises(UserError, match="Training changed nothing"):
-        adapters.verify_saved(model, tmp_path)
+        adapters.verify_saved(model, tmp_path, begun_as=adapters.fingerprint(model))
 
 
 def test_a_draft_takes_a_folders_place_even_after_a_death_in_between(tmp_path: Path) -> None:

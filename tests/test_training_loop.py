@@ -69,12 +69,12 @@ class Setting:
     def trainer(self, callback: TrainerCallback) -> AdapterTrainer:
         return AdapterTrainer(
             self.model,
+            self.config,
             training_arguments(self.config, self.loaded, self.config.workspace / "checkpoints"),
             self.collator,
             self.examples,
             callback,
             dataset_fingerprint="none",
-            checkpoints_kept=self.config.checkpoints_kept,
             on_sealed=lambda step, folder: None,
         )
 

@@ -5,8 +5,10 @@ The worker calls `Attempt.work`, after it has the run's lock: importing this imp
 
 import importlib.metadata
 import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from transformers import set_seed
@@ -22,11 +24,12 @@ from training.events import EventLog
 from training.image_features import ImageFeatures, can_be_cached, encode_images
 from training.runs import Run
 from training.trainer import AdapterTrainer, training_arguments
-from vlm import adapters
+from vlm import adapters, hub
 from vlm.counts import TowerCounts
 from vlm.errors import UserError
 from vlm.example import Example
 from vlm.loading import LoadedModel, load_base
+from vlm.methods import METHODS
 from vlm.prompting import PromptStyle, prompt_style
 
 logger = logging.getLogger(__name__)
@@ -68,8 +71,9 @@ class Attempt:
         self._phase("loading", 0, 1)
         set_seed(self.config.seed)
         loaded = load_base(self.config)
-        model = adapters.attach(loaded.model, self.config, base_name(self.config.model))
-        counts = adapters.count(model)
+        model = self._adapt(loaded)
+        counts, begun_as = adapters.count(model), adapters.fingerprint(model)
+        start = adapters.save_start(model, self.config.method, self.run.path / "adapter.start")
         self._tell_start(loaded, counts)
 
         prompt = prompt_style(loaded.model.config, loaded.processor, self.config.max_length)
@@ -82,20 +86,32 @@ class Attempt:
         callback = RunCallback(self.config, self.log, evaluate_at, self.stop_requested)
         trainer = AdapterTrainer(
             model,
+            self.config,
             training_arguments(self.config, loaded, self.run.checkpoints_path),
             collator,
             train,
             callback,
             dataset_fingerprint=dataset.fingerprint,
-            checkpoints_kept=self.config.checkpoints_kept,
             on_sealed=self._tell_checkpoint,
         )
         if checkpoint is None:
-            with model.disable_adapter():
+            # An adapter that changes the base is, before its first step, what gives the base's answers.
+            with model.disable_adapter() if start is None else nullcontext():
                 evaluate_at(0)
         set_seed(self.config.seed)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
-        return self._finish(model, counts, trainer, callback)
+        return self._finish(model, counts, trainer, callback, begun_as, start)
+
+    def _adapt(self, loaded: LoadedModel) -> adapters.PeftModel:
+        """The base with a fresh adapter, or with the one that this run goes on from."""
+        config = self.config
+        if config.from_adapter is not None:
+            logger.info("going on from %s: method, layers and ranks are its own", config.from_adapter)
+            return adapters.load(loaded.model, Path(config.from_adapter), trainable=True)
+        method, composed = METHODS[config.method], hub.is_composed(config.model)
+        if method.rank and not method.rank_per_tower and config.use_vision_lora and config.use_text_lora:
+            logger.info("%s has one rank for all towers: %d", method.label, config.text_lora_r)
+        return adapters.attach(loaded.model, config, base_name(config.model), new_connector=composed)
 
     def _read_data(self) -> tuple[Dataset, list[Example], list[Example]]:
         """The dataset, the examples to train on and those to be asked about."""
@@ -183,9 +199,18 @@ class Attempt:
             )
 
     def _finish(
-        self, model: adapters.PeftModel, counts: TowerCounts, trainer: AdapterTrainer, callback: RunCallback
+        self,
+        model: adapters.PeftModel,
+        counts: TowerCounts,
+        trainer: AdapterTrainer,
+        callback: RunCallback,
+        begun_as: str,
+        start: Path | None,
     ) -> bool:
-        """Put a verified adapter in place. A run is finished only if it came to its planned step."""
+        """Put a verified adapter in place. A run is finished only if it came to its planned step.
+
+        `begun_as` and `start` tell how the adapter was before its first step (vlm.adapters).
+        """
         step, total = trainer.state.global_step, trainer.state.max_steps
         if step < total and not callback.stopped:
             raise UserError(
@@ -194,10 +219,12 @@ class Attempt:
         self.log.append("phase", name="saving", done=0, total=1)
         folder = self.run.adapter_path
         draft = folder.with_name("adapter.draft")
-        adapters.save(model, draft)
-        adapters.verify_saved(model, draft)
+        adapters.save(model, draft, start=start)
+        adapters.verify_saved(model, draft, begun_as=begun_as, converted=start is not None)
         write_card(draft / "README.md", self.config, counts, self.run.events(("evaluated", "data")))
         adapters.replace_folder(draft, folder)
+        if start is not None:
+            shutil.rmtree(start)
         self._end("stopped" if callback.stopped else "finished", step)
         return not callback.stopped
 

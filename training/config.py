@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_v
 from training import names
 from training.data import layouts
 from vlm.errors import UserError
+from vlm.methods import METHODS
 from vlm.settings import AdapterSettings, GenerationSettings, ModelSettings
 
 Values = Mapping[str, Any]
@@ -57,7 +58,7 @@ class TrainingConfig(GenerationSettings, AdapterSettings, ModelSettings):
         None,
         min_length=1,
         max_length=4096,
-        description="Adapter folder to go on from: its weights are where this run starts.",
+        description="Adapter folder, or run, to go on from: method, layers and ranks are the adapter's own.",
     )
 
     epochs: float = Field(
@@ -211,12 +212,43 @@ def broken_rules(config: TrainingConfig, unusable: Collection[str] = ()) -> list
     name_problem = None if config.name is None else names.problem_with(config.name)
     mapping_problem = _problem_with_columns(config.columns)
     warmup, steps = config.warmup_steps, config.max_steps
+    method, prompts = METHODS[config.method], METHODS[config.method].prompt_learning
     rules: list[tuple[tuple[str, ...], bool, str, str]] = [
         (
-            ("use_text_lora", "use_vision_lora"),
-            not (config.use_text_lora or config.use_vision_lora),
+            ("use_text_lora", "use_vision_lora", "connector", "method"),
+            not (config.use_text_lora or config.use_vision_lora or config.connector == "lora" or prompts),
             "no tower is trained",
             "Turn on --use_text_lora, --use_vision_lora or both.",
+        ),
+        (
+            ("method", "quantization"),
+            config.quantization not in method.quantizations,
+            f"{method.label} can't train on a base in {config.quantization}",
+            f"Use --quantization {' or '.join(method.quantizations)}, or --method lora.",
+        ),
+        (
+            ("use_vision_lora", "method"),
+            prompts and config.use_vision_lora,
+            f"{method.label} trains nothing in the vision tower",
+            "Leave it out, or use --method lora.",
+        ),
+        (
+            ("connector", "method"),
+            prompts and config.connector == "lora",
+            f"{method.label} has no layers in the connector",
+            "Use --connector off or full, or --method lora.",
+        ),
+        (
+            ("loraplus_lr_ratio", "method"),
+            config.loraplus_lr_ratio is not None and not method.has_b,
+            f"{method.label} has no matrices A and B",
+            "Leave it out, or use --method lora.",
+        ),
+        (
+            ("quantize_vision", "quantization"),
+            config.quantize_vision and config.quantization == "none",
+            "nothing is quantized",
+            "Leave it out, or use --quantization 4bit.",
         ),
         (
             ("name",),

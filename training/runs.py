@@ -146,9 +146,16 @@ def _placed(config: TrainingConfig) -> TrainingConfig:
     name = names.normalise(config.name) if config.name else new_name(config.dataset, workspace)
     dataset = config.dataset if config.dataset in SAMPLES else _anchored(config.dataset)
     model = config.model if config.model == "starter" else _anchored(config.model)
-    return config.model_copy(
-        update={"workspace": workspace, "name": name, "dataset": dataset, "model": model}
-    )
+    source = None if config.from_adapter is None else _adapter_folder(config.from_adapter, workspace)
+    placed = {"workspace": workspace, "name": name, "dataset": dataset, "model": model}
+    return config.model_copy(update=placed | {"from_adapter": source})
+
+
+def _adapter_folder(name_or_path: str, workspace: Path) -> str:
+    """The folder of an adapter that is named by its run, or by itself."""
+    of_run = workspace / "runs" / name_or_path / "adapter"
+    is_run = names.problem_with(name_or_path) is None and of_run.is_dir()
+    return str(of_run) if is_run else _anchored(name_or_path)
 
 
 def _anchored(name_or_path: str) -> str:

@@ -1,4 +1,4 @@
-"""AdapterTrainer: transformers' Trainer, its loop untouched, with sealed checkpoints.
+"""AdapterTrainer: transformers' Trainer, its loop untouched; a rate for each tower, sealed checkpoints.
 
 The loss is the model's: the mean over the global batch's answer tokens, because Trainer counts them and hands
 the number to `forward`. Four batches of one therefore give what one batch of four gives.
@@ -9,13 +9,22 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from training import adalora
 from training.checkpoints import rotate, seal
 from training.collate import Collator
 from training.config import TrainingConfig
 from vlm import adapters
+from vlm.errors import UserError
 from vlm.example import Example
 from vlm.loading import LoadedModel
 
@@ -44,23 +53,35 @@ class AdapterTrainer(Trainer):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: adapters.PeftModel,
+        config: TrainingConfig,
         arguments: TrainingArguments,
         collator: Collator,
         examples: Sequence[Example],
         callback: TrainerCallback,
         *,
         dataset_fingerprint: str,
-        checkpoints_kept: int,
         on_sealed: Callable[[int, Path], None],
     ) -> None:
+        self.uses_adalora = model.peft_config["default"].peft_type == "ADALORA"
+        callbacks = [callback, _AdaLoraSteps()] if self.uses_adalora else [callback]
         super().__init__(
-            model, arguments, data_collator=collator, train_dataset=examples, callbacks=[callback]
+            model, arguments, data_collator=collator, train_dataset=examples, callbacks=callbacks
         )
         self.remove_callback(PrinterCallback)  # RunCallback logs what matters, in words
+        self.config = config
         self.dataset_fingerprint = dataset_fingerprint
-        self.checkpoints_kept = checkpoints_kept
         self.on_sealed = on_sealed
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW over one group of parameters for each tower, with its learning rate."""
+        if self.optimizer is None:
+            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            groups = adapters.parameter_groups(
+                self.model, self.config, self.args.learning_rate, self.args.weight_decay
+            )
+            self.optimizer = optimizer_class(groups, **settings)
+        return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Sequence[Example] | None = None) -> LengthBuckets:
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
@@ -74,19 +95,77 @@ class AdapterTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         super()._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.uses_adalora:
+            adalora.save_state(self.model, folder)
         seal(folder, self.state.global_step, self.dataset_fingerprint)
-        rotate(folder.parent, self.checkpoints_kept)
+        rotate(folder.parent, self.config.checkpoints_kept)
         self.on_sealed(self.state.global_step, folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.uses_adalora:  # its adapter's file holds only the ranks that are left
+            adalora.load_state(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+class _AdaLoraSteps(TrainerCallback):
+    """Lets AdaLoRA share its budget out after each step."""
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: adapters.PeftModel,
+        **_: object,
+    ):
+        adalora.schedule(model, state.max_steps)
+
+    def on_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: adapters.PeftModel,
+        **_: object,
+    ):
+        adalora.allocate(model, state.global_step + 1)
+
+
+def optimizer_name(config: TrainingConfig, loaded: LoadedModel) -> str:
+    """The optimizer as transformers calls it. Raises `UserError` where the paged one has no GPU."""
+    on_gpu = loaded.device.type == "cuda"
+    if config.optim == "paged_adamw_8bit" and not on_gpu:
+        raise UserError(
+            "Paged AdamW moves its numbers between a GPU and the memory, and there is no GPU here.",
+            "Use --optim auto, or --optim adamw_8bit.",
+        )
+    if config.optim == "auto" and config.quantization != "none" and on_gpu:
+        return "paged_adamw_8bit"
+    return {"adamw_8bit": "adamw_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}.get(
+        config.optim, "adamw_torch_fused"
+    )
 
 
 def training_arguments(config: TrainingConfig, loaded: LoadedModel, output_dir: Path) -> TrainingArguments:
-    """Trainer's arguments for these settings. Saving, evaluating and reporting are the callback's."""
+    """Trainer's arguments for these settings. Saving, evaluating and reporting are the callback's.
+
+    Raises `UserError` where the model or the machine can't do what they ask for.
+    """
+    if config.gradient_checkpointing and not loaded.model.supports_gradient_checkpointing:
+        raise UserError(
+            f"{type(loaded.model).__name__} can't compute its activations again.",
+            "Leave --gradient_checkpointing out, and lower --batch_size instead.",
+        )
     return TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        optim=optimizer_name(config, loaded),
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.lr_scheduler_type,
         warmup_steps=config.warmup_steps,

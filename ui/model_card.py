@@ -176,7 +176,7 @@ def _are_there(targets: str, layers: Sequence[str]) -> bool:
 def place_of(model: str) -> Literal["starter", "folder", "hub", "two"]:
     from vlm import hub
 
-    if len(hub.parts(model)) == 2:
+    if hub.is_composed(model):
         return "two"
     if model == form.STARTER.model:
         return "starter"

@@ -50,7 +50,7 @@ def build_counts(model: str, adapter: AdapterSettings, revision: str | None = No
     from vlm import adapters, hub
 
     base = copy.deepcopy(_base(model, revision))
-    new_connector = len(hub.parts(model)) == 2
+    new_connector = hub.is_composed(model)
     return adapters.count(adapters.attach(base, adapter, model, new_connector=new_connector, meta=True))
 
 

@@ -51,6 +51,11 @@ def parts(model: str) -> tuple[str, ...]:
     return next(((a, b) for a, b in cuts if _names_a_model(a) and _names_a_model(b)), (model,))
 
 
+def is_composed(model: str) -> bool:
+    """Whether a setting names two halves, which get a new connector."""
+    return len(parts(model)) == 2
+
+
 def config_folder(model: str, revision: str | None = None, *, half: bool = False) -> Path:
     """A folder with the model's config.json; of a model on the Hub nothing else is fetched.
 

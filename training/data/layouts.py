@@ -2,43 +2,51 @@
 
 Ours are `images` and one of `messages`, `question` + `answer` and `text`. A row of TRL, LLaMA-Factory
 (sharegpt and alpaca), ms-swift or LLaVA is recognised by its columns and rewritten; what the result means,
-and what is wrong with it, is `formats`' matter. A `Mapping` says which column is which where names don't.
+and what is wrong with it, is `formats`' matter. How turns are written is `turns`'. A `Mapping` says which
+column is which where names don't.
 """
 
+import json
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping as Columns
 from dataclasses import dataclass, field
+from functools import lru_cache
 
+from training.data.turns import history_turns, lifted, said, tagged, with_system
 from vlm.errors import UserError
 
 Values = dict[str, object]
 
-ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-    "system": "system",
-}
 SYNONYMS: dict[str, tuple[str, ...]] = {
-    "images": ("file_name", "image", "images", "image_path", "image_file", "img", "picture", "photo"),
+    "images": (
+        *("file_name", "image", "images", "image_path", "image_file", "image_paths", "filename", "img"),
+        *("picture", "pictures", "photo", "ảnh", "hình", "hình_ảnh"),
+    ),
     "messages": ("messages",),
-    "conversations": ("conversations", "conversation"),
-    "question": ("question", "query", "problem", "instruction", "prompt"),
-    "answer": ("answer", "response", "output", "completion"),
-    "text": ("text", "caption", "captions", "description"),
+    "conversations": ("conversations", "conversation", "texts"),
+    "question": ("question", "query", "problem", "instruction", "prompt", "câu_hỏi"),
+    "answer": (
+        *("answer", "response", "output", "completion", "multiple_choice_answer", "answers"),
+        *("câu_trả_lời", "trả_lời", "đáp_án"),
+    ),
+    "text": ("text", "caption", "captions", "description", "mô_tả", "chú_thích"),
     "input": ("input",),
     "history": ("history",),
     "system": ("system",),
     "id": ("id",),
+    "split": ("split",),
 }
-"""What a column may be called, by what it is; the first that a row has is taken."""
+"""What a column may be called, by what it is; the first that a row has is taken. Capitals, spaces and hyphens
+make no difference."""
 
 KINDS = tuple(SYNONYMS)
 OTHER_KINDS = {"image": "images", "caption": "text"}
+SHOWN_KINDS = {"images": "image", "text": "caption"}
 ASSIGNMENT = re.compile(r"\s*([a-z]+)\s*=\s*([^,]+?)\s*")
+OUR_IMAGES = ("file_name", "image", "images")
+OUR_TEXTS = ("messages", "question", "answer", "text", "caption")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +75,34 @@ class Mapping:
         """The column of this kind that the row has and that says something."""
         if kind in self.columns:
             return self.columns[kind]
-        said = [name for name in SYNONYMS[kind] if values.get(name) not in (None, [])]
-        taken = set(self.columns.values())
-        return next((name for name in said if name not in taken), None)
+        for name in _known(tuple(values)).get(kind, ()):
+            if values[name] not in (None, []) and name not in self.columns.values():
+                return name
+        return None
+
+    def over(self, other: "Mapping") -> "Mapping":
+        """`other`, with what this mapping says in its place."""
+        return Mapping({**other.columns, **self.columns}, other.tags)
 
 
 NOTHING_MAPPED = Mapping()
+
+
+@lru_cache(maxsize=1024)
+def _known(columns: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Kind -> the columns of these that may be it, the likeliest first."""
+    by_name: dict[str, list[str]] = {}
+    for column in columns:
+        by_name.setdefault(_plain(column), []).append(column)
+    return {
+        kind: tuple(column for name in names for column in by_name.get(name, ()))
+        for kind, names in SYNONYMS.items()
+        if any(name in by_name for name in names)
+    }
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[\s-]+", "_", unicodedata.normalize("NFC", column).strip().casefold())
 
 
 def layout_of(values: Values, mapping: Mapping = NOTHING_MAPPED) -> str:
@@ -80,7 +110,7 @@ def layout_of(values: Values, mapping: Mapping = NOTHING_MAPPED) -> str:
     has = {kind for kind in KINDS if mapping.column(kind, values) is not None}
     if "messages" in has:
         return "messages"
-    if "conversations" in has:
+    if "conversations" in mapping.columns or ("conversations" in has and not _says_ours(values)):
         return "conversations"
     if "instruction" in values:
         return "alpaca"
@@ -91,30 +121,72 @@ def layout_of(values: Values, mapping: Mapping = NOTHING_MAPPED) -> str:
     return "question and answer" if {"question", "answer"} & has else "captions"
 
 
+def guessed(values: Values, mapping: Mapping = NOTHING_MAPPED) -> dict[str, str]:
+    """Which column is taken for what in this row, by the names that `--columns` has for the kinds."""
+    layout = layout_of(values, mapping)
+    kinds = {
+        "messages": ("images", "messages", "system"),
+        "conversations": ("images", "conversations", "system"),
+        "captions": ("images", "text"),
+    }.get(layout, ("images", "question", "input", "answer", "history", "system"))
+    found = {kind: mapping.column(kind, values) for kind in (*kinds, "id", "split")}
+    return {SHOWN_KINDS.get(kind, kind): column for kind, column in found.items() if column is not None}
+
+
 def canonical(values: Values, mapping: Mapping = NOTHING_MAPPED) -> Values:
     """The row in our own columns. Raises `UserError` where a turn can't be read.
 
     What is ours already stays as it is, right or wrong, so that its faults are told by its own names.
     """
+    values = _unpacked(values, mapping)
     layout = layout_of(values, mapping)
     column = mapping.column("images", values)
     images = {} if column is None or column in OUR_IMAGES else {"images": values.get(column)}
-    if not mapping.columns and not mapping.tags and any(name in values for name in OUR_TEXTS):
-        return values | images
+    if not mapping.columns and not mapping.tags and _says_ours(values):
+        return _with_lifted(values | images)
     if layout == "captions" and mapping.column("text", values) is None:
         return values | images  # nothing that is known: told with the columns there are
     kept = {name: values[name] for name in ("id", *OUR_IMAGES) if name in values and not images}
-    return kept | images | _renamed(values, mapping, layout)
+    return _with_lifted(kept | images | _renamed(values, mapping, layout))
 
 
 def used_columns(values: Values, mapping: Mapping = NOTHING_MAPPED) -> set[str]:
     """The columns of a row that say something to us; the others are ignored."""
-    columns = {mapping.column(kind, values) for kind in KINDS}
+    columns = {mapping.column(kind, values) for kind in KINDS if kind != "split"}
     return {column for column in columns if column is not None} | {*OUR_IMAGES, *OUR_TEXTS, "id", "type"}
 
 
-OUR_IMAGES = ("file_name", "image", "images")
-OUR_TEXTS = ("messages", "question", "answer", "text", "caption")
+def _says_ours(values: Values) -> bool:
+    """Whether a column of ours holds a text; tables fill in null where another row has one."""
+    return any(values.get(name) not in (None, []) for name in OUR_TEXTS)
+
+
+def _unpacked(values: Values, mapping: Mapping) -> Values:
+    """The row with lists of images and turns read where a table's cell holds them as JSON.
+
+    A text may be a list in brackets too: an answer is read only where it is turns, with role and content.
+    """
+    found = dict(values)
+    for kind in ("images", "messages", "conversations", "history", "question", "answer"):
+        column = mapping.column(kind, values)
+        value = None if column is None else values.get(column)
+        if isinstance(value, str) and value[:1] == "[":
+            try:
+                items = json.loads(value)
+            except (ValueError, RecursionError):
+                continue
+            are_turns = bool(items) and all(isinstance(item, dict) and "role" in item for item in items)
+            if are_turns if kind in ("question", "answer") else isinstance(items, list):
+                found[column] = items
+    return found
+
+
+def _with_lifted(values: Values) -> Values:
+    """Images that stand in the turns' own blocks, where the row lists none, as the row's images."""
+    if any(values.get(name) not in (None, []) for name in OUR_IMAGES):
+        return values
+    turns, images = lifted(values.get("messages"))
+    return values | {"messages": turns, "images": images} if images else values
 
 
 def _renamed(values: Values, mapping: Mapping, layout: str) -> Values:
@@ -123,69 +195,36 @@ def _renamed(values: Values, mapping: Mapping, layout: str) -> Values:
         return None if column is None else values.get(column)
 
     if layout == "messages":
-        return {"messages": _with_system(get("system"), _tagged(get("messages"), mapping.tags))}
+        return {"messages": with_system(get("system"), tagged(get("messages"), mapping.tags))}
     if layout == "conversations":
-        return {"messages": _with_system(get("system"), _turns(get("conversations"), mapping.tags))}
+        tags = {"role_tag": "from", "content_tag": "value"} | dict(mapping.tags)
+        return {"messages": with_system(get("system"), tagged(get("conversations"), tags))}
     if layout == "captions":
         return {"text": _first(get("text"))}
-    question, answer = get("question"), _first(get("answer"))
+    question, answer = get("question"), _most_given(get("answer"))
     if isinstance(question, list) or isinstance(answer, list):
-        return {"messages": [*_as_turns(question, "user"), *_as_turns(answer, "assistant")]}
+        return {"messages": [*said(question, "user"), *said(answer, "assistant")]}
     if extra := get("input"):
         question = f"{question}\n{extra}"
     history, system = get("history"), get("system")
     if history or system:
-        turns = [*_history(history), {"role": "user", "content": question}]
-        return {"messages": _with_system(system, [*turns, {"role": "assistant", "content": answer}])}
+        turns = [*history_turns(history), {"role": "user", "content": question}]
+        return {"messages": with_system(system, [*turns, {"role": "assistant", "content": answer}])}
     return {"question": question, "answer": answer}
 
 
 def _first(value: object) -> object:
-    """The first of several captions or answers that say the same thing; anything else as it is."""
+    """The first of several captions that say the same thing; anything else as it is."""
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
         return value[0]
     return value
 
 
-def _as_turns(value: object, role: str) -> list[object]:
-    """TRL's prompt or completion: turns, or a text."""
-    return value if isinstance(value, list) else [{"role": role, "content": value}]
-
-
-def _history(pairs: object) -> list[object]:
-    """Earlier questions and answers, a pair each, as LLaMA-Factory and ms-swift have them."""
-    turns: list[object] = []
-    for number, pair in enumerate(pairs if isinstance(pairs, list) else [], start=1):
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise UserError(
-                f"pair {number} of history is not a question and an answer", 'Write ["question", "answer"]'
-            )
-        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    return turns
-
-
-def _with_system(system: object, turns: object) -> object:
-    if not isinstance(system, str) or not system.strip() or not isinstance(turns, list):
-        return turns
-    return [{"role": "system", "content": system}, *turns]
-
-
-def _turns(turns: object, tags: Columns[str, str]) -> object:
-    """ShareGPT's and LLaVA's turns, `from` and `value`, as role and content."""
-    return _tagged(turns, {"role_tag": "from", "content_tag": "value"} | dict(tags))
-
-
-def _tagged(turns: object, tags: Columns[str, str]) -> object:
-    """Turns whose keys and roles have other names. What is no turn stays, and is found by `formats`."""
-    if not isinstance(turns, list) or not tags:
-        return turns
-    role_key, content_key = tags.get("role_tag", "role"), tags.get("content_tag", "content")
-    named = {tags[f"{role}_tag"]: role for role in ("user", "assistant", "system") if f"{role}_tag" in tags}
-    read = []
-    for turn in turns:
-        if isinstance(turn, dict) and role_key in turn:
-            said = turn[role_key]
-            role = named.get(said) or (ROLES.get(said, said) if isinstance(said, str) else said)
-            turn = {"role": role, "content": turn.get(content_key)}
-        read.append(turn)
-    return read
+def _most_given(value: object) -> object:
+    """Of several people's answers, as texts or as VQAv2 has them, the one given most; else as it is."""
+    if not isinstance(value, list) or not value:
+        return value
+    answers = [item.get("answer") if isinstance(item, dict) else item for item in value]
+    if all(isinstance(answer, str) for answer in answers):
+        return Counter(answers).most_common(1)[0][0]
+    return value

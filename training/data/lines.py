@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 from training.data.findings import Finding
@@ -18,6 +19,9 @@ from vlm.errors import UserError
 
 LONGEST_LINE = 16 * 1024 * 1024
 """Characters. Read whole, a line of 500 MB would be several GB of memory."""
+MOST_BLANK_LINES = 1000
+
+csv.field_size_limit(LONGEST_LINE)  # 128 KB otherwise, and the error would name a limit of the library's
 
 ONE_OBJECT = 'Write one JSON object on each line: {"image": "1.png", "text": "…"}'
 UNDECODED = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of bytes that are not UTF-8
@@ -26,12 +30,18 @@ UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a file: column -> value, and the line it begins on; a table counts rows, not lines."""
+    """One row of a file: column -> value, and the line it begins on; a table counts rows, not lines.
+
+    `split` is the part of a dataset that its file or folder says it belongs to. Its images' paths are relative
+    to `folder`, which itself is relative to the dataset's folder.
+    """
 
     file: str
     line: int
     values: dict[str, object]
     unit: str = "line"
+    split: str = ""
+    folder: str = ""
 
     @property
     def where(self) -> str:
@@ -99,6 +109,11 @@ def _json_object(line: str) -> dict[str, object]:
     return value
 
 
+def _delimiter(header: str = "") -> str:
+    """What stands between cells: a comma, or what spreadsheets write where commas are decimal points."""
+    return next((mark for mark in (",", ";", "\t") if mark in header), ",")
+
+
 def _csv_rows(text: io.TextIOWrapper, name: str) -> Iterator[Row | Finding]:
     faults: list[Finding] = []
 
@@ -108,7 +123,12 @@ def _csv_rows(text: io.TextIOWrapper, name: str) -> Iterator[Row | Finding]:
                 faults.append(Finding.at(place(name, number), fault))
             yield line
 
-    reader = csv.reader(lines(), strict=True)
+    numbered, begin = lines(), []
+    for line in islice(numbered, MOST_BLANK_LINES):
+        begin.append(line)
+        if line.strip():
+            break
+    reader = csv.reader(chain(begin, numbered), strict=True, delimiter=_delimiter(*begin[-1:]))
     header: list[str] | None = None
     while True:
         line = reader.line_num + 1

@@ -9,7 +9,8 @@ import os
 import re
 import stat
 import unicodedata
-from pathlib import Path, PureWindowsPath
+from collections import defaultdict
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
 from vlm.errors import UserError
@@ -78,18 +79,29 @@ class DatasetFolder:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self._listings: dict[Path, dict[str, str]] = {}
+        self._found: dict[str, Path] = {}
+        self._by_name: dict[str, list[str]] | None = None
 
     def relpath(self, path: Path) -> str:
         """`path`, which lies in the folder, as the dataset would name it: "images/1.png"."""
         return path.relative_to(self.root).as_posix()
 
-    def file(self, reference: object) -> Path:
-        """The regular file that `reference` names, links resolved, inside the folder. Else a `UserError`."""
+    def file(self, reference: object, below: str = "") -> Path:
+        """The regular file that `reference` names, links resolved, inside the folder. Else a `UserError`.
+
+        The reference is relative to the subfolder `below`. An image of many rows is looked for once.
+        """
         name = checked_reference(reference)
+        name = f"{below}/{name}" if below else name
+        if name not in self._found:
+            self._found[name] = self._find(name, below)
+        return self._found[name]
+
+    def _find(self, name: str, below: str) -> Path:
         try:
             path = (self.root / name).resolve(strict=True)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise self._missing(name) from error
+            raise self._missing(name, below) from error
         except OSError as error:
             raise _cannot_open(name, error) from error
         except RuntimeError as error:  # links in a circle, before Python 3.13
@@ -108,11 +120,22 @@ class DatasetFolder:
             )
         return path
 
-    def _missing(self, name: str) -> UserError:
-        nearest = self._nearest(name)
-        remedy = (
-            f"Write {quoted(nearest)}, which exists" if nearest else "Put the file there, or correct the path"
-        )
+    def named(self, name: str) -> str | None:
+        """The path of the one file in the folder and below that is called `name`, if there is just one."""
+        if self._by_name is None:
+            self._by_name = defaultdict(list)
+            for folder, _, files in os.walk(self.root):
+                for file in files:
+                    self._by_name[_spelling(file)].append(os.path.join(folder, file))
+        found = self._by_name.get(_spelling(name), [])
+        return self.relpath(Path(found[0])) if len(found) == 1 else None
+
+    def _missing(self, name: str, below: str) -> UserError:
+        nearest = self._nearest(name) or self.named(PurePosixPath(name).name)
+        if nearest is not None and below and not nearest.startswith(f"{below}/"):
+            nearest = None  # a row names images from its own folder on, and may not lead out of it
+        shown = "" if nearest is None else quoted(nearest.removeprefix(f"{below}/") if below else nearest)
+        remedy = f"Write {shown}, which exists" if shown else "Put the file there, or correct the path"
         return UserError(f"{quoted(name)} does not exist", remedy)
 
     def _nearest(self, name: str) -> str | None:

@@ -17,11 +17,10 @@ from vlm.adapters.files import (
     WEIGHTS_FILE,
     AdapterInfo,
     inspect,
-    replace_folder,
-    save,
-    verify_saved,
 )
+from vlm.adapters.groups import parameter_groups
 from vlm.adapters.loading import add, check_fits, load
+from vlm.adapters.saving import fingerprint, replace_folder, save, save_start, verify_saved
 
 __all__ = [
     "CONFIG_FILE",
@@ -34,10 +33,13 @@ __all__ = [
     "check_fits",
     "count",
     "count_lines",
+    "fingerprint",
     "inspect",
     "load",
+    "parameter_groups",
     "peft_config",
     "replace_folder",
     "save",
+    "save_start",
     "verify_saved",
 ]

@@ -118,7 +118,7 @@ def peft_config(
     if method.dropout:
         values[method.dropout] = settings.lora_dropout
     if settings.method == "adalora":
-        # The steps of the run are known when it begins: training.adalora puts them in place of these.
+        # The steps of a run are known when it begins: `training.adalora` puts them in place of these.
         values |= {"init_r": math.ceil(ADALORA_START * values["target_r"]), "total_step": 10**7}
     elif settings.method == "ia3":
         values["feedforward_modules"] = _feedforward(model, towers, shares)
@@ -188,7 +188,9 @@ def _oft_block(model: PreTrainedModel, layers: list[str]) -> int:
 
 
 def _input_width(layer: nn.Module) -> int:
-    return layer.weight.shape[0] if isinstance(layer, Conv1D) else layer.weight.shape[1]
+    if isinstance(layer, Conv1D):
+        return layer.nx
+    return layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
 
 
 def _prompt_config(
@@ -256,20 +258,25 @@ def count(model: PeftModel) -> TowerCounts:
 
     Virtual tokens count to the text tower.
     """
-    base = model.get_base_model()
-    prefix = "base_model." if model.base_model is base else PEFT_PREFIX
-    towers, sums = find_towers(base), {tower: [0, 0] for tower in TOWERS}
-    for name, parameter in model.named_parameters():
-        size = _size(parameter)
-        entry = sums[towers.of(name.removeprefix(prefix))]
-        entry[0] += size if parameter.requires_grad else 0
-        entry[1] += size
+    sums, parameters = {tower: [0, 0] for tower in TOWERS}, dict(model.named_parameters())
+    for name, tower in parameter_towers(model).items():
+        size = _size(parameters[name])
+        sums[tower][0] += size if parameters[name].requires_grad else 0
+        sums[tower][1] += size
     counts = TowerCounts(
         **{tower: TowerCount(*entry) for tower, entry in sums.items()}, stored=_stored(model)
     )
     if (counts.trainable, counts.total) != model.get_nb_trainable_parameters():
         raise AssertionError(f"{counts} do not add up to PEFT's {model.get_nb_trainable_parameters()}")
     return counts
+
+
+def parameter_towers(model: PeftModel) -> dict[str, Tower]:
+    """Every parameter of an adapted model by full name, and the tower that it belongs to."""
+    base = model.get_base_model()
+    prefix = "base_model." if model.base_model is base else PEFT_PREFIX
+    towers = find_towers(base)
+    return {name: towers.of(name.removeprefix(prefix)) for name, _ in model.named_parameters()}
 
 
 def _stored(model: PeftModel) -> int:

@@ -10,13 +10,15 @@ from vlm.adapters.files import PEFT_PREFIX, read_config, read_shapes
 from vlm.errors import UserError
 
 
-def load(model: PreTrainedModel, folder: Path, name: str = "default") -> PeftModel:
-    """The base model with the adapter in `folder`, for answering.
+def load(
+    model: PreTrainedModel, folder: Path, name: str = "default", *, trainable: bool = False
+) -> PeftModel:
+    """The base model with the adapter in `folder`, for answering, or to train it on.
 
     Raises `UserError` where the folder is no complete LoRA adapter, or fits another model than this one.
     """
     check_fits(model, folder)
-    return PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=False)
+    return PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=trainable)
 
 
 def add(model: PeftModel, folder: Path, name: str) -> None:

@@ -1,0 +1,93 @@
+"""An adapter's folder: written, verified against what was trained, and put in place."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
+
+from vlm.adapters.files import WEIGHTS_FILE
+from vlm.errors import UserError
+from vlm.methods import METHODS, Method
+
+
+def save(
+    model: PeftModel,
+    folder: Path,
+    state_dict: dict[str, torch.Tensor] | None = None,
+    *,
+    start: Path | None = None,
+) -> None:
+    """Write the adapter as a standard PEFT folder that any PEFT can load, readable as the umask says.
+
+    `state_dict` stands in for the model's own where its weights are spread over several devices. `start` is
+    where `save_start` wrote an adapter that changes the base: what is written then is the difference, as a
+    LoRA of twice the rank for the base as it was.
+    """
+    # Asked to decide by itself whether to save embeddings, PEFT looks the base's name up on the Hub.
+    model.save_pretrained(
+        str(folder),
+        state_dict=state_dict,
+        save_embedding_layers=False,
+        path_initial_model_for_weight_conversion=None if start is None else str(start),
+    )
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~umask)  # safetensors writes 0600
+
+
+def save_start(model: PeftModel, method: Method, folder: Path) -> Path | None:
+    """Keep how a fresh adapter begins, where its method takes that out of the base; else None."""
+    if METHODS[method].keeps_base:
+        return None
+    shutil.rmtree(folder, ignore_errors=True)
+    save(model, folder)
+    return folder
+
+
+def fingerprint(model: PeftModel) -> str:
+    """SHA-256 over everything that trains, to see whether it has moved."""
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def verify_saved(model: PeftModel, folder: Path, *, begun_as: str, converted: bool = False) -> None:
+    """The adapter on disk is the one in memory: same tensors, all finite, and training has moved it.
+
+    `begun_as` is its `fingerprint` before the first step. Of one that was `converted` from a method that
+    changes the base, names and numbers of ranks are compared. Raises `UserError` where something is off: such
+    a run must not call itself finished.
+    """
+    memory = get_peft_model_state_dict(model, save_embedding_layers=False)
+    learned = fingerprint(model) != begun_as
+    products = [name for name in memory if ".lora_B." in name]
+    learned &= not products or any(memory[name].any() for name in products)
+    if not learned:
+        raise UserError("Training changed nothing in the adapter.", "Raise --learning_rate or --epochs.")
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as weights:
+        if set(weights.keys()) != set(memory):
+            raise UserError("The adapter on disk is not complete.", "Check the disk and start again.")
+        for name in weights.keys():
+            tensor, trained = weights.get_tensor(name), memory[name].detach().cpu()
+            if not torch.isfinite(tensor).all():
+                raise UserError("The adapter holds numbers that are not finite.", "Lower --learning_rate.")
+            same = tensor.numel() in (trained.numel(), 2 * trained.numel()) if converted else False
+            if not same and not torch.equal(tensor, trained):
+                raise UserError("The adapter on disk differs from the trained one.", "Check the disk.")
+
+
+def replace_folder(draft: Path, folder: Path) -> None:
+    """Put a complete draft in the folder's place; an older one there is gone only after that."""
+    old = folder.with_name(f"{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)  # left by a process that died here
+        folder.rename(old)
+    draft.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
