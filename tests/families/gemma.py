@@ -51,7 +51,7 @@ IMAGE_TOKENS = {
 
 
 def build_gemma3(folder: Path) -> None:
-    """A picture of 28 pixels is 4 by 4 patches and 2 by 2 tokens; `<start_of_image>` stands for it in texts."""
+    """A picture of 28 pixels is 4 by 4 patches and 2 by 2 tokens; `<start_of_image>` stands for it."""
     tokenizer = make_tokenizer(
         ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>", *IMAGE_TOKENS.values()],
         named=IMAGE_TOKENS,

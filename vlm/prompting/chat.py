@@ -44,13 +44,18 @@ class ChatPrompt:
         self.control_token = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
         template = str(processor.chat_template)
         self.template_arguments = {"enable_thinking": False} if "enable_thinking" in template else {}
-        self.blocks_everywhere = True
-        probe = [Message("user", IMAGE + "?"), Message("assistant", "!")]
-        self.blocks_everywhere = "'type'" not in self._render(probe)
-        """Whether the template takes blocks in turns without an image too; some write them out."""
+        seen = Message("user", IMAGE + "?")
+        probes = {
+            "system": [Message("system", "."), seen],
+            "user": [seen],
+            "assistant": [seen, Message("assistant", "!")],
+        }
+        self.block_roles = {*probes}
+        self.block_roles = {role for role, turns in probes.items() if self._takes_blocks(turns)}
+        """Whose turns the template takes as blocks where they have no image; some it may want as text."""
 
     def inputs(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
-        texts = [self._render(turns[:-1], add_generation_prompt=True) for turns in conversations]
+        texts = [self._render_question(turns[:-1]) for turns in conversations]
         return self._process(texts, images, "left")
 
     def training_batch(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
@@ -87,8 +92,38 @@ class ChatPrompt:
                 "Begin with a user turn, then user and assistant in turns; leave system turns out.",
             ) from error
 
+    def _takes_blocks(self, turns: Conversation) -> bool:
+        try:
+            return "'type'" not in self._render(turns)  # some templates write blocks out
+        except UserError:
+            return False
+
+    def _render_question(self, turns: Conversation) -> str:
+        """What asks for the next answer, as it stands before one in training.
+
+        The generation prompt alone may not: where it begins a thought, an answer follows an empty one.
+        """
+        asked = self._render(turns, add_generation_prompt=True)
+        answered = [*turns, Message("assistant", "!")]
+        text = self._render(answered)
+        before = text[: self._begin(text, answered, len(turns))]
+        # A space in front of an answer is a part of its first token, and the model's to write.
+        return asked if before.startswith(asked) and not before[len(asked) :].strip(" ") else before
+
+    def _begin(self, text: str, turns: Conversation, index: int) -> int:
+        """Where the answer of a turn begins in the rendered conversation: where another makes it differ."""
+        answer = turns[index].plain_text
+        other = Message("assistant", "B" if answer.startswith("A") else "A")
+        begin = _common_length(text, self._render([*turns[:index], other, *turns[index + 1 :]]))
+        if not text.startswith(self._as_text(answer), begin):
+            raise UserError(
+                f"This model's chat template does not repeat the answer {answer[:60]!r}.",
+                "Choose another model: its template can't be trained on.",
+            )
+        return begin
+
     def _content(self, turn: Message) -> list[dict[str, str]] | str:
-        if IMAGE not in turn.text and not self.blocks_everywhere:
+        if IMAGE not in turn.text and turn.role not in self.block_roles:
             return self._as_text(turn.plain_text)
         blocks: list[dict[str, str]] = []
         for index, piece in enumerate(turn.text.split(IMAGE)):
@@ -107,16 +142,8 @@ class ChatPrompt:
         text, spans, seen = self._render(turns), [], 0
         for index, turn in enumerate(turns):
             if turn.role == "assistant":
-                prompt = self._render(turns[:index], add_generation_prompt=True)
-                start = _common_length(prompt, text)
-                answer = self._as_text(turn.plain_text)
-                at = text.find(answer, max(start, spans[-1].end if spans else 0))
-                if at < 0:
-                    raise UserError(
-                        f"This model's chat template does not repeat the answer {turn.plain_text[:60]!r}.",
-                        "Choose another model: its template can't be trained on.",
-                    )
-                end = at + len(answer)
+                start = self._begin(text, turns, index)
+                end = start + len(self._as_text(turn.plain_text))
                 end_token = re.compile(rf"\s*(?:{self.control_token.pattern})").match(text, end)
                 if end_token:
                     end = end_token.end()
