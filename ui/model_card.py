@@ -20,7 +20,6 @@ from ui.text import Language, Wordings, say
 from vlm import catalog
 from vlm.catalog import CatalogEntry
 from vlm.errors import UserError
-from vlm.settings import ModelSettings
 
 COMPOSE = "+"
 """The value of the entry that opens the two boxes: no model is called so."""
@@ -120,10 +119,10 @@ def read_model(model: str, revision: str | None) -> Chosen:
         problem for problem in config.check({"model": model, "revision": revision}) if problem.field
     ]:
         raise UserError(f"{found[0].message}.", found[0].remedy)
-    from vlm.loading import blueprint_model
+    from vlm.blueprint import architecture
     from vlm.towers import TOWERS, find_towers, layer_names
 
-    base = blueprint_model(ModelSettings(model=model, revision=revision))
+    base = architecture(model, revision)
     towers = find_towers(base)
     return Chosen(
         model=model,

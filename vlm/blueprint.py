@@ -49,14 +49,17 @@ def build_counts(model: str, adapter: AdapterSettings, revision: str | None = No
     """The counts from the architecture itself, built on `meta`. Quantization changes none of them."""
     from vlm import adapters, hub
 
-    base = copy.deepcopy(_base(model, revision))
+    base = copy.deepcopy(architecture(model, revision))
     new_connector = hub.is_composed(model)
     return adapters.count(adapters.attach(base, adapter, model, new_connector=new_connector, meta=True))
 
 
 @lru_cache(maxsize=2)
-def _base(model: str, revision: str | None) -> "PreTrainedModel":
-    """The architecture without an adapter, copied for each: building a large one takes longer."""
+def architecture(model: str, revision: str | None) -> "PreTrainedModel":
+    """A base model on the meta device, kept: building a large one takes longer than copying it.
+
+    It is shared: copy it before an adapter is attached. Raises `UserError` as `vlm.loading.read_config` does.
+    """
     from vlm.loading import blueprint_model
 
     return blueprint_model(ModelSettings(model=model, revision=revision))
