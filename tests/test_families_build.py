@@ -78,6 +78,7 @@ def loss(model: PreTrainedModel, processor: ProcessorMixin, folder: Path, image:
         labels = tokenizer(ANSWER, return_tensors="pt").input_ids
     else:
         batch = inputs(processor, folder, question + ANSWER, image)
+        batch.pop("labels", None)  # PaliGemma's processor gives them, and ignores every token here
         labels = batch["input_ids"].clone()
         labels[:, :-4] = -100
     return model(**batch, labels=labels).loss
