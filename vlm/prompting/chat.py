@@ -1,7 +1,7 @@
 """ChatPrompt: models whose processor has a chat template. Every answer of a conversation is trained on."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import jinja2
@@ -40,8 +40,8 @@ class ChatPrompt:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.max_length = max_length
-        tokens = sorted(self.tokenizer.added_tokens_encoder, key=len, reverse=True)
-        self.control_token = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
+        tokens = {*self.tokenizer.added_tokens_encoder}
+        self.control_token = _any_of(tokens)
         template = str(processor.chat_template)
         self.template_arguments = {"enable_thinking": False} if "enable_thinking" in template else {}
         seen = Message("user", IMAGE + "?")
@@ -53,21 +53,24 @@ class ChatPrompt:
         self.block_roles = {*probes}
         self.block_roles = {role for role, turns in probes.items() if self._takes_blocks(turns)}
         """Whose turns the template takes as blocks where they have no image; some it may want as text."""
+        of_image = {*self._control_tokens([seen])} - {*self._control_tokens([Message("user", "?")])}
+        self.image_token = _any_of(of_image)
+        final = re.escape(self.tokenizer.eos_token or "")
+        self.end = re.compile(rf"\s*(?:{_any_of(tokens - of_image).pattern})(?:{final})?")
+        """What ends an answer: a control token, and the one that ends generation where it follows at once."""
 
     def inputs(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
-        texts = [self._render_question(turns[:-1]) for turns in conversations]
+        texts = [self._question(turns[:-1]) for turns in conversations]
         return self._process(texts, images, "left")
 
     def training_batch(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
         """`labels` [B, L] lie where the answers lie in `input_ids` [B, L], image tokens included in L."""
-        rendered = [self._render_with_spans(turns) for turns in conversations]
-        batch = self._process([text for text, _ in rendered], images, "right")
+        written = [self._write(turns) for turns in conversations]
+        batch = self._process([text for text, _ in written], images, "right")
         labels = torch.full_like(batch["input_ids"], IGNORED)
-        for row, (text, spans) in enumerate(rendered):
-            length = int(batch["attention_mask"][row].sum())
-            pictures = images[row] if images else ()
-            for span in spans:
-                start, end = self._tokens_of(text, span, length, pictures)
+        for row, (text, spans) in enumerate(written):
+            ids = batch["input_ids"][row, : batch["attention_mask"][row].sum()].tolist()
+            for start, end in self._tokens_of(text, spans, ids, len(images[row]) if images else 0):
                 labels[row, start:end] = batch["input_ids"][row, start:end]
         batch["labels"] = labels
         return batch
@@ -98,17 +101,35 @@ class ChatPrompt:
         except UserError:
             return False
 
-    def _render_question(self, turns: Conversation) -> str:
-        """What asks for the next answer, as it stands before one in training.
+    def _control_tokens(self, turns: Conversation) -> list[str]:
+        return self.control_token.findall(self._render(turns))
 
-        The generation prompt alone may not: where it begins a thought, an answer follows an empty one.
+    def _question(self, turns: Conversation) -> str:
+        """What asks for the next answer: what stands before one in training."""
+        text, spans = self._write([*turns, Message("assistant", "!")])
+        return text[: spans[-1].start]
+
+    def _write(self, turns: Conversation) -> tuple[str, list[Span]]:
+        """The whole conversation, and where its answers and their ends are.
+
+        Where the template ends an answer by no token, as LLaVA's do, the tokenizer's end of text is added.
         """
-        asked = self._render(turns, add_generation_prompt=True)
-        answered = [*turns, Message("assistant", "!")]
-        text = self._render(answered)
-        before = text[: self._begin(text, answered, len(turns))]
-        # A space in front of an answer is a part of its first token, and the model's to write.
-        return asked if before.startswith(asked) and not before[len(asked) :].strip(" ") else before
+        text, written, read, spans, seen = self._render(turns), "", 0, [], 0
+        for index, turn in enumerate(turns):
+            if turn.role == "assistant":
+                begin = self._begin(text, turns, index)
+                prompt, space = _header(
+                    text[:begin], self._render(turns[:index], add_generation_prompt=True), read
+                )
+                answered = begin + len(self._as_text(turn.plain_text))
+                found = self.end.match(text, answered)
+                read = found.end() if found else answered
+                end = "" if found else self.tokenizer.eos_token or ""
+                start = len(written + prompt)
+                written += prompt + space + text[begin:read] + end
+                spans.append(Span(start, len(written), seen))
+            seen += turn.text.count(IMAGE)
+        return written + text[read:], spans
 
     def _begin(self, text: str, turns: Conversation, index: int) -> int:
         """Where the answer of a turn begins in the rendered conversation: where another makes it differ."""
@@ -137,37 +158,29 @@ class ChatPrompt:
         """Control tokens in it marked, so that transformers encodes them as plain text."""
         return mark_control_tokens(text, self.control_token)
 
-    def _render_with_spans(self, turns: Conversation) -> tuple[str, list[Span]]:
-        """The whole conversation, and where its answers are. An end that the template leaves out is added."""
-        text, spans, seen = self._render(turns), [], 0
-        for index, turn in enumerate(turns):
-            if turn.role == "assistant":
-                start = self._begin(text, turns, index)
-                end = start + len(self._as_text(turn.plain_text))
-                end_token = re.compile(rf"\s*(?:{self.control_token.pattern})").match(text, end)
-                if end_token:
-                    end = end_token.end()
-                elif not text[end:].strip() and self.tokenizer.eos_token:
-                    text = text[:end] + self.tokenizer.eos_token
-                    end = len(text)
-                spans.append(Span(start, end, seen))
-            seen += turn.text.count(IMAGE)
-        return text, spans
-
     def _process(self, texts: list[str], images: Pictures | None, padding_side: str) -> BatchFeature:
         nested = [list(pictures) for pictures in images or ()]
         marked = any(self._is_marked(text) for text in texts)
         if marked:  # transformers encodes marked text only where all special tokens are written in it
             texts = [self._with_beginning(text) for text in texts]
-        batch = self.processor(
-            text=list(texts),
-            images=nested if any(nested) else None,
-            padding=True,
-            padding_side=padding_side,
-            add_special_tokens=self._adds_beginning(texts[0]),
-            return_tensors="pt",
-            **({"sanitize_control_tokens": True} if marked else {}),
-        )
+        try:
+            batch = self.processor(
+                text=list(texts),
+                images=nested if any(nested) else None,
+                padding=True,
+                padding_side=padding_side,
+                add_special_tokens=self._adds_beginning(texts[0]),
+                return_tensors="pt",
+                **({"sanitize_control_tokens": True} if marked else {}),
+            )
+        except ValueError as error:  # Idefics3's processor looks for places that marked texts don't tell
+            typed = next((text for text in texts if self._is_marked(text)), None)
+            if typed is None:
+                raise
+            raise UserError(
+                f"This model's processor would take what is typed in a text for a control token: {error}",
+                f"Remove such tokens from {self._unmarked(typed)[:200]!r}.",
+            ) from error
         require_length(batch["attention_mask"].sum(1).tolist(), texts, self.max_length, "A conversation")
         return batch
 
@@ -186,36 +199,75 @@ class ChatPrompt:
     def _unmarked(self, text: str) -> str:
         return mark_control_tokens(text, re.compile("(?!)"))  # marks nothing, and drops the marks there are
 
-    def _tokens_of(self, text: str, span: Span, length: int, pictures: Sequence) -> tuple[int, int]:
-        """First token of an answer and the one after its last, among the `length` tokens of the whole text.
+    def _tokens_of(
+        self, text: str, spans: Sequence[Span], ids: list[int], images: int
+    ) -> list[tuple[int, int]]:
+        """First token of each answer and the one after its last, among the `ids` of the whole text.
 
-        Counted from the end, where tokens are the same whether or not images were expanded before them. For
-        an answer that stands before an image, what follows it is cut off first.
+        After the last image they are counted from the end, where tokens are the same whether or not images
+        were expanded before. An answer before an image is found by its tokens and those that follow up to
+        that image: the last such place before the next answer.
         """
-        if span.images < len(pictures):
-            text = text[: span.end]
-            before = [pictures[: span.images]] if span.images else None
-            length = int(self._process([text], before, "right")["attention_mask"].sum())
-        total, first, after = self._count_tokens(text, (len(text), span.start, span.end))
-        return length - (total - first), length - (total - after)
+        untils = [self._next_image(text, span) if span.images < images else len(text) for span in spans]
+        marks = [(span.start, span.end, until) for span, until in zip(spans, untils, strict=True)]
+        own, counts = self._tokenize(text, [end for ends in marks for end in ends])
+        found, limit = [], len(ids)
+        for index in reversed(range(len(spans))):
+            first, after, last = counts[3 * index : 3 * index + 3]
+            wanted = own[first:last]
+            at_end = spans[index].images == images
+            places = (len(ids) - len(wanted),) if at_end else range(limit - 1, -1, -1)
+            limit = next((at for at in places if ids[at : at + len(wanted)] == wanted), -1)
+            if limit < 0:
+                raise UserError(
+                    "The answers were not found again in what this model's processor made of "
+                    f"{self._unmarked(text)[:60]!r}.",
+                    "Put all images of a conversation in its first turn, or choose another model.",
+                )
+            found.append((limit, limit + after - first))
+        return found[::-1]
 
-    def _count_tokens(self, text: str, ends: Sequence[int]) -> list[int]:
-        """How many tokens of the text, images unexpanded, end at or before each of these characters."""
+    def _next_image(self, text: str, span: Span) -> int:
+        """Where the text ends that stands between an answer and the next image."""
+        image = self.image_token.search(text, span.end)
+        return len(text[: image.start()].rstrip()) if image else span.end
+
+    def _tokenize(self, text: str, ends: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Tokens of the text, images unexpanded, and how many end at or before each of these characters."""
         if self._is_marked(text):
-            text, ends = (
-                self._with_beginning(text),
-                [end + len(self._with_beginning(text)) - len(text) for end in ends],
-            )
-            return [len(encode_marked_chat(self.tokenizer, text[:end])) for end in ends]
+            whole = self._with_beginning(text)
+            added = len(whole) - len(text)
+            counts = [len(encode_marked_chat(self.tokenizer, whole[: end + added])) for end in ends]
+            return encode_marked_chat(self.tokenizer, whole), counts
         adds = self._adds_beginning(text)
         if not self.tokenizer.is_fast:
-            return [len(self.tokenizer(text[:end], add_special_tokens=adds).input_ids) for end in ends]
+            counts = [len(self.tokenizer(text[:end], add_special_tokens=adds).input_ids) for end in ends]
+            return self.tokenizer(text, add_special_tokens=adds).input_ids, counts
         encoded = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=adds)
         reached, last = [], 0
         for _, end in encoded["offset_mapping"]:  # a special token that is not in the text has (0, 0)
             last = max(last, end)
             reached.append(last)
-        return [sum(stop <= end for stop in reached) for end in ends]
+        return encoded["input_ids"], [sum(stop <= end for stop in reached) for end in ends]
+
+
+def _any_of(tokens: Iterable[str]) -> re.Pattern:
+    """A pattern for any of these tokens, the longest first."""
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
+
+
+def _header(before: str, asked: str, read: int) -> tuple[str, str]:
+    """What stands between the last that was read and an answer: the prompt, and spaces that are the answer's.
+
+    A space in front of an answer is a part of its first token, and the model's to write. The prompt is what
+    asks for an answer, `asked`. Where it begins a thought, an answer follows an empty one: then it is what
+    stands `before` the answer.
+    """
+    if before.startswith(asked) and not before[len(asked) :].strip(" "):
+        return asked[read:], before[len(asked) :]
+    if before[:read] == asked[:read] and before[read:].split() == asked[read:].split():
+        return asked[read:], ""
+    return before[read:], ""
 
 
 def _common_length(first: str, second: str) -> int:
