@@ -10,6 +10,7 @@ from PIL import Image
 from training.__main__ import main
 from training.data.check import Report, check_dataset
 from training.data.datasets import open_dataset
+from training.data.splits import split_dataset
 
 
 def picture(path: Path, colour: str = "red", size: tuple[int, int] = (8, 8)) -> None:
@@ -120,12 +121,31 @@ def test_row_13_repeated_ids_and_rows_are_counted(tmp_path: Path) -> None:
     assert not report.refuses
 
 
-def test_row_14_a_picture_on_both_sides_of_the_split_is_known_by_its_content(tmp_path: Path) -> None:
+def test_row_14_a_given_split_that_holds_out_a_trained_picture_is_told_by_content(tmp_path: Path) -> None:
+    for name, colour in {"a": "red", "b": "blue", "twin": "red"}.items():
+        picture(tmp_path / f"{name}.png", colour)
+    values = [
+        {"image": "a.png", "text": "red", "split": "train"},
+        {"image": "twin.png", "text": "a red one", "split": "test"},
+        {"image": "b.png", "text": "blue", "split": "test"},
+    ]
+    report = rows(tmp_path, *values)
+    assert "1 held-out rows show a picture that is trained on: twin.png of train.jsonl:1" in told(report)
+    assert not report.refuses
+
+
+def test_row_14_without_a_given_split_twins_stay_on_one_side_and_are_told(tmp_path: Path) -> None:
     values = []
-    for number in range(20):
-        picture(tmp_path / f"{number}.png", "red" if number % 2 else "blue")
+    for number in range(40):
+        picture(tmp_path / f"{number}.png", size=(8 + number // 2, 8))
         values.append({"image": f"{number}.png", "text": f"text {number}"})
-    assert "trained on under another name" in told(rows(tmp_path, *values))
+    report = rows(tmp_path, *values)
+    assert "20 files hold a picture that another file holds too, this one '0.png'" in told(report)
+    assert "held-out rows" not in told(report)
+    train, held_out = split_dataset(report.dataset, 0.2, 0)
+    assert len(held_out) == 8
+    numbers = [{int(e.images[0].stem) // 2 for e in side} for side in (train, held_out)]
+    assert not numbers[0] & numbers[1]
 
 
 def test_row_56_questions_that_are_missing_are_told(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ class CheckCommand(BaseModel):
     workspace: Path = TrainingConfig.model_fields["workspace"]
     columns: str | None = TrainingConfig.model_fields["columns"]
     dataset_split: str = TrainingConfig.model_fields["dataset_split"]
+    held_out_split: str | None = TrainingConfig.model_fields["held_out_split"]
     model: str | None = Field(None, description="Also check against this base model's processor.")
     max_length: int = TrainingConfig.model_fields["max_length"]
     held_out: float = TrainingConfig.model_fields["held_out"]

@@ -44,7 +44,16 @@ class TrainingConfig(GenerationSettings, AdapterSettings, ModelSettings):
         description="A sample's name (shapes, shapes-vi, blueprints), a folder, a file of rows or a Hub id.",
     )
     dataset_split: str = Field(
-        "train", min_length=1, max_length=200, description="Split of a dataset on the Hub."
+        "train",
+        min_length=1,
+        max_length=200,
+        description="Split to train on, where the dataset has its own; train[:1000]: its first 1000 rows.",
+    )
+    held_out_split: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="Split that is held out, where the dataset has its own; validation or test if not given.",
     )
     columns: str | None = Field(
         None,

@@ -4,16 +4,18 @@ What needs a model's processor or tokenizer is `training.model_check`'s matter.
 """
 
 import os
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
-from training.data.datasets import Dataset, image_relpath, split
+from training.data.datasets import Dataset, image_relpath
 from training.data.findings import Finding
 from training.data.images import ImageFacts, examine_image
+from training.data.paths import quoted
+from training.data.splits import split_dataset
 from vlm.errors import UserError
 from vlm.example import Example
 
@@ -29,11 +31,12 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a check found. `facts` has each image that could be decoded."""
+    """What a check found. `facts` has each image that could be decoded; a fault names it in `unfit`."""
 
     dataset: Dataset
     findings: list[Finding]
     facts: dict[Path, ImageFacts] = field(default_factory=dict)
+    unfit: frozenset[Path] = frozenset()
 
     @property
     def faults(self) -> list[Finding]:
@@ -43,6 +46,18 @@ class Report:
     def refuses(self) -> bool:
         """Whether a run on this dataset would be refused as it is."""
         return bool(self.faults) or not self.dataset.examples
+
+    def unusable(self) -> set[str]:
+        """The ids of the examples that could be read and can't be trained on."""
+        named = {finding.example for finding in self.faults if finding.example is not None}
+        shown = {e.id for e in self.dataset.examples if not self.unfit.isdisjoint(e.images)}
+        return named | shown
+
+    def cleaned(self) -> Dataset:
+        """The dataset with its usable examples, and with every fault among its findings."""
+        unusable = self.unusable()
+        examples = [example for example in self.dataset.examples if example.id not in unusable]
+        return replace(self.dataset, examples=examples, findings=self.faults)
 
     def groups(self) -> list[tuple[str, list[Finding]]]:
         """The findings by kind, faults first, the most frequent first; a kind is its reason without names."""
@@ -67,17 +82,24 @@ def check_dataset(
     """
     findings = [*dataset.findings, *dataset.warnings, *_about_rows(dataset)]
     facts: dict[Path, ImageFacts] = {}
+    unfit: set[Path] = set()
     users = _users(dataset.examples)
     for done, (path, seen) in enumerate(_examined(users, cancelled), start=1):
         progress("images", done, len(users))
-        where = f"{users[path].id} {path.relative_to(dataset.root).as_posix()}"
+        first, count = users[path]
+        others = f" and {count - 1} more rows" if count > 1 else ""
+        where = f"{first.id}{others} {path.relative_to(dataset.root).as_posix()}"
         if isinstance(seen, UserError):
-            findings.append(Finding.at(where, seen))
+            told = [Finding.at(where, seen)]
         else:
             facts[path] = seen
-            findings += _about_image(where, seen)
-    findings += _about_copies(dataset, facts, held_out, seed)
-    return Report(dataset, findings, facts)
+            told = list(_about_image(where, seen))
+        if any(not finding.warning for finding in told):
+            unfit.add(path)
+        findings += told
+    report = Report(dataset, findings, facts, frozenset(unfit))
+    findings += _about_copies(report.cleaned(), facts, held_out, seed)
+    return report
 
 
 def _kind(finding: Finding) -> str:
@@ -86,25 +108,26 @@ def _kind(finding: Finding) -> str:
     return " ".join("".join(character for character in "…".join(words) if not character.isdigit()).split())
 
 
-def _users(examples: Iterable[Example]) -> dict[Path, Example]:
-    """Each distinct image file, and the first example that shows it."""
-    users: dict[Path, Example] = {}
+def _users(examples: Iterable[Example]) -> dict[Path, tuple[Example, int]]:
+    """Each distinct image file, the first example that shows it, and how many do."""
+    users: dict[Path, tuple[Example, int]] = {}
     for example in examples:
-        for image in example.images:
-            users.setdefault(image, example)
+        for image in dict.fromkeys(example.images):
+            first, count = users.get(image, (example, 0))
+            users[image] = first, count + 1
     return users
 
 
 def _examined(
-    users: dict[Path, Example], cancelled: Callable[[], bool]
+    users: Iterable[Path], cancelled: Callable[[], bool]
 ) -> Iterator[tuple[Path, ImageFacts | UserError]]:
     """Each image with what was found, in order; decoding releases the interpreter, so threads do."""
     workers = os.cpu_count() or 1
     left = iter(users)
     with ThreadPoolExecutor(workers) as pool:
-        waiting = [(path, pool.submit(_examine, path)) for path in islice(left, workers * AHEAD)]
+        waiting = deque((path, pool.submit(_examine, path)) for path in islice(left, workers * AHEAD))
         while waiting and not cancelled():
-            path, future = waiting.pop(0)
+            path, future = waiting.popleft()
             yield path, future.result()
             waiting += [(path, pool.submit(_examine, path)) for path in islice(left, 1)]
         for _, future in waiting:
@@ -133,24 +156,15 @@ def _about_image(where: str, facts: ImageFacts) -> Iterator[Finding]:
 
 
 def _about_rows(dataset: Dataset) -> Iterator[Finding]:
-    examples, name = dataset.examples, dataset.name
-    if len(examples) == 1:
-        yield Finding(name, "1 example: nothing can be held out", "Give at least 20 examples", True)
-    captions = sum(example.is_caption for example in examples)
-    if 0 < captions < len(examples):
-        first = next(example.id for example in examples if example.is_caption)
-        yield Finding(
-            first,
-            f"{captions} of {len(examples)} rows have no question: they are read as captions",
-            "Write the question, if one is missing",
-            True,
-        )
+    if len(dataset.examples) == 1:
+        yield Finding(dataset.name, "1 example: nothing can be held out", "Give at least 20 examples", True)
 
 
 def _about_copies(
     dataset: Dataset, facts: dict[Path, ImageFacts], held_out: float, seed: int
 ) -> Iterator[Finding]:
-    """Rows that say the same about the same picture, and pictures on both sides of the split, by content."""
+    """Rows that say the same about the same picture, files that are the same picture, and held-out pictures
+    that are trained on, all by content."""
     first: dict[tuple, Example] = {}
     copies = []
     for example in dataset.examples:
@@ -161,7 +175,28 @@ def _about_copies(
         again, before = copies[0]
         reason = f"{len(copies)} rows repeat others, this one {before.id}"
         yield Finding(again.id, reason, "Remove them, or they count double", True)
-    train, kept = split(dataset.examples, held_out, seed)
+    yield from _about_same_pictures(dataset, facts)
+    yield from _about_overlap(dataset, facts, held_out, seed)
+
+
+def _about_same_pictures(dataset: Dataset, facts: dict[Path, ImageFacts]) -> Iterator[Finding]:
+    by_content: dict[bytes, Path] = {}
+    again = [
+        (path, by_content[seen.digest])
+        for path, seen in facts.items()
+        if by_content.setdefault(seen.digest, path) != path
+    ]
+    if again:
+        path, before = (image.relative_to(dataset.root).as_posix() for image in again[0])
+        reason = f"{len(again)} files hold a picture that another file holds too, this one {quoted(before)}"
+        yield Finding(path, reason, "Keep one file of each picture", True)
+
+
+def _about_overlap(
+    dataset: Dataset, facts: dict[Path, ImageFacts], held_out: float, seed: int
+) -> Iterator[Finding]:
+    """Only a given split can hold out a picture that is trained on: `split` keeps a picture on one side."""
+    train, kept = split_dataset(dataset, held_out, seed)
     trained = {facts[i].digest: example for example in train for i in example.images if i in facts}
     both = [
         (example, trained[facts[i].digest])
@@ -171,6 +206,6 @@ def _about_copies(
     ]
     if both:
         seen, by = both[0]
-        pair = f"{image_relpath(dataset, seen)} is {image_relpath(dataset, by)}"
-        reason = f"{len(both)} held-out rows show a picture that is trained on under another name: {pair}"
-        yield Finding(seen.id, reason, "Keep one file of each picture", True)
+        pair = f"{image_relpath(dataset, seen)} of {by.id}"
+        reason = f"{len(both)} held-out rows show a picture that is trained on: {pair}"
+        yield Finding(seen.id, reason, "Remove them, or their scores say little", True)

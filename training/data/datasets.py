@@ -1,29 +1,51 @@
-"""open_dataset: a sample's name, a folder, a row file or a zip -> a Dataset; its held-out split. No torch.
+"""open_dataset: a sample's name, a folder, a row file, a zip or a Hub id -> a Dataset. No torch.
 
 The worker, the command line and the page all open data here. What a row means is `formats`' matter, what may
-be unpacked is `archives`'.
+be unpacked is `archives`', what is held out is `splits`'.
 """
 
 import difflib
 import hashlib
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from training.data import tables
+from training.data import hub_rows
 from training.data.archives import unpack
 from training.data.findings import Finding
-from training.data.formats import read_examples
+from training.data.formats import Reading, ignored_columns, read_examples
 from training.data.layouts import Mapping
 from training.data.paths import URL, DatasetFolder, open_regular, quoted
+from training.data.row_files import Source
 from training.data.samples import SAMPLES, make_sample
 from training.data.sources import REMEDY, find_source
+from training.data.splits import TRAIN, choose_parts, parse_part, split
 from vlm.errors import UserError
 from vlm.example import Example
 
+if TYPE_CHECKING:
+    from training.config import TrainingConfig
+
+__all__ = [
+    "SAMPLES",
+    "Dataset",
+    "image_relpath",
+    "open_configured",
+    "open_dataset",
+    "split",
+    "usable_examples",
+]
+
 FINDINGS_SHOWN = 100
 HASH_BLOCK = 1 << 20
+
+Progress = Callable[[str, int, int], None]
+
+
+def say_nothing(what: str, done: int, total: int) -> None:
+    """The progress of whoever doesn't want to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +56,11 @@ class Dataset:
 
     `fingerprint` is the sha256 of the row file and of each image's relative path and size: it changes with a
     row, a name or an image that was saved again, and costs no reading of pixels. An image changed in place to
-    the same size in bytes is not seen. `kind` says how the rows were written: "JSON Lines", "VQAv2", …
+    the same size in bytes is not seen. `kind` says how the file is written ("JSON Lines", "VQAv2", …),
+    `layout` how most rows are, `columns` which column was taken for what, `ignored` which say nothing.
+
+    Where a dataset has a split of its own, `held_out` are the ids of the examples it holds out, and `parts`
+    counts the examples of each split that was read.
     """
 
     name: str
@@ -44,6 +70,11 @@ class Dataset:
     fingerprint: str
     kind: str = ""
     warnings: list[Finding] = field(default_factory=list)
+    layout: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
+    held_out: frozenset[str] = frozenset()
+    parts: dict[str, int] = field(default_factory=dict)
 
 
 def open_dataset(
@@ -53,30 +84,42 @@ def open_dataset(
     inside: Path | None = None,
     columns: str | None = None,
     split: str = "train",
+    held_out_split: str | None = None,
+    progress: Progress = say_nothing,
 ) -> Dataset:
     """The dataset that `source` names; every row is read and every image looked for, no pixel is decoded.
 
     `source` is the name of a sample (made on first use) or of a folder in `workspace/datasets`, a folder, a
-    file of rows (`sources` says which), or a `.zip` (unpacked once into `workspace/datasets`). Where `inside`
-    is given, what lies outside of it is refused, links followed. `columns` says which column is which where
-    their names don't: `image=photo,question=ask`. A name `org/name` that is no folder here is a dataset of
-    the Hub, of which `split` is read. Raises `UserError` where there is no dataset; what is wrong with rows
+    file of rows (`row_files` says which), or a `.zip` (unpacked once into `workspace/datasets`). A name
+    `org/name`, or `org/name:subset`, that is no folder here is a dataset of the Hub. Where `inside` is given,
+    what lies outside of it is refused, links followed. `columns` says which column is which where their names
+    don't: `image=photo,question=ask`. Of a dataset with splits, `split` is trained on ("train[:1000]": its
+    first thousand rows) and `held_out_split` held out, by itself the one called validation, val, dev or test.
+    `progress("rows", done, 0)` counts. Raises `UserError` where there is no dataset; what is wrong with rows
     is in `findings`.
     """
-    mapping = Mapping.parse(columns)
+    mapping, extracted = Mapping.parse(columns), workspace / "datasets" / ".tables"
+    part = parse_part(split)
     if source in SAMPLES:
-        return _read(make_sample(source, workspace / "datasets" / source), source, workspace, mapping)
-    extracted = workspace / "datasets" / ".tables"
-    try:
-        path = _locate(source, workspace, inside)
-    except UserError:
-        if not tables.HUB_NAME.fullmatch(source):
-            raise
-        place = extracted / f"{source.replace('/', '--')}-{split}"
-        path = tables.write_out(tables.read_hub(source, split), place, f"{source} {split}")
-    if path.suffix.lower() == ".zip" and not path.is_dir():
-        path = unpack(path, workspace / "datasets", reserved=tuple(SAMPLES))
-    return _read(path, path.stem if path.is_file() else path.name, workspace, mapping)
+        path, name = make_sample(source, workspace / "datasets" / source), source
+    else:
+        path, name = _place(source, workspace, inside, split, held_out_split, progress)
+    found = find_source(path, extracted, mapping, progress)
+    if inside is not None and not found.root.resolve().is_relative_to(inside.resolve()):
+        raise _outside(source)
+    return _read(found, name, part, held_out_split, progress)
+
+
+def open_configured(config: "TrainingConfig", progress: Progress = say_nothing) -> Dataset:
+    """The dataset of a run's settings: what run, check and Try open alike."""
+    return open_dataset(
+        config.dataset,
+        config.workspace,
+        columns=config.columns,
+        split=config.dataset_split,
+        held_out_split=config.held_out_split,
+        progress=progress,
+    )
 
 
 def usable_examples(dataset: Dataset, *, skip_bad_rows: bool) -> list[Example]:
@@ -93,50 +136,30 @@ def usable_examples(dataset: Dataset, *, skip_bad_rows: bool) -> list[Example]:
     return dataset.examples
 
 
-def split(examples: list[Example], held_out: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """(train, held-out), each in the examples' order; `held_out` is the fraction wanted.
-
-    Examples that share an image, directly or through others, stay on one side, so the fraction is met as
-    nearly as whole groups allow without exceeding it. One group at least is held out where there are two.
-    """
-    groups = _groups_by_image(examples)
-    if held_out <= 0 or len(groups) < 2:
-        return list(examples), []
-    random.Random(seed).shuffle(groups)
-    wanted = min(round(len(examples) * held_out), len(examples) - 1)
-    chosen: set[int] = set()
-    for group in groups:
-        if len(chosen) + len(group) <= wanted:
-            chosen.update(group)
-    if not chosen:
-        chosen.update(min(groups, key=len))
-    train = [example for i, example in enumerate(examples) if i not in chosen]
-    return train, [example for i, example in enumerate(examples) if i in chosen]
-
-
 def image_relpath(dataset: Dataset, example: Example) -> str | None:
     """The example's first image as a path relative to the dataset's folder; None for text alone."""
     return example.images[0].relative_to(dataset.root).as_posix() if example.images else None
 
 
-def _groups_by_image(examples: list[Example]) -> list[list[int]]:
-    """Indices of the examples that are tied by images, group by group (union-find over the images)."""
-    tied_to: dict[Path, Path] = {}
-
-    def representative(image: Path) -> Path:
-        while tied_to[image] != image:
-            tied_to[image] = tied_to[tied_to[image]]
-            image = tied_to[image]
-        return image
-
-    for example in examples:
-        for image in example.images:
-            tied_to.setdefault(image, image)
-            tied_to[representative(image)] = representative(example.images[0])
-    groups: dict[Path | int, list[int]] = {}
-    for i, example in enumerate(examples):
-        groups.setdefault(representative(example.images[0]) if example.images else i, []).append(i)
-    return list(groups.values())
+def _place(
+    source: str,
+    workspace: Path,
+    inside: Path | None,
+    split: str,
+    held_out_split: str | None,
+    progress: Progress,
+) -> tuple[Path, str]:
+    """Where the dataset lies on this machine, and what it is called."""
+    try:
+        path = _locate(source, workspace, inside)
+    except UserError:
+        if not hub_rows.NAME.fullmatch(source):
+            raise
+        extracted = workspace / "datasets" / ".tables"
+        return hub_rows.fetch(source, extracted, split, held_out_split, progress), source
+    if path.suffix.lower() == ".zip" and not path.is_dir():
+        path = unpack(path, workspace / "datasets", reserved=tuple(SAMPLES))
+    return path, path.stem if path.is_file() else path.name
 
 
 def _locate(source: str, workspace: Path, inside: Path | None) -> Path:
@@ -154,30 +177,107 @@ def _locate(source: str, workspace: Path, inside: Path | None) -> Path:
     except (ValueError, RuntimeError, OSError) as error:
         raise UserError(f"{quoted(source)} can't be opened", REMEDY) from error
     if paths[0] not in allowed:
-        problem = f"{quoted(source)} lies outside the workspace"
-        raise UserError(problem, "Copy the folder into the workspace, or upload it as a zip")
+        raise _outside(source)
     nearest = difflib.get_close_matches(source, list(SAMPLES), n=1)
     raise UserError(
         f"There is no dataset {quoted(source)}", f"Did you mean {nearest[0]}?" if nearest else REMEDY
     )
 
 
-def _read(path: Path, name: str, workspace: Path, mapping: Mapping) -> Dataset:
-    source = find_source(path, workspace / "datasets" / ".tables", mapping)
-    folder = DatasetFolder(source.root)
-    examples, findings = read_examples(source.rows, source.name, folder, source.mapping)
-    fingerprint = _fingerprint(source.files, folder, examples)
-    faults = [finding for finding in findings if not finding.warning]
-    warnings = [finding for finding in findings if finding.warning]
-    return Dataset(name, folder.root, examples, faults, fingerprint, source.kind, warnings)
+def _outside(source: str) -> UserError:
+    problem = f"{quoted(source)} lies outside the workspace"
+    return UserError(problem, "Copy the folder into the workspace, or upload it as a zip")
+
+
+def _read(
+    source: Source, name: str, part: tuple[str, int | None], held_out: str | None, progress: Progress
+) -> Dataset:
+    """The rows of the parts that are used, as examples and findings."""
+    folder, (train, count) = DatasetFolder(source.root), part
+    files = {split for split in source.rows if split}
+    chosen = choose_parts(files, train, held_out) if files else None
+    used = [rows for split, rows in source.rows.items() if chosen is None or split in ("", *chosen)]
+    read = read_examples(
+        chain.from_iterable(used), source.name, folder, source.mapping, lambda done: progress("rows", done, 0)
+    )
+    if chosen is None:
+        chosen = _chosen_by_column(read, source, train, held_out)
+    examples, kept, parts = _in_parts(read, chosen, count)
+    findings = [*read.findings, *ignored_columns(read, source.name)]
+    if chosen is not None:
+        findings += _left_out({*files, *filter(None, read.splits)} - {*chosen}, source.name)
+    return Dataset(
+        name,
+        folder.root,
+        examples,
+        [finding for finding in findings if not finding.warning],
+        _fingerprint(source.files, folder, examples),
+        source.kind,
+        [finding for finding in findings if finding.warning],
+        read.layout,
+        read.columns,
+        read.ignored,
+        kept,
+        parts,
+    )
+
+
+def _chosen_by_column(
+    read: Reading, source: Source, train: str, held_out: str | None
+) -> tuple[str, str | None] | None:
+    """The splits to train on and to hold out that a column `split` names; None where there is no such column.
+
+    It counts where it names the split that is asked for, or where `--columns` names it.
+    """
+    there = {*filter(None, read.splits)}
+    names_it = not {train, *(TRAIN if train in TRAIN else ())}.isdisjoint(there)
+    if there and (names_it or "split" in source.mapping.columns):
+        column = read.columns.get("split")
+        read.ignored = [name for name in read.ignored if name != column]
+        return choose_parts(there, train, held_out)
+    wanted = train if held_out is None else held_out
+    if read.examples and wanted not in TRAIN:
+        raise UserError(
+            f"{quoted(source.name)} has no split {quoted(wanted)}: its rows name none",
+            "Leave --dataset_split and --held_out_split out, or name the column: --columns split=part.",
+        )
+    return None
+
+
+def _in_parts(
+    read: Reading, chosen: tuple[str, str | None] | None, count: int | None
+) -> tuple[list[Example], frozenset[str], dict[str, int]]:
+    """The examples that are used, at most `count` to train on; the ids that are held out; counts by split."""
+    if chosen is None:
+        return read.examples[:count], frozenset(), {}
+    train, held_out = chosen
+    pairs = list(zip(read.examples, read.splits, strict=True))
+    trained = [example.id for example, split in pairs if split in ("", train)][:count]
+    kept = frozenset(example.id for example, split in pairs if split == held_out)
+    used = kept.union(trained)
+    counts = {train: len(trained)} | ({held_out: len(kept)} if held_out else {})
+    return [example for example in read.examples if example.id in used], kept, counts
+
+
+def _left_out(splits: set[str], name: str) -> list[Finding]:
+    if not splits:
+        return []
+    listed = ", ".join(map(quoted, sorted(splits)[:10]))
+    remedy = "Choose others with --dataset_split and --held_out_split if they are meant"
+    return [Finding(name, f"splits that are left out: {listed}", remedy, True)]
 
 
 def _fingerprint(files: Sequence[Path], folder: DatasetFolder, examples: list[Example]) -> str:
     digest = hashlib.sha256()
     for path in files:
-        with open_regular(path, path.name) as file:
-            while block := file.read(HASH_BLOCK):
-                digest.update(block)
+        for block in _blocks(path):
+            digest.update(block)
     for image in sorted({image for example in examples for image in example.images}):
         digest.update(f"\0{folder.relpath(image)}\0{image.stat().st_size}".encode())
     return digest.hexdigest()
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with open_regular(path, path.name) as file:
+        while block := file.read(HASH_BLOCK):
+            yield block

@@ -9,8 +9,8 @@ from vlm.errors import UserError
 class Finding:
     """What is wrong with a row, an image or a file. `where` reads "train.jsonl line 8", or "train.jsonl".
 
-    A `warning` is told and refuses nothing. `example` is the id of an example that could be read and yet can't
-    be trained on.
+    A `warning` is told and refuses nothing. `example` is the id of an example that could be read, and yet
+    can't be trained on.
     """
 
     where: str

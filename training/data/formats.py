@@ -7,13 +7,13 @@ ignored. Reading lines is `lines`' matter, finding files `paths`'.
 
 import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
 from training.data.findings import Finding
-from training.data.layouts import Mapping, canonical, used_columns
+from training.data.layouts import Mapping, canonical, guessed, layout_of, used_columns
 from training.data.lines import Row
 from training.data.paths import DatasetFolder, quoted
 from vlm.errors import UserError
@@ -21,32 +21,91 @@ from vlm.example import IMAGE, Example, Message, Role
 
 IMAGE_COLUMNS = ("file_name", "image", "images")
 CAPTION_COLUMNS = ("text", "caption")
+OTHER_MEDIA = ("video", "videos", "audio", "audios")
 EXPECTED = "Each row needs file_name, image or images, and messages, question + answer, or text"
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
 """Characters that no tokenizer takes: NUL, and halves of a surrogate pair (JSON can spell both)."""
+ROWS_BETWEEN_PROGRESS = 1000
+COLUMNS_SHOWN = 10
+
+
+@dataclass(slots=True)
+class Reading:
+    """What the rows of a dataset gave: the good ones as `examples`, in order, each with its `splits`' entry.
+
+    `layout` is how most rows are written, `columns` which column was taken for what, `ignored` the columns
+    that say nothing to us.
+    """
+
+    examples: list[Example] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    layout: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
 
 
 def read_examples(
-    rows: Iterable[Row | Finding], name: str, folder: DatasetFolder, mapping: Mapping
-) -> tuple[list[Example], list[Finding]]:
-    """Every good row as an example, in order, and the findings of all the others. `name`: the rows' file."""
-    examples, findings, ids, ignored = [], [], [], Counter()
-    for row in rows:
-        if isinstance(row, Row):
-            ignored.update(row.values.keys() - used_columns(row.values, mapping))
-        example = row if isinstance(row, Finding) else _example_or_findings(row, folder, mapping)
-        if isinstance(example, Example):
-            examples.append(example)
-            ids.append(row.values.get("id"))
-        else:
-            findings.extend([example] if isinstance(example, Finding) else example)
-    if not examples and not findings:
-        findings.append(Finding(name, "0 examples", "Write one row for each example"))
-    if ignored and examples:
-        columns = ", ".join(quoted(column) for column in sorted(ignored)[:10])
-        findings.append(Finding(name, f"ignored: {columns}", "Name them with --columns if they matter", True))
-    findings += _repeated_ids(ids, name)
-    return _with_own_ids(examples, ids), findings
+    rows: Iterable[Row | Finding],
+    name: str,
+    folder: DatasetFolder,
+    mapping: Mapping,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Reading:
+    """Every good row as an example, and the findings of all the others. `name`: the rows' file.
+
+    `progress(done)` counts rows.
+    """
+    read, ids, unasked = Reading(), [], []
+    ignored, layouts, columns = Counter(), Counter(), {}
+    known: dict[tuple, tuple[str, dict[str, str], set[str]]] = {}
+    for number, row in enumerate(rows, start=1):
+        if number % ROWS_BETWEEN_PROGRESS == 0:
+            progress(number)
+        if isinstance(row, Finding):
+            read.findings.append(row)
+            continue
+        shape = tuple((name, value in (None, [])) for name, value in row.values.items())
+        if shape not in known:  # which column is which depends on no more, and most rows have one shape
+            used = used_columns(row.values, mapping)
+            known[shape] = layout_of(row.values, mapping), guessed(row.values, mapping), used
+        layout, guess, used = known[shape]
+        ignored.update(row.values.keys() - used)
+        example = _example_or_findings(row, folder, mapping)
+        if not isinstance(example, Example):
+            read.findings.extend(example)
+            continue
+        layouts[layout] += 1
+        columns |= guess
+        if example.is_caption and layout != "captions":
+            unasked.append(row.where)
+        split = row.values.get(guess.get("split", ""))
+        read.examples.append(example)
+        read.splits.append(row.split or (split if isinstance(split, str) else ""))
+        ids.append(row.values.get("id"))
+    read.layout = " and ".join(layout for layout, _ in layouts.most_common(2))
+    read.columns, read.ignored = columns, sorted(ignored)
+    if not read.examples and not read.findings:
+        read.findings.append(Finding(name, "0 examples", "Write one row for each example"))
+    read.findings += [*_unasked(unasked, len(read.examples)), *_repeated_ids(ids, name)]
+    read.examples = _with_own_ids(read.examples, ids)
+    return read
+
+
+def ignored_columns(read: Reading, name: str) -> list[Finding]:
+    """A warning that names the columns that were ignored."""
+    if not read.ignored or not read.examples:
+        return []
+    columns = ", ".join(quoted(column) for column in read.ignored[:COLUMNS_SHOWN])
+    return [Finding(name, f"ignored: {columns}", "Name them with --columns if they matter", True)]
+
+
+def _unasked(where: list[str], total: int) -> list[Finding]:
+    """A warning where the question is empty in a row that has a place for one."""
+    if not where:
+        return []
+    reason = f"{len(where)} of {total} rows have no question: they are read as captions"
+    return [Finding(where[0], reason, "Write the question, if one is missing", True)]
 
 
 def _repeated_ids(ids: list[object], name: str) -> list[Finding]:
@@ -76,10 +135,11 @@ def _example_or_findings(row: Row, folder: DatasetFolder, mapping: Mapping) -> E
     messages: tuple[Message, ...] = ()
     try:
         values = canonical(row.values, mapping)
+        _require_pictures_only(row.values)
         references = _image_references(values)
         for reference in references:
             try:
-                images.append(folder.file(reference))
+                images.append(folder.file(_path_of(reference), row.folder))
             except UserError as fault:
                 faults.append(fault)
         messages = _with_image_places(_messages(values), len(references))
@@ -106,6 +166,19 @@ def _image_references(values: dict[str, object]) -> list[object]:
         return []
     references = values[given[0]]
     return references if isinstance(references, list) else [references]
+
+
+def _path_of(reference: object) -> object:
+    """`datasets` writes an image as an object of bytes and path; one without bytes is its path."""
+    if isinstance(reference, dict) and reference.get("bytes") is None and "path" in reference:
+        return reference["path"]
+    return reference
+
+
+def _require_pictures_only(values: dict[str, object]) -> None:
+    found = [column for column in OTHER_MEDIA if values.get(column) not in (None, "", [])]
+    if found:
+        raise UserError(f"the row has {found[0]}: only images are looked at", "Remove it, or the row")
 
 
 def _messages(values: dict[str, object]) -> tuple[Message, ...]:

@@ -1,8 +1,10 @@
 """load_image: the one image loader of training and of Try; examine_image for the check. No torch."""
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, ImageOps
 
@@ -14,6 +16,26 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
 MAX_PIXELS = 50_000_000
 ANOTHER_FORMAT = "Save the image as an ordinary 8-bit PNG or JPEG"
+KNOWN_OTHERS = (
+    (b"ftypheic", "a HEIC image"),
+    (b"ftypheix", "a HEIC image"),
+    (b"ftypmif1", "a HEIC image"),
+    (b"ftypavif", "an AVIF image"),
+    (b"JXL ", "a JPEG XL image"),
+    (b"\xff\x0a", "a JPEG XL image"),
+    (b"jP  ", "a JPEG 2000 image"),
+    (b"%!PS", "an EPS drawing"),
+    (b"%PDF", "a PDF document"),
+    (b"8BPS", "a Photoshop file"),
+    (b"SIMPLE  =", "a FITS file"),
+    (b"<svg", "an SVG drawing"),
+    (b"<!doctype html", "a web page"),
+    (b"<html", "a web page"),
+)
+"""How files begin that people take for images; sought in the first bytes, since some have a header before."""
+
+# Pillow would print a warning with a path of this machine; what is too large is refused below.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +80,7 @@ def _decode(path: Path, name: str | None) -> tuple[Image.Image, int]:
         except UserError:
             raise
         except Image.UnidentifiedImageError as error:
-            problem = f"{shown} is not an image of a known format ({', '.join(FORMATS)})"
+            problem = f"{shown} is not an image of a known format ({', '.join(FORMATS)}){_known(file)}"
             raise UserError(problem, ANOTHER_FORMAT) from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise _too_large(shown) from error
@@ -72,13 +94,31 @@ def _as_rgb(image: Image.Image, shown: str) -> Image.Image:
     if image.mode in ("I", "F"):
         raise UserError(f"{shown} has 32 bits in one channel", ANOTHER_FORMAT)
     if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255, which turns nearly everything white.
-        image = image.point(lambda value: value / 256).convert("L")
+        # Pillow's own conversion clips at 255, which turns nearly everything white. Through "I", since it
+        # can't do arithmetic on the big-endian kind.
+        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         white.alpha_composite(image.convert("RGBA"))
         image = white
     return image.convert("RGB")
+
+
+def _known(file: BinaryIO) -> str:
+    """What the file is instead, if its first bytes say so."""
+    file.seek(0)
+    begin = file.read(32).lstrip().lower()
+    if not begin:
+        return ": it is empty"
+    found = next(
+        (
+            what
+            for magic, what in KNOWN_OTHERS
+            if begin.startswith(magic.lower()) or (len(magic) > 3 and magic.lower() in begin)
+        ),
+        None,
+    )
+    return f": it is {found}" if found else ""
 
 
 def _too_large(shown: str) -> UserError:

@@ -1,17 +1,16 @@
-"""JSON files whole: a list of rows, COCO captions, VQAv2 questions with their annotations. No torch.
+"""JSON files whole: a list of rows, read item by item, so that a fault has the line it stands on. No torch.
 
-One row a line is `lines`' matter. A list is read item by item, so that a fault has the line it stands on.
+One row a line is `lines`' matter, what COCO and VQAv2 write is `coco`'s.
 """
 
 import codecs
 import json
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from training.data.findings import Finding
-from training.data.lines import UNDECODED, UTF16_MARKS, Row, place
+from training.data.lines import UNDECODED, UTF16_MARKS, Row, place, read_rows
 from training.data.paths import open_regular, quoted
 from vlm.errors import UserError
 
@@ -20,7 +19,6 @@ LARGEST_FILE = 1 << 30
 
 WRAPPERS = ("data", "rows", "examples", "train")
 SPACE = re.compile(r"[ \t\r\n]*")
-NUMBER_AT_THE_END = re.compile(r"(\d+)(?=\.[a-zA-Z]+$)")
 A_LIST = "Write a list of rows, [{…}, {…}], or one row on each line of a .jsonl file"
 
 
@@ -40,23 +38,45 @@ def read_text(path: Path, name: str) -> str:
     return text
 
 
-def read_json_rows(path: Path, name: str) -> Iterator[Row | Finding]:
-    """The rows of a `.json` file: a list of objects, or the list in an object's `data`, COCO's captions too.
+def rows_or_document(path: Path, name: str) -> tuple[Iterator[Row | Finding] | None, object]:
+    """The rows of a `.json` file that is a list of objects, or an object a line; else what it holds.
 
-    Raises `UserError` where the file is no such thing.
+    Raises `UserError` where the file is no JSON at all.
     """
     text = read_text(path, name)
     begin = SPACE.match(text).end()
-    if text[begin : begin + 1] == "[":
-        return _items(text, begin + 1, name)
-    document = _whole(text, name)
-    if isinstance(document, dict) and {"images", "annotations"} <= document.keys():
-        return _coco(document, name)
+    if begin == len(text):
+        return iter(()), None
+    if text[begin] == "[":
+        return _items(text, begin + 1, name), None
+    if _is_an_object_a_line(text, begin):
+        return read_rows(path, name), None
+    return None, _whole(text, name)
+
+
+def _is_an_object_a_line(text: str, begin: int) -> bool:
+    """Whether the first line is an object of its own: JSONL that is called .json, as LLaMA-Factory allows."""
+    first, _, rest = text[begin:].partition("\n")
+    if not rest.strip() or not first.strip().endswith("}"):
+        return False
+    try:
+        return isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def rows_in(document: object, name: str) -> Iterator[Row | Finding]:
+    """The rows of a document that was read whole: the list in its `data`, `rows`, `examples` or `train`."""
     wrapped = [key for key in WRAPPERS if isinstance(document, dict) and isinstance(document.get(key), list)]
     if not wrapped:
         raise UserError(f"{quoted(name)} holds no list of rows", A_LIST)
     rows = document[wrapped[0]]
     return (_row(name, number, value, "row") for number, value in enumerate(rows, start=1))
+
+
+def read_document(path: Path, name: str) -> object:
+    """What a JSON file holds, whole. Raises `UserError` where it can't be read."""
+    return _whole(read_text(path, name), name)
 
 
 def _whole(text: str, name: str) -> object:
@@ -101,71 +121,8 @@ def _row(name: str, line: int, value: object, unit: str = "line") -> Row | Findi
     return Finding(place(name, line, unit), f"not a JSON object but {type(value).__name__}", A_LIST)
 
 
-def _coco(document: dict, name: str) -> Iterator[Row | Finding]:
-    """COCO captions (arXiv:1504.00325): one row for each annotation of an image."""
-    files = {
-        image.get("id"): image.get("file_name") for image in document["images"] if isinstance(image, dict)
-    }
-    for number, annotation in enumerate(_list(document, "annotations", name), start=1):
-        where = place(name, number, "annotation")
-        if not isinstance(annotation, dict) or "caption" not in annotation:
-            yield Finding(where, "the annotation has no caption", "Give the file of captions, not of boxes")
-        elif annotation.get("image_id") not in files:
-            reason = f"there is no image with the id {annotation.get('image_id')!r}"
-            yield Finding(where, reason, "Add it to images, or remove the annotation")
-        else:
-            values = {"image": files[annotation["image_id"]], "caption": annotation["caption"]}
-            yield Row(name, number, values, "annotation")
-
-
-def _list(document: dict, key: str, name: str) -> list:
+def list_in(document: dict, key: str, name: str) -> list:
+    """The list under a key. Raises `UserError` where there is none."""
     if not isinstance(document.get(key), list):
         raise UserError(f"{key} in {quoted(name)} is not a list", "Download the file again")
     return document[key]
-
-
-def vqa_pair(paths: Iterable[Path]) -> tuple[Path, Path] | None:
-    """VQAv2's file of questions and its file of annotations, if that is what these two files are."""
-    files = [path for path in paths if path.suffix.lower() == ".json"]
-    questions = [path for path in files if "question" in path.name.lower()]
-    annotations = [path for path in files if "annotation" in path.name.lower()]
-    if len(files) == 2 and len(questions) == len(annotations) == 1:
-        return questions[0], annotations[0]
-    return None
-
-
-def read_vqa(pair: tuple[Path, Path], name: str, images: Iterable[str]) -> Iterator[Row | Finding]:
-    """VQAv2 (arXiv:1612.00837): each question with its most given answer; `images` are the files there are.
-
-    An image is the file whose name ends in its number: COCO_train2014_000000000042.jpg is 42.
-    """
-    questions, annotations = (_whole(read_text(path, path.name), path.name) for path in pair)
-    if not isinstance(questions, dict) or not isinstance(annotations, dict):
-        raise UserError(f"{quoted(name)} is not as VQAv2 has it", "Download the files again")
-    by_number: dict[int, list[str]] = defaultdict(list)
-    for image in images:
-        if number := NUMBER_AT_THE_END.search(image):
-            by_number[int(number[1])].append(image)
-    answers = {
-        item.get("question_id"): item
-        for item in _list(annotations, "annotations", pair[1].name)
-        if isinstance(item, dict)
-    }
-    for number, item in enumerate(_list(questions, "questions", pair[0].name), start=1):
-        where = place(name, number, "question")
-        answer = answers.get(item.get("question_id")) if isinstance(item, dict) else None
-        if answer is None:
-            yield Finding(where, "no annotation has its question_id", "Remove it, or add the annotation")
-            continue
-        found = by_number.get(item.get("image_id"), [])
-        if len(found) != 1:
-            reason = f"{len(found)} files are called by the image's number {item.get('image_id')}"
-            yield Finding(where, reason, "Put the image in the folder, its name ending in the number")
-            continue
-        values = {
-            "image": found[0],
-            "question": item.get("question"),
-            "answer": answer.get("multiple_choice_answer"),
-            "type": answer.get("answer_type"),
-        }
-        yield Row(name, number, values, "question")

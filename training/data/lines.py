@@ -32,8 +32,8 @@ UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 class Row:
     """One row of a file: column -> value, and the line it begins on; a table counts rows, not lines.
 
-    `split` is the part of a dataset that its file or folder says it belongs to. Its images' paths are relative
-    to `folder`, which itself is relative to the dataset's folder.
+    `split` is the part of a dataset that its file or folder says it belongs to. Its images' paths start from
+    `folder`, a subfolder of the dataset's.
     """
 
     file: str

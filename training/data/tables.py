@@ -1,13 +1,14 @@
-"""Tables: Parquet and Arrow files, and datasets of the Hub, as rows. No torch.
+"""Tables: Parquet and Arrow files as rows; rows with images in them written out as files. No torch.
 
-They are read through `datasets` and pyarrow, in batches, and no image in them is decoded. Images that stand
-in the table as bytes are written out once, below the workspace, each under the hash of its content: from then
-on they are ordinary files of an ordinary dataset.
+Tables are read in small batches, and no image in them is decoded. Images that stand in a table as bytes are
+written out once, below the workspace, each under the hash of its content: from then on they are ordinary
+files of an ordinary dataset.
 """
 
+import errno
 import hashlib
 import json
-import re
+import mmap
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -16,13 +17,18 @@ from typing import Any
 
 from training.data.findings import Finding
 from training.data.lines import Row
-from training.data.paths import open_regular, quoted
+from training.data.paths import DatasetFolder, open_regular, quoted
 from vlm.errors import UserError
 
 BATCH_ROWS = 256
+BATCH_ROWS_WITH_IMAGES = 8
+"""Images of a whole batch are in memory at once."""
+READ_BUFFER = 1 << 20
 ROWS_FILE = "rows.jsonl"
 SOURCE_FILE = ".read-from"
-HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+LEFT_FREE_BYTES = 1 << 30
+"""Writing a table out ends while so much of the disk is free: runs need some of it too."""
+SPLIT = "split"
 MAGIC = (
     (b"\x89PNG", ".png"),
     (b"\xff\xd8\xff", ".jpg"),
@@ -33,7 +39,8 @@ MAGIC = (
     (b"MM\0*", ".tif"),
 )
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[str, int, int], None]
+Values = dict[str, Any]
 
 
 def is_saved_to_disk(folder: Path) -> bool:
@@ -41,113 +48,176 @@ def is_saved_to_disk(folder: Path) -> bool:
     return (folder / "state.json").is_file() and any(folder.glob("*.arrow"))
 
 
-def read_parquet(path: Path, name: str) -> Iterator[dict[str, Any]]:
+def splits_saved(folder: Path) -> list[str]:
+    """The splits in a folder that `DatasetDict.save_to_disk` made; none where it didn't."""
+    listed = folder / "dataset_dict.json"
+    if not listed.is_file():
+        return []
+    try:
+        names = json.loads(listed.read_text(encoding="utf-8"))["splits"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{quoted(listed.name)} can't be read", "Save the dataset again") from error
+    return [name for name in map(str, names) if "/" not in name and is_saved_to_disk(folder / name)]
+
+
+def read_parquet(path: Path, name: str) -> Iterator[Values]:
     """The rows of a Parquet file, one at a time. Raises `UserError` where it is none."""
     import pyarrow
     import pyarrow.parquet
 
     with open_regular(path, name) as file:
         try:
-            for batch in pyarrow.parquet.ParquetFile(file).iter_batches(BATCH_ROWS):
+            table = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=READ_BUFFER)
+            rows = BATCH_ROWS_WITH_IMAGES if _holds_bytes(table.schema_arrow) else BATCH_ROWS
+            for batch in table.iter_batches(rows, use_threads=False):
                 yield from batch.to_pylist()
         except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(
-                f"{quoted(name)} is not a whole Parquet file", "Download or write it again"
-            ) from error
+            raise _broken(name, "Parquet", error) from error
 
 
-def read_saved(folder: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a folder that `Dataset.save_to_disk` made."""
+def parquet_holds_bytes(path: Path, name: str) -> bool:
+    """Whether a column of a Parquet file holds bytes, as images are. Raises `UserError` if it is none."""
+    import pyarrow
+    import pyarrow.parquet
+
+    with open_regular(path, name) as file:
+        try:
+            return _holds_bytes(pyarrow.parquet.read_schema(file))
+        except (pyarrow.ArrowException, OSError) as error:
+            raise _broken(name, "Parquet", error) from error
+
+
+def _holds_bytes(schema: Any) -> bool:
+    import pyarrow.types as types
+
+    def holds(kind: Any) -> bool:
+        if types.is_list(kind) or types.is_large_list(kind):
+            return holds(kind.value_type)
+        if types.is_struct(kind):
+            return any(holds(kind.field(index).type) for index in range(kind.num_fields))
+        return types.is_binary(kind) or types.is_large_binary(kind)
+
+    return any(holds(field.type) for field in schema)
+
+
+def _broken(name: str, what: str, error: Exception) -> UserError:
+    if isinstance(error, OSError) and error.errno:
+        return UserError(f"{quoted(name)} can't be read: {error.strerror}", "Check the disk")
+    return UserError(f"{quoted(name)} is not a whole {what} file", "Download or write it again")
+
+
+def read_arrow(path: Path, name: str) -> Iterator[Values]:
+    """The rows of an Arrow file, a stream or one with a footer; it is mapped, not read into memory."""
     import pyarrow
 
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    for entry in state.get("_data_files", []):
-        name = Path(str(entry.get("filename"))).name
-        with open_regular(folder / name, name) as file:
-            try:
-                for batch in pyarrow.ipc.open_stream(file):
-                    yield from batch.to_pylist()
-            except (pyarrow.ArrowException, OSError) as error:
-                raise UserError(
-                    f"{quoted(name)} is not a whole Arrow file", "Save the dataset again"
-                ) from error
+    with open_regular(path, name) as file:
+        try:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                for batch in _batches(pyarrow, mapped):
+                    for start in range(0, batch.num_rows, BATCH_ROWS_WITH_IMAGES):
+                        yield from batch.slice(start, BATCH_ROWS_WITH_IMAGES).to_pylist()
+                    del batch  # a batch keeps the map open
+        except (pyarrow.ArrowException, OSError, ValueError, BufferError) as error:
+            raise _broken(name, "Arrow", error) from error
 
 
-def read_hub(name: str, split: str) -> Iterator[dict[str, Any]]:
-    """The rows of a dataset on the Hub, streamed; images stay bytes. `UserError` where it can't be had."""
-    import datasets
+def _batches(pyarrow: Any, mapped: mmap.mmap) -> Iterator[Any]:
+    buffer = pyarrow.py_buffer(mapped)
+    if mapped[:6] == b"ARROW1":
+        reader = pyarrow.ipc.open_file(buffer)
+        yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
+    else:
+        yield from pyarrow.ipc.open_stream(buffer)
 
+
+def read_saved(folder: Path) -> Iterator[Values]:
+    """The rows of a folder that `Dataset.save_to_disk` made."""
     try:
-        yield from _undecoded(datasets.load_dataset(name, split=split, streaming=True))
-    except UserError:
-        raise
-    except Exception as error:  # the Hub, the network and the dataset's own files fail in many ways
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"The dataset {quoted(name)} can't be read from the Hub: {reason}",
-            "Check its name and split; for a private one log in with `hf auth login`.",
-        ) from error
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        names = [Path(str(entry["filename"])).name for entry in state["_data_files"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"state.json in {quoted(folder.name)} can't be read", "Save it again") from error
+    for name in names:
+        yield from read_arrow(folder / name, name)
 
 
-def _undecoded(found: Any) -> Any:
-    import datasets
-
-    for column, feature in (found.features or {}).items():
-        if isinstance(feature, datasets.Image):
-            found = found.cast_column(column, datasets.Image(decode=False))
-        elif isinstance(getattr(feature, "feature", None), datasets.Image):
-            found = found.cast_column(column, datasets.List(datasets.Image(decode=False)))
-    return found
-
-
-def rows_of(values: Iterable[dict[str, Any]], name: str) -> Iterator[Row | Finding]:
+def rows_of(values: Iterable[Values], name: str, split: str = "") -> Iterator[Row | Finding]:
     """Values as rows that findings can name: "train.parquet row 8"."""
     for number, row in enumerate(values, start=1):
-        yield Row(name, number, row, "row")
+        yield Row(name, number, row, "row", split)
 
 
-def has_bytes(value: Any) -> bool:
-    """Whether an image in this value stands there as bytes, as `datasets` writes them."""
-    if isinstance(value, list):
-        return any(map(has_bytes, value))
-    return isinstance(value, bytes) or (isinstance(value, dict) and isinstance(value.get("bytes"), bytes))
+def in_split(values: Iterable[Values], split: str) -> Iterator[Values]:
+    """The rows with the split they are of in a column."""
+    yield from (row | {SPLIT: split} for row in values)
 
 
 def write_out(
-    values: Iterable[dict[str, Any]], folder: Path, source: str, progress: Progress | None = None
+    values: Iterable[Values],
+    folder: Path,
+    source: str,
+    *,
+    beside: Path | None = None,
+    progress: Progress = lambda what, done, total: None,
 ) -> Path:
     """The rows as a folder of ordinary files, `rows.jsonl` and `images/`; made once, whole or not at all.
 
-    `source` says what it was made from: a folder that was made from the same is used again. `progress(done,
-    total)` counts rows; the total is not known (0).
+    `source` says what it was made from: a folder that was made from the same is used again. An image that
+    stands there as a path alone is copied from the folder `beside` the table. `progress` counts rows; how
+    many there are is not known. Raises `UserError` where they can't be read or written.
     """
     if (folder / SOURCE_FILE).is_file() and (folder / SOURCE_FILE).read_text(encoding="utf-8") == source:
         return folder
     unfinished = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
+    near = None if beside is None else DatasetFolder(beside)
     try:
         (unfinished / "images").mkdir(parents=True)
         with (unfinished / ROWS_FILE).open("w", encoding="utf-8") as file:
             for number, row in enumerate(values, start=1):
-                written = {column: _written(value, unfinished) for column, value in row.items()}
+                written = {column: _written(value, unfinished, near) for column, value in row.items()}
                 file.write(json.dumps(written, ensure_ascii=False, default=str) + "\n")
-                if progress is not None and number % BATCH_ROWS == 0:
-                    progress(number, 0)
+                if number % BATCH_ROWS == 0:
+                    progress("rows written out", number, 0)
+                    _require_room(unfinished)
         (unfinished / SOURCE_FILE).write_text(source, encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
         unfinished.rename(folder)
+    except OSError as error:
+        room = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "Free some space, or choose another workspace" if room else "Check the workspace"
+        raise UserError(f"{quoted(folder.name)} can't be written: {error.strerror}", remedy) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
-def _written(value: Any, folder: Path) -> Any:
+def _require_room(folder: Path) -> None:
+    if shutil.disk_usage(folder).free < LEFT_FREE_BYTES:
+        raise UserError(
+            "the disk is nearly full, and the dataset is not written out yet",
+            "Free some space, or take a part of it: --dataset_split train[:10000]",
+        )
+
+
+def _written(value: Any, folder: Path, near: DatasetFolder | None) -> Any:
     """The value with images in it saved as files and named by their paths."""
     if isinstance(value, list):
-        return [_written(item, folder) for item in value]
-    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
-        return _saved(value["bytes"], folder) if value["bytes"] else value["path"]
-    return _saved(value, folder) if isinstance(value, bytes) else value
+        return [_written(item, folder, near) for item in value]
+    if isinstance(value, bytes):
+        return _saved(value, folder)
+    if not isinstance(value, dict) or not {"bytes", "path"} >= value.keys() or not value:
+        return value
+    if value.get("bytes"):
+        return _saved(value["bytes"], folder)
+    path = value.get("path")
+    if near is None or path is None:
+        return path
+    try:
+        file = near.file(path)
+    except UserError:
+        return path  # told with its row, where it is looked for again
+    return _saved(file.read_bytes(), folder)
 
 
 def _saved(data: bytes, folder: Path) -> str:

@@ -1,0 +1,165 @@
+"""What is trained on and what is held out: a given split or a fraction, by whole pictures. No torch.
+
+A dataset may come with a split: a column `split`, files or folders called train and validation, splits on the
+Hub. `choose_parts` decides which part is which; `split_dataset` is what run, check and Try ask.
+"""
+
+import hashlib
+import os
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.data.paths import open_regular, quoted
+from vlm.errors import UserError
+from vlm.example import Example
+
+if TYPE_CHECKING:
+    from training.data.datasets import Dataset
+
+TRAIN = ("train", "training")
+HELD_OUT = ("validation", "valid", "val", "dev", "eval", "test", "testing")
+"""What a part that is held out may be called, the likeliest first."""
+
+PART = re.compile(r"(?P<name>[^\[\]]+?)(?:\[:(?P<count>\d{1,9})\])?")
+ENDS_BYTES = 4096
+
+
+def parse_part(text: str) -> tuple[str, int | None]:
+    """The name of a split, and how many rows of it: "train[:1000]" are the first thousand.
+
+    Raises `UserError` where it can't be read.
+    """
+    match = PART.fullmatch(text)
+    if match is None:
+        raise UserError(f"{quoted(text)} names no split", "Write a name, as train, or train[:1000].")
+    return match["name"], None if match["count"] is None else int(match["count"])
+
+
+def split_word(name: str) -> str | None:
+    """The split that a file or folder is called after: "train" of captions_train2017.json; else None."""
+    words = [word for word in re.split(r"[^a-z]+", name.rsplit(".", 1)[0].lower()) if word]
+    found = {word for word in words if word in TRAIN + HELD_OUT}
+    return found.pop() if len(found) == 1 else None
+
+
+def one_of_each(names: Iterable[str]) -> dict[str, str]:
+    """Split -> name, where each of several names is called after a split of its own; else nothing."""
+    listed = list(names)
+    found = {split_word(name): name for name in listed}
+    return found if len(found) == len(listed) > 1 and None not in found else {}
+
+
+def choose_parts(there: Collection[str], train: str, held_out: str | None) -> tuple[str, str | None]:
+    """Which of the parts that are there is trained on, and which is held out.
+
+    Raises `UserError` where one that is asked for by name is not there.
+    """
+    listed = ", ".join(map(quoted, sorted(there)[:10]))
+    chosen = next((name for name in (train, *TRAIN) if name in there), None) if train in TRAIN else train
+    if chosen is None and len(there) == 1:
+        chosen = next(iter(there))
+    if chosen not in there:
+        raise UserError(f"there is no split {quoted(train)}: {listed}", "Choose one with --dataset_split.")
+    if held_out is not None and (held_out not in there or held_out == chosen):
+        raise UserError(
+            f"{quoted(held_out)} can't be held out of the splits {listed}",
+            "Choose another with --held_out_split.",
+        )
+    return chosen, held_out or next((name for name in HELD_OUT if name in there and name != chosen), None)
+
+
+def split_dataset(dataset: "Dataset", held_out: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """(train, held-out): the dataset's own split if it has one, else by `split`. 0 holds nothing out."""
+    if dataset.held_out:
+        train = [example for example in dataset.examples if example.id not in dataset.held_out]
+        kept = [example for example in dataset.examples if example.id in dataset.held_out]
+        return train, kept if held_out > 0 else []
+    images = {image for example in dataset.examples for image in example.images}
+    return split(dataset.examples, held_out, seed, same_pictures(images))
+
+
+def split(
+    examples: Sequence[Example], held_out: float, seed: int, twins: Mapping[Path, Path] | None = None
+) -> tuple[list[Example], list[Example]]:
+    """(train, held-out), each in the examples' order; `held_out` is the fraction wanted.
+
+    Examples that share an image, directly or through others, stay on one side, so the fraction is met as
+    nearly as whole groups allow without exceeding it. One group at least is held out where there are two.
+    `twins` says which files hold the same picture as another.
+    """
+    groups = _groups_by_image(examples, twins or {})
+    if held_out <= 0 or len(groups) < 2:
+        return list(examples), []
+    random.Random(seed).shuffle(groups)
+    wanted = min(round(len(examples) * held_out), len(examples) - 1)
+    chosen: set[int] = set()
+    for group in groups:
+        if len(chosen) + len(group) <= wanted:
+            chosen.update(group)
+    if not chosen:
+        chosen.update(min(groups, key=len))
+    train = [example for i, example in enumerate(examples) if i not in chosen]
+    return train, [example for i, example in enumerate(examples) if i in chosen]
+
+
+def same_pictures(images: Collection[Path]) -> dict[Path, Path]:
+    """Each file that is byte for byte another one, and the first of these. Raises `UserError` if one is gone.
+
+    Files of one size are looked into, those that begin and end alike are read: of a hundred thousand
+    photographs hardly any is.
+    """
+    twins: dict[Path, Path] = {}
+    for alike in _alike(images, lambda image: image.stat().st_size):
+        for closer in _alike(alike, _ends_of):
+            for same in _alike(closer, digest_of):
+                twins |= dict.fromkeys(same[1:], same[0])
+    return twins
+
+
+def _alike(images: Collection[Path], trait: Callable[[Path], object]) -> list[list[Path]]:
+    """Those of the files that share a trait with another, group by group, each in order."""
+    groups: dict[object, list[Path]] = defaultdict(list)
+    for image in sorted(images):
+        try:
+            groups[trait(image)].append(image)
+        except OSError as error:
+            raise UserError(f"{quoted(image.name)} has gone", "Put the file back, and try again") from error
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _ends_of(path: Path) -> bytes:
+    with open_regular(path, path.name) as file:
+        begin = file.read(ENDS_BYTES)
+        file.seek(-min(ENDS_BYTES, path.stat().st_size), os.SEEK_END)
+        return begin + file.read()
+
+
+def digest_of(path: Path) -> bytes:
+    """The sha256 of a file's content."""
+    with open_regular(path, path.name) as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _groups_by_image(examples: Sequence[Example], twins: Mapping[Path, Path]) -> list[list[int]]:
+    """Indices of the examples that are tied by images, group by group (union-find over the images)."""
+    tied_to: dict[Path, Path] = {}
+
+    def representative(image: Path) -> Path:
+        while tied_to[image] != image:
+            tied_to[image] = tied_to[tied_to[image]]
+            image = tied_to[image]
+        return image
+
+    pictures = [[twins.get(image, image) for image in example.images] for example in examples]
+    for images in pictures:
+        for image in images:
+            tied_to.setdefault(image, image)
+            tied_to[representative(image)] = representative(images[0])
+    groups: dict[Path | int, list[int]] = {}
+    for i, images in enumerate(pictures):
+        groups.setdefault(representative(images[0]) if images else i, []).append(i)
+    return list(groups.values())
