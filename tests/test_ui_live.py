@@ -86,9 +86,9 @@ def test_tiles_of_a_run_that_has_said_nothing_hold_dashes():
 
 def test_a_failure_is_told_with_its_remedy_and_a_good_run_has_no_notice():
     failed = Status("failed", problem="The disk is full.", remedy="Free 2 GB.")
-    assert "The disk is full." in live.notice("en", failed, Story())
-    assert "Free 2 GB." in live.notice("vi", failed, Story())
-    assert live.notice("en", Status("running"), Story()) == ""
+    assert "The disk is full." in live.failure("en", failed)
+    assert "Free 2 GB." in live.failure("vi", failed)
+    assert live.failure("en", Status("running")) == live.warnings("en", Story()) == ""
 
 
 def test_the_filmstrip_ticks_the_right_answers_and_shows_the_base_and_the_newest():
@@ -132,8 +132,9 @@ def test_hostile_text_is_inert_wherever_a_run_is_told(language):
     status = Status("failed", problem=HOSTILE, remedy=HOSTILE)
     shown = [
         live.run_head(language, HOSTILE, Status("running"), story),
-        live.notice(language, status, story),
+        live.failure(language, status),
         live.film(language, story, lambda image: 'x" onerror="alert(1)'),
+        live.warnings(language, story),
         live.log(language, story),
         live.output([HOSTILE]),
         answers_html.answers(language, [Reply(HOSTILE, HOSTILE, 3, 0.1)], HOSTILE),

@@ -50,7 +50,7 @@ def test_a_second_tick_sends_nothing_where_nothing_changed(panel, tmp_path):
     folder(tmp_path, "one", ends="failed", problem="It broke.", remedy="Mend it.", elapsed_s=1.0)
     first, _, sent = tick(panel, tmp_path, {})
     again, _, _ = tick(panel, tmp_path, sent)
-    assert "It broke." in first["notice"]["value"]
+    assert "It broke." in first["failure_words"]["value"]
     assert all(update == SKIP for update in again.values())
 
 

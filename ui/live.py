@@ -111,27 +111,29 @@ def ranks(language: Language, config: TrainingConfig) -> str:
     return ", ".join(f"{say(language, tower).lower()} r {rank}" for tower, used, rank in towers if used)
 
 
-def notice(language: Language, status: Status, story: Story) -> str:
-    """What a person should know: a failure with its remedy, an interruption, warnings. Else empty."""
-    cards = []
+def failure(language: Language, status: Status) -> str:
+    """What ended a run before its time, in one sentence, and what to do about it; else empty."""
     if status.state == "failed":
-        cards.append(
-            _notice_card("bad", say(language, "failed_title"), status.problem or "", status.remedy or "")
-        )
-    elif status.state == "interrupted":
+        return _told(say(language, "failed_title"), status.problem or "", status.remedy or "")
+    if status.state == "interrupted":
         problem = status.problem or say(language, "interrupted")
         remedy = say(language, "can_resume" if status.resumable else "no_checkpoint")
-        cards.append(_notice_card("bad", say(language, "interrupted_title"), problem, remedy))
-    for warning in story.warnings:
-        cards.append(
-            _notice_card("note", say(language, "warning_title"), warning["problem"], warning["remedy"])
-        )
-    return "".join(cards)
+        return _told(say(language, "interrupted_title"), problem, remedy)
+    return ""
 
 
-def _notice_card(kind: str, title: str, problem: str, remedy: str) -> str:
+def warnings(language: Language, story: Story) -> str:
+    """A card for each thing worth knowing; else empty."""
+    title = say(language, "warning_title")
+    return "".join(
+        f'<div class="card notice">{_told(title, warning["problem"], warning["remedy"])}</div>'
+        for warning in story.warnings
+    )
+
+
+def _told(title: str, problem: str, remedy: str) -> str:
     return (
-        f'<div class="card notice {kind}" role="status"><h2>{escape(title)}</h2>'
+        f'<div role="status"><h2>{escape(title)}</h2>'
         f"<p>{escape(problem)}</p><p class='small'>{escape(remedy)}</p></div>"
     )
 

@@ -38,7 +38,8 @@ def adapter_card(built: Form, wordings: Wordings) -> None:
             tower_row(built, wordings, tower)
         counts = mixer_html.counts_line("en", first_counts())
         built.parts["counts"] = drawn(wordings, value=counts, elem_classes="counts")
-        built.parts["memory"] = drawn(wordings, elem_classes="fit")
+        size = mixer_html.adapter_size("en", first_counts())
+        built.parts["memory"] = drawn(wordings, value=size, elem_classes="fit")
         with gr.Row(visible=False, elem_classes="advice") as built.parts["advice"]:
             built.parts["advice_words"] = drawn(wordings)
             built.parts["apply"] = link(wordings, "apply", elem_id="apply")

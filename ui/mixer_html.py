@@ -39,7 +39,7 @@ def tower_share(language: Language, counts: TowerCounts | None, tower: str) -> s
 
 
 def counts_line(language: Language, counts: TowerCounts) -> str:
-    """Trainable 122,880 of 1,989,632 (6.2 %), and the adapter's size on disk."""
+    """Trainable 122,880 of 1,989,632 (6.2 %)."""
     if not counts.trainable:
         return f'<div class="total"><span class="no">{escaped(language, "no_tower")}</span></div>'
     share = counts.trainable / max(1, counts.total)
@@ -50,8 +50,15 @@ def counts_line(language: Language, counts: TowerCounts) -> str:
         total=number(language, counts.total),
         share=f'<span class="small">({percent(language, share, 1)})</span>',
     )
-    size = say(language, "megabytes", size=number(language, counts.adapter_mb, 1))
-    return f'<div class="total"><span>{line}</span><span class="small">{escape(size)}</span></div>'
+    return f'<div class="total"><span>{line}</span></div>'
+
+
+def adapter_size(language: Language, counts: TowerCounts | None) -> str:
+    """What the adapter weighs on disk."""
+    if counts is None or not counts.trainable:
+        return ""
+    size = say(language, "adapter_size", size=number(language, counts.adapter_mb, 1))
+    return f'<div class="total"><span class="small">{escape(size)}</span></div>'
 
 
 def counting(language: Language) -> str:

@@ -103,11 +103,11 @@ def model_choices(language: Language) -> list[tuple[str, str]]:
 
 
 def entry_words(language: Language, entry: CatalogEntry) -> str:
-    """Such as: SmolVLM 256M · 256 M · captions, questions, documents."""
+    """Such as: Qwen3-VL 2B · 8 GB · captions, questions, documents, Vietnamese."""
     if entry.model == form.STARTER.model:
         return say(language, "starter")
-    jobs = ", ".join(say(language, f"job_{job}") for job in entry.jobs)
-    return f"{entry.label} · {form_html.parameters(language, entry.parameters * 1e6)} · {jobs}"
+    memory = say(language, "no_gpu") if entry.memory == "tiny" else entry.memory
+    return " · ".join((entry.label, memory, ", ".join(say(language, f"job_{job}") for job in entry.jobs)))
 
 
 def read_model(model: str, revision: str | None) -> Chosen:
@@ -190,11 +190,13 @@ def settle(
     For the outputs of `add_model_events`. A model that can't be done is `Chosen` too, with its trouble.
     """
     revision = values["revision"] if model == chosen.model else None
+    closed = gr.update(visible=False)
     if (model, revision) == (chosen.model, chosen.revision) and (chosen.layers or chosen.trouble):
-        yield (*[gr.skip()] * 4, *UNCHANGED)
+        yield gr.skip(), closed, *[gr.skip()] * 2, *UNCHANGED
         return
-    reading = form_html.small(say(language, "reading_config"))
-    yield gr.update(value=model), gr.skip(), reading, gr.skip(), *UNCHANGED
+    if model != chosen.model:
+        reading = form_html.small(say(language, "reading_config"))
+        yield gr.update(value=model), gr.skip(), reading, gr.skip(), *UNCHANGED
     try:
         read = read_model(model, revision)
     except UserError as trouble:
@@ -204,7 +206,7 @@ def settle(
     changes = {} if model == chosen.model else followed(read, values)
     read = replace(read, changed=tuple(changes.items()) or chosen.changed * (model == chosen.model))
     updates = [_update(name, read, changes) for name in TOUCHED]
-    yield gr.skip(), gr.update(visible=False), gr.skip(), read, *updates
+    yield gr.skip(), closed, gr.skip(), read, *updates
 
 
 def _update(name: str, chosen: Chosen, changes: dict[str, Any]) -> Any:

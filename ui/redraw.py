@@ -21,7 +21,7 @@ from vlm.blueprint import tower_counts
 from vlm.errors import UserError
 
 DRAWN = (
-    *("counts", "vision_share", "connector_share", "text_share", "method_about"),
+    *("counts", "memory", "vision_share", "connector_share", "text_share", "method_about"),
     *("model_note", "model_about", "model_error", "command"),
 )
 
@@ -84,6 +84,7 @@ def drawings(
     shares = {f"{tower}_share": mixer_html.tower_share(language, counts, tower) for tower in TOWERS}
     return {
         "counts": mixer_html.counts_line(language, counts) if counts else trouble or waiting,
+        "memory": mixer_html.adapter_size(language, counts),
         **shares,
         "method_about": mixer_html.method_about(language, values["method"]),
         "model_note": form_html.model_note(language, chosen, counts),

@@ -15,8 +15,9 @@ from training.config import TrainingConfig
 from training.data.datasets import SAMPLES
 from training.events import tail
 from training.runs import Run, Status
-from ui import live
+from ui import form_html, live
 from ui.pictures import data_uri
+from ui.remedies import named_change
 from ui.story import Story, gather
 from ui.text import Language, Wordings, say
 from vlm.errors import UserError
@@ -61,6 +62,9 @@ def build_run_panel(wordings: Wordings) -> RunPanel:
                         value="try_it",
                     )
                 parts["tiles"] = _html()
+            with gr.Column(visible=False, elem_classes="card notice bad") as parts["failure"]:
+                parts["failure_words"] = _html()
+                parts["retry"] = gr.Button(visible=False, size="sm", elem_classes="link", elem_id="retry")
             parts["notice"] = _html(visible=False)
             parts["charts"] = _html()
             parts["film"] = _html()
@@ -113,7 +117,8 @@ def shown(run: Run, language: Language, can_train: bool) -> Shown:
     """What every part of the panel should look like now."""
     status, story = run.status(), story_of(run)
     stopping = status.live and runs.stop_requested(run)
-    notice = live.notice(language, status, story)
+    warnings, failure = live.warnings(language, story), live.failure(language, status)
+    change = change_of(run, status) if can_train else None
     return {
         "welcome": {"visible": False},
         "story": {"visible": True},
@@ -126,7 +131,13 @@ def shown(run: Run, language: Language, can_train: bool) -> Shown:
         "resume": {"visible": status.resumable and not status.live and can_train},
         "try_it": {"visible": has_adapter(run, status)},
         "tiles": {"value": live.tiles(language, story)},
-        "notice": {"value": notice, "visible": bool(notice)},
+        "failure": {"visible": bool(failure)},
+        "failure_words": {"value": failure},
+        "retry": {
+            "visible": change is not None,
+            "value": change and say(language, "apply_and_retry", change=form_html.change(language, *change)),
+        },
+        "notice": {"value": warnings, "visible": bool(warnings)},
         "charts": {
             "value": live.charts(language, status, story),
             "visible": status.live or bool(story.steps or story.evaluations),
@@ -138,6 +149,12 @@ def shown(run: Run, language: Language, can_train: bool) -> Shown:
         "log": {"value": live.log(language, story)},
         "output": {"value": live.output(tail(run.output_log, OUTPUT_LINES))},
     }
+
+
+def change_of(run: Run, status: Status) -> tuple[str, Any] | None:
+    """The setting that a failed run's remedy names, and its new value."""
+    settings = settings_of(run) if status.state == "failed" else None
+    return named_change(status.remedy or "", settings) if settings else None
 
 
 def has_adapter(run: Run, status: Status) -> bool:

@@ -20,7 +20,7 @@ from ui.form import Chosen
 from ui.mixer import add_layer_events
 from ui.model_card import add_model_events
 from ui.redraw import add_drawing_events
-from ui.run_panel import NEWEST, RunPanel, build_run_panel, run_named
+from ui.run_panel import NEWEST, RunPanel, build_run_panel, change_of, run_named
 from ui.text import Language, Wordings
 from vlm.errors import UserError
 
@@ -52,7 +52,7 @@ def build_train_tab(
     add_drawing_events(built, workspace, language, add_model_events(built, workspace, language))
     if can_train:
         add_start_event(built, opened, workspace, language)
-        add_run_events(panel, workspace)
+        add_run_events(panel, opened, workspace)
     return TrainTab(built, panel, opened)
 
 
@@ -140,8 +140,8 @@ def _notice(written: str) -> dict[str, Any]:
     return gr.update(value=written, visible=True)
 
 
-def add_run_events(panel: RunPanel, workspace: Path) -> None:
-    """Stop and Resume act on the run that the person sees. A refusal is a notice; the tick tells the rest."""
+def add_run_events(panel: RunPanel, opened: gr.BrowserState, workspace: Path) -> None:
+    """Stop, Resume and Retry act on the run that the person sees. A refusal is a notice; the tick tells the rest."""
 
     def act(action: Callable[[runs.Run], object]) -> Callable[[str], None]:
         def acted(showing: str) -> None:
@@ -152,5 +152,19 @@ def add_run_events(panel: RunPanel, workspace: Path) -> None:
 
         return acted
 
+    def retry(showing: str) -> str:
+        """A new run with the settings of the failed one and the change that its remedy names."""
+        try:
+            run = runs.find(workspace, showing)
+            change = change_of(run, run.status())
+            if change is not None:
+                name = new_name(run.config().dataset, workspace)
+                runs.start(run.config().model_copy(update={change[0]: change[1], "name": name}))
+                return NEWEST
+        except UserError as trouble:
+            gr.Warning(escape(trouble.remedy), title=escape(trouble.problem))
+        return gr.skip()
+
+    panel.parts["retry"].click(retry, panel.showing, opened, trigger_mode="once", **QUIET)
     panel.parts["stop"].click(act(runs.stop), panel.showing, None, **QUIET)
     panel.parts["resume"].click(act(runs.resume), panel.showing, None, **QUIET)

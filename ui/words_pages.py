@@ -78,6 +78,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "log": ("Log", "Nhật ký"),
     "log_waiting": ("The worker has not written yet.", "Tiến trình chưa ghi gì."),
     "failed_title": ("This run failed", "Lượt chạy này thất bại"),
+    "apply_and_retry": ("Apply and retry: {change}", "Áp dụng và chạy lại: {change}"),
     "interrupted_title": ("This run was interrupted", "Lượt chạy này bị gián đoạn"),
     "interrupted": (
         "Its process ended without a word: the computer restarted, memory ran out, or it was killed.",
