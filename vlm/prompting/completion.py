@@ -12,6 +12,7 @@ from vlm.prompting.style import (
     decode,
     question_of,
     require_length,
+    require_no_control_tokens,
     without_prompt,
 )
 
@@ -37,7 +38,7 @@ class CompletionPrompt:
     def training_batch(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
         """`labels` [B, L] lie where the last answers and their ends lie in `input_ids` [B, L]."""
         questions = [self._question(turns, images[row]) for row, turns in enumerate(conversations)]
-        answers = [turns[-1].plain_text for turns in conversations]
+        answers = [self._typed(turns[-1].plain_text) for turns in conversations]
         texts = [" ".join(filter(None, pair)) for pair in zip(questions, answers, strict=True)]
         if not self.is_closed:
             texts = [text + self.tokenizer.eos_token for text in texts]
@@ -59,7 +60,12 @@ class CompletionPrompt:
         """What stands before the answer; image tokens where the processor looks for them in the text."""
         image_token = getattr(self.processor, "image_token", None)
         marks = str(image_token) * len(pictures) if _expands(self.processor) and image_token else ""
-        return marks + question_of(turns)
+        return marks + self._typed(question_of(turns))
+
+    def _typed(self, text: str) -> str:
+        """A text as it was typed. Raises `UserError` where it holds a control token."""
+        require_no_control_tokens(self.tokenizer, text)
+        return text
 
     def _process(self, texts: list[str], images: Pictures | None, padding_side: str) -> BatchFeature:
         batch = self.processor(
@@ -89,7 +95,7 @@ class PrefixSuffixPrompt(CompletionPrompt):
         batch = self.processor(
             text=texts,
             images=[pictures[0] for pictures in images or ()],
-            suffix=[turns[-1].plain_text for turns in conversations],
+            suffix=[self._typed(turns[-1].plain_text) for turns in conversations],
             padding=True,
             padding_side="right",
             return_tensors="pt",

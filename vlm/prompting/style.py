@@ -70,3 +70,13 @@ def require_length(lengths: Sequence[int], texts: Sequence[str], max_length: int
             f"{what} has {lengths[longest]} tokens, and {max_length} is the most: {texts[longest][:60]!r}.",
             "Shorten it, or raise --max_length where the model can read more.",
         )
+
+
+def require_no_control_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+    """Raises `UserError` where a text holds a token that only the model's own may be, its end for example."""
+    special = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    if typed := next((token for token in special if token in text), None):
+        raise UserError(
+            f"The text {text[:60]!r} holds {typed}, which this model reads as a control token.",
+            f"Remove {typed} from the text.",
+        )
