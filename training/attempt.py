@@ -73,7 +73,7 @@ class Attempt:
         loaded = load_base(self.config)
         model = self._adapt(loaded)
         counts, begun_as = adapters.count(model), adapters.fingerprint(model)
-        start = adapters.save_start(model, self.config.method, self.run.path / "adapter.start")
+        start = adapters.save_start(model, self.config.method, self.run.path / "adapter_start")
         self._tell_start(loaded, counts)
 
         prompt = prompt_style(loaded.model.config, loaded.processor, self.config.max_length)

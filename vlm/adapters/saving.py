@@ -41,7 +41,10 @@ def save(
 
 
 def save_start(model: PeftModel, method: Method, folder: Path) -> Path | None:
-    """Keep how a fresh adapter begins, where its method takes that out of the base; else None."""
+    """Keep how a fresh adapter begins, where its method takes that out of the base; else None.
+
+    `folder` has no dot in its name: PEFT loads it as an adapter of that name, which is a module's.
+    """
     if METHODS[method].keeps_base:
         return None
     shutil.rmtree(folder, ignore_errors=True)
