@@ -130,7 +130,7 @@ def test_row_14_a_given_split_that_holds_out_a_trained_picture_is_told_by_conten
         {"image": "b.png", "text": "blue", "split": "test"},
     ]
     report = rows(tmp_path, *values)
-    assert "1 held-out rows show a picture that is trained on: twin.png of train.jsonl:1" in told(report)
+    assert "1 held-out rows show a picture that is trained on: twin.png of train.jsonl line 1" in told(report)
     assert not report.refuses
 
 

@@ -15,13 +15,13 @@ from typing import Any
 
 from training import cli, events, runs
 from training.config import refusal
-from training.data.check import Report, check_dataset
-from training.data.datasets import open_dataset
+from training.data.check import check_dataset
+from training.data.datasets import open_configured, say_nothing
+from training.data.report import describe_report, report_facts
 from training.runs import Run, Status
 from vlm.errors import UserError
 
 LOG_LINES = 200
-FIRST_FINDINGS = 3
 
 
 def main(words: Sequence[str]) -> int:
@@ -142,68 +142,27 @@ def delete(typed: cli.Typed) -> int:
 def check(typed: cli.Typed) -> int:
     """Every finding; 2 where a run would be refused."""
     config = cli.check_settings(typed)
-    dataset = open_dataset(
-        config.dataset, config.workspace, columns=config.columns, split=config.dataset_split
-    )
-    report = check_dataset(
-        dataset,
-        held_out=config.held_out,
-        seed=config.seed,
-        progress=_progress if sys.stderr.isatty() else _quiet,
-    )
+    progress = _progress if sys.stderr.isatty() else say_nothing
+    dataset = open_configured(config, progress)
+    report = check_dataset(dataset, held_out=config.held_out, seed=config.seed, progress=progress)
     if typed.values.get("model"):
         from training.model_check import check_with_model
 
-        report = check_with_model(report, config)
-    skipped = config.skip_bad_rows and bool(dataset.examples)
+        report = check_with_model(report, config, progress)
     if typed.values.get("json"):
         print(_as_json(report_facts(report)))
     else:
         print(describe_report(report, every=bool(typed.values.get("all"))))
+    skipped = config.skip_bad_rows and bool(report.cleaned().examples)
     return 2 if report.refuses and not skipped else 0
 
 
 def _progress(what: str, done: int, total: int) -> None:
+    """A line that is written over; how many rows a file has is not known before its end (0)."""
     if done % 100 == 0 or done == total:
         end = "\n" if done == total else "\r"
-        print(f"{what}: {done:,} of {total:,}", end=end, file=sys.stderr, flush=True)
-
-
-def _quiet(what: str, done: int, total: int) -> None:
-    pass
-
-
-def describe_report(report: Report, *, every: bool) -> str:
-    """The findings, grouped: how many of each kind, and the first of them, or all."""
-    dataset = report.dataset
-    lines = [
-        f"{dataset.name}: {dataset.kind}, {len(dataset.examples):,} examples, {len(report.facts):,} images"
-    ]
-    for kind, found in report.groups():
-        told = found if every else found[:FIRST_FINDINGS]
-        level = "warning" if found[0].warning else "error"
-        if len(found) == 1:
-            lines.append(f"{level}  {found[0]}")
-            continue
-        lines.append(f"{level}, {len(found):,} x {kind}")
-        lines += [f"  {finding}" for finding in told]
-        if len(told) < len(found):
-            lines.append(f"  and {len(found) - len(told):,} more (--all lists them)")
-    lines.append("A run would be refused." if report.refuses else "A run can start.")
-    return "\n".join(lines)
-
-
-def report_facts(report: Report) -> dict[str, Any]:
-    dataset = report.dataset
-    return {
-        "name": dataset.name,
-        "kind": dataset.kind,
-        "examples": len(dataset.examples),
-        "images": len(report.facts),
-        "fingerprint": dataset.fingerprint,
-        "refuses": report.refuses,
-        "findings": [asdict(finding) for finding in report.findings],
-    }
+        of_all = f" of {total:,}" if total else ""
+        print(f"{what}: {done:,}{of_all}", end=end, file=sys.stderr, flush=True)
 
 
 def describe(name: str, status: Status) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from training.data.datasets import Dataset, image_relpath
 from training.data.findings import Finding
 from training.data.images import ImageFacts, examine_image
+from training.data.lengths import Lengths
 from training.data.paths import quoted
 from training.data.splits import split_dataset
 from vlm.errors import UserError
@@ -31,12 +32,16 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a check found. `facts` has each image that could be decoded; a fault names it in `unfit`."""
+    """What a check found. `facts` has each image that could be decoded; a fault names it in `unfit`.
+
+    `lengths` is there where a model was chosen.
+    """
 
     dataset: Dataset
     findings: list[Finding]
     facts: dict[Path, ImageFacts] = field(default_factory=dict)
     unfit: frozenset[Path] = frozenset()
+    lengths: Lengths | None = None
 
     @property
     def faults(self) -> list[Finding]:
@@ -88,7 +93,7 @@ def check_dataset(
         progress("images", done, len(users))
         first, count = users[path]
         others = f" and {count - 1} more rows" if count > 1 else ""
-        where = f"{first.id}{others} {path.relative_to(dataset.root).as_posix()}"
+        where = f"{dataset.place_of(first)}{others}, {path.relative_to(dataset.root).as_posix()}"
         if isinstance(seen, UserError):
             told = [Finding.at(where, seen)]
         else:
@@ -173,8 +178,8 @@ def _about_copies(
             copies.append((example, first[key]))
     if copies:
         again, before = copies[0]
-        reason = f"{len(copies)} rows repeat others, this one {before.id}"
-        yield Finding(again.id, reason, "Remove them, or they count double", True)
+        reason = f"{len(copies)} rows repeat others, this one {dataset.place_of(before)}"
+        yield Finding(dataset.place_of(again), reason, "Remove them, or they count double", True)
     yield from _about_same_pictures(dataset, facts)
     yield from _about_overlap(dataset, facts, held_out, seed)
 
@@ -206,6 +211,6 @@ def _about_overlap(
     ]
     if both:
         seen, by = both[0]
-        pair = f"{image_relpath(dataset, seen)} of {by.id}"
+        pair = f"{image_relpath(dataset, seen)} of {dataset.place_of(by)}"
         reason = f"{len(both)} held-out rows show a picture that is trained on: {pair}"
-        yield Finding(seen.id, reason, "Remove them, or their scores say little", True)
+        yield Finding(dataset.place_of(seen), reason, "Remove them, or their scores say little", True)

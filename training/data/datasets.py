@@ -75,6 +75,11 @@ class Dataset:
     ignored: list[str] = field(default_factory=list)
     held_out: frozenset[str] = frozenset()
     parts: dict[str, int] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
+
+    def place_of(self, example: Example) -> str:
+        """Where the example stands, as findings name it: "train.jsonl line 8"."""
+        return self.places.get(example.id, example.id)
 
 
 def open_dataset(
@@ -219,6 +224,7 @@ def _read(
         read.ignored,
         kept,
         parts,
+        {example.id: place for example, place in zip(read.examples, read.places, strict=True)},
     )
 
 

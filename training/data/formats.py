@@ -31,7 +31,7 @@ COLUMNS_SHOWN = 10
 
 @dataclass(slots=True)
 class Reading:
-    """What the rows of a dataset gave: the good ones as `examples`, in order, each with its `splits`' entry.
+    """What the rows of a dataset gave: the good ones as `examples`, in order, each with its place and split.
 
     `layout` is how most rows are written, `columns` which column was taken for what, `ignored` the columns
     that say nothing to us.
@@ -39,6 +39,7 @@ class Reading:
 
     examples: list[Example] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
     splits: list[str] = field(default_factory=list)
     layout: str = ""
     columns: dict[str, str] = field(default_factory=dict)
@@ -81,6 +82,7 @@ def read_examples(
             unasked.append(row.where)
         split = row.values.get(guess.get("split", ""))
         read.examples.append(example)
+        read.places.append(row.where)
         read.splits.append(row.split or (split if isinstance(split, str) else ""))
         ids.append(row.values.get("id"))
     read.layout = " and ".join(layout for layout, _ in layouts.most_common(2))

@@ -74,7 +74,7 @@ class Mapping:
     def column(self, kind: str, values: Values) -> str | None:
         """The column of this kind that the row has and that says something."""
         if kind in self.columns:
-            return self.columns[kind]
+            return self.columns[kind] if values.get(self.columns[kind]) not in (None, []) else None
         for name in _known(tuple(values)).get(kind, ()):
             if values[name] not in (None, []) and name not in self.columns.values():
                 return name
@@ -153,7 +153,8 @@ def canonical(values: Values, mapping: Mapping = NOTHING_MAPPED) -> Values:
 def used_columns(values: Values, mapping: Mapping = NOTHING_MAPPED) -> set[str]:
     """The columns of a row that say something to us; the others are ignored."""
     columns = {mapping.column(kind, values) for kind in KINDS if kind != "split"}
-    return {column for column in columns if column is not None} | {*OUR_IMAGES, *OUR_TEXTS, "id", "type"}
+    ours = {*OUR_IMAGES, *OUR_TEXTS, "id", "type", *mapping.columns.values()}
+    return {column for column in columns if column is not None} | ours
 
 
 def _says_ours(values: Values) -> bool:
