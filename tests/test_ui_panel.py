@@ -10,10 +10,10 @@ from training import runs
 from training.config import TrainingConfig
 from training.events import EventLog
 from ui import run_panel
+from ui.answerers import BASE, listing
 from ui.run_panel import NEWEST
 from ui.runs_tab import runs_table
 from ui.text import Wordings
-from ui.try_tab import BASE, who_can_answer
 
 SKIP = gr.skip()
 
@@ -86,7 +86,7 @@ def test_a_run_whose_settings_are_broken_is_still_told_and_listed(panel, tmp_pat
     assert showing == "broken"
     assert "màu gì?" in updates["film"]["value"]
     assert "broken" in runs_table(tmp_path, "en", None, can_train=True)
-    assert who_can_answer(tmp_path, "en", [])[0]["value"] == [BASE]
+    assert listing(tmp_path, "en", None, [], [])[2]["value"] == [BASE]
 
 
 def test_a_picture_outside_the_dataset_is_not_shown(tmp_path):

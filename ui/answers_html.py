@@ -1,10 +1,15 @@
 """What the Try tab shows as HTML: pictures to pick, answers side by side, earlier questions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import TYPE_CHECKING
 
 from ui.text import Language, escaped, number, say
+from vlm.errors import UserError
+
+if TYPE_CHECKING:
+    from vlm.adapters import AdapterCheck, Probe
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,45 @@ def thumbnails(language: Language, pictures: Sequence[str | None]) -> str:
         if picture
     )
     return f'<p class="small">{escaped(language, "held_out_images")}</p><div class="thumbs">{buttons}</div>'
+
+
+def ranks(language: Language, found: Mapping[str, tuple[int, int]]) -> str:
+    """Such as: vision r 8, text r 4 to 16. A tower whose method has no rank is named alone."""
+    written = []
+    for tower, (low, high) in found.items():
+        rank = number(language, low) if low == high else say(language, "from_to", low=low, high=high)
+        written.append(say(language, tower).lower() + (f" r {rank}" if high else ""))
+    return ", ".join(written)
+
+
+def check(language: Language, name: str, found: "AdapterCheck", probe: "Probe | None") -> str:
+    """How many of an adapter's tensors have their place in the base; and what it did once it was loaded."""
+    figures = {"matched": number(language, found.matched), "total": number(language, found.total)}
+    words, good = [say(language, "tensors_match", **figures)], True
+    if probe is not None:
+        good = probe.differs
+        words.append(say(language, "answers_differ" if good else "answers_equal"))
+    mark = '<span class="ok">✓</span>' if good else '<span class="no">!</span>'
+    notes = "".join(f"<br>{escape(note)}" for note in found.notes)
+    return f'<p class="small">{mark} <b>{escape(name)}</b>: {escape("; ".join(words))}{notes}</p>'
+
+
+def others(language: Language, unfit: Sequence[tuple[str, UserError]], nobody: bool) -> str:
+    """The adapters that this base can't take, each with the reason; or how there come to be adapters."""
+    if nobody:
+        return f'<p class="small">{escaped(language, "no_adapters")}</p>'
+    rows = "".join(
+        f"<li>{_sentence(name, reason.problem)} <span>{escape(reason.remedy)}</span></li>"
+        for name, reason in unfit
+    )
+    title = f'<p class="small">{escaped(language, "unfit_adapters")}</p>'
+    return f'<div class="unfit">{title}<ul>{rows}</ul></div>' if rows else ""
+
+
+def _sentence(name: str, problem: str) -> str:
+    """A problem that tells of an adapter, whose name stands out; at the front where it has none."""
+    rest = problem.removeprefix(name) if problem.startswith(f"{name} ") else f": {problem}"
+    return f"<b>{escape(name)}</b>{escape(rest)}"
 
 
 def waiting(language: Language) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from training.config import Problem, TrainingConfig, check
 from vlm.methods import METHODS
+from vlm.settings import AdapterSettings
 
 BASIC = (
     *("dataset", "model", "method"),
@@ -39,6 +40,11 @@ ADVANCED: dict[str, tuple[str, ...]] = {
 }
 FIELDS = BASIC + tuple(field for group in ADVANCED.values() for field in group)
 """Every setting on the page, in the order in which the form's controls are handed to its handlers."""
+
+OF_ADAPTER = tuple(
+    name for name in AdapterSettings.model_fields if name in FIELDS and "learning_rate" not in name
+)
+"""What an adapter has from the run that made it: a run that goes on from it can't choose otherwise."""
 
 COMMAND = "python -m training run"
 
@@ -74,7 +80,8 @@ class Chosen:
 
     `parameters` counts all towers. `layers` are the names of each tower's layers, empty until they were read;
     `changed` are the settings that followed the model, with their new values. `trouble` is what is wrong with
-    the model: problem and remedy.
+    the model: problem and remedy. `from_adapter` is the adapter that the form was filled for, and
+    `adapter_trouble` why it can't be gone on from.
     """
 
     model: str = "starter"
@@ -86,6 +93,8 @@ class Chosen:
     layers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     changed: tuple[tuple[str, Any], ...] = ()
     trouble: tuple[str, str] | None = None
+    from_adapter: str | None = None
+    adapter_trouble: tuple[str, str] | None = None
 
     def is_of(self, values: Mapping[str, Any]) -> bool:
         """Whether these settings have this model."""

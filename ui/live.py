@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
-from training.config import TrainingConfig
 from training.status import Status
 from ui.chart import loss_chart
 from ui.story import Event, Story, exact_match, is_right
@@ -100,15 +99,6 @@ def before_after(language: Language, story: Story) -> str | None:
 def exact_words(language: Language, story: Story) -> str | None:
     """The adapter's newest exact match."""
     return None if story.score is None else percent(language, story.score)
-
-
-def ranks(language: Language, config: TrainingConfig) -> str:
-    """Such as: vision r 8, text r 16."""
-    towers = [
-        ("vision", config.use_vision_lora, config.vision_lora_r),
-        ("text", config.use_text_lora, config.text_lora_r),
-    ]
-    return ", ".join(f"{say(language, tower).lower()} r {rank}" for tower, used, rank in towers if used)
 
 
 def failure(language: Language, status: Status) -> str:

@@ -3,6 +3,8 @@
 What is drawn beside the controls is `mixer_html`'s.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -11,6 +13,7 @@ from training.config import TrainingConfig
 from ui import form, mixer_html
 from ui.controls import Form, choice_of, drawn, link, setting, title
 from ui.events import QUIET
+from ui.form import Chosen
 from ui.text import Language, Wordings, say
 from vlm.blueprint import tower_counts
 from vlm.counts import TowerCounts
@@ -29,6 +32,10 @@ def first_counts() -> TowerCounts:
 def adapter_card(built: Form, wordings: Wordings) -> None:
     with gr.Column(elem_classes="card"):
         title(wordings, "adapter", 3)
+        with gr.Row(visible=False, elem_classes="advice") as built.parts["going_on"]:
+            built.parts["going_on_words"] = drawn(wordings)
+            built.parts["afresh"] = link(wordings, "afresh", elem_id="afresh")
+        built.parts["continued"] = gr.State(None)
         methods = [(method.label, name) for name, method in METHODS.items()]
         with gr.Row(elem_classes="pick"):
             built.controls["method"] = choice_of(wordings, "method", methods)
@@ -112,26 +119,47 @@ def fold(built: Form, wordings: Wordings) -> None:
     built.parts["fold"] = wordings.bind(folded, label="advanced")
 
 
-def sight(idle: set[str]) -> dict[str, bool]:
-    """Which controls and parts are to be seen, by their names in `Form`."""
-    controls = {name: name not in idle for name in form.FIELDS if name not in ("dataset", "model", "method")}
+@dataclass(frozen=True)
+class Look:
+    """How a control or part looks: whether it is there, can be changed, and what is wrong with its value."""
+
+    seen: bool = True
+    trouble: str | None = None
+    free: bool = True
+
+
+Looks = dict[str, Look]
+"""By the name of a control or part in `Form`."""
+
+
+def looks_of(values: Mapping[str, Any], chosen: Chosen, troubles: Mapping[str, str]) -> Looks:
+    """What is to be seen as the settings stand. What comes with an adapter can't be changed."""
+    idle, own = form.idle(values, chosen), set(form.OF_ADAPTER if values["from_adapter"] else ())
     groups = {f"fold_{group}": not idle.issuperset(names) for group, names in form.ADVANCED.items()}
     names = {f"{tower}_name": f"use_{tower}_lora" in idle for tower in ("vision", "text")}
-    return controls | groups | names
+    parts = groups | names | {"going_on": bool(values["from_adapter"])}
+    controls = {
+        name: Look(name not in idle, troubles.get(name), name not in own)
+        for name in form.FIELDS
+        if name not in ("dataset", "model")
+    }
+    return controls | {name: Look(seen) for name, seen in parts.items()}
 
 
-def look(name: str, seen: bool, trouble: str | None) -> dict[str, Any]:
-    """Whether a control or part is there, and a setting's hint: its flag, or what is wrong with it.
+def look(name: str, now: Look) -> dict[str, Any]:
+    """The update of a control or part. A setting's hint is its flag, or what is wrong with it.
 
     Gradio's `validator` loses its marks.
     """
     if name not in form.FIELDS:
-        return gr.update(visible=seen)
+        return gr.update(visible=now.seen)
+    if name == "method":
+        return gr.update(interactive=now.free)
     own = "switch" if form.is_switch(name) else "rank" if name.endswith("_lora_r") else "setting"
-    classes = ["mode" if name == "connector" else own, *(["wrong"] if trouble else [])]
+    classes = ["mode" if name == "connector" else own, *(["wrong"] if now.trouble else [])]
     # What stands in the rows has no room for a hint: what is wrong with it is said in the counts' place.
-    hint = {} if name in form.BASIC else {"info": trouble or f"--{name}"}
-    return gr.update(visible=seen, elem_classes=classes, **hint)
+    hint = {} if name in form.BASIC else {"info": now.trouble or f"--{name}"}
+    return gr.update(visible=now.seen, interactive=now.free, elem_classes=classes, **hint)
 
 
 def add_layer_events(built: Form) -> None:

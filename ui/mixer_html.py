@@ -1,6 +1,7 @@
 """What the Adapter card shows beside its controls, as HTML: method, each tower's share, counts, memory."""
 
 from html import escape
+from pathlib import Path
 
 from ui.form_html import small
 from ui.text import Language, escaped, number, percent, say
@@ -11,6 +12,17 @@ from vlm.methods import METHODS
 
 def method_about(language: Language, method: str) -> str:
     return small(METHODS[method].about if language == "en" else VIETNAMESE[method])
+
+
+def going_on(language: Language, adapter: str | None) -> str:
+    """That the form stands on an adapter, whose method, layers and ranks are its own."""
+    return small(say(language, "going_on", adapter=adapter_name(adapter))) if adapter else ""
+
+
+def adapter_name(named: str) -> str:
+    """A run's name as it is; of a folder the last part that tells something."""
+    path = Path(named)
+    return path.parent.name if path.name == "adapter" and path.parent.name else path.name
 
 
 def tower_name(language: Language, tower: str) -> str:

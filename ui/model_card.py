@@ -115,9 +115,7 @@ def read_model(model: str, revision: str | None) -> Chosen:
 
     Raises `UserError` where there is no such model, or where it can't be done.
     """
-    if found := [
-        problem for problem in config.check({"model": model, "revision": revision}) if problem.field
-    ]:
+    if found := config.check({"model": model, "revision": revision}):
         raise UserError(f"{found[0].message}.", found[0].remedy)
     from vlm.blueprint import architecture
     from vlm.towers import TOWERS, find_towers, layer_names
@@ -213,9 +211,13 @@ def _update(name: str, chosen: Chosen, changes: dict[str, Any]) -> Any:
     """A control after a change of model: its new value, and the layers that can be named now."""
     value = {"value": form.shown(name, changes[name])} if name in changes else {}
     if form.is_layers(name):
-        there = [*form.choices_of(name), *chosen.layers[name.partition("_")[0]]]
-        return gr.update(choices=there, **value)
+        return gr.update(choices=layer_choices(name, chosen), **value)
     return gr.update(**value) if value else gr.skip()
+
+
+def layer_choices(name: str, chosen: Chosen) -> list[str]:
+    """Words for many layers, and the names that this tower's layers have."""
+    return [*form.choices_of(name), *chosen.layers[name.partition("_")[0]]]
 
 
 def add_model_events(built: Form, workspace: Path, language: gr.BrowserState) -> list[Any]:

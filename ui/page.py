@@ -2,19 +2,25 @@
 
 import os
 import threading
+import time
 from functools import cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import psutil
 
-from ui import run_panel
+from ui import run_panel, shelf
+from ui.adapters_card import add_listing_events
+from ui.answerers import BASE, as_typed, listing
+from ui.engine import engine
 from ui.events import QUEUED, QUIET
 from ui.runs_tab import RunsTab, add_runs_events, build_runs_tab, runs_table
 from ui.text import Language, Wordings, number, say
 from ui.train_tab import TrainTab, build_train_tab
-from ui.try_tab import TryTab, add_try_events, build_try_tab, engine, opened_sample, who_can_answer
+from ui.try_tab import TryTab, add_try_events, build_try_tab, opened_sample, pictures
+from vlm.errors import UserError
 
 TICK_S = 1.0
 CSS = Path(__file__).with_name("page.css")
@@ -53,7 +59,10 @@ def build_page(workspace: Path, *, can_train: bool = True) -> gr.Blocks:
             page.select(lambda key=key: key, None, selected, **QUIET)
         add_try_events(trying, workspace, language, try_page.select)
         add_runs_events(listed, workspace, can_train, language, train.opened, tabs)
-        add_go_to_try(train, trying, workspace, language, tabs)
+        add_listing_events(
+            listed.adapters, workspace, can_train, language, runs_page.select, listed.table.change
+        )
+        add_adapter_actions(train, trying, listed, workspace, can_train, language, tabs)
         add_language_events(switch, language, wordings)
         add_tick(demo, train, listed, selected, workspace, can_train, language)
         demo.load(None, js=RESTORE_THEME)
@@ -85,21 +94,49 @@ def add_language_events(switch: gr.Button, language: gr.BrowserState, wordings: 
     language.change(wordings.updates, language, wordings.components, trigger_mode="always_last", **QUIET)
 
 
-def add_go_to_try(
-    train: TrainTab, trying: TryTab, workspace: Path, language: gr.BrowserState, tabs: gr.Tabs
+def add_adapter_actions(
+    train: TrainTab,
+    trying: TryTab,
+    listed: RunsTab,
+    workspace: Path,
+    can_train: bool,
+    language: gr.BrowserState,
+    tabs: gr.Tabs,
 ) -> None:
-    """From a finished run to a first question: its adapter beside the base, a held-out picture opened."""
+    """From an adapter to a first question, beside its base and about a held-out picture; or to a new run."""
+    who = trying.who
+    outputs = [tabs, *who.listed, trying.samples, trying.thumbnails, *trying.opened]
 
-    def go(language: Language, showing: str) -> tuple[Any, ...]:
-        who, note, samples, thumbnails = who_can_answer(workspace, language, ["base", f"/{showing}"])
-        first = opened_sample(samples[0]) if samples else (gr.skip(), gr.skip(), gr.skip())
-        return gr.Tabs(selected="try"), who, note, samples, thumbnails, *first
+    def ask(language: Language, added: list[str], key: str) -> list[Any]:
+        chosen = [BASE, key]
+        base = shelf.base_of(shelf.find(workspace, key), workspace)
+        samples, thumbnails = pictures(workspace, language, chosen)
+        first = opened_sample(samples[0]) if samples else [gr.skip()] * len(trying.opened)
+        listed = listing(workspace, language, as_typed(*base), chosen, added)
+        return [gr.Tabs(selected="try"), *listed, samples, thumbnails, *first]
 
-    outputs = [tabs, trying.who, trying.who_note, trying.samples, trying.thumbnails]
-    outputs += [trying.image, trying.question, trying.picked]
+    def act(language: Language, added: list[str], event: gr.EventData) -> list[Any]:
+        moved = [gr.skip()] * (len(outputs) + 1)
+        try:
+            adapter = shelf.find(workspace, event.adapter)
+            if event.action == "try":
+                moved = [*ask(language, added, adapter.key), gr.skip()]
+            elif event.action == "continue" and can_train:
+                named = adapter.run.name if adapter.run else str(adapter.folder)
+                moved[0], moved[-1] = gr.Tabs(selected="train"), (named, time.time())
+        except UserError as trouble:
+            gr.Warning(escape(trouble.remedy), title=escape(trouble.problem))
+        return moved
+
+    wired = {"concurrency_id": "data", **QUEUED}
     train.panel.parts["try_it"].click(
-        go, [language, train.panel.showing], outputs, concurrency_id="data", **QUEUED
+        lambda language, added, showing: ask(language, added, f"/{showing}"),
+        [language, who.added, train.panel.showing],
+        outputs,
+        **wired,
     )
+    continued = train.form.parts["continued"]
+    listed.adapters.act(act, [language, who.added], [*outputs, continued], **wired)
 
 
 def add_tick(

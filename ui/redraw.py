@@ -15,34 +15,32 @@ from ui import form, form_html, mixer_html
 from ui.controls import Form
 from ui.events import QUEUED, QUIET
 from ui.form import Chosen
-from ui.mixer import TOWERS, look, sight
+from ui.mixer import DEFAULTS, TOWERS, Looks, look, looks_of
 from ui.text import Language
 from vlm.blueprint import tower_counts
 from vlm.errors import UserError
 
 DRAWN = (
     *("counts", "memory", "vision_share", "connector_share", "text_share", "method_about"),
-    *("model_note", "model_about", "model_error", "command"),
+    *("model_note", "model_about", "model_error", "going_on_words", "command"),
 )
-
-Looks = dict[str, tuple[bool, str | None]]
-"""Control or part -> whether it is seen, and what is wrong with it."""
 
 
 def add_drawing_events(built: Form, workspace: Path, language: gr.BrowserState, settled: list[Any]) -> None:
-    """`settled` are the events after which another model stands in the form."""
+    """`settled` are the events after which another model or adapter stands in the form."""
     parts = built.parts
-    seen = sight(form.idle({name: form.default_of(name) for name in form.FIELDS}, form.STARTER))
-    blocks = {name: built.controls.get(name) or parts[name] for name in seen}
-    looks = gr.State({name: (visible, None) for name, visible in seen.items()})
+    first = looks_of(DEFAULTS, form.STARTER, {})
+    blocks = {name: built.controls.get(name) or parts[name] for name in first}
+    looks = gr.State(first)
 
     def draw(language: Language, chosen: Chosen, before: Looks, *controls: Any) -> tuple[Any, ...]:
         values = form.values_of(controls, workspace, chosen)
         wrong = config.check(values)
         troubles = {problem.field: f"{problem.message}. {problem.remedy}" for problem in wrong}
-        visible = sight(form.idle(values, chosen))
-        now = {name: (visible[name], troubles.get(name)) for name in visible}
-        changed = (look(name, *now[name]) if now[name] != before.get(name) else gr.skip() for name in blocks)
+        if chosen.adapter_trouble and values["from_adapter"] == chosen.from_adapter:
+            troubles["from_adapter"] = " ".join(chosen.adapter_trouble)
+        now = looks_of(values, chosen, troubles)
+        changed = (look(name, now[name]) if now[name] != before.get(name) else gr.skip() for name in blocks)
         shown = drawings(language, values, wrong, chosen)
         return *(shown[name] for name in DRAWN), *changed, now
 
@@ -93,5 +91,6 @@ def drawings(
             value=form_html.error(UserError(*chosen.trouble)) if chosen.trouble else "",
             visible=bool(chosen.trouble),
         ),
+        "going_on_words": mixer_html.going_on(language, values["from_adapter"]),
         "command": form_html.command(language, form.command_line(values), form.is_unchanged(values)),
     }

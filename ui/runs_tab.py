@@ -14,6 +14,7 @@ import gradio as gr
 from training import runs
 from training.runs import Run
 from ui import live
+from ui.adapters_card import build_adapters_card
 from ui.controls import drawn, title
 from ui.events import QUIET
 from ui.run_panel import settings_of, story_of
@@ -34,17 +35,20 @@ COLUMNS = ("col_run", "col_state", "col_dataset", "col_exact", "col_when")
 
 @dataclass(frozen=True)
 class RunsTab:
-    """The table, and the name of the run whose deletion waits for a yes."""
+    """The tables, and the name of the run whose deletion waits for a yes."""
 
     table: gr.HTML
+    adapters: gr.HTML
     asked: gr.State
 
 
 def build_runs_tab(wordings: Wordings) -> RunsTab:
-    with gr.Column(elem_classes="page single"), gr.Column(elem_classes="card"):
-        title(wordings, "runs_title")
-        table = drawn(wordings, elem_classes="runs", js_on_load=TELL_ACTION)
-    return RunsTab(table, gr.State(None))
+    with gr.Column(elem_classes="page single"):
+        with gr.Column(elem_classes="card"):
+            title(wordings, "runs_title")
+            table = drawn(wordings, elem_classes="runs", js_on_load=TELL_ACTION)
+        adapters = build_adapters_card(wordings)
+    return RunsTab(table, adapters, gr.State(None))
 
 
 def add_runs_events(

@@ -17,6 +17,7 @@ from ui.cards import build_form, dataset_choices
 from ui.controls import Form
 from ui.events import QUEUED, QUIET
 from ui.form import Chosen
+from ui.going_on import add_going_on_events
 from ui.mixer import add_layer_events
 from ui.model_card import add_model_events
 from ui.redraw import add_drawing_events
@@ -49,7 +50,8 @@ def build_train_tab(
         panel = build_run_panel(wordings)
     add_data_events(built, workspace, language)
     add_layer_events(built)
-    add_drawing_events(built, workspace, language, add_model_events(built, workspace, language))
+    settled = add_model_events(built, workspace, language) + add_going_on_events(built, workspace, language)
+    add_drawing_events(built, workspace, language, settled)
     if can_train:
         add_start_event(built, opened, workspace, language)
         add_run_events(panel, opened, workspace)
@@ -120,6 +122,8 @@ def add_start_event(built: Form, opened: gr.BrowserState, workspace: Path, langu
         try:
             if chosen.trouble and chosen.is_of(values):
                 raise UserError(*chosen.trouble)
+            if chosen.adapter_trouble and values["from_adapter"] == chosen.from_adapter:
+                raise UserError(*chosen.adapter_trouble)
             if (over := run_named(workspace, draft)) and not over.status().live:
                 draft = new_name(values["dataset"], workspace)
             runs.start(config.build(values | {"name": draft}))
@@ -141,7 +145,7 @@ def _notice(written: str) -> dict[str, Any]:
 
 
 def add_run_events(panel: RunPanel, opened: gr.BrowserState, workspace: Path) -> None:
-    """Stop, Resume and Retry act on the run that the person sees. A refusal is a notice; the tick tells the rest."""
+    """Stop, Resume and Retry act on the run that is seen. A refusal is a notice; the tick tells the rest."""
 
     def act(action: Callable[[runs.Run], object]) -> Callable[[str], None]:
         def acted(showing: str) -> None:

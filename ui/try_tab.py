@@ -1,12 +1,10 @@
 """The Try tab: an image, a question, and who answers; base and adapters stream side by side."""
 
 import hashlib
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
@@ -14,22 +12,17 @@ from training import runs
 from training.config import TrainingConfig
 from training.data.datasets import open_dataset, split
 from training.data.images import load_image
-from training.runs import Run
-from ui import answers_html, form_html
+from ui import answers_html, form_html, shelf
+from ui.answerers import BASE, WhoCard, add_who_events, base_settings, build_who_card, checks, listing
 from ui.answers_html import Reply
 from ui.controls import drawn, title
+from ui.engine import engine
 from ui.events import QUEUED, QUIET, Trigger
-from ui.live import exact_words, ranks
 from ui.pictures import data_uri
-from ui.run_panel import has_adapter, settings_of, story_of
+from ui.run_panel import settings_of
 from ui.text import Language, Wordings, say
 from vlm.errors import UserError
-
-if TYPE_CHECKING:
-    from vlm.engine import Engine
-
-BASE = "base"
-"""The base's value among those who can answer; an adapter's is a slash, which no name holds, and its run."""
+from vlm.settings import ModelSettings
 
 SAMPLES_SHOWN = 10
 Asked = dict[str, list[tuple[str, list[tuple[str, str]]]]]
@@ -58,8 +51,7 @@ class TryTab:
     thumbnails: gr.HTML
     samples: gr.State
     picked: gr.State
-    who: gr.CheckboxGroup
-    who_note: gr.HTML
+    who: WhoCard
     question: gr.Textbox
     ask: gr.Button
     stop: gr.Button
@@ -67,12 +59,17 @@ class TryTab:
     earlier: gr.HTML
     asked: gr.State
 
+    @property
+    def opened(self) -> list[gr.blocks.Block]:
+        """What `opened_sample` updates."""
+        return [self.image, self.question, self.picked]
+
 
 def build_try_tab(wordings: Wordings) -> TryTab:
     with gr.Row(elem_classes="page"):
         with gr.Column(elem_classes="settings"):
             image, thumbnails = image_card(wordings)
-            who, who_note = who_card(wordings)
+            who = build_who_card(wordings)
         with gr.Column(elem_classes="asking"):
             with gr.Column(elem_classes="card"):
                 with gr.Row(elem_classes="ask"):
@@ -93,20 +90,8 @@ def build_try_tab(wordings: Wordings) -> TryTab:
                 drawn(wordings, lambda language: form_html.small(say(language, "ask_note")))
             answers = drawn(wordings, answers_html.waiting)
             earlier = drawn(wordings)
-    return TryTab(
-        image,
-        thumbnails,
-        gr.State([]),
-        gr.State(None),
-        who,
-        who_note,
-        question,
-        ask,
-        stop,
-        answers,
-        earlier,
-        gr.State({}),
-    )
+    shown = (question, ask, stop, answers, earlier)
+    return TryTab(image, thumbnails, gr.State([]), gr.State(None), who, *shown, gr.State({}))
 
 
 def image_card(wordings: Wordings) -> tuple[gr.Image, gr.HTML]:
@@ -131,24 +116,9 @@ def image_card(wordings: Wordings) -> tuple[gr.Image, gr.HTML]:
     return image, thumbnails
 
 
-def who_card(wordings: Wordings) -> tuple[gr.CheckboxGroup, gr.HTML]:
-    """Who answers, and a note about them."""
-    with gr.Column(elem_classes="card"):
-        title(wordings, "who", 2)
-        who = gr.CheckboxGroup(
-            [],
-            label=say("en", "answerers"),
-            show_label=False,
-            elem_classes="switch who",
-            elem_id="who",
-        )
-        wordings.bind(who, label="answerers")
-        who_note = drawn(wordings)
-    return who, who_note
-
-
 def add_try_events(tab: TryTab, workspace: Path, language: gr.BrowserState, select: Trigger) -> None:
     """`select` is the tab's own: runs may have finished while another tab was open."""
+    who = tab.who
 
     def pick(samples: list[Sample], event: gr.EventData) -> tuple[Any, ...]:
         index = event.index if isinstance(event.index, int) else -1
@@ -162,17 +132,24 @@ def add_try_events(tab: TryTab, workspace: Path, language: gr.BrowserState, sele
     def ask(*inputs: Any) -> Iterator[tuple[Any, ...]]:
         yield from answer(workspace, *inputs)
 
-    listed = [tab.who, tab.who_note, tab.samples, tab.thumbnails]
-    gr.on(
+    listed = gr.on(
         [select, language.change],
-        lambda language, who: who_can_answer(workspace, language, who),
-        [language, tab.who],
-        listed,
+        lambda *inputs: listing(workspace, *inputs),
+        [language, who.base, who.who, who.added],
+        who.listed,
         trigger_mode="always_last",
+        concurrency_id="model",
+        **QUEUED,
+    )
+    listed.then(
+        lambda *inputs: pictures(workspace, *inputs),
+        [language, who.who],
+        [tab.samples, tab.thumbnails],
         concurrency_id="data",
         **QUEUED,
     )
-    tab.thumbnails.pick(pick, tab.samples, [tab.image, tab.question, tab.picked], **QUIET)
+    add_who_events(who, workspace, language)
+    tab.thumbnails.pick(pick, tab.samples, tab.opened, **QUIET)
     gr.on(
         [tab.image.change, language.change],
         show_earlier,
@@ -180,12 +157,12 @@ def add_try_events(tab: TryTab, workspace: Path, language: gr.BrowserState, sele
         tab.earlier,
         **QUIET,
     )
-    inputs = [language, tab.image, tab.question, tab.who, tab.picked, tab.asked]
+    inputs = [language, tab.image, tab.question, who.base, who.who, tab.picked, tab.asked]
     gr.on(
         [tab.ask.click, tab.question.submit],
         ask,
         inputs,
-        [tab.answers, tab.ask, tab.stop, tab.asked, tab.earlier],
+        [tab.answers, tab.ask, tab.stop, tab.asked, tab.earlier, who.checks],
         trigger_mode="once",
         concurrency_id="gpu",
         **QUEUED,
@@ -193,51 +170,28 @@ def add_try_events(tab: TryTab, workspace: Path, language: gr.BrowserState, sele
     tab.stop.click(lambda: engine().stop(), None, None, **QUIET)
 
 
-def who_can_answer(workspace: Path, language: Language, chosen: Sequence[str] | None) -> tuple[Any, ...]:
-    """Those who can answer, the choice kept where it still can be, and pictures to ask about.
-
-    With nothing chosen yet it is the base and the newest adapter.
-    """
-    adapters = [
-        run for run in runs.list_runs(workspace) if has_adapter(run, run.status()) and settings_of(run)
-    ]
-    choices = [
-        (say(language, "base_model"), BASE),
-        *((adapter_words(language, run), f"/{run.name}") for run in adapters),
-    ]
-    kept = [value for value in chosen or [] if value in {value for _, value in choices}]
-    value = kept or [value for _, value in choices[:2]]
-    note = "" if adapters else form_html.small(say(language, "no_adapters"))
-    samples, pictures = held_out_samples(workspace, adapters, value)
-    return gr.update(choices=choices, value=value), note, samples, answers_html.thumbnails(language, pictures)
+def pictures(workspace: Path, language: Language, who: Sequence[str] | None) -> tuple[list[Sample], str]:
+    """Held-out pictures to ask about, and their thumbnails."""
+    samples = held_out_samples(workspace, who or [])
+    return samples, answers_html.thumbnails(language, [data_uri(sample.image) for sample in samples])
 
 
-def adapter_words(language: Language, run: Run) -> str:
-    """Such as: shapes-vi-01 · text r 16 · 89 %."""
-    score = exact_words(language, story_of(run))
-    return " · ".join(words for words in (run.name, ranks(language, run.config()), score) if words)
-
-
-def held_out_samples(
-    workspace: Path, adapters: Sequence[Run], chosen: Sequence[str]
-) -> tuple[list[Sample], list[str | None]]:
-    """Pictures the first chosen adapter did not train on, from its dataset; without one, from the default."""
-    run = next((run for run in adapters if f"/{run.name}" in chosen), None)
-    config = run.config() if run else TrainingConfig()
+def held_out_samples(workspace: Path, chosen: Sequence[str]) -> list[Sample]:
+    """Pictures the first chosen run did not train on, from its dataset; without one, from the default."""
+    run = next((run for run in runs.list_runs(workspace) if f"/{run.name}" in chosen), None)
+    config = (settings_of(run) if run else None) or TrainingConfig()
     try:
-        dataset = open_dataset(config.dataset, workspace)
+        dataset = open_dataset(config.dataset, workspace, columns=config.columns, split=config.dataset_split)
     except UserError:
-        return [], []  # the dataset was moved since: a person's own image can still be asked about
+        return []  # the dataset was moved since: a person's own image can still be asked about
     _, held_out = split(dataset.examples, config.held_out, config.seed)
     by_image = {
         example.images[0]: example
         for example in held_out or dataset.examples
         if example.images and example.question
     }
-    samples = [Sample(image, example.question, example.answer) for image, example in by_image.items()][
-        :SAMPLES_SHOWN
-    ]
-    return samples, [data_uri(sample.image) for sample in samples]
+    shown = list(by_image.items())[:SAMPLES_SHOWN]
+    return [Sample(image, example.question, example.answer) for image, example in shown]
 
 
 def opened_sample(sample: Sample) -> tuple[Any, ...]:
@@ -250,15 +204,19 @@ def answer(
     language: Language,
     image: str | None,
     question: str,
+    base: str | None,
     who: Sequence[str],
     picked: Sample | None,
     asked: Asked,
 ) -> Iterator[tuple[Any, ...]]:
-    """Streams the cards; the question is remembered once it was answered, in full or until Stop."""
+    """Streams the cards; the question is remembered once it was answered, in full or until Stop.
+
+    Each yield is for the answers, Ask, Stop, `asked`, the earlier questions, and the adapters' checks.
+    """
     question = (question or "").strip()
     try:
-        yield gr.skip(), gr.update(interactive=False), gr.update(visible=True), gr.skip(), gr.skip()
-        model, adapters, names = answerers(workspace, language, who)
+        yield gr.skip(), gr.update(interactive=False), gr.update(visible=True), *[gr.skip()] * 3
+        model, adapters, names = answerers(workspace, language, base, who)
         if not question:
             raise UserError(say(language, "ask_needs_question"), say(language, "ask_needs_question_remedy"))
         if not image:
@@ -267,14 +225,14 @@ def answer(
         replies = [
             Reply(name, is_base=adapter is None) for name, adapter in zip(names, adapters, strict=True)
         ]
-        yield answers_html.answers(language, replies, right), gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        yield answers_html.answers(language, replies, right), *[gr.skip()] * 5
         tokens = TrainingConfig().max_new_tokens
         for said in engine().ask(model, load_image(Path(image)), question, adapters, tokens):
             replies = [
                 Reply(reply.who, now.text, now.tokens, now.elapsed_s, now.done, reply.is_base)
                 for reply, now in zip(replies, said, strict=True)
             ]
-            yield answers_html.answers(language, replies, right), gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            yield answers_html.answers(language, replies, right), *[gr.skip()] * 5
         about = [*asked.get(digest(image), []), (question, [(reply.who, reply.text) for reply in replies])]
         asked = asked | {digest(image): about}
         yield (
@@ -283,47 +241,28 @@ def answer(
             gr.update(visible=False),
             asked,
             answers_html.earlier(language, about),
+            checks(workspace, language, base, who),
         )
     except UserError as trouble:
         yield (
             form_html.error(trouble),
             gr.update(interactive=True),
             gr.update(visible=False),
-            gr.skip(),
-            gr.skip(),
+            *[gr.skip()] * 3,
         )
 
 
 def answerers(
-    workspace: Path, language: Language, who: Sequence[str]
-) -> tuple[str, list[Path | None], list[str]]:
+    workspace: Path, language: Language, base: str | None, who: Sequence[str]
+) -> tuple[ModelSettings, list[Path | None], list[str]]:
     """The base model, and for each who was chosen an adapter folder (None: the base itself) and a name."""
     if not who:
         raise UserError(say(language, "ask_needs_answerer"), say(language, "ask_needs_answerer_remedy"))
-    chosen = [None if value == BASE else runs.find(workspace, value.removeprefix("/")) for value in who]
-    models = {run.config().model for run in chosen if run} or {TrainingConfig().model}
-    if len(models) > 1:
-        raise UserError(say(language, "two_bases"), say(language, "two_bases_remedy"))
-    names = [run.name if run else say(language, "base_model") for run in chosen]
-    return models.pop(), [run.adapter_path if run else None for run in chosen], names
+    chosen = [None if key == BASE else shelf.find(workspace, key) for key in who]
+    names = [adapter.name if adapter else say(language, "base_model") for adapter in chosen]
+    return base_settings(base), [adapter.folder if adapter else None for adapter in chosen], names
 
 
 def digest(image: str) -> str:
     """Tells images apart by content: the same picture picked twice is one."""
     return hashlib.sha256(Path(image).read_bytes()).hexdigest()
-
-
-def engine() -> "Engine":
-    """The process's one engine. It brings torch along, so it is made when the page warms up or asks."""
-    with _making_engine:
-        return _engine()
-
-
-@cache
-def _engine() -> "Engine":
-    from vlm.engine import Engine
-
-    return Engine()
-
-
-_making_engine = threading.Lock()

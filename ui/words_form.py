@@ -95,6 +95,11 @@ WORDS: dict[str, tuple[str, str]] = {
     "off": ("off", "tắt"),
     # 3 Adapter
     "adapter": ("Adapter", "Adapter"),
+    "going_on": (
+        "Goes on from {adapter}. Method, layers and ranks are its own.",
+        "Học tiếp từ {adapter}. Phương pháp, các lớp và hạng là của adapter ấy.",
+    ),
+    "afresh": ("Start afresh", "Bắt đầu mới"),
     "method": ("Method", "Phương pháp"),
     "vision": ("Vision", "Thị giác"),
     "connector": ("Connector", "Cầu nối"),

@@ -1,0 +1,22 @@
+"""The process's one inference engine. It brings torch along: made when the page warms up or is asked."""
+
+import threading
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vlm.engine import Engine
+
+_making = threading.Lock()
+
+
+def engine() -> "Engine":
+    with _making:
+        return _engine()
+
+
+@cache
+def _engine() -> "Engine":
+    from vlm.engine import Engine
+
+    return Engine()

@@ -1,0 +1,230 @@
+"""The adapters at hand: of the workspace's runs, and of others in its `adapters` folder; which fit a base.
+
+What was read of an adapter is kept until its files change. No Gradio; torch comes with the first look.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from training import runs
+from training.config import TrainingConfig
+from training.data.archives import is_junk, unpack
+from training.runs import Run
+from ui.run_panel import has_adapter, settings_of
+from vlm import catalog
+from vlm.errors import UserError
+from vlm.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from vlm.adapters import AdapterCheck, AdapterInfo
+
+Found = TypeVar("Found")
+STARTER = TrainingConfig().model
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+DEEPEST = 3
+"""Folders down that an adapter is looked for in: a zip has one of its own name, and checkpoints within."""
+
+
+@dataclass(frozen=True)
+class Shelved:
+    """An adapter by its key: a slash and its run's name, or `./` and its folder within the workspace."""
+
+    key: str
+    name: str
+    folder: Path
+    run: Run | None = None
+
+    @property
+    def base(self) -> tuple[str, str | None] | None:
+        """Model and revision that its run was trained on; None where no run tells."""
+        settings = settings_of(self.run) if self.run else None
+        return (settings.model, settings.revision) if settings else None
+
+
+def shelf(workspace: Path, added: Sequence[str] = ()) -> list[Shelved]:
+    """Every adapter: of runs that are over, newest first, then folders by name, then what a person added."""
+    of_runs = [
+        Shelved(f"/{run.name}", run.name, run.adapter_path, run)
+        for run in runs.list_runs(workspace)
+        if settings_of(run) and has_adapter(run, run.status())
+    ]
+    home = workspace / "adapters"
+    folders = sorted(path for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
+    others = [_shelved(adapter_in(path), workspace) for path in folders if not is_junk(path.name)]
+    known = {other.key for other in others if other}
+    others += [_shelved(workspace / key, workspace) for key in added if key not in known]
+    return [*of_runs, *(other for other in others if other)]
+
+
+def find(workspace: Path, key: str) -> Shelved:
+    """The adapter of this key. Raises `UserError` where it is gone."""
+    if key.startswith("/"):
+        run = runs.find(workspace, key[1:])
+        return Shelved(key, run.name, run.adapter_path, run)
+    if found := _shelved(workspace / key, workspace):
+        return found
+    raise UserError(f"The adapter {Path(key).name} is gone.", "Choose another one.")
+
+
+def named(workspace: Path, words: str) -> Shelved:
+    """The adapter that `from_adapter` names, a run or a folder. Raises `UserError` where there is none."""
+    known = next((run for run in runs.list_runs(workspace) if run.name == words), None)
+    if known and has_adapter(known, known.status()):
+        return Shelved(f"/{known.name}", known.name, known.adapter_path, known)
+    path = adapter_in(Path(words).expanduser()) or adapter_in(workspace / words)
+    if path is None:
+        raise UserError(
+            f"There is no adapter in {words}.", "Name a run that is over, or an adapter's folder."
+        )
+    return _of_a_run(path, workspace) or Shelved(str(path), path.name, path)
+
+
+def _of_a_run(folder: Path, workspace: Path) -> Shelved | None:
+    """The same adapter by its run, where the folder is one of a run's."""
+    found = (adapter for adapter in shelf(workspace) if adapter.run)
+    return next((adapter for adapter in found if adapter.folder.resolve() == folder.resolve()), None)
+
+
+def add_folder(workspace: Path, typed: str) -> Shelved:
+    """The adapter in a folder of the workspace that a person named. Raises `UserError` without one there."""
+    typed = typed.strip()
+    path = next(
+        (path for path in (workspace / typed, workspace / "adapters" / typed) if path.is_dir()),
+        workspace / typed,
+    )
+    if not path.resolve().is_relative_to(workspace.resolve()):
+        raise UserError(
+            f"{typed} lies outside the workspace.", f"Copy it into {workspace}, then name it from there."
+        )
+    if typed and (found := _shelved(adapter_in(path), workspace)):
+        return found
+    raise UserError(
+        f"There is no adapter in {typed or 'that folder'}.",
+        f"Name a folder inside {workspace} that holds {CONFIG_FILE} and {WEIGHTS_FILE}.",
+    )
+
+
+def add_zip(workspace: Path, file: Path) -> Shelved:
+    """The adapter in a zip, unpacked into the workspace. Raises `UserError` as `unpack`, or without one."""
+    folder = unpack(file, workspace / "adapters")
+    if found := _shelved(adapter_in(folder), workspace):
+        return found
+    raise UserError(f"{file.name} holds no adapter.", f"Zip a folder with {CONFIG_FILE} and {WEIGHTS_FILE}.")
+
+
+def adapter_in(folder: Path) -> Path | None:
+    """The folder with an adapter_config.json nearest to the top, this one first."""
+    level = [folder] if folder.is_dir() else []
+    for _ in range(DEEPEST):
+        for path in level:
+            if (path / CONFIG_FILE).is_file():
+                return path
+        level = sorted(child for path in level for child in path.iterdir() if child.is_dir())
+    return None
+
+
+def _shelved(folder: Path | None, workspace: Path) -> Shelved | None:
+    """An adapter folder inside the workspace, links followed; else None."""
+    if folder is None or not (folder / CONFIG_FILE).is_file():
+        return None
+    folder, home = folder.resolve(), workspace.resolve()
+    if not folder.is_relative_to(home):
+        return None
+    within = folder.relative_to(home)
+    parts = within.parts[1:] if within.parts[0] == "adapters" else within.parts
+    return Shelved(f"./{within.as_posix()}", "/".join(dict.fromkeys(parts)), folder)
+
+
+def look(adapter: Shelved) -> "AdapterInfo":
+    """What the adapter says of itself. Raises `UserError` where it can't be read."""
+    return _told(_looked_at(adapter.folder, _stamp(adapter.folder)))
+
+
+def check(adapter: Shelved, base: ModelSettings) -> "AdapterCheck":
+    """That each of its tensors has its place in this base; no weight of the base is read.
+
+    Raises `UserError` with the reason where it does not fit, or where there is no such base.
+    """
+    architecture_of(base)  # that a base is not to be had is not remembered
+    return _told(_checked(adapter.folder, _stamp(adapter.folder), base.model, base.revision))
+
+
+def architecture_of(base: ModelSettings) -> "PreTrainedModel":
+    """The base without its weights. Raises `UserError` where there is no such model, or it can't be done."""
+    from vlm.blueprint import architecture
+
+    return architecture(base.model, base.revision)
+
+
+def base_of(adapter: Shelved, workspace: Path) -> tuple[str, str | None]:
+    """Model and revision that an adapter belongs to: of its run, or as it says itself.
+
+    A folder that it names by its last part alone is looked for among the bases of the runs.
+    """
+    if adapter.base:
+        return adapter.base
+    said = look(adapter).base_name
+    known = (other.base for other in shelf(workspace) if other.base)
+    return next((base for base in known if base_called(base[0]) == said), (said or STARTER, None))
+
+
+def fits(adapter: Shelved, base: ModelSettings) -> UserError | None:
+    """None where it fits this base, else the reason. One that was trained on this very base is believed."""
+    if adapter.base == (base.model, base.revision):
+        return None
+    try:
+        check(adapter, base)
+    except UserError as reason:
+        return reason
+    return None
+
+
+def model_name(model: str) -> str:
+    """What people call a base: its name on offer, or the last part of its id or folder."""
+    entry = catalog.find(model)
+    return entry.label if entry else "+".join(Path(part).name for part in model.split("+"))
+
+
+def base_called(model: str) -> str:
+    """A base as adapters name it: a folder by its last part, since no path of a machine stays in one."""
+    return "+".join(Path(part).name if Path(part).is_absolute() else part for part in model.split("+"))
+
+
+def _told(found: Found | UserError) -> Found:
+    if isinstance(found, UserError):
+        raise UserError(found.problem, found.remedy)  # a new one: a traceback would grow with each raise
+    return found
+
+
+def _stamp(folder: Path) -> tuple[int, ...]:
+    """Differs where the adapter's files do."""
+    stats = [file.stat() for file in (folder / CONFIG_FILE, folder / WEIGHTS_FILE) if file.is_file()]
+    return tuple(number for stat in stats for number in (stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=256)
+def _looked_at(folder: Path, _stamp: tuple[int, ...]) -> "AdapterInfo | UserError":
+    from vlm.adapters import inspect
+
+    try:
+        return inspect(folder)
+    except UserError as trouble:
+        return trouble
+
+
+@lru_cache(maxsize=256)
+def _checked(
+    folder: Path, _stamp: tuple[int, ...], model: str, revision: str | None
+) -> "AdapterCheck | UserError":
+    from vlm.adapters import check
+    from vlm.blueprint import architecture
+
+    try:
+        return check(folder, architecture(model, revision), base_called(model))
+    except UserError as trouble:
+        return trouble
