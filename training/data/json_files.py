@@ -5,6 +5,7 @@ One row a line is `lines`' matter, what COCO and VQAv2 write is `coco`'s.
 
 import codecs
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,9 +26,9 @@ A_LIST = "Write a list of rows, [{…}, {…}], or one row on each line of a .js
 def read_text(path: Path, name: str) -> str:
     """The file's text. Raises `UserError` where it is too large, or not UTF-8."""
     with open_regular(path, name) as file:
-        data = file.read(LARGEST_FILE + 1)
-    if len(data) > LARGEST_FILE:
-        raise UserError(f"{quoted(name)} is larger than 1 GB", "Write it as .jsonl, one row on each line")
+        if os.fstat(file.fileno()).st_size > LARGEST_FILE:
+            raise UserError(f"{quoted(name)} is larger than 1 GB", "Write it as .jsonl, one row on each line")
+        data = file.read()
     if data.startswith(UTF16_MARKS):
         raise UserError(f"{quoted(name)} is UTF-16", "Save it as UTF-8")
     text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="surrogateescape")
