@@ -9,7 +9,10 @@ import gradio as gr
 from ui import form
 from ui.text import Language, Wording, Wordings, escaped, say
 
-UNSET = {"_alpha": "as_given_2r", "_rate": "as_given_rate", "revision": "as_given_newest"}
+UNSET = {
+    **{"_alpha": "as_given_2r", "_rate": "as_given_rate", "revision": "as_given_newest"},
+    **{"columns": "as_given_guessed", "held_out_split": "as_given_guessed"},
+}
 """What an empty box of an optional setting stands for, by the end of its name."""
 
 
@@ -80,6 +83,8 @@ def setting(wordings: Wordings, name: str, visible: bool) -> gr.components.Compo
         control = gr.Dropdown(list(choices), value=default, filterable=False, **shared)
     elif form.is_switch(name):
         control = gr.Checkbox(default, elem_classes="switch", **shared)
+    elif isinstance(default, str):
+        control = gr.Textbox(default, max_lines=1, **shared)
     elif form.is_optional(name):
         unset = next((key for end, key in UNSET.items() if name.endswith(end)), "as_given_none")
         control = gr.Textbox(default, placeholder=say("en", unset), max_lines=1, **shared)

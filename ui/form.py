@@ -36,7 +36,15 @@ ADVANCED: dict[str, tuple[str, ...]] = {
         "precision",
         "revision",
     ),
-    "group_data": ("held_out", "skip_bad_rows", "from_adapter"),
+    "group_data": (
+        "held_out",
+        "max_length",
+        "dataset_split",
+        "held_out_split",
+        "columns",
+        "skip_bad_rows",
+        "from_adapter",
+    ),
 }
 FIELDS = BASIC + tuple(field for group in ADVANCED.values() for field in group)
 """Every setting on the page, in the order in which the form's controls are handed to its handlers."""

@@ -158,12 +158,17 @@ WORDS: dict[str, tuple[str, str]] = {
     "precision": ("Precision", "Độ chính xác số"),
     "revision": ("Revision on the Hub", "Phiên bản trên Hub"),
     "held_out": ("Held out", "Phần giữ lại"),
+    "max_length": ("Longest example", "Ví dụ dài nhất"),
+    "dataset_split": ("Split to train on", "Phần để học"),
+    "held_out_split": ("Split held out", "Phần để giữ lại"),
+    "columns": ("Columns", "Các cột"),
     "skip_bad_rows": ("Skip bad rows", "Bỏ qua dòng lỗi"),
     "from_adapter": ("Continue from adapter", "Học tiếp từ adapter"),
     "as_given_2r": ("2r", "2r"),
     "as_given_rate": ("as above", "như trên"),
     "as_given_none": ("none", "không"),
     "as_given_newest": ("newest", "mới nhất"),
+    "as_given_guessed": ("by itself", "tự nhận"),
     # Starting
     "start": ("Start training", "Bắt đầu huấn luyện"),
     "takes": (
