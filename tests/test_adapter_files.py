@@ -3,9 +3,9 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,37 +117,84 @@ def test_an_adapters_files_have_the_mode_the_umask_says(
     assert {file.stat().st_mode & 0o777 for file in (tmp_path / "adapter").iterdir()} == {mode}
 
 
-def test_an_adapter_of_another_base_or_half_an_adapter_is_refused(
-    trained: PeftModel, tiny_base: Path, foreign_adapter: Path, tmp_path: Path
+def test_an_adapter_of_another_base_is_refused_before_the_base_is_touched(
+    tiny_base: Path, foreign_adapter: Path
 ) -> None:
     base = load(tiny_base)
-    with pytest.raises(UserError, match="narrow-adapter does not fit this base model"):
+    with pytest.raises(UserError) as refused:
         adapters.load(base, foreign_adapter)
-    adapters.save(trained, tmp_path / "mine")
-    for spoil, problem in (
-        (lambda folder: (folder / "adapter_config.json").unlink(), "no readable adapter_config.json"),
-        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "no readable adapter_model"),
-        (lambda folder: os.truncate(folder / "adapter_model.safetensors", 300), "no readable adapter_model"),
-        (
-            lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "IA3"}'),
-            "is a IA3 adapter, not a LoRA",
-        ),
-    ):
-        shutil.copytree(tmp_path / "mine", tmp_path / "spoiled", dirs_exist_ok=True)
-        spoil(tmp_path / "spoiled")
-        with pytest.raises(UserError, match=problem):
-            adapters.load(base, tmp_path / "spoiled")
+    key = "base_model.model.language_model.model.decoder.layers.0.encoder_attn.k_proj.lora_A.weight"
+    assert refused.value.problem == (
+        f"narrow-adapter does not fit tiny: {key} is 16 x 16, not 16 x 32. It was trained on narrow. "
+        "4 of 32 tensors match."
+    )
+    assert refused.value.remedy == "Choose narrow as the base model."
     assert not any(hasattr(module, "lora_A") for module in base.modules())
 
 
-def test_an_adapter_tells_its_base_rank_and_size_without_being_loaded(
-    trained: PeftModel, tmp_path: Path
+def test_an_adapter_tells_what_it_is_without_being_loaded(trained: PeftModel, tmp_path: Path) -> None:
+    folder = tmp_path / "colours" / "adapter"
+    adapters.save(trained, folder)
+    info = adapters.inspect(folder)
+    assert (info.name, info.base_name, info.method, info.label) == ("colours", "tiny", "lora", "LoRA")
+    assert info.ranks == {"text": (16, 16), "vision": (8, 8)}
+    assert info.targets == ("fc1", "fc2", "k_proj", "o_proj", "out_proj", "q_proj", "v_proj")
+    assert info.trained_in_full == ()
+    tensors = load_file(folder / "adapter_model.safetensors")
+    assert info.tensors == len(tensors)
+    assert info.parameters == sum(tensor.numel() for tensor in tensors.values())
+    assert info.size_mb == pytest.approx(adapters.count(trained).adapter_mb, rel=0.3)
+    assert time.time() - 60 < info.saved_at <= time.time()
+    assert info.metrics == {}
+
+
+CARD = """
+| held out | exact match | token F1 | loss |
+|---|---|---|---|
+| base | 0.000 | 0.010 | 3.100 |
+| step 40 | 0.500 | 0.600 | 1.200 |
+| step 80 | 0.875 | 0.900 | 0.400 |
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "metrics"),
+    [
+        ("README.md", CARD, {"exact_match": 0.875, "token_F1": 0.9, "loss": 0.4}),
+        ("all_results.json", '{"eval_loss": 1.5, "epoch": 3, "eval_bad": NaN}', {"eval_loss": 1.5}),
+        ("eval_results.json", "[" * 100_000, {}),
+        ("README.md", "| held out |", {}),
+    ],
+    ids=["our card", "LLaMA-Factory", "brackets", "half a card"],
+)
+def test_metrics_are_what_the_folder_tells(
+    name: str, text: str, metrics: dict[str, float], trained: PeftModel, tmp_path: Path
 ) -> None:
     adapters.save(trained, tmp_path)
-    info = adapters.inspect(tmp_path)
-    assert (info.base_name, info.rank) == ("tiny", 16)
-    assert info.tensors == len(load_file(tmp_path / "adapter_model.safetensors"))
-    assert info.size_mb == pytest.approx(adapters.count(trained).adapter_mb, rel=0.3)
+    (tmp_path / name).write_text(text)
+    assert adapters.inspect(tmp_path).metrics == metrics
+
+
+@pytest.mark.parametrize(
+    ("named", "shown"),
+    [
+        ("org/model", "org/model"),
+        ("model", "model"),
+        ("/somewhere/on/a/disk/model/", "model"),
+        ("C:\\models\\model", "model"),
+        ("../models/model", "model"),
+        ("cache/models--org--model/snapshots/0a1b2c", "org/model"),
+        ("org/vision+org/text", "org/vision+org/text"),
+        (None, ""),
+    ],
+)
+def test_of_its_base_an_adapter_tells_the_name_and_no_folder(
+    named: str | None, shown: str, trained: PeftModel, tmp_path: Path
+) -> None:
+    adapters.save(trained, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": named}))
+    assert adapters.inspect(tmp_path).base_name == shown
 
 
 def spoil(folder: Path, change: Callable[[dict[str, torch.Tensor], str], object]) -> None:

@@ -131,7 +131,7 @@ def test_an_adapter_of_another_base_is_refused_and_the_engine_goes_on(
     engine: Engine, taught: Run, foreign_adapter: Path, tiny_base: Path, picture: Image.Image
 ) -> None:
     for fresh in (Engine(), engine):
-        with pytest.raises(UserError, match="narrow-adapter does not fit this base model"):
+        with pytest.raises(UserError, match="narrow-adapter does not fit tiny: "):
             list(fresh.ask(str(tiny_base), picture, QUESTION, [foreign_adapter]))
         assert last(list(fresh.ask(str(tiny_base), picture, QUESTION, [taught.adapter_path], 12))) == [
             PICTURES["blue"]

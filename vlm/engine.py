@@ -7,11 +7,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
-from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers import (
+    BatchFeature,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
 
 from vlm import adapters
 from vlm.errors import UserError
@@ -37,21 +42,43 @@ class Answer:
     done: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What loading an adapter has shown: "412 of 412 tensors match; answers differ from the base's"."""
+
+    check: adapters.AdapterCheck
+    probe: adapters.Probe
+
+    def __str__(self) -> str:
+        return f"{self.check}; {self.probe}"
+
+
+AdapterKey = tuple[Path, int]
+"""An adapter's folder, and when it was written."""
+
+
 class Engine:
-    """Answers questions with a base model and its adapters, one question at a time."""
+    """Answers questions with a base model and its adapters, one question at a time.
+
+    LoRAs lie side by side on the base and are switched; an adapter of another method, or one that trains a
+    module in full, has the base to itself and makes way for the next.
+    """
 
     def __init__(self) -> None:
         self._asking = threading.Lock()
         self._stop = threading.Event()
         self._settings: ModelSettings | None = None
         self._loaded: LoadedModel | None = None
+        self._architecture: PreTrainedModel | None = None
         self._prompt: PromptStyle | None = None
-        self._model: adapters.PeftModel | PreTrainedModel | None = None
-        self._names: dict[tuple[Path, int], str] = {}
+        self._model: adapters.PeftModel | None = None
+        self._names: dict[AdapterKey, str] = {}
+        self._untouched: torch.Tensor | None = None
+        self._found: dict[Path, Finding] = {}
 
     def ask(
         self,
-        model: str,
+        model: str | ModelSettings,
         image: Image.Image | None,
         question: str,
         answerers: Sequence[Path | None],
@@ -59,16 +86,17 @@ class Engine:
     ) -> Iterator[list[Answer]]:
         """The answers as they grow, one for each of `answerers`: an adapter's folder, or None for the base.
 
-        Each yield has all answers so far. `image` is RGB, as `training.data.images.load_image` gives it.
-        Closing the iterator stops the generation. Raises `UserError` where the model or an adapter can't be
-        loaded, or without an image.
+        `model` is a base model's name, or its settings, quantization included. Each yield has all answers so
+        far. `image` is RGB, as `training.data.images.load_image` gives it. Closing the iterator stops the
+        generation. Raises `UserError` where the model or an adapter can't be loaded, or without an image.
         """
         if image is None:
             raise UserError("There is no image to ask about.", "Upload one, or choose a sample.")
+        settings = ModelSettings(model=model) if isinstance(model, str) else model
         answers = [Answer() for _ in answerers]
         with self._asking:
             self._stop.clear()
-            self._load(ModelSettings(model=model))
+            self._load(settings)
             messages = (Message("user", IMAGE + question), Message("assistant", ""))
             inputs = self._prompt.inputs([messages], [[image]]).to(self._loaded.device)
             for index, folder in enumerate(answerers):
@@ -78,6 +106,10 @@ class Engine:
                     answers[index] = answer
                     yield list(answers)
 
+    def finding(self, folder: Path) -> Finding | None:
+        """What was found when this adapter was last loaded; None if it was not, on the base in memory."""
+        return self._found.get(folder)
+
     def stop(self) -> None:
         """End the answer that is being given after its next token, and those that wait behind it."""
         self._stop.set()
@@ -86,28 +118,61 @@ class Engine:
         """Have this base in memory; another one is let go first."""
         if self._settings == settings:
             return
-        self._settings = self._loaded = self._model = None
+        self._settings = self._loaded = self._model = self._architecture = self._untouched = None
         self._names.clear()
+        self._found.clear()
         self._loaded = load_base(settings)
         self._prompt = prompt_style(self._loaded.model.config, self._loaded.processor, MAX_QUESTION_TOKENS)
-        self._model, self._settings = self._loaded.model, settings
+        self._settings = settings
 
     def _activate(self, folder: Path) -> None:
         """Have this adapter loaded and switched on. One that was trained again since is loaded again."""
         key = (folder, (folder / adapters.CONFIG_FILE).stat().st_mtime_ns if folder.is_dir() else 0)
         if key not in self._names:
-            name = f"adapter_{len(self._names)}_{time.monotonic_ns()}"
-            if not self._names:
-                self._model = adapters.load(self._loaded.model, folder, name)
-            else:
-                adapters.add(self._model, folder, name)
-            self._names[key] = name
-            if len(self._names) > ADAPTERS_KEPT:
-                oldest = next(iter(self._names))
-                self._model.delete_adapter(self._names.pop(oldest))
+            self._put_on(key)
         self._model.set_adapter(self._names[key], inference_mode=True)
 
-    def _stream(self, folder: Path | None, inputs: dict[str, Any], max_new_tokens: int) -> Iterator[Answer]:
+    def _put_on(self, key: AdapterKey) -> None:
+        """Check an adapter, load it, and see that it does something and leaves the base as it is."""
+        folder, _ = key
+        checked = adapters.check(folder, self._base_architecture(), self._settings.model)
+        question = adapters.probe_inputs(self._prompt).to(self._loaded.device)
+        if self._untouched is None:
+            self._untouched = adapters.first_logits(self._loaded.model, question)
+        name = f"adapter_{time.monotonic_ns()}"
+        if self._names and adapters.goes_beside(self._model, checked):
+            adapters.add(self._model, checked, name)
+        else:
+            self._take_off()
+            self._model = adapters.put_on(self._loaded.model, checked, name)
+        self._names[key] = name
+        self._model.set_adapter(name, inference_mode=True)
+        probe = adapters.probe(self._model, question, self._untouched)
+        if not probe.base_kept:
+            self._take_off()
+            raise UserError(
+                f"{checked.info.name}, switched off, leaves the base with other answers than its own.",
+                "Choose another adapter.",
+            )
+        self._found[folder] = Finding(checked, probe)
+        logger.info("%s: %s", checked.info.name, self._found[folder])
+        if len(self._names) > ADAPTERS_KEPT:
+            oldest = next(iter(self._names))
+            self._model.delete_adapter(self._names.pop(oldest))
+
+    def _base_architecture(self) -> PreTrainedModel:
+        if self._architecture is None:
+            self._architecture = adapters.architecture_of(self._loaded.model)
+        return self._architecture
+
+    def _take_off(self) -> None:
+        """Have the base alone in memory."""
+        if self._names:
+            adapters.take_off(self._model)
+        self._names.clear()
+        self._model = None
+
+    def _stream(self, folder: Path | None, inputs: BatchFeature, max_new_tokens: int) -> Iterator[Answer]:
         """One model's answer as it grows; the last one is `done`."""
         if folder is not None:
             self._activate(folder)
@@ -119,12 +184,15 @@ class Engine:
             timeout=TOKEN_TIMEOUT_S,
         )
         counter = _Counter(self._stop)
-        adapted = folder is not None or not self._names
+        if folder is not None:
+            answering = nullcontext(self._model)
+        else:
+            answering = adapters.base_alone(self._model) if self._names else nullcontext(self._loaded.model)
 
         def generate() -> None:
             try:
-                with nullcontext() if adapted else self._model.disable_adapter(), torch.inference_mode():
-                    self._model.generate(
+                with answering as model, torch.inference_mode():
+                    model.generate(
                         **inputs,
                         max_new_tokens=max_new_tokens,
                         do_sample=False,

@@ -11,35 +11,44 @@ except ImportError as error:
     ) from error
 
 from vlm.adapters.attach import attach, count, count_lines, peft_config
-from vlm.adapters.files import (
-    CONFIG_FILE,
-    PEFT_PREFIX,
-    WEIGHTS_FILE,
-    AdapterInfo,
-    inspect,
-)
+from vlm.adapters.check import AdapterCheck, check
+from vlm.adapters.contents import AdapterInfo, inspect
+from vlm.adapters.files import CONFIG_FILE, PEFT_PREFIX, WEIGHTS_FILE
 from vlm.adapters.groups import parameter_groups
-from vlm.adapters.loading import add, check_fits, load
+from vlm.adapters.loading import add, architecture_of, goes_beside, load, put_on, take_off
+from vlm.adapters.merging import merge
+from vlm.adapters.probing import Probe, base_alone, first_logits, probe, probe_inputs
 from vlm.adapters.saving import fingerprint, replace_folder, save, save_start, verify_saved
 
 __all__ = [
     "CONFIG_FILE",
     "PEFT_PREFIX",
     "WEIGHTS_FILE",
+    "AdapterCheck",
     "AdapterInfo",
     "PeftModel",
+    "Probe",
     "add",
+    "architecture_of",
     "attach",
-    "check_fits",
+    "base_alone",
+    "check",
     "count",
     "count_lines",
     "fingerprint",
+    "first_logits",
+    "goes_beside",
     "inspect",
     "load",
+    "merge",
     "parameter_groups",
     "peft_config",
+    "probe",
+    "probe_inputs",
+    "put_on",
     "replace_folder",
     "save",
     "save_start",
+    "take_off",
     "verify_saved",
 ]

@@ -1,8 +1,15 @@
-"""An adapter's folder, read without being loaded."""
+"""An adapter's folder, read without being loaded: its configuration, and the header of its weights.
+
+Nothing here trusts what it reads: sizes are capped, only plain files are opened, a pickle never is. What the
+files mean is vlm.adapters.contents' matter, whether they fit a base model vlm.adapters.check's.
+"""
 
 import json
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -10,49 +17,156 @@ from vlm.errors import UserError
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+PICKLE_FILE = "adapter_model.bin"
 PEFT_PREFIX = "base_model.model."
+
+LARGEST_CONFIG = 4_000_000
+LARGEST_HEADER = 20_000_000
+"""Bytes. PEFT's own configurations have thousands, and a header has some 150 for each tensor."""
+FLOATS = ("F32", "F16", "BF16", "F64")
+CARD_ROW = re.compile(r"^\| *step (\d+) *\|(.+)\|$", re.MULTILINE)
+CARD_HEAD = re.compile(r"^\| held out \|(.+)\|$", re.MULTILINE)
+HUB_CACHE = re.compile(r"models--(.+?)--(.+?)/snapshots/\w+$")
+RESULT_FILES = ("eval_results.json", "all_results.json")
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterInfo:
-    """What an adapter folder says of itself: ranks are 0 where a tower has no LoRA."""
+class Tensor:
+    """A tensor as the header of its file names it: its number format, as safetensors calls it, and shape."""
 
-    base_name: str
-    rank: int
-    tensors: int
-    size_mb: float
+    dtype: str
+    shape: tuple[int, ...]
 
 
-def inspect(folder: Path) -> AdapterInfo:
-    """Read an adapter's configuration and the header of its weights; nothing is loaded.
-
-    Raises `UserError` where a file is missing or can't be read, or where it is not a LoRA.
-    """
-    config = read_config(folder)
-    shapes = read_shapes(folder)
-    size = (folder / WEIGHTS_FILE).stat().st_size
-    return AdapterInfo(config.get("base_model_name_or_path") or "", config["r"], len(shapes), size / 1e6)
+def shown(folder: Path) -> str:
+    """What an adapter is called: its folder's name, or its run's, whose adapters are all called that."""
+    return printable(folder.parent.name if folder.name == "adapter" and folder.parent.name else folder.name)
 
 
-def read_config(folder: Path) -> dict:
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+def printable(text: object, length: int = 120) -> str:
+    """A text out of somebody's file as it may be shown: short, on one line."""
+    flat = "".join(character if character.isprintable() else "�" for character in str(text)[: length + 1])
+    return flat if len(flat) <= length else f"{flat[:length]}…"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What adapter_config.json says. Raises `UserError` where there is none that can be read."""
+    file = folder / CONFIG_FILE
+    if not file.is_file():
         raise UserError(
-            f"{folder.name} has no readable {CONFIG_FILE}.", "Choose an adapter folder."
-        ) from error
-    if config.get("peft_type") != "LORA":
-        raise UserError(
-            f"{folder.name} is a {config.get('peft_type')} adapter, not a LoRA.", "Choose a LoRA adapter."
+            f"{shown(folder)} has no readable {CONFIG_FILE}.",
+            "Choose an adapter folder: a run's adapter, or one that PEFT has saved.",
         )
+    try:
+        with file.open("rb") as stream:
+            text = stream.read(LARGEST_CONFIG + 1)
+        if len(text) > LARGEST_CONFIG:
+            raise ValueError("too large")
+        config = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(folder, CONFIG_FILE) from error
+    if not isinstance(config, dict):
+        raise _unreadable(folder, CONFIG_FILE)
     return config
 
 
-def read_shapes(folder: Path) -> dict[str, list[int]]:
-    try:
-        with safe_open(folder / WEIGHTS_FILE, framework="pt") as weights:
-            return {key: weights.get_slice(key).get_shape() for key in weights.keys()}
-    except (OSError, SafetensorError) as error:
+def read_header(folder: Path) -> dict[str, Tensor]:
+    """The tensors of adapter_model.safetensors by name; none is read.
+
+    Raises `UserError` where the file is missing, damaged or cut short, holds no tensors or other numbers than
+    floating-point ones, or where there is only a pickle.
+    """
+    file, name = folder / WEIGHTS_FILE, shown(folder)
+    if not file.is_file():
+        if (folder / PICKLE_FILE).exists():
+            raise UserError(
+                f"{name} has only {PICKLE_FILE}, a pickle, which may run code when it is read.",
+                "Save it anew where it was made: model.save_pretrained(folder, safe_serialization=True)",
+            )
         raise UserError(
-            f"{folder.name} has no readable {WEIGHTS_FILE}.", "Copy the adapter again: the file is damaged."
-        ) from error
+            f"{name} has no readable {WEIGHTS_FILE}.", "Copy the adapter again: a file is missing."
+        )
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(8)
+        if start == b"version ":
+            raise UserError(
+                f"{WEIGHTS_FILE} of {name} is a Git LFS pointer in place of the weights.",
+                "Fetch them where the adapter was cloned: git lfs pull",
+            )
+        if int.from_bytes(start, "little") > LARGEST_HEADER:
+            raise _unreadable(folder, WEIGHTS_FILE)
+        with safe_open(file, framework="pt") as weights:
+            slices = {key: weights.get_slice(key) for key in weights.keys()}
+            header = {key: Tensor(part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()}
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(folder, WEIGHTS_FILE) from error
+    if not header:
+        raise UserError(f"{WEIGHTS_FILE} of {name} holds nothing.", "Choose another adapter.")
+    for key, tensor in header.items():
+        if tensor.dtype not in FLOATS:
+            raise UserError(
+                f"{name} holds {tensor.dtype} numbers, not floating-point ones: {printable(key)}.",
+                "Save it anew from the run that made it, without quantizing it.",
+            )
+    return header
+
+
+def _unreadable(folder: Path, file: str) -> UserError:
+    return UserError(
+        f"{shown(folder)} has no readable {file}.", "Copy the adapter again: the file is damaged."
+    )
+
+
+def base_name(config: dict[str, Any]) -> str:
+    """The base that a configuration names, as text alone; empty where it names none."""
+    name = config.get("base_model_name_or_path")
+    return printable(model_name(name)) if isinstance(name, str) else ""
+
+
+def model_name(path: str) -> str:
+    """What a model is called: its Hub id, or the last part of a folder's path."""
+    path = path.replace("\\", "/").rstrip("/")
+    if found := HUB_CACHE.search(path):
+        return f"{found[1]}/{found[2]}"
+    is_folder = (
+        path.startswith(("/", ".", "~")) or path[1:2] == ":" or (path.count("/") > 1 and "+" not in path)
+    )
+    return path.rpartition("/")[2] if is_folder else path
+
+
+def read_metrics(folder: Path) -> dict[str, float]:
+    """The last metrics that the folder itself tells of: our model card's, or other tools' results.
+
+    Empty where there are none; what can't be read is no reason to refuse an adapter.
+    """
+    card = _small_text(folder / "README.md")
+    head, rows = CARD_HEAD.search(card), CARD_ROW.findall(card)
+    if head and rows:
+        names = [cell.strip().replace(" ", "_") for cell in head[1].split("|")]
+        values = [_as_number(cell) for cell in rows[-1][1].split("|")]
+        return {name: value for name, value in zip(names, values, strict=False) if value is not None}
+    for file in RESULT_FILES:
+        try:
+            found = json.loads(_small_text(folder / file) or "{}")
+        except (ValueError, RecursionError):
+            continue
+        results = found.items() if isinstance(found, dict) else ()
+        named = {printable(name): _as_number(value) for name, value in results if name.startswith("eval_")}
+        if metrics := {name: value for name, value in named.items() if value is not None}:
+            return metrics
+    return {}
+
+
+def _as_number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _small_text(file: Path) -> str:
+    if not file.is_file() or file.stat().st_size > LARGEST_CONFIG:
+        return ""
+    return file.read_text(encoding="utf-8", errors="replace")

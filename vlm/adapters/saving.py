@@ -34,10 +34,16 @@ def save(
         save_embedding_layers=False,
         path_initial_model_for_weight_conversion=None if start is None else str(start),
     )
+    make_readable(folder)
+
+
+def make_readable(folder: Path) -> None:
+    """Give the files in a folder the mode that the umask says; safetensors writes 0600."""
     umask = os.umask(0)
     os.umask(umask)
     for file in folder.iterdir():
-        file.chmod(0o666 & ~umask)  # safetensors writes 0600
+        if file.is_file():
+            file.chmod(0o666 & ~umask)
 
 
 def save_start(model: PeftModel, method: Method, folder: Path) -> Path | None:

@@ -1,0 +1,88 @@
+"""Merge an adapter into its base: one model folder that answers as both together, and needs no PEFT."""
+
+import gc
+import shutil
+from pathlib import Path
+
+import torch
+
+from vlm.adapters.check import check
+from vlm.adapters.loading import put_on
+from vlm.adapters.probing import first_logits, probe_inputs
+from vlm.adapters.saving import make_readable, replace_folder
+from vlm.errors import UserError
+from vlm.loading import LoadedModel, blueprint_model, load_base
+from vlm.methods import METHODS
+from vlm.prompting import prompt_style
+from vlm.settings import ModelSettings
+
+PROMPT_LENGTH = 4096
+TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2}
+"""How far merged logits may lie from unmerged ones, as a part of the largest: merging rounds once more."""
+
+
+def merge(settings: ModelSettings, adapter: Path, folder: Path) -> None:
+    """Write the base of these settings with the adapter merged into it, and its processor, to a new folder.
+
+    The folder is put in place only after the model in it, loaded anew, has given the unmerged one's logits.
+    Raises `UserError` where the base is quantized, the method can't be merged, the adapter does not fit, the
+    folder is there already or the disk too small, or where the logits differ.
+    """
+    if settings.quantization != "none":
+        raise UserError(
+            f"An adapter can't be merged into weights of {settings.quantization.removesuffix('bit')} bits.",
+            "Merge into the full base: --quantization none. Quantize the merged model when it is loaded.",
+        )
+    if folder.exists():
+        raise UserError(f"{folder} is there already.", "Choose a new folder for the merged model.")
+    checked = check(adapter, blueprint_model(settings), settings.model)
+    method = METHODS[checked.info.method]
+    if not method.mergeable:
+        raise UserError(
+            f"{method.label} adds tokens to the prompt, which no weight can hold.",
+            "Use the adapter beside its base.",
+        )
+    loaded = load_base(settings)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _require_room(loaded, folder)
+    adapted = put_on(loaded.model, checked)
+    wanted = _logits(loaded, adapted)
+    merged = adapted.merge_and_unload(safe_merge=True)
+    draft = folder.with_name(f"{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)  # left by a process that died here
+    try:
+        merged.save_pretrained(draft)
+        loaded.processor.save_pretrained(draft)
+        del loaded, adapted, merged
+        gc.collect()  # two models need not fit
+        _require_same(settings, draft, wanted)
+        make_readable(draft)
+        replace_folder(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _logits(loaded: LoadedModel, model: torch.nn.Module) -> torch.Tensor:
+    prompt = prompt_style(loaded.model.config, loaded.processor, PROMPT_LENGTH)
+    return first_logits(model, probe_inputs(prompt).to(loaded.device)).float().cpu()
+
+
+def _require_same(settings: ModelSettings, draft: Path, wanted: torch.Tensor) -> None:
+    """Raise `UserError` where the model on disk gives other logits than base and adapter did."""
+    loaded = load_base(settings.model_copy(update={"model": str(draft), "revision": None}))
+    off = (_logits(loaded, loaded.model) - wanted).abs().max() / wanted.abs().max().clamp(min=1.0)
+    if not off <= TOLERANCE[loaded.precision]:
+        raise UserError(
+            f"The merged model's logits are off by {off:.1%}; {TOLERANCE[loaded.precision]:.1%} is the most.",
+            "Merge with --precision fp32, or use the adapter beside its base.",
+        )
+
+
+def _require_room(loaded: LoadedModel, folder: Path) -> None:
+    size = sum(weight.numel() * weight.element_size() for weight in loaded.model.parameters())
+    free = shutil.disk_usage(folder.parent).free
+    if size > free:
+        raise UserError(
+            f"The merged model takes {size / 1e6:,.0f} MB; {free / 1e6:,.0f} MB are free in {folder.parent}.",
+            "Make room, or choose a folder on a larger disk.",
+        )
