@@ -148,6 +148,19 @@ def test_row_14_without_a_given_split_twins_stay_on_one_side_and_are_told(tmp_pa
     assert not numbers[0] & numbers[1]
 
 
+def test_a_broken_picture_moves_no_other_to_the_other_side(tmp_path: Path) -> None:
+    values = []
+    for number in range(40):
+        picture(tmp_path / f"{number}.png", size=(8 + number, 8))
+        values.append({"image": f"{number}.png", "text": f"text {number}"})
+    report = rows(tmp_path, *values)
+    before = [{example.id for example in side} for side in report.sides(0.25, 0)]
+    (tmp_path / "7.png").write_bytes(b"no picture")
+    after = [{example.id for example in side} for side in rows(tmp_path, *values).sides(0.25, 0)]
+    assert [len(side) for side in before] == [30, 10]
+    assert after == [side - {"train.jsonl:8"} for side in before]
+
+
 def test_row_56_questions_that_are_missing_are_told(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     question = {"image": "a.png", "question": "What?", "answer": "red"}

@@ -18,10 +18,12 @@ from training import checkpoints
 from training.callback import RunCallback
 from training.card import write_card
 from training.collate import Collator
-from training.data.datasets import Dataset, image_relpath, open_dataset, split, usable_examples
+from training.data.check import Report, check_dataset
+from training.data.datasets import Dataset, image_relpath, open_configured, usable_examples
 from training.evaluation import Evaluation, evaluate
 from training.events import EventLog
 from training.image_features import ImageFeatures, can_be_cached, encode_images
+from training.model_check import check_with_model
 from training.runs import Run
 from training.trainer import AdapterTrainer, training_arguments
 from vlm import adapters, hub
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 VERSIONS_OF = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 REASONS_TOLD = 20
+PROGRESS_EVERY_S = 0.5
 
 
 class StopBeforeTraining(Exception):
@@ -116,27 +119,40 @@ class Attempt:
     def _read_data(self) -> tuple[Dataset, list[Example], list[Example]]:
         """The dataset, the examples to train on and those to be asked about."""
         config = self.config
-        self._phase("reading data", 0, 1)
-        dataset = open_dataset(
-            config.dataset, config.workspace, columns=config.columns, split=config.dataset_split
-        )
+        report = self._checked()
+        dataset = report.cleaned()
         examples = usable_examples(dataset, skip_bad_rows=config.skip_bad_rows)
-        train, held_out = split(examples, config.held_out, config.seed)
+        train, held_out = report.sides(config.held_out, config.seed)
         images = len({image for example in examples for image in example.images})
         self.log.append(
             "data",
             train=len(train),
             held_out=len(held_out),
             images=images,
-            skipped=len(dataset.findings),
+            skipped=report.left_out,
             reasons=[str(finding) for finding in dataset.findings[:REASONS_TOLD]],
         )
         logger.info(
             "%s examples (%s held out), %s images", f"{len(examples):,}", len(held_out), f"{images:,}"
         )
         if dataset.findings:
-            logger.warning("%s rows skipped, %s first", len(dataset.findings), dataset.findings[0])
+            logger.warning("%s rows skipped, %s first", report.left_out, dataset.findings[0])
         return dataset, train, held_out
+
+    def _checked(self) -> Report:
+        """The dataset as `python -m training check` sees it: rows, pixels, and what the model takes of it."""
+        config, told = self.config, time.monotonic()
+        self._phase("reading data", 0, 1)
+
+        def progress(_: str, done: int, total: int) -> None:
+            nonlocal told
+            if time.monotonic() - told > PROGRESS_EVERY_S:
+                told = time.monotonic()
+                self._phase("reading data", done if total else 0, total or 1)
+
+        dataset = open_configured(config, progress)
+        report = check_dataset(dataset, held_out=config.held_out, seed=config.seed, progress=progress)
+        return check_with_model(report, config, progress)
 
     def _encode(
         self, loaded: LoadedModel, prompt: PromptStyle, examples: Sequence[Example]

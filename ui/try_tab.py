@@ -10,8 +10,9 @@ import gradio as gr
 
 from training import runs
 from training.config import TrainingConfig
-from training.data.datasets import open_dataset, split
+from training.data.datasets import open_configured
 from training.data.images import load_image
+from training.data.splits import split_dataset
 from ui import answers_html, form_html, shelf
 from ui.answerers import BASE, WhoCard, add_who_events, base_settings, build_who_card, checks, listing
 from ui.answers_html import Reply
@@ -181,10 +182,10 @@ def held_out_samples(workspace: Path, chosen: Sequence[str]) -> list[Sample]:
     run = next((run for run in runs.list_runs(workspace) if f"/{run.name}" in chosen), None)
     config = (settings_of(run) if run else None) or TrainingConfig()
     try:
-        dataset = open_dataset(config.dataset, workspace, columns=config.columns, split=config.dataset_split)
+        dataset = open_configured(config.model_copy(update={"workspace": workspace}))
     except UserError:
         return []  # the dataset was moved since: a person's own image can still be asked about
-    _, held_out = split(dataset.examples, config.held_out, config.seed)
+    _, held_out = split_dataset(dataset, config.held_out, config.seed)
     by_image = {
         example.images[0]: example
         for example in held_out or dataset.examples

@@ -3,6 +3,7 @@
 What needs a model's processor or tokenizer is `training.model_check`'s matter.
 """
 
+import hashlib
 import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -59,10 +60,31 @@ class Report:
         return named | shown
 
     def cleaned(self) -> Dataset:
-        """The dataset with its usable examples, and with every fault among its findings."""
+        """The dataset with its usable examples, and with every fault among its findings.
+
+        Its fingerprint covers the images' content too.
+        """
         unusable = self.unusable()
         examples = [example for example in self.dataset.examples if example.id not in unusable]
-        return replace(self.dataset, examples=examples, findings=self.faults)
+        digest = hashlib.sha256(self.dataset.fingerprint.encode())
+        for path in sorted(self.facts):
+            digest.update(self.facts[path].digest)
+        return replace(self.dataset, examples=examples, findings=self.faults, fingerprint=digest.hexdigest())
+
+    def sides(self, held_out: float, seed: int) -> tuple[list[Example], list[Example]]:
+        """(train, held-out) of the usable examples, split before the others are left out: whoever splits the
+        dataset without having checked it, as Try does, finds the same pictures held out."""
+        unusable = self.unusable()
+        train, kept = (
+            [example for example in side if example.id not in unusable]
+            for side in split_dataset(self.dataset, held_out, seed)
+        )
+        return (train, kept) if train else (kept, [])
+
+    @property
+    def left_out(self) -> int:
+        """How many rows are not trained on where bad rows may be skipped."""
+        return len({finding.where for finding in self.dataset.findings}) + len(self.unusable())
 
     def groups(self) -> list[tuple[str, list[Finding]]]:
         """The findings by kind, faults first, the most frequent first; a kind is its reason without names."""
@@ -103,7 +125,8 @@ def check_dataset(
             unfit.add(path)
         findings += told
     report = Report(dataset, findings, facts, frozenset(unfit))
-    findings += _about_copies(report.cleaned(), facts, held_out, seed)
+    findings += _about_copies(report)
+    findings += _about_overlap(report, held_out, seed)
     return report
 
 
@@ -165,11 +188,9 @@ def _about_rows(dataset: Dataset) -> Iterator[Finding]:
         yield Finding(dataset.name, "1 example: nothing can be held out", "Give at least 20 examples", True)
 
 
-def _about_copies(
-    dataset: Dataset, facts: dict[Path, ImageFacts], held_out: float, seed: int
-) -> Iterator[Finding]:
-    """Rows that say the same about the same picture, files that are the same picture, and held-out pictures
-    that are trained on, all by content."""
+def _about_copies(report: Report) -> Iterator[Finding]:
+    """Rows that say the same about the same picture, and files that are the same picture, by content."""
+    dataset, facts = report.cleaned(), report.facts
     first: dict[tuple, Example] = {}
     copies = []
     for example in dataset.examples:
@@ -180,11 +201,6 @@ def _about_copies(
         again, before = copies[0]
         reason = f"{len(copies)} rows repeat others, this one {dataset.place_of(before)}"
         yield Finding(dataset.place_of(again), reason, "Remove them, or they count double", True)
-    yield from _about_same_pictures(dataset, facts)
-    yield from _about_overlap(dataset, facts, held_out, seed)
-
-
-def _about_same_pictures(dataset: Dataset, facts: dict[Path, ImageFacts]) -> Iterator[Finding]:
     by_content: dict[bytes, Path] = {}
     again = [
         (path, by_content[seen.digest])
@@ -197,11 +213,10 @@ def _about_same_pictures(dataset: Dataset, facts: dict[Path, ImageFacts]) -> Ite
         yield Finding(path, reason, "Keep one file of each picture", True)
 
 
-def _about_overlap(
-    dataset: Dataset, facts: dict[Path, ImageFacts], held_out: float, seed: int
-) -> Iterator[Finding]:
+def _about_overlap(report: Report, held_out: float, seed: int) -> Iterator[Finding]:
     """Only a given split can hold out a picture that is trained on: `split` keeps a picture on one side."""
-    train, kept = split_dataset(dataset, held_out, seed)
+    dataset, facts = report.dataset, report.facts
+    train, kept = report.sides(held_out, seed)
     trained = {facts[i].digest: example for example in train for i in example.images if i in facts}
     both = [
         (example, trained[facts[i].digest])

@@ -10,6 +10,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,10 +108,10 @@ def split(
 
 
 def same_pictures(images: Collection[Path]) -> dict[Path, Path]:
-    """Each file that is byte for byte another one, and the first of these. Raises `UserError` if one is gone.
+    """Each file that is byte for byte another one, and the first of these.
 
     Files of one size are looked into, those that begin and end alike are read: of a hundred thousand
-    photographs hardly any is.
+    photographs hardly any is. One that can't be read is nobody's twin; whoever decodes it says so.
     """
     twins: dict[Path, Path] = {}
     for alike in _alike(images, lambda image: image.stat().st_size):
@@ -124,10 +125,8 @@ def _alike(images: Collection[Path], trait: Callable[[Path], object]) -> list[li
     """Those of the files that share a trait with another, group by group, each in order."""
     groups: dict[object, list[Path]] = defaultdict(list)
     for image in sorted(images):
-        try:
+        with suppress(OSError, UserError):
             groups[trait(image)].append(image)
-        except OSError as error:
-            raise UserError(f"{quoted(image.name)} has gone", "Put the file back, and try again") from error
     return [group for group in groups.values() if len(group) > 1]
 
 
