@@ -12,6 +12,7 @@ import gradio as gr
 from ui import answers_html, live, shelf
 from ui.controls import drawn, title
 from ui.events import QUEUED, Trigger
+from ui.model_card import model_name
 from ui.run_panel import story_of
 from ui.shelf import Shelved
 from ui.text import Language, Wordings, ago, escaped, number, percent, say
@@ -64,7 +65,7 @@ def _row(language: Language, adapter: Shelved, can_train: bool) -> str:
     except UserError as trouble:
         told = f'<span class="no">{escape(trouble.problem)}</span> {escape(trouble.remedy)}'
         return f'<tr><td>{name}</td><td colspan="{len(COLUMNS)}" class="small">{told}</td></tr>'
-    base = shelf.model_name(adapter.base[0]) if adapter.base else info.base_name
+    base = model_name(adapter.base[0]) if adapter.base else info.base_name
     cells = (
         name,
         escape(say(language, "starter") if base == "starter" else base or "–"),

@@ -14,7 +14,7 @@ from ui.controls import drawn, link, title
 from ui.engine import engine
 from ui.events import QUEUED, QUIET
 from ui.live import exact_words
-from ui.model_card import from_here
+from ui.model_card import from_here, model_name
 from ui.run_panel import story_of
 from ui.shelf import STARTER, Shelved
 from ui.text import Language, Wordings, say
@@ -204,19 +204,20 @@ def listing(
     unfit = [(adapter.name, reasons[adapter.key]) for adapter in adapters if reasons[adapter.key]]
     shown = (base or STARTER) if trouble else as_typed(settings.model, settings.revision)
     return (
-        gr.update(choices=bases(language, adapters), value=shown),
+        gr.update(choices=bases(language, adapters, settings), value=shown),
         form_html.error(trouble) if trouble else "",
         gr.update(choices=choices, value=kept or [value for _, value in choices[:2]]),
         answers_html.others(language, [] if trouble else unfit, nobody=not adapters),
     )
 
 
-def bases(language: Language, adapters: Sequence[Shelved]) -> list[tuple[str, str]]:
-    """The starter, and every model that a run's adapter was trained on."""
-    known = dict.fromkeys([(STARTER, None), *(adapter.base for adapter in adapters if adapter.base)])
+def bases(language: Language, adapters: Sequence[Shelved], base: ModelSettings) -> list[tuple[str, str]]:
+    """The starter, every model that a run's adapter was trained on, and the one that is chosen."""
+    of_runs = (adapter.base for adapter in adapters if adapter.base)
+    known = dict.fromkeys([(STARTER, None), *of_runs, (base.model, base.revision)])
     names = {STARTER: say(language, "starter")}
     return [
-        (as_typed(names.get(model) or shelf.model_name(model), revision), as_typed(model, revision))
+        (as_typed(names.get(model) or model_name(model), revision), as_typed(model, revision))
         for model, revision in known
     ]
 
@@ -230,7 +231,7 @@ def words(language: Language, adapter: Shelved) -> str:
     method = [] if info.method == TrainingConfig().method else [info.label]
     score = exact_words(language, story_of(adapter.run)) if adapter.run else None
     parts = [adapter.name, *method, answers_html.ranks(language, info.ranks), score]
-    return " · ".join(part for part in parts if part)
+    return " · ".join(part for part in parts if part).replace(" %", "\xa0%")
 
 
 def checks(workspace: Path, language: Language, base: str | None, who: Sequence[str]) -> str:

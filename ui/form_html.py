@@ -99,9 +99,9 @@ def parameters(language: Language, count: float) -> str:
     return say(language, key, count=number(language, size, 1 if size < 9.95 else 0))
 
 
-def model_note(language: Language, chosen: Chosen, counts: TowerCounts | None) -> str:
-    """Over the right end of the box; a model that is not the starter says it below."""
-    if chosen.place != "starter" or counts is None:
+def model_note(language: Language, chosen: Chosen, counts: TowerCounts) -> str:
+    """Over the right end of the box: the starter's size. A model that is not the starter says it below."""
+    if chosen.place != "starter":
         return ""
     return escaped(language, "starter_note", count=parameters(language, counts.total - counts.trainable))
 
@@ -109,12 +109,12 @@ def model_note(language: Language, chosen: Chosen, counts: TowerCounts | None) -
 def model_about(language: Language, chosen: Chosen) -> str:
     """What is known of a model, and which settings followed it."""
     entry, size = catalog.find(chosen.model), parameters(language, chosen.parameters)
-    if chosen.trouble:
-        lines = []
-    elif chosen.place == "starter":
+    if chosen.place == "starter":
         lines = [say(language, "about_starter", time=duration(language, FIRST_RUN_S))]
     elif entry:
         lines = [entry.note if language == "en" else entry.note_vi, terms(language, entry)]
+    elif chosen.trouble:
+        lines = []
     elif chosen.place == "two":
         lines = [say(language, "about_composed", count=size)]
     else:

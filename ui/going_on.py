@@ -10,7 +10,7 @@ from ui import form, shelf
 from ui.controls import Form
 from ui.events import QUEUED, QUIET
 from ui.form import Chosen
-from ui.model_card import layer_choices, read_model
+from ui.model_card import layer_choices, model_choices, read_model
 from ui.shelf import Shelved
 from ui.text import Language
 from vlm import catalog
@@ -28,13 +28,14 @@ def add_going_on_events(built: Form, workspace: Path, language: gr.BrowserState)
     def asked(language: Language, chosen: Chosen, wanted: tuple[str, float] | None, *inputs: Any) -> Any:
         if wanted is None:
             return unchanged(built)
-        return fill(built, workspace, wanted[0], chosen, form.values_of(inputs, workspace, chosen))
+        values = form.values_of(inputs, workspace, chosen)
+        return fill(built, workspace, language, wanted[0], chosen, values)
 
     def typed(language: Language, chosen: Chosen, *inputs: Any) -> Any:
         values = form.values_of(inputs, workspace, chosen)
         if values["from_adapter"] == chosen.from_adapter:
             return unchanged(built)
-        return fill(built, workspace, values["from_adapter"], chosen, values)
+        return fill(built, workspace, language, values["from_adapter"], chosen, values)
 
     known = [language, parts["chosen"]]
     outputs = [parts["chosen"], *built.inputs]
@@ -58,7 +59,12 @@ def let_go(chosen: Chosen) -> Chosen:
 
 
 def fill(
-    built: Form, workspace: Path, named: str | None, chosen: Chosen, values: dict[str, Any]
+    built: Form,
+    workspace: Path,
+    language: Language,
+    named: str | None,
+    chosen: Chosen,
+    values: dict[str, Any],
 ) -> list[Any]:
     """Updates of `chosen` and every control. What is wrong with the adapter is told at its own field."""
     if named is None:
@@ -69,11 +75,15 @@ def fill(
         failed = replace(chosen, from_adapter=named, adapter_trouble=(trouble.problem, trouble.remedy))
         shown = [named if field == "from_adapter" else gr.skip() for field in form.FIELDS]
         return [failed, *shown]
-    return [chosen, *(_update(field, filled[field], chosen) for field in form.FIELDS)]
+    return [chosen, *(_update(language, field, filled[field], chosen) for field in form.FIELDS)]
 
 
-def _update(field: str, value: Any, chosen: Chosen) -> Any:
-    choices = {"choices": layer_choices(field, chosen)} if form.is_layers(field) else {}
+def _update(language: Language, field: str, value: Any, chosen: Chosen) -> Any:
+    choices = {}
+    if field == "model":
+        choices = {"choices": model_choices(language, value)}
+    elif form.is_layers(field):
+        choices = {"choices": layer_choices(field, chosen)}
     return gr.update(value=form.shown(field, value), **choices)
 
 

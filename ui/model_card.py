@@ -11,11 +11,11 @@ from typing import Any, Literal
 import gradio as gr
 
 from training import config
-from ui import form, form_html
+from ui import form, form_html, mixer_html
 from ui.controls import Form, drawn, link, title
-from ui.events import QUEUED
+from ui.events import QUEUED, QUIET
 from ui.form import Chosen
-from ui.mixer import first_counts
+from ui.mixer import TOWERS, first_counts
 from ui.text import Language, Wordings, say
 from vlm import catalog
 from vlm.catalog import CatalogEntry
@@ -57,7 +57,14 @@ RESET = (
 """Settings that go back to their defaults: they name parts or files of the model that was there before."""
 
 TOUCHED = (*FOLLOWS, *RESET)
-UNCHANGED = tuple(gr.skip() for _ in TOUCHED)
+TOLD = (
+    *("composing", "chosen", "model_about", "model_note", "model_error", "counts", "memory"),
+    *(f"{tower}_share" for tower in TOWERS),
+)
+"""Parts of the form that a choice of model changes by itself, before the form is drawn again."""
+
+Updates = dict[str, Any]
+"""By the name of a control or part in `Form`."""
 
 
 def model_card(built: Form, wordings: Wordings) -> None:
@@ -73,7 +80,7 @@ def model_card(built: Form, wordings: Wordings) -> None:
                 interactive=True,
                 elem_id="choose-model",
             )
-            built.controls["model"] = wordings.bind(control, label="base_model", choices=model_choices)
+            built.controls["model"] = wordings.bind(control, label="base_model")
             note = form_html.model_note("en", form.STARTER, first_counts())
             built.parts["model_note"] = drawn(wordings, value=note, elem_classes="note")
         built.parts["model_error"] = drawn(wordings, visible=False)
@@ -96,10 +103,12 @@ def model_card(built: Form, wordings: Wordings) -> None:
     built.parts["chosen"] = gr.State(form.STARTER)
 
 
-def model_choices(language: Language) -> list[tuple[str, str]]:
-    """The starter, the other models on offer, and the way to compose one."""
-    entries = [(entry_words(language, entry), entry.model) for entry in catalog.CATALOG]
-    return [*entries, (say(language, "compose"), COMPOSE)]
+def model_choices(language: Language, chosen: str = "") -> list[tuple[str, str]]:
+    """The starter, the other models on offer, and the way to compose one. The chosen one has a short name."""
+    offered = {entry.model: entry_words(language, entry) for entry in catalog.CATALOG}
+    if chosen and chosen != form.STARTER.model:
+        offered[chosen] = model_name(chosen)
+    return [*((words, model) for model, words in offered.items()), (say(language, "compose"), COMPOSE)]
 
 
 def entry_words(language: Language, entry: CatalogEntry) -> str:
@@ -118,7 +127,7 @@ def read_model(model: str, revision: str | None) -> Chosen:
     if found := config.check({"model": model, "revision": revision}):
         raise UserError(f"{found[0].message}.", found[0].remedy)
     from vlm.blueprint import architecture
-    from vlm.towers import TOWERS, find_towers, layer_names
+    from vlm.towers import find_towers, layer_names
 
     base = architecture(model, revision)
     towers = find_towers(base)
@@ -131,6 +140,12 @@ def read_model(model: str, revision: str | None) -> Chosen:
         encoder_decoder=bool(base.config.is_encoder_decoder),
         layers={tower: layer_names(base, towers, tower) for tower in TOWERS},
     )
+
+
+def model_name(model: str) -> str:
+    """What people call a model: its name on offer, or the last part of its id or folder."""
+    entry = catalog.find(model)
+    return entry.label if entry else "+".join(Path(part).name for part in model.split("+"))
 
 
 def from_here(model: str) -> str:
@@ -180,31 +195,35 @@ def place_of(model: str) -> Literal["starter", "folder", "hub", "two"]:
     return "hub" if hub.HUB_ID.fullmatch(model) and not Path(model).is_dir() else "folder"
 
 
-def settle(
-    language: Language, model: str, chosen: Chosen, values: dict[str, Any]
-) -> Iterator[tuple[Any, ...]]:
+def settle(language: Language, model: str, chosen: Chosen, values: dict[str, Any]) -> Iterator[Updates]:
     """Updates for a model that was chosen: first a word that it is read, then what follows from it.
 
-    For the outputs of `add_model_events`. A model that can't be done is `Chosen` too, with its trouble.
+    A model that can't be done is `Chosen` too, with its trouble; choosing it again tries it again.
     """
     revision = values["revision"] if model == chosen.model else None
-    closed = gr.update(visible=False)
-    if (model, revision) == (chosen.model, chosen.revision) and (chosen.layers or chosen.trouble):
-        yield gr.skip(), closed, *[gr.skip()] * 2, *UNCHANGED
+    closed = {"composing": gr.update(visible=False)}
+    if chosen.layers and (model, revision) == (chosen.model, chosen.revision):
+        yield closed
         return
     if model != chosen.model:
-        reading = form_html.small(say(language, "reading_config"))
-        yield gr.update(value=model), gr.skip(), reading, gr.skip(), *UNCHANGED
+        yield {"model": gr.update(choices=model_choices(language, model), value=model), **reading(language)}
     try:
         read = read_model(model, revision)
     except UserError as trouble:
-        failed = Chosen(model, revision, place=place_of(model), trouble=(trouble.problem, trouble.remedy))
-        yield gr.skip(), gr.skip(), gr.skip(), failed, *UNCHANGED
+        told = (trouble.problem, trouble.remedy)
+        yield {"chosen": Chosen(model, revision, place=place_of(model), trouble=told)}
         return
     changes = {} if model == chosen.model else followed(read, values)
     read = replace(read, changed=tuple(changes.items()) or chosen.changed * (model == chosen.model))
-    updates = [_update(name, read, changes) for name in TOUCHED]
-    yield gr.skip(), closed, gr.skip(), read, *updates
+    yield {**closed, "chosen": read, **{name: _update(name, read, changes) for name in TOUCHED}}
+
+
+def reading(language: Language) -> Updates:
+    """Nothing of the model that was there before stays to be seen while the new one is read."""
+    shares = {f"{tower}_share": mixer_html.tower_share(language, None, tower) for tower in TOWERS}
+    words = form_html.small(say(language, "reading_config"))
+    counting = {"counts": mixer_html.counting(language), "memory": ""}
+    return {"model_about": words, "model_note": "", "model_error": "", **counting, **shares}
 
 
 def _update(name: str, chosen: Chosen, changes: dict[str, Any]) -> Any:
@@ -223,25 +242,32 @@ def layer_choices(name: str, chosen: Chosen) -> list[str]:
 def add_model_events(built: Form, workspace: Path, language: gr.BrowserState) -> list[Any]:
     """What follows a choice of model. Returns the events after which the form is to be drawn again."""
     parts, controls = built.parts, built.controls
+    blocks = {name: controls[name] for name in ("model", *TOUCHED)} | {name: parts[name] for name in TOLD}
 
-    def choose(language: Language, chosen: Chosen, *inputs: Any) -> Iterator[tuple[Any, ...]]:
+    def choose(language: Language, chosen: Chosen, *inputs: Any) -> Iterator[dict[gr.blocks.Block, Any]]:
         values = form.values_of(inputs, workspace, chosen)
         model = str(values["model"] or "").strip()
         if model == COMPOSE:
-            yield gr.update(value=chosen.model), gr.update(visible=True), *[gr.skip()] * 2, *UNCHANGED
-        else:
-            yield from settle(language, from_here(model or chosen.model), chosen, values)
+            yield {controls["model"]: chosen.model, parts["composing"]: gr.update(visible=True)}
+            return
+        for updates in settle(language, from_here(model or chosen.model), chosen, values):
+            yield {blocks[name]: update for name, update in updates.items()}
 
     def compose(
         language: Language, chosen: Chosen, vision: str, text: str, *inputs: Any
-    ) -> Iterator[tuple[Any, ...]]:
+    ) -> Iterator[dict[gr.blocks.Block, Any]]:
         values = form.values_of(inputs, workspace, chosen)
         halves = ((vision or "").strip() or VISION_TOWERS[0], (text or "").strip() or TEXT_MODELS[0])
-        yield from settle(language, from_here("+".join(halves)), chosen, values)
+        for updates in settle(language, from_here("+".join(halves)), chosen, values):
+            yield {blocks[name]: update for name, update in updates.items()}
 
-    known = [language, parts["chosen"]]
-    outputs = [controls["model"], *(parts[name] for name in ("composing", "model_about", "chosen"))]
-    outputs += [controls[name] for name in TOUCHED]
+    language.change(
+        lambda language, chosen: gr.update(choices=model_choices(language, chosen.model)),
+        [language, parts["chosen"]],
+        controls["model"],
+        **QUIET,
+    )
+    known, outputs = [language, parts["chosen"]], list(blocks.values())
     wired = {"concurrency_id": "model", "trigger_mode": "always_last", **QUEUED}
     revision = controls["revision"]
     chose = gr.on(

@@ -1,4 +1,4 @@
-"""What follows a change in the Train form: counts, memory, command, and which settings are to be seen.
+"""What follows a change in the Train form: at once what the settings say, then counts and memory.
 
 Each event draws all of it anew from the controls, and sends what differs. A model's configuration is read by
 `model_card` alone: until it was, nothing is counted.
@@ -15,15 +15,13 @@ from ui import form, form_html, mixer_html
 from ui.controls import Form
 from ui.events import QUEUED, QUIET
 from ui.form import Chosen
-from ui.mixer import DEFAULTS, TOWERS, Looks, look, looks_of
+from ui.mixer import DEFAULTS, TOWERS, Looks, first_counts, look, looks_of
 from ui.text import Language
 from vlm.blueprint import tower_counts
 from vlm.errors import UserError
 
-DRAWN = (
-    *("counts", "memory", "vision_share", "connector_share", "text_share", "method_about"),
-    *("model_note", "model_about", "model_error", "going_on_words", "command"),
-)
+SAID = ("method_about", "model_note", "model_about", "model_error", "going_on_words", "command")
+COUNTED = ("counts", "memory", *(f"{tower}_share" for tower in TOWERS))
 
 
 def add_drawing_events(built: Form, workspace: Path, language: gr.BrowserState, settled: list[Any]) -> None:
@@ -35,27 +33,36 @@ def add_drawing_events(built: Form, workspace: Path, language: gr.BrowserState, 
 
     def draw(language: Language, chosen: Chosen, before: Looks, *controls: Any) -> tuple[Any, ...]:
         values = form.values_of(controls, workspace, chosen)
-        wrong = config.check(values)
-        troubles = {problem.field: f"{problem.message}. {problem.remedy}" for problem in wrong}
-        if chosen.adapter_trouble and values["from_adapter"] == chosen.from_adapter:
-            troubles["from_adapter"] = " ".join(chosen.adapter_trouble)
-        now = looks_of(values, chosen, troubles)
+        now = looks_of(values, chosen, troubles(values, chosen))
         changed = (look(name, now[name]) if now[name] != before.get(name) else gr.skip() for name in blocks)
-        shown = drawings(language, values, wrong, chosen)
-        return *(shown[name] for name in DRAWN), *changed, now
+        said = sayings(language, values, chosen)
+        return *(said[name] for name in SAID), *changed, now
 
-    redrawn = {
+    def count(language: Language, chosen: Chosen, *controls: Any) -> tuple[Any, ...]:
+        counted = countings(language, form.values_of(controls, workspace, chosen), chosen)
+        return tuple(counted[name] for name in COUNTED)
+
+    given = [language, parts["chosen"]]
+    drawn = {
         "fn": draw,
-        "inputs": [language, parts["chosen"], looks, *built.inputs],
-        "outputs": [*(parts[name] for name in DRAWN), *blocks.values(), looks],
+        "inputs": [*given, looks, *built.inputs],
+        "outputs": [*(parts[name] for name in SAID), *blocks.values(), looks],
+        "trigger_mode": "always_last",
+        **QUIET,
+    }
+    counted = {
+        "fn": count,
+        "inputs": [*given, *built.inputs],
+        "outputs": [parts[name] for name in COUNTED],
         "trigger_mode": "always_last",
         "concurrency_id": "counts",
         **QUEUED,
     }
-    others = [control.change for name, control in built.controls.items() if name != "model"]
-    gr.on([language.change, *others], **redrawn)
-    for event in settled:
-        event.then(**redrawn)
+    touched = [control.change for name, control in built.controls.items() if name != "model"]
+    for wired in (drawn, counted):
+        gr.on([language.change, *touched], **wired)
+        for event in settled:
+            event.then(**wired)
     gr.on(
         [control.change for control in built.inputs],
         lambda dataset: (new_name(dataset or "run", workspace), gr.update(visible=False)),
@@ -65,11 +72,32 @@ def add_drawing_events(built: Form, workspace: Path, language: gr.BrowserState, 
     )
 
 
-def drawings(
-    language: Language, values: dict[str, Any], wrong: list[config.Problem], chosen: Chosen
-) -> dict[str, Any]:
-    """What each of `DRAWN` should show."""
-    counts, trouble = None, ""
+def troubles(values: dict[str, Any], chosen: Chosen) -> dict[str, str]:
+    """What is wrong with each setting, by its name."""
+    found = {problem.field: f"{problem.message}. {problem.remedy}" for problem in config.check(values)}
+    if chosen.adapter_trouble and values["from_adapter"] == chosen.from_adapter:
+        found["from_adapter"] = " ".join(chosen.adapter_trouble)
+    return found
+
+
+def sayings(language: Language, values: dict[str, Any], chosen: Chosen) -> dict[str, Any]:
+    """What each of `SAID` should show; no torch is needed for it."""
+    trouble = UserError(*chosen.trouble) if chosen.trouble else None
+    return {
+        "method_about": mixer_html.method_about(language, values["method"]),
+        "model_note": form_html.model_note(language, chosen, first_counts()),
+        "model_about": form_html.model_about(language, chosen),
+        "model_error": gr.update(
+            value=form_html.error(trouble) if trouble else "", visible=trouble is not None
+        ),
+        "going_on_words": mixer_html.going_on(language, values["from_adapter"]),
+        "command": form_html.command(language, form.command_line(values), form.is_unchanged(values)),
+    }
+
+
+def countings(language: Language, values: dict[str, Any], chosen: Chosen) -> dict[str, Any]:
+    """What each of `COUNTED` should show."""
+    counts, trouble, wrong = None, "", config.check(values)
     unusable = {problem.field for problem in wrong}  # those in the fold have each its own mark
     if in_sight := [problem for problem in wrong if problem.field in form.BASIC]:
         trouble = form_html.problems(language, in_sight)
@@ -84,13 +112,4 @@ def drawings(
         "counts": mixer_html.counts_line(language, counts) if counts else trouble or waiting,
         "memory": mixer_html.adapter_size(language, counts),
         **shares,
-        "method_about": mixer_html.method_about(language, values["method"]),
-        "model_note": form_html.model_note(language, chosen, counts),
-        "model_about": form_html.model_about(language, chosen),
-        "model_error": gr.update(
-            value=form_html.error(UserError(*chosen.trouble)) if chosen.trouble else "",
-            visible=bool(chosen.trouble),
-        ),
-        "going_on_words": mixer_html.going_on(language, values["from_adapter"]),
-        "command": form_html.command(language, form.command_line(values), form.is_unchanged(values)),
     }

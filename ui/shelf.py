@@ -14,7 +14,6 @@ from training.config import TrainingConfig
 from training.data.archives import is_junk, unpack
 from training.runs import Run
 from ui.run_panel import has_adapter, settings_of
-from vlm import catalog
 from vlm.errors import UserError
 from vlm.settings import ModelSettings
 
@@ -182,12 +181,6 @@ def fits(adapter: Shelved, base: ModelSettings) -> UserError | None:
     except UserError as reason:
         return reason
     return None
-
-
-def model_name(model: str) -> str:
-    """What people call a base: its name on offer, or the last part of its id or folder."""
-    entry = catalog.find(model)
-    return entry.label if entry else "+".join(Path(part).name for part in model.split("+"))
 
 
 def base_called(model: str) -> str:

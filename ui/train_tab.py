@@ -9,17 +9,17 @@ from typing import Any
 import gradio as gr
 
 from training import config, runs
-from training.data.archives import unpack
-from training.data.datasets import SAMPLES, open_dataset
 from training.names import new_name
 from ui import form, form_html
-from ui.cards import build_form, dataset_choices
+from ui.adding import add_files, add_typed, in_the_box, read_by_itself
+from ui.cards import build_form
 from ui.controls import Form
 from ui.events import QUEUED, QUIET
 from ui.form import Chosen
 from ui.going_on import add_going_on_events
 from ui.mixer import add_layer_events
 from ui.model_card import add_model_events
+from ui.opened import OF_DATASET, Wanted, read_dataset
 from ui.redraw import add_drawing_events
 from ui.run_panel import NEWEST, RunPanel, build_run_panel, change_of, run_named
 from ui.text import Language, Wordings
@@ -60,55 +60,44 @@ def build_train_tab(
 
 def add_data_events(built: Form, workspace: Path, language: gr.BrowserState) -> None:
     parts, dataset = built.parts, built.controls["dataset"]
+    reading = [built.controls[name] for name in OF_DATASET]
 
-    def show(language: Language, source: str) -> tuple[str, str]:
+    def show(language: Language, *read: Any) -> tuple[str, str]:
+        wanted = Wanted.of(dict(zip(OF_DATASET, read, strict=True)))
         try:
-            found = open_dataset(source, workspace, inside=workspace)
+            found = read_dataset(workspace, wanted)
         except UserError as trouble:
-            return form_html.dataset_note(language, source), form_html.error(trouble)
-        return form_html.dataset_note(language, source, found), form_html.preview(language, source, found)
+            return form_html.dataset_note(language, wanted.source), form_html.error(trouble)
+        return (
+            form_html.dataset_note(language, wanted.source, found),
+            form_html.preview(language, wanted.source, found),
+        )
 
-    def add_folder(folder: str) -> tuple[Any, ...]:
-        return _added(workspace, lambda: (folder or "").strip())
-
-    def add_zip(upload: str) -> tuple[Any, ...]:
-        return _added(workspace, lambda: unpack(Path(upload), workspace / "datasets", reserved=SAMPLES).name)
-
-    changed = [dataset, parts["adding"], parts["adding_error"]]
+    changed = [parts["adding"], parts["adding_error"], *reading]
     gr.on(
-        [language.change, dataset.change],
+        [language.change, *(control.change for control in reading)],
         show,
-        [language, dataset],
+        [language, *reading],
         [parts["dataset_note"], parts["preview"]],
         trigger_mode="always_last",
         concurrency_id="data",
         **QUEUED,
     )
     parts["add"].click(lambda: gr.update(visible=True), None, parts["adding"], **QUIET)
-    parts["use_folder"].click(add_folder, parts["folder"], changed, concurrency_id="data", **QUEUED)
-    parts["folder"].submit(add_folder, parts["folder"], changed, concurrency_id="data", **QUEUED)
-    parts["upload"].upload(add_zip, parts["upload"], changed, concurrency_id="data", **QUEUED)
-
-
-def _added(workspace: Path, find_source: Callable[[], str]) -> tuple[Any, ...]:
-    """The new dataset chosen and the box closed; or the box as it is, and what is wrong."""
-    try:
-        source = find_source()
-        open_dataset(source, workspace, inside=workspace)
-    except UserError as trouble:
-        return gr.skip(), gr.skip(), form_html.error(trouble)
-    source = _as_a_worker_finds_it(source, workspace)
-    choices = dataset_choices(workspace)
-    choices = choices if source in choices else [*choices, (Path(source).name, source)]
-    return gr.update(choices=choices, value=source), gr.update(visible=False), ""
-
-
-def _as_a_worker_finds_it(source: str, workspace: Path) -> str:
-    """A name in the workspace's datasets, or a full path: a worker has a working directory of its own."""
-    path = (workspace / source).resolve()
-    if path.parent == (workspace / "datasets").resolve():
-        return path.name
-    return str(path) if path.exists() else source
+    # How one dataset is read says nothing about the next.
+    dataset.input(read_by_itself, None, reading[1:], **QUIET)
+    for event, box, add in (
+        (parts["use_folder"].click, parts["folder"], add_typed),
+        (parts["folder"].submit, parts["folder"], add_typed),
+        (parts["upload"].upload, parts["upload"], lambda workspace, upload: add_files(workspace, [upload])),
+    ):
+        event(
+            lambda given, add=add: in_the_box(lambda: add(workspace, given)),
+            box,
+            changed,
+            concurrency_id="data",
+            **QUEUED,
+        )
 
 
 def add_start_event(built: Form, opened: gr.BrowserState, workspace: Path, language: gr.BrowserState) -> None:
