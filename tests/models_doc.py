@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from vlm.loading import LoadedModel
+from vlm.methods import METHODS, Method
 from vlm.prompting import EXCEPTIONS as PROMPT_EXCEPTIONS
 from vlm.prompting import PromptStyle
 from vlm.towers import EXCEPTIONS as TOWER_EXCEPTIONS
@@ -17,16 +18,18 @@ INTRODUCTION = """# Models
 
 What `tests/test_families.py` passed, on tiny random models built from each family's own configuration: LoRA
 on vision, on text, and on both with separate ranks; three steps with a falling loss; only adapter weights
-moved; saved, loaded in a fresh process to identical logits; generated; merged to the same logits; labels
+moved; saved, loaded in a fresh process to the same logits; generated; merged to the same logits; labels
 that are exactly the answers and their ends. This file is made by the test: `UPDATE_DOCS=1 .venv/bin/python
 -m pytest tests/test_families.py`.
 
-*Cache*: whether the model takes image features that were computed before (`mm_encoder_outputs`): proved by
-its loss, which is the same as without, and another with another image's features. *Entry*: what can't be
-read off the model and stands in a table.
+*Methods*: with which of PEFT's methods one step made the loss fall; prefix and prompt tuning had to answer
+as well. *Cache*: whether the model takes image features that were computed before (`mm_encoder_outputs`):
+proved by its loss, which is the same as without, and another with another image's features. *4-bit*: LoRA
+on a base in 4 bits (NF4), three steps with a falling loss. *Entry*: what can't be read off the model and
+stands in a table.
 
-| family | prompt | vision tower | connector | several images | cache | entry |
-|---|---|---|---|---|---|---|
+| family | prompt | vision tower | connector | several images | methods | cache | 4-bit | entry |
+|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -37,10 +40,12 @@ class FamilyResult:
     family: str
     model_type: str
     prompt: str
-    vision: str
+    vision: tuple[str, ...]
     connector: tuple[str, ...]
     several_images: bool
     cache: bool
+    methods: tuple[Method, ...] = ()
+    four_bit: bool = False
 
     @classmethod
     def of(
@@ -64,10 +69,13 @@ class FamilyResult:
             for what, table in (("towers", TOWER_EXCEPTIONS), ("prompt", PROMPT_EXCEPTIONS))
             if self.model_type in table
         ]
+        vision = ", ".join(f"`{name}`" for name in self.vision)
+        failed = [info.label for method, info in METHODS.items() if method not in self.methods]
+        methods = "all" + (f" but {', '.join(failed)}" if failed else "")
         yes = {True: "yes", False: "no"}
         return (
-            f"| {self.family} | {self.prompt} | `{self.vision}` | {connector} | {yes[self.several_images]} "
-            f"| {yes[self.cache]} | {', '.join(entries) or 'none'} |"
+            f"| {self.family} | {self.prompt} | {vision} | {connector} | {yes[self.several_images]} "
+            f"| {methods} | {yes[self.cache]} | {yes[self.four_bit]} | {', '.join(entries) or 'none'} |"
         )
 
 

@@ -34,7 +34,7 @@ from vlm.composed import ComposedConfig, ComposedForConditionalGeneration, Compo
 from vlm.errors import UserError
 from vlm.model_files import count_weights
 from vlm.settings import ModelSettings
-from vlm.towers import TOWERS, Towers, find_towers
+from vlm.towers import TOWERS, Towers, find_towers, in_stack
 
 logger = logging.getLogger(__name__)
 
@@ -230,14 +230,25 @@ def full_precision_modules(settings: ModelSettings, blueprint: PreTrainedModel, 
 
     The latter two are quantized as well with `quantize_vision`. bitsandbytes wants full names here; short
     ones do nothing and drop its own exemption of the output head. A layer that shares its weight with another
-    has to stay, and is the head of models that don't name one.
+    has to stay, and is the head of models that don't name one. So has a linear layer that takes the pixels:
+    SigLIP 2 makes them numbers of its weight's format, which would be integers. Routers and other narrow
+    layers weigh nothing, and a model may work on their weights itself, as Gemma 3n does.
     """
     shared = [*blueprint.all_tied_weights_keys, *blueprint.all_tied_weights_keys.values()]
     heads = {key.rpartition(".")[0] for key in shared}
     heads |= {
-        name for name, module in blueprint.named_modules() if module is blueprint.get_output_embeddings()
+        name
+        for name, module in blueprint.named_modules()
+        if module is blueprint.get_output_embeddings() or _is_narrow(module)
     }
-    return sorted(heads) if settings.quantize_vision else [*sorted(heads), towers.vision, *towers.connector]
+    if not settings.quantize_vision:
+        return [*sorted(heads), *towers.vision, *towers.connector]
+    first = {
+        name
+        for name, module in blueprint.named_modules()
+        if isinstance(module, nn.Linear) and towers.of(name) == "vision" and not in_stack(name)
+    }
+    return sorted(heads | first)
 
 
 def quantization_config(

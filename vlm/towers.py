@@ -16,14 +16,13 @@ TOWERS: tuple[Tower, ...] = ("vision", "connector", "text")
 EXCEPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "git": {"vision": ("git.image_encoder",), "connector": ("git.visual_projection",)},
     "janus": {"connector": ("model.aligner",)},
-    "vision-encoder-decoder": {"vision": ("encoder",)},
 }
 """By model type, what can't be read off the modules: git's text encoder and Janus' image generator lie beside
-the vision tower, where connectors lie, and a VisionEncoderDecoder calls its vision tower an encoder."""
+the vision tower, where connectors lie."""
 
 MERGER = re.compile(r"(^|_)merger(_list)?$")
 """A connector that lies inside the vision tower, as in Qwen2-VL (arXiv:2409.12191)."""
-OTHER_SENSES = re.compile(r"audio|speech|sound")
+OTHER_SENSES = re.compile(r"audio|speech|sound|video")
 ATTENTION = re.compile(r"attention|attn")
 ROUTER = re.compile(r"^(router|gate)$")
 
@@ -32,14 +31,14 @@ ROUTER = re.compile(r"^(router|gate)$")
 class Towers:
     """Full names of the vision tower's and the connector's modules; every other parameter is text."""
 
-    vision: str
+    vision: tuple[str, ...]
     connector: tuple[str, ...]
 
     def of(self, name: str) -> Tower:
         """The tower that a module or parameter belongs to, by its full name in the base model."""
         if any(_lies_in(name, module) for module in self.connector):
             return "connector"
-        return "vision" if _lies_in(name, self.vision) else "text"
+        return "vision" if any(_lies_in(name, module) for module in self.vision) else "text"
 
 
 def find_towers(model: PreTrainedModel) -> Towers:
@@ -51,28 +50,44 @@ def find_towers(model: PreTrainedModel) -> Towers:
     known = EXCEPTIONS.get(model.config.model_type, {})
     modules = dict(model.named_modules())
     names = {id(module): name for name, module in modules.items()}
-    vision = known["vision"][0] if "vision" in known else names.get(id(model.get_encoder(modality="image")))
+    vision = known["vision"][0] if "vision" in known else names.get(id(_image_encoder(model)))
     if not vision:
         raise UserError(
             f"No image encoder was found in {type(model).__name__}.", "Choose a vision-language model."
         )
     if "connector" in known:
-        return Towers(vision, known["connector"])
+        return Towers((vision,), known["connector"])
     heads = {
         names[id(m)] for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None
     }
-    parent = vision.rpartition(".")[0]
+    parent, _, own_name = vision.rpartition(".")
     beside = [f"{parent}.{name}".lstrip(".") for name, _ in modules[parent].named_children()]
-    connector = [
+    beside = [
         name
         for name in beside
-        if name != vision
-        and not any(_lies_in(head, name) for head in heads)
+        if not any(_lies_in(head, name) for head in heads)
         and not OTHER_SENSES.search(name)
         and any(True for _ in modules[name].parameters())
     ]
+    # DeepSeek-VL's larger model has a second encoder, high_res_vision_model.
+    encoders = [name for name in beside if name == vision or name.endswith(f"_{own_name}")]
+    connector = [name for name in beside if name not in encoders]
     connector += [f"{vision}.{name}" for name, _ in modules[vision].named_children() if MERGER.search(name)]
-    return Towers(vision, tuple(connector))
+    return Towers(tuple(encoders), tuple(connector))
+
+
+def _image_encoder(model: PreTrainedModel) -> nn.Module | None:
+    """What transformers calls the encoder of images.
+
+    Where that one reads text as well, the one inside it. A model that reads nothing but images calls it its
+    encoder.
+    """
+    encoder = model.get_encoder(modality="image")
+    if encoder is model and model.main_input_name != "input_ids":
+        return model.get_encoder()
+    if encoder in (None, model) or model.get_input_embeddings() not in encoder.modules():
+        return encoder
+    return encoder.get_encoder(modality="image")
 
 
 def target_modules(
@@ -95,9 +110,9 @@ def target_modules(
     if targets == "all_linear":
         found = list(linear)
     elif targets == "attention":
-        found = [name for name in linear if _in_stack(name) and is_attention(name, modules)]
+        found = [name for name in linear if in_stack(name) and is_attention(name, modules)]
     elif targets == "attention_mlp":
-        found = [name for name in linear if _in_stack(name) and not ROUTER.match(name.rpartition(".")[2])]
+        found = [name for name in linear if in_stack(name) and not ROUTER.match(name.rpartition(".")[2])]
     else:
         wanted = [name.strip() for name in targets.split(",") if name.strip()]
         there = {name.rpartition(".")[2] for name in linear}
@@ -152,7 +167,7 @@ def is_attention(name: str, modules: dict[str, nn.Module]) -> bool:
     )
 
 
-def _in_stack(name: str) -> bool:
+def in_stack(name: str) -> bool:
     """Whether the layer lies in one of a stack of layers: a pooling head beside them gets no gradient."""
     return any(step.isdecimal() for step in name.split(".")[:-1])
 

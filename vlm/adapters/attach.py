@@ -158,7 +158,7 @@ def _ranks(method: MethodInfo, shares: list[Share], towers: Towers) -> dict[str,
             values[patterns] = {
                 _inside(module): of(share)
                 for share in others
-                for module in (towers.connector if share.tower == "connector" else (towers.vision,))
+                for module in (towers.connector if share.tower == "connector" else towers.vision)
             }
     return values
 
