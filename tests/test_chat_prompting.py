@@ -9,6 +9,7 @@ from transformers import AutoProcessor
 
 from tests.families import FAMILIES
 from tests.families.qwen import TEMPLATE_3_5
+from tests.families.unlisted import UNLISTED
 from vlm.example import IMAGE, Message
 from vlm.loading import read_config
 from vlm.prompting import IGNORED, prompt_style
@@ -73,6 +74,17 @@ def test_an_answer_follows_an_empty_thought_where_the_prompt_begins_one(answer: 
     assert torch.equal(asked, before)
     assert prompt.tokenizer.decode(asked).endswith("<think>\n\n</think>\n\n")
     assert decoded(prompt, trained) == answer
+
+
+def test_the_last_answer_follows_the_empty_thought_that_the_prompt_ends(tmp_path: Path) -> None:
+    UNLISTED["gemma4"](tmp_path)
+    prompt = prompt_style(read_config(str(tmp_path)), AutoProcessor.from_pretrained(tmp_path), 4096)
+    turns = conversation(f"{IMAGE}?", "t", "and?", "thought")
+    assert prompt._render(turns).count("thought") == 1
+    asked, before, trained = asked_and_trained(prompt, turns)
+    assert torch.equal(asked, before)
+    assert prompt.tokenizer.decode(asked).count("<|channel>thought\n<channel|>") == 1
+    assert decoded(prompt, trained) == "thought"
 
 
 @pytest.mark.parametrize(

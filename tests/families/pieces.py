@@ -62,6 +62,23 @@ def bert_tokenizer() -> BertTokenizer:
     return BertTokenizer({piece: index for index, piece in enumerate(pieces)}, model_max_length=512)
 
 
+def text_config(model_type: str, tokenizer: PreTrainedTokenizerBase, **more: object) -> dict:
+    """Two layers, 32 wide, of a language model that reads what this tokenizer writes."""
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return {
+        "model_type": model_type,
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        **ids,
+        **more,
+    }
+
+
 def save_model(
     folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **generation: int | list[int]
 ) -> None:

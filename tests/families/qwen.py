@@ -15,8 +15,12 @@ from transformers import (
     Qwen2VLVideoProcessor,
     Qwen3_5Config,
     Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
@@ -252,4 +256,41 @@ def build_qwen3_5(folder: Path) -> None:
         **_media(tokenizer),
     )
     save_model(folder, Qwen3_5ForConditionalGeneration(config), tokenizer, eos_token_id=_ends(tokenizer))
+    _save_processor(folder, Qwen3VLProcessor, tokenizer, TEMPLATE_3_5)
+
+
+def build_qwen3_vl_moe(folder: Path) -> None:
+    """The experts of a layer are one parameter, no linear layers."""
+    tokenizer = _tokenizer()
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    config = Qwen3VLMoeConfig(
+        vision_config={**VISION_3, "deepstack_visual_indexes": [0]},
+        text_config={**_text(tokenizer, mrope_interleaved=True), "head_dim": 8, **experts},
+        **_media(tokenizer),
+    )
+    save_model(folder, Qwen3VLMoeForConditionalGeneration(config), tokenizer)
+    _save_processor(folder, Qwen3VLProcessor, tokenizer, TEMPLATE_3)
+
+
+def build_qwen3_5_moe(folder: Path) -> None:
+    tokenizer = _tokenizer()
+    tokenizer.add_tokens(["<think>", "</think>"])
+    config = Qwen3_5MoeConfig(
+        vision_config=VISION_3,
+        text_config={
+            **_text(tokenizer, mrope_interleaved=True, partial_rotary_factor=0.5),
+            "head_dim": 16,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            "shared_expert_intermediate_size": 16,
+        },
+        **_media(tokenizer),
+    )
+    save_model(folder, Qwen3_5MoeForConditionalGeneration(config), tokenizer)
     _save_processor(folder, Qwen3VLProcessor, tokenizer, TEMPLATE_3_5)

@@ -33,9 +33,15 @@ def style_class(config: PreTrainedConfig, processor: ProcessorMixin) -> type[Pro
     if "suffix" in inspect.signature(processor.__call__).parameters:
         return PrefixSuffixPrompt
     if config.is_encoder_decoder:
-        has_text_encoder = hasattr(config, "text_config") or hasattr(config, "text_encoder")
-        return QuestionAnswerPrompt if has_text_encoder else CaptionPrompt
+        return QuestionAnswerPrompt if _encoder_reads_text(config) else CaptionPrompt
     return CompletionPrompt
+
+
+def _encoder_reads_text(config: PreTrainedConfig) -> bool:
+    """Whether an encoder-decoder encodes text too: T5Gemma 2 does inside its encoder, Pix2Struct never."""
+    parts = config.to_dict()
+    text = parts.get("text_config") or parts.get("encoder", {}).get("text_config")
+    return bool(text) and not text.get("is_decoder")
 
 
 __all__ = ["IGNORED", "Conversation", "PromptStyle", "prompt_style", "style_class"]

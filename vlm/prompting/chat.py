@@ -16,6 +16,7 @@ from vlm.prompting.style import (
     Conversation,
     Pictures,
     decode,
+    in_format,
     require_length,
     without_prompt,
 )
@@ -40,6 +41,7 @@ class ChatPrompt:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.max_length = max_length
+        self.dtype = config.dtype
         tokens = {*self.tokenizer.added_tokens_encoder}
         self.control_token = _any_of(tokens)
         template = str(processor.chat_template)
@@ -118,9 +120,8 @@ class ChatPrompt:
         for index, turn in enumerate(turns):
             if turn.role == "assistant":
                 begin = self._begin(text, turns, index)
-                prompt, space = _header(
-                    text[:begin], self._render(turns[:index], add_generation_prompt=True), read
-                )
+                asked = self._render(turns[:index], add_generation_prompt=True)
+                prompt, space = _header(text[:begin], asked, read, is_last=turn is turns[-1])
                 answered = begin + len(self._as_text(turn.plain_text))
                 found = self.end.match(text, answered)
                 read = found.end() if found else answered
@@ -182,7 +183,7 @@ class ChatPrompt:
                 f"Remove such tokens from {self._unmarked(typed)[:200]!r}.",
             ) from error
         require_length(batch["attention_mask"].sum(1).tolist(), texts, self.max_length, "A conversation")
-        return batch
+        return in_format(batch, self.dtype)
 
     def _adds_beginning(self, text: str) -> bool:
         """The tokenizer adds its own special tokens only where the template has not written them."""
@@ -256,16 +257,19 @@ def _any_of(tokens: Iterable[str]) -> re.Pattern:
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
 
-def _header(before: str, asked: str, read: int) -> tuple[str, str]:
+def _header(before: str, asked: str, read: int, *, is_last: bool) -> tuple[str, str]:
     """What stands between the last that was read and an answer: the prompt, and spaces that are the answer's.
 
     A space in front of an answer is a part of its first token, and the model's to write. The prompt is what
     asks for an answer, `asked`. Where it begins a thought, an answer follows an empty one: then it is what
-    stands `before` the answer.
+    stands `before` the answer. Where it ends an empty thought that answers said earlier don't have, as Gemma
+    4's does, the last answer follows it all the same.
     """
     if before.startswith(asked) and not before[len(asked) :].strip(" "):
         return asked[read:], before[len(asked) :]
     if before[:read] == asked[:read] and before[read:].split() == asked[read:].split():
+        return asked[read:], ""
+    if is_last and asked.startswith(before):
         return asked[read:], ""
     return before[read:], ""
 

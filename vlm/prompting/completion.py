@@ -10,6 +10,7 @@ from vlm.prompting.style import (
     Conversation,
     Pictures,
     decode,
+    in_format,
     question_of,
     require_length,
     require_no_control_tokens,
@@ -27,6 +28,7 @@ class CompletionPrompt:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.max_length = min(max_length, self.tokenizer.model_max_length)
+        self.dtype = config.dtype
         empty = self.tokenizer("x")["input_ids"]
         self.is_closed = empty[-1] in self.tokenizer.all_special_ids
         """Whether the tokenizer itself ends each text, as BERT's does."""
@@ -77,7 +79,7 @@ class CompletionPrompt:
             return_token_type_ids=False,
         )
         require_length(batch["attention_mask"].sum(1).tolist(), texts, self.max_length, "A text")
-        return batch
+        return in_format(batch, self.dtype)
 
 
 class PrefixSuffixPrompt(CompletionPrompt):
@@ -102,7 +104,7 @@ class PrefixSuffixPrompt(CompletionPrompt):
         )
         require_length(batch["attention_mask"].sum(1).tolist(), texts, self.max_length, "A text")
         batch["labels"] = batch["labels"].masked_fill(batch["attention_mask"] == 0, IGNORED)
-        return batch
+        return in_format(batch, self.dtype)
 
 
 class CaptionPrompt:
@@ -115,6 +117,7 @@ class CaptionPrompt:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.max_length = min(max_length, self.tokenizer.model_max_length)
+        self.dtype = config.dtype
         self.start_id = config.decoder_start_token_id
         self.end_id = next(
             token for token in (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id) if token is not None
@@ -152,13 +155,13 @@ class CaptionPrompt:
         texts = self.tokenizer.batch_decode(padded["input_ids"], skip_special_tokens=True)
         require_length(lengths, texts, self.max_length, "A text")
         pictures = [pictures[0] for pictures in images or ()]
-        return BatchFeature(
-            {
-                "pixel_values": self.processor.image_processor(pictures, return_tensors="pt")["pixel_values"],
-                "decoder_input_ids": padded["input_ids"],
-                "decoder_attention_mask": padded["attention_mask"],
-            }
-        )
+        seen = self.processor.image_processor(pictures, return_tensors="pt")
+        features = {name: seen[name] for name in self.processor.image_processor.model_input_names}
+        decoded = {
+            "decoder_input_ids": padded["input_ids"],
+            "decoder_attention_mask": padded["attention_mask"],
+        }
+        return in_format(BatchFeature(features | decoded), self.dtype)
 
 
 def _expands(processor: ProcessorMixin) -> bool:

@@ -3,9 +3,18 @@
 from collections.abc import Sequence
 
 import torch
+from PIL import Image
 from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 
-from vlm.prompting.style import IGNORED, Conversation, Pictures, decode, question_of, require_length
+from vlm.prompting.style import (
+    IGNORED,
+    Conversation,
+    Pictures,
+    decode,
+    in_format,
+    question_of,
+    require_length,
+)
 
 
 class QuestionAnswerPrompt:
@@ -18,37 +27,54 @@ class QuestionAnswerPrompt:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.max_length = min(max_length, self.tokenizer.model_max_length)
+        self.dtype = config.dtype
+        self.is_closed = self.tokenizer("x")["input_ids"][-1] == self.tokenizer.eos_token_id
+        """Whether the tokenizer ends each text. One that doesn't is a decoder's, as T5Gemma 2's: what it
+        begins texts with is what decoding starts from, and no part of an answer."""
+        self.image_token = _image_token(processor)
 
     def inputs(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
         """`input_ids` and `attention_mask` [B, L], and `pixel_values` [B, 3, H, W] where images are given.
 
         Raises `UserError` where a question is longer than the model can read, one image each.
         """
-        texts = [question_of(turns) for turns in conversations]
+        texts = [self.image_token + question_of(turns) for turns in conversations]
         if images is None:
             return BatchFeature(self._tokenize(texts, "A question"))
         features = self.processor(
             text=texts,
-            images=[pictures[0] for pictures in images],
+            images=[[pictures[0]] if self.image_token else pictures[0] for pictures in images],
             padding=True,
             return_tensors="pt",
             # an end token typed in a text stays text; where the text holds image tokens they must stay tokens
             **({} if hasattr(self.processor, "image_token") else {"split_special_tokens": True}),
         )
         require_length(features["attention_mask"].sum(1).tolist(), texts, self.max_length, "A question")
-        return features
+        return in_format(features, self.dtype)
 
     def training_batch(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
         """`inputs`, and `labels` [B, T]: the last answers and their end."""
         batch = self.inputs(conversations, images)
-        answers = self._tokenize([turns[-1].plain_text for turns in conversations], "An answer")
+        answers = self._tokenize(
+            [turns[-1].plain_text for turns in conversations], "An answer", self.is_closed
+        )
         batch["labels"] = answers["input_ids"].masked_fill(answers["attention_mask"] == 0, IGNORED)
         return batch
 
     def decode(self, token_ids: torch.Tensor, inputs: BatchFeature) -> list[str]:
         return decode(self.tokenizer, token_ids)
 
-    def _tokenize(self, texts: list[str], what: str) -> dict[str, torch.Tensor]:
-        encoded = self.tokenizer(texts, padding=True, return_tensors="pt", split_special_tokens=True)
-        require_length(encoded["attention_mask"].sum(1).tolist(), texts, self.max_length, what)
-        return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+    def _tokenize(self, texts: list[str], what: str, is_whole: bool = True) -> dict[str, torch.Tensor]:
+        """Tokens as the tokenizer opens and closes a text, or else closed alone."""
+        ids = self.tokenizer(texts, add_special_tokens=is_whole, split_special_tokens=True)["input_ids"]
+        rows = ids if is_whole else [[*row, self.tokenizer.eos_token_id] for row in ids]
+        require_length([len(row) for row in rows], texts, self.max_length, what)
+        padded = self.tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
+        return {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]}
+
+
+def _image_token(processor: ProcessorMixin) -> str:
+    """What stands in a text for its picture: nothing where the processor puts it there itself."""
+    token = str(getattr(processor, "image_token", None) or "")
+    _, texts, *_ = processor.prepare_inputs_layout(images=[[Image.new("RGB", (32, 32))]], text=["x"])
+    return "" if token in texts[0] else token

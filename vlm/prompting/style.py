@@ -53,6 +53,17 @@ def without_prompt(token_ids: torch.Tensor, inputs: BatchFeature) -> torch.Tenso
     return token_ids
 
 
+def in_format(batch: BatchFeature, dtype: torch.dtype | None) -> BatchFeature:
+    """The batch with its pictures in the number format of the model.
+
+    Not every model sees to that itself, and Llama 4's processor makes bf16 whatever the model was loaded in.
+    """
+    for name, value in batch.items():
+        if "pixel_values" in name and isinstance(value, torch.Tensor):
+            batch[name] = value.to(dtype or value.dtype)
+    return batch
+
+
 def decode(tokenizer: PreTrainedTokenizerBase, token_ids: torch.Tensor) -> list[str]:
     return [text.strip() for text in tokenizer.batch_decode(token_ids, skip_special_tokens=True)]
 
