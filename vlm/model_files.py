@@ -33,9 +33,14 @@ LARGEST_HEADER = 100_000_000
 """Bytes of a safetensors header, as safetensors itself allows."""
 
 REFUSED: dict[str, str] = {
+    "chameleon": "turns pictures into words of its vocabulary: it has no image encoder that could be trained",
     "diffusion_gemma": "writes by diffusion, not one token after another",
+    "emu3": "turns pictures into words of its vocabulary: it has no image encoder that could be trained",
     "evolla": "reads proteins, not images",
     "fuyu": "has no image encoder: patches go straight into its language model",
+    "gemma4_unified": "has no image encoder: patches go straight into its language model",
+    "idefics": "fetches any web address that stands in a text, which is never done here",
+    "kosmos-2.5": "loses its picture where questions of several lengths are asked at once",
     "mistral4": "reads text alone",
     "pi0": "answers with the movements of a robot, not with text",
     "pp_formulanet": "reads formulas and takes no question",
