@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from vlm.adapters.contents import (
+    COPY,
     PROMPT_KEY,
     PROMPTS,
     AdapterInfo,
@@ -58,7 +59,8 @@ class AdapterCheck:
     """An adapter that fits a base. As a text: "412 of 412 tensors match".
 
     `config` is what PEFT is given, rebuilt. `keys`: the tensors' names in the file, by PEFT's for this base.
-    `notes`: what a reader should know, in whole sentences.
+    `copies`: by the base's layers, tensors of the file that must be these layers' own weights. `notes`: what
+    a reader should know, in whole sentences.
     """
 
     folder: Path
@@ -68,6 +70,7 @@ class AdapterCheck:
     total: int
     config: PeftConfig
     keys: Mapping[str, str]
+    copies: Mapping[str, str]
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -77,21 +80,21 @@ class AdapterCheck:
 def check(folder: Path, base: PreTrainedModel, base_called: str) -> AdapterCheck:
     """Whether the adapter in this folder can be loaded on this base, an architecture on the meta device.
 
-    `base_called` is the base's name or path, for messages. Raises `UserError` with the reason where it can't.
+    `base_called` is the base's name or path, as a text. Raises `UserError` with the reason where it can't.
     """
-    base_called = model_name(base_called) or type(base).__name__
     name, config, header = shown(folder), read_config(folder), read_header(folder)
     contents = sort_out(name, config, header)
     look_over(name, config)
-    about = _Match(name, base_name(config), base_called, len(header))
+    about = _Match(name, base_name(config), model_name(base_called) or type(base).__name__, len(header))
     if (kind := _text_model(config)) is not None and kind != type(base).__name__:
         raise about.misfit(f"its base is a {kind}, which reads text alone", 0)
     places = find_places(contents, base)
     if places.lost:
-        raise about.misfit(_lost(places, base_called), len(header) - len(places.lost))
+        raise about.misfit(_lost(places, about.base), len(header) - len(places.lost))
     budget = Budget()
     rebuilt = rebuild(Case(name, config, contents, places.layers, base, budget))
     keys = _compare(about, _tensors(contents, places), _expected(about, rebuilt, base, contents, places))
+    copies = _copies(about, contents, places, base)
     left_out, let_off = layers_left_out(name, config, places.layers.values(), base, budget)
     if left_out:
         raise UserError(
@@ -104,7 +107,8 @@ def check(folder: Path, base: PreTrainedModel, base_called: str) -> AdapterCheck
     tower_of = {layer: towers.of(place) for layer, place in places.layers.items()}
     info = replace(inspect(folder), ranks=tower_ranks(contents, config, tower_of))
     notes = _notes(about, places, let_off)
-    return AdapterCheck(folder, info, base_called, len(keys), len(header), rebuilt, keys, notes)
+    matched = len(keys) + len(copies)
+    return AdapterCheck(folder, info, base_called, matched, len(header), rebuilt, keys, copies, notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +235,19 @@ def _compare(
             "Copy the adapter again, or save it anew.",
         )
     return {key: name for key, (name, _) in found.items()}
+
+
+def _copies(about: _Match, contents: Contents, places: Places, base: PreTrainedModel) -> dict[str, str]:
+    """By the base's layer, the tensor that must be its weight. Raises `UserError` where its shape is not."""
+    found = {}
+    for layer, shape in contents.copies.items():
+        key = contents.keys[f"{PEFT_PREFIX}{layer}{COPY}"]
+        weight = base.get_submodule(places.layers[layer]).weight if layer in places.layers else None
+        if weight is None or tuple(weight.shape) != shape:
+            wanted = "a tensor of no layer there" if weight is None else f"not {_sides(tuple(weight.shape))}"
+            raise about.misfit(f"{printable(key, 200)} is {_sides(shape)}, {wanted}", about.total - 1)
+        found[places.layers[layer]] = key
+    return found
 
 
 def _sides(shape: Shape) -> str:

@@ -58,6 +58,7 @@ TOGETHER = (
 """Parts that are nothing without each other."""
 ADAPTER_NAME = re.compile(r"\.default(?=\.weight$|\.bias$|$)")
 """What a file has in its keys that was not saved by PEFT but out of the model as it trains."""
+COPY = ".base_layer.weight"
 MOST_TENSORS = 100_000
 LONGEST_KEY = 500
 
@@ -72,12 +73,14 @@ class Contents:
     """The shapes in an adapter's file.
 
     `layers`: by layer of the base and part of the method. `saved`: weights of the base, trained in full.
-    `shared`: tensors that belong to no layer. `keys`: by PEFT's name of a tensor, its name in the file.
+    `copies`: embeddings of the base that PEFT writes beside an adapter of theirs. `shared`: tensors that
+    belong to no layer. `keys`: by PEFT's name of a tensor, its name in the file.
     """
 
     peft_type: str
     layers: dict[str, dict[str, Shape]]
     saved: dict[str, Shape]
+    copies: dict[str, Shape]
     shared: dict[str, Shape]
     keys: dict[str, str]
 
@@ -161,7 +164,7 @@ def method_of(name: str, config: Mapping[str, Any]) -> Method:
 def sort_out(name: str, config: Mapping[str, Any], header: Mapping[str, Tensor]) -> Contents:
     """Which tensor is what. Raises `UserError` where a name is none that PEFT gives, or a half is missing."""
     method_of(name, config)
-    contents = Contents(config["peft_type"], {}, {}, {}, {})
+    contents = Contents(config["peft_type"], {}, {}, {}, {}, {})
     if len(header) > MOST_TENSORS:
         raise UserError(f"{name} holds {len(header):,} tensors.", "Choose another adapter.")
     for key, tensor in header.items():
@@ -193,6 +196,9 @@ def _add(name: str, contents: Contents, key: str, shape: Shape) -> None:
             "Save it anew with PEFT: model.save_pretrained(folder)",
         )
     place = key.removeprefix(prefix)
+    if place.endswith(COPY):
+        contents.copies[place.removesuffix(COPY)] = shape
+        return
     layer, part, rest = place.rpartition(PARTS[kind]) if kind in PARTS else ("", "", "")
     if layer:
         contents.layers.setdefault(layer, {})[part[1:] + rest] = shape

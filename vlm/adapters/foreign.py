@@ -81,16 +81,21 @@ class Case:
             raise refusal(self.name, f"says {key} = {printable(value, 40)}, and it must be true or false")
         return value
 
-    def by_layer(self, key: str, default: Any) -> dict[str, Any]:
-        """Layer -> its value by a `rank_pattern` or `alpha_pattern`: as in PEFT, of the first that fits."""
-        found: dict[str, Any] = {}
+    def rules(self, key: str) -> dict[str, dict[str, Any]]:
+        """Layer -> the rules of a `rank_pattern` or `alpha_pattern` that fit it, with their values.
+
+        PEFT takes the first, and writes them by the alphabet: a rule that was first may be so no more.
+        """
+        found: dict[str, dict[str, Any]] = {layer: {} for layer in self.places}
         for rule, value in self._table(key).items():
             try:
                 fits = read(rule, self.budget).fits_end
-                found = {layer: value for layer in self.places if fits(layer)} | found
+                for layer in self.places:
+                    if fits(layer):
+                        found[layer][rule] = value
             except PatternError as error:
                 raise unread(self.name, key, rule, error) from error
-        return {layer: found.get(layer, default) for layer in self.places}
+        return found
 
     def _table(self, key: str) -> dict[str, Any]:
         table = self.config.get(key) or {}
@@ -194,10 +199,15 @@ def _outermost(saved: Collection[str]) -> list[str]:
     return sorted(owner for owner in owners if not any(owner.startswith(f"{other}.") for other in owners))
 
 
-def _ranks(case: Case, said: Mapping[str, Any]) -> dict[str, int]:
-    """Layer -> rank: what adapter_config.json says, if the weights agree and the layer is large enough."""
+def _ranks(case: Case) -> dict[str, int]:
+    """Layer -> rank: what adapter_config.json says, if the weights agree and the layer is large enough.
+
+    Of several rules that fit a layer the one counts that the weights agree with.
+    """
     shapes, ranks = case.contents.ranks(), {}
-    for layer, rank in said.items():
+    for layer, rules in case.rules("rank_pattern").items():
+        said = list(rules.values()) or [case.config.get("r", 8)]
+        rank = shapes[layer] if shapes.get(layer) in said else said[0]
         if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
             raise refusal(case.name, f"says rank {printable(rank, 40)} for {printable(layer)}")
         if shapes.get(layer, rank) != rank:
@@ -225,14 +235,16 @@ def largest_rank(layer: nn.Module) -> int:
     return max(out, into, 2 * min(out, into))
 
 
-def _alphas(case: Case, key: str) -> dict[str, float]:
-    """Layer -> alpha."""
-    usual = case.number(key, 8, 0, LARGEST_ALPHA)
-    found = case.by_layer("alpha_pattern", usual)
-    for layer, alpha in found.items():
-        if not _number(case.name, f"{key} of {printable(layer)}", alpha, 0, LARGEST_ALPHA):
+def _alphas(case: Case, key: str, ranks: Mapping[str, int]) -> dict[str, float]:
+    """Layer -> alpha: of several rules that fit a layer that one's which gives its rank, or the first."""
+    usual, of_rank, alphas = case.number(key, 8, 0, LARGEST_ALPHA), case.rules("rank_pattern"), {}
+    for layer, rules in case.rules("alpha_pattern").items():
+        agreed = [rule for rule in rules if of_rank[layer].get(rule) == ranks[layer]]
+        alpha = rules[agreed[0]] if agreed else next(iter(rules.values()), usual)
+        alphas[layer] = _number(case.name, f"{key} of {printable(layer)}", alpha, 0, LARGEST_ALPHA)
+        if not alpha:
             raise refusal(case.name, f"says {key} = 0 for {printable(layer)}: it would change nothing")
-    return found
+    return alphas
 
 
 def _grouped(
@@ -254,18 +266,13 @@ def _grouped(
     }
 
 
-def _said_ranks(case: Case) -> dict[str, int]:
-    return _ranks(case, case.by_layer("rank_pattern", case.config.get("r", 8)))
-
-
-def _one_rank(case: Case) -> int:
-    """The rank of a method that has one for all layers."""
-    ranks = set(_ranks(case, dict.fromkeys(case.places, case.config.get("r", 8))).values())
-    return ranks.pop()
+def _ranks_and_alphas(case: Case, alpha_key: str) -> dict[str, Any]:
+    ranks = _ranks(case)
+    return _grouped(case, ranks, _alphas(case, alpha_key, ranks), alpha_key)
 
 
 def _lora(case: Case) -> dict[str, Any]:
-    values = _grouped(case, _said_ranks(case), _alphas(case, "lora_alpha"), "lora_alpha")
+    values = _ranks_and_alphas(case, "lora_alpha")
     with_bias = any("lora_B.bias" in parts for parts in case.contents.layers.values())
     return values | {
         "use_rslora": case.switch("use_rslora"),
@@ -303,7 +310,7 @@ def _ia3(case: Case) -> dict[str, Any]:
 
 
 def _loha(case: Case) -> dict[str, Any]:
-    values = _grouped(case, _said_ranks(case), _alphas(case, "alpha"), "alpha")
+    values = _ranks_and_alphas(case, "alpha")
     return values | {"use_effective_conv2d": case.switch("use_effective_conv2d")}
 
 
@@ -331,14 +338,14 @@ def _oft(case: Case) -> dict[str, Any]:
 
 def _vera(case: Case) -> dict[str, Any]:
     return {
-        "r": _one_rank(case),
+        "r": max(_ranks(case).values()),
         "projection_prng_key": case.whole("projection_prng_key", 0, 0, 2**63 - 1),
         "save_projection": case.switch("save_projection", True),
     }
 
 
 def _hira(case: Case) -> dict[str, Any]:
-    ranks = _said_ranks(case)
+    ranks = _ranks(case)
     values = _grouped(case, ranks, dict.fromkeys(ranks, 0.0), "")
     return {"r": values["r"], "rank_pattern": values["rank_pattern"]}
 
@@ -347,7 +354,7 @@ def _miss(case: Case) -> dict[str, Any]:
     kind = case.config.get("init_weights", True)
     if kind not in (True, False, "bat", "mini"):
         raise refusal(case.name, f"is a MiSS of a kind that is not known here: {printable(kind, 40)}")
-    return {"r": _one_rank(case), "init_weights": kind, "mini_r": case.whole("mini_r", 1, 1, 4096)}
+    return {"r": max(_ranks(case).values()), "init_weights": kind, "mini_r": case.whole("mini_r", 1, 1, 4096)}
 
 
 BUILDERS: dict[str, Callable[[Case], dict[str, Any]]] = {

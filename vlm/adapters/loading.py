@@ -16,6 +16,7 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.utils import AuxiliaryTrainingWrapper
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
@@ -54,6 +55,7 @@ def put_on(
     """
     _require_name(name)
     _require_quantization(model, checked)
+    _require_own_embeddings(model, checked)
     config = copy.deepcopy(checked.config)
     # PEFT would write the base's path on this machine over the name.
     config.inference_mode, config.base_model_name_or_path = not trainable, None
@@ -91,6 +93,7 @@ def add(model: PeftModel, checked: AdapterCheck, name: str) -> None:
     """A further adapter beside those on this model, for answering. Raises `UserError` as `put_on` does."""
     _require_name(name)
     _require_quantization(model.get_base_model(), checked)
+    _require_own_embeddings(model.get_base_model(), checked)
     model.add_adapter(name, copy.deepcopy(checked.config))
     try:
         _fill(model, checked, _tensors(checked), name)
@@ -133,6 +136,20 @@ def _require_quantization(model: PreTrainedModel, checked: AdapterCheck) -> None
                 f"{name} brings {module} along in full, which is quantized in this base.",
                 "Use --no-quantize_vision, or --quantization none.",
             )
+
+
+def _require_own_embeddings(base: PreTrainedModel, checked: AdapterCheck) -> None:
+    """Raise `UserError` where an adapter of embeddings was trained on others: PEFT would put them here."""
+    if not checked.copies:
+        return
+    with safe_open(checked.folder / WEIGHTS_FILE, framework="pt") as weights:
+        for layer, key in checked.copies.items():
+            own, copied = base.get_submodule(layer).weight, weights.get_tensor(key)
+            if not torch.equal(own.detach().cpu(), copied.to(own.dtype)):
+                raise UserError(
+                    f"{checked.info.name} was trained on another {layer} than this base has.",
+                    "Choose the base model that the adapter was trained on.",
+                )
 
 
 def _tensors(checked: AdapterCheck) -> dict[str, torch.Tensor]:
