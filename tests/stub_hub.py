@@ -72,8 +72,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(self.hub.status)
         if found := re.fullmatch(r"/api/(\w+)/([^/]+/[^/]+)(?:/(revision|tree)/(.+)|/(discussions))?", path):
             return self._api(*found.groups())
-        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/(refs/pr/\d+|[^/]+)/(.+)", path):
-            return self._file(*found.groups())
+        if found := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/(refs/pr/\d+|[^/]+)/(.+)", path):
+            return self._file("datasets" if found[1] else "models", *found.groups()[1:])
         return self._send(404)
 
     do_HEAD = do_GET
@@ -86,12 +86,14 @@ class _Handler(BaseHTTPRequestHandler):
             pulls = [branch for branch in repo.branches if branch.startswith("refs/pr/")]
             rows = [self._pull(name, branch.rpartition("/")[2]) for branch in pulls]
             return self._json({"discussions": rows, "count": len(rows), "start": 0})
-        found = repo.find(revision or "main")
+        branch, folder = re.fullmatch(r"(refs/pr/\d+|[^/]+)/?(.*)", revision or "main").groups()
+        found = repo.find(branch)
         if found is None:
             return self._send(404, {"X-Error-Code": "RevisionNotFound"})
         sha, files = found
         if what == "tree":
-            return self._json([_entry(path, content) for path, content in files.items()])
+            entries = _entries(files, f"{folder}/" if folder else "", "recursive=true" in self.path.lower())
+            return self._json(entries) if entries else self._send(404, {"X-Error-Code": "EntryNotFound"})
         siblings = [{"rfilename": path, "size": len(content)} for path, content in files.items()]
         return self._json({"id": name, "sha": sha, "siblings": siblings, "private": repo.private, "tags": []})
 
@@ -105,8 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
         }
         return {"num": int(number), "title": "Adding `safetensors`", "author": author, **state}
 
-    def _file(self, name: str, revision: str, path: str) -> None:
-        repo = self._allowed(name, "models")
+    def _file(self, kind: str, name: str, revision: str, path: str) -> None:
+        repo = self._allowed(name, kind)
         if repo is None:
             return None
         if repo.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}":
@@ -151,6 +153,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         """Nothing: what was asked is in `requests`."""
+
+
+def _entries(files: dict[str, bytes], folder: str, recursive: bool) -> list[dict]:
+    """Files in a folder, those below it too or the folders they lie in."""
+    below = {path: content for path, content in files.items() if path.startswith(folder)}
+    direct = [_entry(path, content) for path, content in below.items() if "/" not in path[len(folder) :]]
+    deeper = [path for path in below if "/" in path[len(folder) :]]
+    if recursive:
+        return [_entry(path, content) for path, content in below.items()]
+    folders = dict.fromkeys(folder + path[len(folder) :].split("/")[0] for path in deeper)
+    return direct + [{"type": "directory", "path": path, "size": 0, "oid": "0" * 40} for path in folders]
 
 
 def _entry(path: str, content: bytes) -> dict:

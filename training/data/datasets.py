@@ -18,7 +18,7 @@ from training.data.findings import Finding
 from training.data.formats import Reading, ignored_columns, read_examples
 from training.data.layouts import Mapping
 from training.data.paths import URL, DatasetFolder, open_regular, quoted
-from training.data.row_files import Source
+from training.data.row_files import Source, read_written_out
 from training.data.samples import SAMPLES, make_sample
 from training.data.sources import REMEDY, find_source
 from training.data.splits import TRAIN, choose_parts, parse_part, split
@@ -105,11 +105,15 @@ def open_dataset(
     """
     mapping, extracted = Mapping.parse(columns), workspace / "datasets" / ".tables"
     part = parse_part(split)
-    if source in SAMPLES:
-        path, name = make_sample(source, workspace / "datasets" / source), source
-    else:
-        path, name = _place(source, workspace, inside, split, held_out_split, progress)
-    found = find_source(path, extracted, mapping, progress)
+    try:
+        path = _path(source, workspace, inside)
+        name = path.stem if path.is_file() else path.name
+        found = find_source(path, extracted, mapping, progress)
+    except NotHere as error:
+        if not hub_rows.NAME.fullmatch(source):
+            raise UserError(error.problem, error.remedy) from error
+        folder, name = hub_rows.fetch(source, extracted, split, held_out_split, progress), source
+        found = read_written_out(folder, source, "dataset of the Hub", mapping)
     if inside is not None and not found.root.resolve().is_relative_to(inside.resolve()):
         raise _outside(source)
     return _read(found, name, part, held_out_split, progress)
@@ -146,25 +150,18 @@ def image_relpath(dataset: Dataset, example: Example) -> str | None:
     return example.images[0].relative_to(dataset.root).as_posix() if example.images else None
 
 
-def _place(
-    source: str,
-    workspace: Path,
-    inside: Path | None,
-    split: str,
-    held_out_split: str | None,
-    progress: Progress,
-) -> tuple[Path, str]:
-    """Where the dataset lies on this machine, and what it is called."""
-    try:
-        path = _locate(source, workspace, inside)
-    except UserError:
-        if not hub_rows.NAME.fullmatch(source):
-            raise
-        extracted = workspace / "datasets" / ".tables"
-        return hub_rows.fetch(source, extracted, split, held_out_split, progress), source
+class NotHere(UserError):
+    """What is asked for is nothing on this machine."""
+
+
+def _path(source: str, workspace: Path, inside: Path | None) -> Path:
+    """Where the dataset lies on this machine; a sample is made, and a zip unpacked, if it was not before."""
+    if source in SAMPLES:
+        return make_sample(source, workspace / "datasets" / source)
+    path = _locate(source, workspace, inside)
     if path.suffix.lower() == ".zip" and not path.is_dir():
-        path = unpack(path, workspace / "datasets", reserved=tuple(SAMPLES))
-    return path, path.stem if path.is_file() else path.name
+        return unpack(path, workspace / "datasets", reserved=tuple(SAMPLES))
+    return path
 
 
 def _locate(source: str, workspace: Path, inside: Path | None) -> Path:
@@ -184,7 +181,7 @@ def _locate(source: str, workspace: Path, inside: Path | None) -> Path:
     if paths[0] not in allowed:
         raise _outside(source)
     nearest = difflib.get_close_matches(source, list(SAMPLES), n=1)
-    raise UserError(
+    raise NotHere(
         f"There is no dataset {quoted(source)}", f"Did you mean {nearest[0]}?" if nearest else REMEDY
     )
 

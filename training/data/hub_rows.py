@@ -28,16 +28,16 @@ def fetch(source: str, extracted: Path, split: str, held_out: str | None, progre
 
 
 def read(source: str, train: str, count: int | None, held_out: str | None) -> Iterator[dict[str, Any]]:
-    """The rows, streamed; images stay bytes. `count` is the most of the split that is trained on."""
+    """The rows, streamed; images stay bytes. `count` is the most of each split."""
     import datasets
 
     match = NAME.fullmatch(source)
     try:
         found = datasets.load_dataset(match["repo"], name=match["subset"], streaming=True)
         chosen, kept = choose_parts(list(found), train, held_out)
-        for part, most in ((chosen, count), (kept, None)):
+        for part in (chosen, kept):
             if part is not None:
-                rows = islice(_undecoded(found[part]), most)
+                rows = islice(found[part].decode(False), count)
                 yield from tables.in_split((_with_bytes(row, match["repo"]) for row in rows), part)
     except UserError:
         raise
@@ -81,14 +81,3 @@ def _with_bytes(row: dict[str, Any], repo: str) -> dict[str, Any]:
             return {"bytes": file.read(), "path": value["path"]}
 
     return {column: filled(value) for column, value in row.items()}
-
-
-def _undecoded(found: Any) -> Any:
-    import datasets
-
-    for column, feature in (found.features or {}).items():
-        if isinstance(feature, datasets.Image):
-            found = found.cast_column(column, datasets.Image(decode=False))
-        elif isinstance(getattr(feature, "feature", None), datasets.Image):
-            found = found.cast_column(column, datasets.List(datasets.Image(decode=False)))
-    return found

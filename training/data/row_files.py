@@ -121,12 +121,17 @@ def written_out(
     identity = _identity(files)
     place = how.extracted / f"{files[0].parent.name}-{identity[:12]}"
     folder = tables.write_out(values, place, identity, beside=files[0].parent, progress=how.progress)
+    return read_written_out(folder, name, kind, how.mapping, split)
+
+
+def read_written_out(folder: Path, name: str, kind: str, mapping: Mapping, split: str = "") -> Source:
+    """A folder that `tables.write_out` made, its rows called by the table's name and number."""
     rows_file = folder / tables.ROWS_FILE
     rows = (
         Row(name, row.line, row.values, "row", split) if isinstance(row, Row) else row
         for row in read_rows(rows_file, name)
     )
-    return Source(folder, (rows_file,), name, kind, {split: rows}, how.mapping)
+    return Source(folder, (rows_file,), name, kind, {split: rows}, mapping)
 
 
 def shards_source(by_split: dict[str, list[Path]], root: Path, how: How) -> Source:
