@@ -6,12 +6,12 @@ from typing import Any, Literal, TypeVar
 
 import gradio as gr
 
-from ui import words_form, words_pages
+from ui import words_data, words_form, words_pages
 
 Language = Literal["en", "vi"]
 LANGUAGES: tuple[Language, ...] = ("en", "vi")
 
-TEXTS: dict[str, tuple[str, str]] = words_form.WORDS | words_pages.WORDS
+TEXTS: dict[str, tuple[str, str]] = words_form.WORDS | words_data.WORDS | words_pages.WORDS
 """key -> (English, Vietnamese). Plain text, escaped where it becomes HTML, but for the few that hold <b>."""
 
 

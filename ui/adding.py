@@ -1,0 +1,107 @@
+"""Adding a dataset: a folder of the workspace or a Hub id as typed, a zip, files of rows with pictures."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from training.data.dropped import take_in
+from ui import form, form_html
+from ui.cards import dataset_choices
+from ui.controls import drawn, link
+from ui.opened import OF_DATASET, Wanted, read_dataset
+from ui.text import Wordings, say
+from vlm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Added:
+    """A dataset as the form has it, and the choices that it stands among."""
+
+    source: str
+    choices: list[str | tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class AddingBox:
+    """The box that asks for a dataset; hidden until it is wanted."""
+
+    box: gr.Column
+    folder: gr.Textbox
+    use_folder: gr.Button
+    files: gr.File
+    error: gr.HTML
+
+
+def build_adding_box(wordings: Wordings) -> AddingBox:
+    with gr.Column(visible=False, elem_classes="adding", elem_id="data-adding") as box:
+        files = gr.File(
+            file_count="multiple",
+            label=say("en", "drop_data"),
+            show_label=False,
+            height=96,
+            interactive=True,
+            elem_classes="drop",
+            elem_id="data-files",
+        )
+        wordings.bind(files, label="drop_data")
+        drawn(wordings, lambda language: form_html.small(say(language, "drop_hint")))
+        folder = gr.Textbox(
+            label=say("en", "folder_or_hub"),
+            placeholder="datasets/my-pictures",
+            max_lines=1,
+            elem_id="data-folder",
+        )
+        wordings.bind(folder, label="folder_or_hub")
+        with gr.Row(elem_classes="links"):
+            use_folder = link(wordings, "use_this", elem_id="data-use-folder")
+        error = drawn(wordings)
+    return AddingBox(box, folder, use_folder, files, error)
+
+
+def add_typed(workspace: Path, typed: str | None) -> Added:
+    """A folder, a file or a Hub id that somebody typed. Raises `UserError` where it is no dataset."""
+    return _added(workspace, lambda: (typed or "").strip())
+
+
+def add_files(workspace: Path, files: Sequence[str] | None) -> Added:
+    """What somebody dropped. Raises `UserError` where it is no dataset; what was unpacked then stays."""
+    return _added(workspace, lambda: take_in([Path(file) for file in files or []], workspace))
+
+
+def _added(workspace: Path, find_source: Callable[[], str]) -> Added:
+    source = find_source()
+    read_dataset(workspace, Wanted(source))
+    source = as_a_worker_finds_it(source, workspace)
+    return Added(source, choices_with(workspace, source))
+
+
+def choices_with(workspace: Path, source: str) -> list[str | tuple[str, str]]:
+    """The datasets at hand; one that lies elsewhere stands among them under its own name."""
+    choices: list[str | tuple[str, str]] = [*dataset_choices(workspace)]
+    return choices if source in choices else [*choices, (Path(source).name or source, source)]
+
+
+def as_a_worker_finds_it(source: str, workspace: Path) -> str:
+    """A name in the workspace's datasets, or a full path: a worker has a working directory of its own."""
+    path = (workspace / source).resolve()
+    if path.parent == (workspace / "datasets").resolve():
+        return path.name
+    return str(path) if path.exists() else source
+
+
+def in_the_box(find: Callable[[], Added]) -> tuple[Any, ...]:
+    """Updates of the box, its error, and the settings `OF_DATASET`: the new one chosen, or what is wrong."""
+    try:
+        added = find()
+    except UserError as trouble:
+        return gr.skip(), form_html.error(trouble), *[gr.skip()] * len(OF_DATASET)
+    chosen = gr.update(choices=added.choices, value=added.source)
+    return gr.update(visible=False), "", chosen, *read_by_itself()
+
+
+def read_by_itself() -> list[Any]:
+    """The settings that say how a dataset is read, as they are at first: the next one is another matter."""
+    return [form.shown(name, form.default_of(name)) for name in OF_DATASET[1:]]
