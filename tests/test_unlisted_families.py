@@ -70,7 +70,7 @@ def test_round_trip(family: str, folders: dict[str, Path], tmp_path: Path) -> No
     assert len(prompt.decode(generated, inputs)) == 1
     reloaded = adapters.load(load(folders[family])[0].model, tmp_path)
     torch.testing.assert_close(logits(reloaded, batch), apart, rtol=0, atol=1e-5)
-    torch.testing.assert_close(logits(model.merge_and_unload(), batch), apart, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(logits(model.merge_and_unload(), batch), apart, rtol=1e-3, atol=5e-4)
 
 
 @every_family
