@@ -5,6 +5,7 @@ and transformers knows what it renamed. What it does not tell is found by the en
 alone can be meant.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -12,10 +13,9 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
-from vlm.adapters.contents import Contents
+from vlm.adapters.contents import CONNECTOR, VISION, Contents
 
-EVERYWHERE = {"model", "base_model", "layers", "layer", "encoder", "decoder", "blocks"}
-"""Steps of names that tell no tower from another."""
+TEXT = re.compile(r"language|text|decoder|llm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +67,22 @@ def _by_end(known: Mapping[str, None]) -> dict[str, list[list[str]]]:
 
 
 def _only_one(name: str, by_end: Mapping[str, list[list[str]]]) -> str | None:
-    """The one name that ends as this does and is of the same tower; None where none or several are."""
-    steps = name.split(".")
-    likeness: dict[tuple[int, int], list[str]] = {}
+    """The one name that ends as this does, of the same tower and number; None where none or several are."""
+    steps, likeness = name.split("."), {}
     for other in by_end.get(steps[-1], []):
-        same = next(
-            (
-                length
-                for length, (a, b) in enumerate(zip(reversed(steps), reversed(other), strict=False))
-                if a != b
-            ),
-            min(len(steps), len(other)),
-        )
-        towers = {*steps[:-same], *steps[-same:]} & {*other[: len(other) - same]} - EVERYWHERE
-        likeness.setdefault((same, len(towers)), []).append(".".join(other))
-    (_, shared), best = max(likeness.items(), default=((0, 0), []))
-    return best[0] if len(best) == 1 and shared else None
+        if _numbers(steps) != _numbers(other):
+            continue
+        pairs = zip(reversed(steps), reversed(other), strict=False)
+        same = next((length for length, (a, b) in enumerate(pairs) if a != b), min(len(steps), len(other)))
+        towers = {
+            step
+            for step in {*steps} & {*other}
+            if any(kind.search(step) for kind in (VISION, CONNECTOR, TEXT))
+        }
+        likeness.setdefault((len(towers), same), []).append(".".join(other))
+    (towers, _), best = max(likeness.items(), default=((0, 0), []))
+    return best[0] if towers and len(best) == 1 else None
+
+
+def _numbers(steps: list[str]) -> list[str]:
+    return [step for step in steps if step.isdecimal()]
