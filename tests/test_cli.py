@@ -101,7 +101,7 @@ def test_everything_typed_wrong_is_said_at_once_and_nothing_starts(
         ("run --seed", "--seed: expected one argument."),
         ("run --folder none", "There is no run named 'none'"),
         ("run --folder x --seed 1", "--folder takes no other flag."),
-        ("dance", "{run,start,check,stop,resume,list,show,delete}: invalid choice: 'dance'"),
+        ("dance", f"{{{','.join(COMMANDS)}}}: invalid choice: 'dance'"),
         ("--seed", "--seed is no command."),
         ("stop", "the following arguments are required: NAME."),
         ("show demo", "There is no run named 'demo'"),

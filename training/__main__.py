@@ -17,6 +17,7 @@ from training import cli, events, runs
 from training.config import refusal
 from training.data.check import check_dataset
 from training.data.datasets import open_configured, say_nothing
+from training.data.export import export_dataset
 from training.data.report import describe_report, report_facts
 from training.runs import Run, Status
 from vlm.errors import UserError
@@ -157,6 +158,16 @@ def check(typed: cli.Typed) -> int:
     return 2 if report.refuses and not skipped else 0
 
 
+def export(typed: cli.Typed) -> int:
+    config, out = cli.check_settings(typed), Path(typed.values["out"]).expanduser()
+    format = cli.export_format(typed)
+    progress = _progress if sys.stderr.isatty() else say_nothing
+    dataset = open_configured(config, progress)
+    export_dataset(dataset, out, format, skip_bad_rows=config.skip_bad_rows, progress=progress)
+    print(f"{dataset.name}: {len(dataset.examples):,} examples as {format} in {out}")
+    return 0
+
+
 def _progress(what: str, done: int, total: int) -> None:
     """A line that is written over; how many rows a file has is not known before its end (0)."""
     if done % 100 == 0 or done == total:
@@ -222,6 +233,7 @@ COMMANDS = {
     "run": run,
     "start": start,
     "check": check,
+    "export": export,
     "stop": stop,
     "resume": resume,
     "list": list_runs,

@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 
 from training.config import Problem, TrainingConfig, check, read_file, refusal, unknown_setting
+from training.data.export import FORMATS, Format
 from vlm.errors import UserError
 
 WORKSPACE_VARIABLE = "LORA_LENS_WORKSPACE"
@@ -102,6 +103,23 @@ class CheckCommand(BaseModel):
     json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
 
 
+class ExportCommand(BaseModel):
+    """Write a dataset into a new folder, as other tools read it."""
+
+    dataset: CliPositionalArg[str] = Field(
+        description="A sample's name, a folder, a file of rows or a Hub id."
+    )
+    out: CliPositionalArg[Path] = Field(description="The new folder.")
+    format: Format = Field(
+        "messages", description="Messages and images with a dataset_info.json, an ImageFolder, or a table."
+    )
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    columns: str | None = TrainingConfig.model_fields["columns"]
+    dataset_split: str = TrainingConfig.model_fields["dataset_split"]
+    held_out_split: str | None = TrainingConfig.model_fields["held_out_split"]
+    skip_bad_rows: bool = TrainingConfig.model_fields["skip_bad_rows"]
+
+
 class CommandLine(BaseSettings):
     """Teach a vision-language model your images. `python -m training COMMAND --help` says more."""
 
@@ -110,6 +128,7 @@ class CommandLine(BaseSettings):
     run: CliSubCommand[RunCommand] = Field(description=RunCommand.__doc__)
     start: CliSubCommand[StartCommand] = Field(description=StartCommand.__doc__)
     check: CliSubCommand[CheckCommand] = Field(description=CheckCommand.__doc__)
+    export: CliSubCommand[ExportCommand] = Field(description=ExportCommand.__doc__)
     stop: CliSubCommand[StopCommand] = Field(description=StopCommand.__doc__)
     resume: CliSubCommand[ResumeCommand] = Field(description=ResumeCommand.__doc__)
     list: CliSubCommand[ListCommand] = Field(description=ListCommand.__doc__)
@@ -188,13 +207,21 @@ def settings(typed: Typed) -> TrainingConfig:
 
 
 def check_settings(typed: Typed) -> TrainingConfig:
-    """The settings of a check, as a run would have them. Raises `UserError` as `settings` does."""
+    """The settings of a check or an export, as a run would have them. `UserError` as of `settings`."""
     said = {key: value for key, value in typed.values.items() if key in TrainingConfig.model_fields}
     values = {key: value for key, value in said.items() if value is not None}
     values.setdefault("workspace", default_workspace())
     if problems := check(values) + typed.problems:
         raise refusal(problems)
     return TrainingConfig.model_validate(values)
+
+
+def export_format(typed: Typed) -> Format:
+    """The format to export in. Raises `UserError` where it is none."""
+    wanted = typed.values.get("format") or FORMATS[0]
+    if wanted not in FORMATS:
+        raise UserError(f"--format: {wanted!r} can't be used.", f"Give one of {', '.join(FORMATS)}.")
+    return wanted
 
 
 def default_workspace() -> Path:

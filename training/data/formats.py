@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from training.data.findings import Finding
-from training.data.layouts import Mapping, canonical, guessed, layout_of, used_columns
+from training.data.layouts import SILENT, Mapping, canonical, guessed, layout_of, used_columns
 from training.data.lines import Row
 from training.data.paths import DatasetFolder, quoted
 from vlm.errors import UserError
@@ -21,6 +21,12 @@ from vlm.example import IMAGE, Example, Message, Role
 
 IMAGE_COLUMNS = ("file_name", "image", "images")
 CAPTION_COLUMNS = ("text", "caption")
+TEXTS: dict[str, tuple[str, ...]] = {
+    "messages": ("messages",),
+    "question and answer": ("question", "answer"),
+    **{column: (column,) for column in CAPTION_COLUMNS},
+}
+"""What a row's text may stand in, one of these."""
 OTHER_MEDIA = ("video", "videos", "audio", "audios")
 EXPECTED = "Each row needs file_name, image or images, and messages, question + answer, or text"
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -66,7 +72,7 @@ def read_examples(
         if isinstance(row, Finding):
             read.findings.append(row)
             continue
-        shape = tuple((name, value in (None, [])) for name, value in row.values.items())
+        shape = tuple((name, value in SILENT) for name, value in row.values.items())
         if shape not in known:  # which column is which depends on no more, and most rows have one shape
             used = used_columns(row.values, mapping)
             known[shape] = layout_of(row.values, mapping), guessed(row.values, mapping), used
@@ -163,7 +169,7 @@ def _image_references(values: dict[str, object]) -> list[object]:
         raise UserError(f"images stand in {' and in '.join(given)}", "Keep one of these columns")
     if not given:
         said_to_be_none = any(column in values for column in IMAGE_COLUMNS)
-        if values.get("messages") is None and not (said_to_be_none and values.get("question") is not None):
+        if values.get("messages") in SILENT and not (said_to_be_none and values.get("question") is not None):
             raise UserError(f"no image: {_found(values)}", EXPECTED)
         return []
     references = values[given[0]]
@@ -185,24 +191,24 @@ def _require_pictures_only(values: dict[str, object]) -> None:
 
 def _messages(values: dict[str, object]) -> tuple[Message, ...]:
     """The row's conversation; a caption is the answer to an empty question."""
-    conversation = ["messages"] * (values.get("messages") is not None)
-    questions = ["question and answer"] * bool(_given(values, ("question", "answer")))
-    captions = _given(values, CAPTION_COLUMNS)
-    given = conversation + questions + captions
-    if len(given) > 1:
-        raise UserError(f"the text stands in {' and in '.join(given)}", "Keep one of these columns")
-    if not given:
+    said = [name for name, columns in TEXTS.items() if any(values.get(c) not in SILENT for c in columns)]
+    if len(said) > 1:
+        raise UserError(f"the text stands in {' and in '.join(said)}", "Keep one of these columns")
+    empty = [name for name, columns in TEXTS.items() if any(values.get(c) is not None for c in columns)]
+    given = next(iter(said or empty), None)
+    if given is None:
         raise UserError(f"no text: {_found(values)}", EXPECTED)
-    if conversation:
+    if given == "messages":
         return _conversation(values["messages"])
-    question = _text(values.get("question"), "question") if questions else ""
-    column = "answer" if questions else captions[0]
+    question = "" if given in CAPTION_COLUMNS else _text(values.get("question"), "question")
+    column = given if given in CAPTION_COLUMNS else "answer"
     return Message("user", question), Message("assistant", _answer(_text(values.get(column), column), column))
 
 
 def _given(values: dict[str, object], columns: tuple[str, ...]) -> list[str]:
-    """Those of `columns` that say something: tables fill in null, and an empty list is no image."""
-    return [column for column in columns if values.get(column) not in (None, [])]
+    """Those of `columns` that say something; if none does, those with an empty text."""
+    given = [column for column in columns if values.get(column) not in SILENT]
+    return given or [column for column in columns if values.get(column) == ""]
 
 
 def _found(values: dict[str, object]) -> str:

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping as Columns
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -21,7 +22,8 @@ Values = dict[str, object]
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "images": (
-        *("file_name", "image", "images", "image_path", "image_file", "image_paths", "filename", "img"),
+        *("file_name", "image", "images", "file_names", "image_path", "image_file", "image_paths"),
+        *("image_file_name", "images_file_names", "filename", "img"),
         *("picture", "pictures", "photo", "ảnh", "hình", "hình_ảnh"),
     ),
     "messages": ("messages",),
@@ -45,6 +47,8 @@ KINDS = tuple(SYNONYMS)
 OTHER_KINDS = {"image": "images", "caption": "text"}
 SHOWN_KINDS = {"images": "image", "text": "caption"}
 ASSIGNMENT = re.compile(r"\s*([a-z]+)\s*=\s*([^,]+?)\s*")
+SILENT = (None, [], "")
+"""What a column holds that says nothing: tables fill in null, and CSV an empty cell."""
 OUR_IMAGES = ("file_name", "image", "images")
 OUR_TEXTS = ("messages", "question", "answer", "text", "caption")
 
@@ -73,12 +77,21 @@ class Mapping:
 
     def column(self, kind: str, values: Values) -> str | None:
         """The column of this kind that the row has and that says something."""
+        return next((name for name in self._columns(kind, values) if values.get(name) not in SILENT), None)
+
+    def get(self, kind: str, values: Values) -> object:
+        """What the row says of this kind: an empty text where it says no more."""
+        name = self.column(kind, values)
+        return values[name] if name else "" if "" in self._said(kind, values) else None
+
+    def _said(self, kind: str, values: Values) -> list[object]:
+        return [values.get(name) for name in self._columns(kind, values)]
+
+    def _columns(self, kind: str, values: Values) -> Sequence[str]:
+        """The columns that may be of this kind, the likeliest first."""
         if kind in self.columns:
-            return self.columns[kind] if values.get(self.columns[kind]) not in (None, []) else None
-        for name in _known(tuple(values)).get(kind, ()):
-            if values[name] not in (None, []) and name not in self.columns.values():
-                return name
-        return None
+            return (self.columns[kind],)
+        return [name for name in _known(tuple(values)).get(kind, ()) if name not in self.columns.values()]
 
     def over(self, other: "Mapping") -> "Mapping":
         """`other`, with what this mapping says in its place."""
@@ -159,7 +172,7 @@ def used_columns(values: Values, mapping: Mapping = NOTHING_MAPPED) -> set[str]:
 
 def _says_ours(values: Values) -> bool:
     """Whether a column of ours holds a text; tables fill in null where another row has one."""
-    return any(values.get(name) not in (None, []) for name in OUR_TEXTS)
+    return any(values.get(name) not in SILENT for name in OUR_TEXTS)
 
 
 def _unpacked(values: Values, mapping: Mapping) -> Values:
@@ -184,7 +197,7 @@ def _unpacked(values: Values, mapping: Mapping) -> Values:
 
 def _with_lifted(values: Values) -> Values:
     """Images that stand in the turns' own blocks, where the row lists none, as the row's images."""
-    if any(values.get(name) not in (None, []) for name in OUR_IMAGES):
+    if any(values.get(name) not in SILENT for name in OUR_IMAGES):
         return values
     turns, images = lifted(values.get("messages"))
     return values | {"messages": turns, "images": images} if images else values
@@ -192,8 +205,7 @@ def _with_lifted(values: Values) -> Values:
 
 def _renamed(values: Values, mapping: Mapping, layout: str) -> Values:
     def get(kind: str) -> object:
-        column = mapping.column(kind, values)
-        return None if column is None else values.get(column)
+        return mapping.get(kind, values)
 
     if layout == "messages":
         return {"messages": with_system(get("system"), tagged(get("messages"), mapping.tags))}
