@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     keep_to_itself(workspace)
     # Gradio reads its settings from the environment as it is imported, so it comes after them.
     from ui.gate import middleware
-    from ui.page import CSS, build_page
+    from ui.page import STYLES, build_page
     from ui.theme import build_theme
 
     password = os.environ.get("LORA_LENS_PASSWORD")
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
         server_port=flags.port,
         auth=(user, password) if password else None,
         theme=build_theme(),
-        css_paths=[CSS],
+        css_paths=STYLES,
         footer_links=[],
         run_history=False,
         enable_monitoring=False,

@@ -1,4 +1,4 @@
-"""The page: its bar, its three tabs, the timer that reads the run folders, and its two switches."""
+"""The page: its bar, its four tabs, the timer that reads the run folders, and its two switches."""
 
 import os
 import threading
@@ -14,6 +14,7 @@ import psutil
 from ui import run_panel, shelf
 from ui.adapters_card import add_listing_events
 from ui.answerers import BASE, as_typed, listing
+from ui.data_tab import add_data_tab_events, build_data_tab
 from ui.engine import engine
 from ui.events import QUEUED, QUIET
 from ui.runs_tab import RunsTab, add_runs_events, build_runs_tab, runs_table
@@ -23,7 +24,7 @@ from ui.try_tab import TryTab, add_try_events, build_try_tab, opened_sample, pic
 from vlm.errors import UserError
 
 TICK_S = 1.0
-CSS = Path(__file__).with_name("page.css")
+STYLES = [Path(__file__).with_name(name) for name in ("page.css", "data.css")]
 
 OTHER_LANGUAGE = "(language) => language === 'vi' ? 'en' : 'vi'"
 TOGGLE_THEME = """() => {
@@ -50,13 +51,17 @@ def build_page(workspace: Path, *, can_train: bool = True) -> gr.Blocks:
         with gr.Tabs(selected="train", elem_id="pages") as tabs:
             with gr.Tab(say("en", "train"), id="train") as train_page:
                 train = build_train_tab(workspace, can_train, wordings, language)
+            with gr.Tab(say("en", "data"), id="data") as data_page:
+                data = build_data_tab(workspace, train.form, wordings, language)
             with gr.Tab(say("en", "try"), id="try") as try_page:
                 trying = build_try_tab(wordings)
             with gr.Tab(say("en", "runs"), id="runs") as runs_page:
                 listed = build_runs_tab(wordings)
-        for page, key in ((train_page, "train"), (try_page, "try"), (runs_page, "runs")):
+        pages = ((train_page, "train"), (data_page, "data"), (try_page, "try"), (runs_page, "runs"))
+        for page, key in pages:
             wordings.bind(page, label=key)
             page.select(lambda key=key: key, None, selected, **QUIET)
+        add_data_tab_events(data, data_page.select, selected)
         add_try_events(trying, workspace, language, try_page.select)
         add_runs_events(listed, workspace, can_train, language, train.opened, tabs)
         add_listing_events(

@@ -1,0 +1,48 @@
+"""What the Data tab says of a dataset as HTML: how it was read, and what a split of it gives."""
+
+from html import escape
+
+from training.data.datasets import Dataset
+from ui.form_html import small
+from ui.text import Language, escaped, number, say
+
+COLUMNS_NAMED = 12
+LAYOUTS = (
+    *("prompt and completion", "question and answer", "query and response"),
+    *("messages", "conversations", "alpaca", "captions"),
+)
+
+
+def facts(language: Language, dataset: Dataset) -> str:
+    """Format, counts, the dataset's own split, and the columns that say nothing."""
+    rows = [
+        ("fact_format", " · ".join(filter(None, (dataset.kind, layout(language, dataset.layout))))),
+        ("fact_examples", number(language, len(dataset.examples))),
+        ("fact_images", number(language, len({image for e in dataset.examples for image in e.images}))),
+    ]
+    if dataset.parts:
+        parts = ", ".join(f"{name} {number(language, count)}" for name, count in dataset.parts.items())
+        rows.append(("fact_parts", parts))
+    if dataset.ignored:
+        more = len(dataset.ignored) - COLUMNS_NAMED
+        named = ", ".join(dataset.ignored[:COLUMNS_NAMED]) + (f", +{more}" if more > 0 else "")
+        rows.append(("fact_ignored", named))
+    if dataset.findings:
+        rows.append(("fact_unreadable", number(language, len({f.where for f in dataset.findings}))))
+    written = "".join(
+        f"<dt>{escaped(language, key)}</dt><dd><bdi>{escape(value)}</bdi></dd>" for key, value in rows
+    )
+    return f'<dl class="facts">{written}</dl>'
+
+
+def layout(language: Language, name: str) -> str:
+    """How rows are written, in the reader's language. Of two kinds of rows both are named."""
+    for known in LAYOUTS:
+        name = name.replace(known, say(language, f"layout_{known.replace(' ', '_')}"))
+    return name
+
+
+def sides(language: Language, train: int, held_out: int, own: bool) -> str:
+    """What a split gives, in examples."""
+    counts = {"train": number(language, train), "held_out": number(language, held_out)}
+    return small(say(language, "sides_own" if own else "sides", **counts))

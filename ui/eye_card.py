@@ -1,0 +1,44 @@
+"""The Eye card of the Data tab: one example as the model gets it, and the way to the ones beside it."""
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from ui.controls import drawn, title
+from ui.text import Language, Wordings, escaped, number, say
+
+
+@dataclass(frozen=True)
+class EyeCard:
+    """`looking` is the number of the example that is looked at; None where none is."""
+
+    box: gr.Column
+    head: gr.HTML
+    back: gr.Button
+    on: gr.Button
+    close: gr.Button
+    body: gr.HTML
+    looking: gr.State
+
+    @property
+    def drawn(self) -> list[gr.blocks.Block]:
+        return [self.box, self.head, self.body]
+
+
+def build_eye_card(wordings: Wordings) -> EyeCard:
+    with gr.Column(visible=False, elem_classes="card", elem_id="eye") as box:
+        with gr.Row(elem_classes="browse"):
+            title(wordings, "eye_title")
+            head = drawn(wordings, elem_classes="small")
+            back = gr.Button("‹", size="sm", elem_id="eye-back")
+            on = gr.Button("›", size="sm", elem_id="eye-on")
+            close = gr.Button(say("en", "close"), size="sm", elem_classes="link", elem_id="eye-close")
+            wordings.bind(close, value="close")
+        body = drawn(wordings, elem_id="eye-body")
+    return EyeCard(box, head, back, on, close, body, gr.State(None))
+
+
+def which(language: Language, index: int, total: int, place: str) -> str:
+    """Such as: 5 of 2,000 · train.jsonl line 8."""
+    counted = say(language, "done_of", done=number(language, index + 1), total=number(language, total))
+    return f"<p>{escaped(language, 'which', counted=counted, place=place)}</p>"

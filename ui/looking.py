@@ -1,0 +1,45 @@
+"""The model's eye on the page: one example through the processor of the model that is chosen on Train.
+
+Torch comes with the first look. A model's processor is kept while examples are looked at one after the other.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.config import TrainingConfig, build
+from training.data.datasets import Dataset
+from training.data.images import load_image
+from ui import eye_html
+from ui.model_card import model_name
+from ui.text import Language
+from vlm.errors import UserError
+from vlm.example import Example
+
+if TYPE_CHECKING:
+    from training.token_meter import Meter
+
+OF_MODEL = ("model", "revision", "max_length")
+
+
+def eye(
+    workspace: Path, language: Language, values: Mapping[str, Any], dataset: Dataset, example: Example
+) -> str:
+    """What the model gets of the example. Raises `UserError` where it can't be asked, or refuses."""
+    from vlm.blueprint import architecture
+    from vlm.eye import see
+
+    settings = build({name: values[name] for name in OF_MODEL if values[name] is not None})
+    meter = _meter(settings)
+    images = [load_image(path, name=path.relative_to(dataset.root).as_posix()) for path in example.images]
+    seen = see(meter.prompt, architecture(settings.model, settings.revision), example.messages, images)
+    sizes = [image.size for image in images]
+    return eye_html.eye(language, seen, sizes, meter.limit, model_name(settings.model))
+
+
+@lru_cache(maxsize=2)
+def _meter(settings: TrainingConfig) -> "Meter":
+    from training.token_meter import meter_of
+
+    return meter_of(settings)
