@@ -1,4 +1,4 @@
-"""python -m training: check data; run, start, stop, resume, list, show and delete runs.
+"""python -m training: check and export data; run, start, stop, resume, list, show and delete runs; adapters.
 
 No torch is imported until a run begins here, or a dataset is checked against a model.
 
@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training import cli, events, runs
+from training import adapters, cli, events, runs
 from training.config import refusal
 from training.data.check import check_dataset
 from training.data.datasets import open_configured, say_nothing
@@ -21,6 +21,7 @@ from training.data.export import export_dataset
 from training.data.report import describe_report, report_facts
 from training.runs import Run, Status
 from vlm.errors import UserError
+from vlm.settings import ModelSettings
 
 LOG_LINES = 200
 
@@ -168,6 +169,33 @@ def export(typed: cli.Typed) -> int:
     return 0
 
 
+def list_adapters(typed: cli.Typed) -> int:
+    found = adapters.listed(_workspace(typed))
+    if typed.values.get("json"):
+        print(_as_json(found))
+    else:
+        print("\n".join(map(adapters.describe, found)) or "There is no adapter yet: a finished run has one.")
+    return 0
+
+
+def inspect(typed: cli.Typed) -> int:
+    values = typed.values
+    told = adapters.inspected(
+        _workspace(typed), values["adapter"], values.get("model"), values.get("revision")
+    )
+    print(_as_json(told) if values.get("json") else adapters.describe(told))
+    return 0
+
+
+def merge(typed: cli.Typed) -> int:
+    cli.check_settings(typed)
+    settings = {key: value for key, value in typed.values.items() if key in ModelSettings.model_fields}
+    given = {key: value for key, value in settings.items() if value is not None}
+    out = adapters.merged(_workspace(typed), typed.values["adapter"], Path(typed.values["out"]), given)
+    print(f"{typed.values['adapter']} and its base are one model in {out}")
+    return 0
+
+
 def _progress(what: str, done: int, total: int) -> None:
     """A line that is written over; how many rows a file has is not known before its end (0)."""
     if done % 100 == 0 or done == total:
@@ -239,6 +267,9 @@ COMMANDS = {
     "list": list_runs,
     "show": show,
     "delete": delete,
+    "adapters": list_adapters,
+    "inspect": inspect,
+    "merge": merge,
 }
 
 

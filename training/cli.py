@@ -120,6 +120,36 @@ class ExportCommand(BaseModel):
     skip_bad_rows: bool = TrainingConfig.model_fields["skip_bad_rows"]
 
 
+class AdaptersCommand(BaseModel):
+    """List the adapters of the runs, and those in the workspace's `adapters` folder."""
+
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
+class InspectCommand(BaseModel):
+    """Tell what an adapter is, and whether it fits a base model."""
+
+    adapter: CliPositionalArg[str] = Field(description="An adapter's folder, or the run it is of.")
+    model: str | None = Field(None, description="Base model to check it against; its run's if not given.")
+    revision: str | None = TrainingConfig.model_fields["revision"]
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
+class MergeCommand(BaseModel):
+    """Merge an adapter into its base: a model folder that answers as both, and needs no PEFT."""
+
+    adapter: CliPositionalArg[str] = Field(description="An adapter's folder, or the run it is of.")
+    out: CliPositionalArg[Path] = Field(description="The new folder.")
+    model: str | None = Field(None, description="Base model to merge it into; its run's if not given.")
+    revision: str | None = TrainingConfig.model_fields["revision"]
+    quantization: str | None = Field(None, description="none: only a full base can be merged into.")
+    precision: str = TrainingConfig.model_fields["precision"]
+    device: str = TrainingConfig.model_fields["device"]
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+
+
 class CommandLine(BaseSettings):
     """Teach a vision-language model your images. `python -m training COMMAND --help` says more."""
 
@@ -134,6 +164,9 @@ class CommandLine(BaseSettings):
     list: CliSubCommand[ListCommand] = Field(description=ListCommand.__doc__)
     show: CliSubCommand[ShowCommand] = Field(description=ShowCommand.__doc__)
     delete: CliSubCommand[DeleteCommand] = Field(description=DeleteCommand.__doc__)
+    adapters: CliSubCommand[AdaptersCommand] = Field(description=AdaptersCommand.__doc__)
+    inspect: CliSubCommand[InspectCommand] = Field(description=InspectCommand.__doc__)
+    merge: CliSubCommand[MergeCommand] = Field(description=MergeCommand.__doc__)
     unknown: CliUnknownArgs
 
 
