@@ -10,7 +10,7 @@ from PIL import Image
 
 from training.__main__ import main
 from training.data.datasets import Dataset, open_dataset
-from training.data.export import export_dataset, inert
+from training.data.export import export_dataset, inert, key_of
 from vlm.errors import UserError
 
 FORMULAS = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", '=HYPERLINK("http://x","y")']
@@ -24,7 +24,7 @@ def told(dataset: Dataset) -> list[tuple]:
     """Everything an example says, its pictures by their content."""
     return [
         (
-            example.id,
+            key_of(dataset, example),
             [image.read_bytes() for image in example.images],
             example.messages,
             example.id in dataset.held_out,
@@ -82,7 +82,7 @@ def test_a_given_split_is_exported_with_its_rows(tmp_path: Path, format: str) ->
     dataset = opened(write(tmp_path / "mine", *rows))
     assert len(dataset.held_out) == 1
     again = opened(export_dataset(dataset, tmp_path / "out", format))
-    assert again.held_out == dataset.held_out
+    assert again.held_out == {"rows.jsonl line 2"}
     assert again.parts == {"train": 2, "validation": 1}
 
 
@@ -108,8 +108,8 @@ def test_an_imagefolder_is_what_datasets_reads(tmp_path: Path) -> None:
     )
     assert table.num_rows == 3
     by_id = {row["id"]: row for row in table}
-    assert (by_id["rows.jsonl:1"]["question"], by_id["rows.jsonl:1"]["answer"]) == ("Màu gì?", "đỏ")
-    assert by_id["rows.jsonl:3"]["image"].size == (10, 8)
+    assert (by_id["rows.jsonl line 1"]["question"], by_id["rows.jsonl line 1"]["answer"]) == ("Màu gì?", "đỏ")
+    assert by_id["rows.jsonl line 3"]["image"].size == (10, 8)
 
 
 def test_row_20_no_cell_of_a_table_is_a_formula(tmp_path: Path) -> None:

@@ -103,8 +103,31 @@ def open_dataset(
     `progress("rows", done, 0)` counts. Raises `UserError` where there is no dataset; what is wrong with rows
     is in `findings`.
     """
+    found, name = source_of(
+        source,
+        workspace,
+        inside=inside,
+        columns=columns,
+        split=split,
+        held_out_split=held_out_split,
+        progress=progress,
+    )
+    return _read(found, name, parse_part(split), held_out_split, progress)
+
+
+def source_of(
+    source: str,
+    workspace: Path,
+    *,
+    inside: Path | None = None,
+    columns: str | None = None,
+    split: str = "train",
+    held_out_split: str | None = None,
+    progress: Progress = say_nothing,
+) -> tuple[Source, str]:
+    """The rows that `source` names, unread, and the dataset's name; as `open_dataset`."""
     mapping, extracted = Mapping.parse(columns), workspace / "datasets" / ".tables"
-    part = parse_part(split)
+    parse_part(split)
     try:
         path = _path(source, workspace, inside)
         name = path.stem if path.is_file() else path.name
@@ -116,7 +139,7 @@ def open_dataset(
         found = read_written_out(folder, source, "dataset of the Hub", mapping)
     if inside is not None and not found.root.resolve().is_relative_to(inside.resolve()):
         raise _outside(source)
-    return _read(found, name, part, held_out_split, progress)
+    return found, name
 
 
 def open_configured(config: "TrainingConfig", progress: Progress = say_nothing) -> Dataset:

@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,7 +18,7 @@ from training.data.datasets import Dataset, Progress, say_nothing, usable_exampl
 from training.data.factory import INFO_FILE
 from training.data.paths import open_regular, quoted
 from vlm.errors import UserError
-from vlm.example import IMAGE, Example
+from vlm.example import IMAGE, Example, Message
 
 Format = Literal["messages", "imagefolder", "csv"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -33,6 +33,7 @@ TAGS = {
     "assistant_tag": "assistant",
     "system_tag": "system",
 }
+UNITS = ("line", "row", "annotation", "question")
 Row = dict[str, Any]
 
 
@@ -111,14 +112,30 @@ def copy_image(image: Path, target: Path) -> None:
         shutil.copyfileobj(source, file)
 
 
-def message_row(example: Example, names: dict[Path, str], split: str | None = None) -> Row:
+def message_row(
+    key: str,
+    images: Sequence[Path],
+    messages: Sequence[Message],
+    names: Mapping[Path, str],
+    split: str | None = None,
+) -> Row:
     """One row of messages and images; `split` where the dataset has its own."""
     row: Row = {
-        "id": example.id,
-        "messages": [{"role": message.role, "content": message.text} for message in example.messages],
-        "images": [names[image] for image in example.images],
+        "id": key,
+        "messages": [{"role": message.role, "content": message.text} for message in messages],
+        "images": [names[image] for image in images],
     }
     return row if split is None else row | {"split": split}
+
+
+def key_of(dataset: Dataset, example: Example) -> str:
+    """The example's id, or its place if the id was made of that.
+
+    "train.jsonl:8" in another line than the eighth would be taken for the id of the eighth.
+    """
+    file, _, line = example.id.rpartition(":")
+    place = dataset.place_of(example)
+    return place if place in {f"{file} {unit} {line}" for unit in UNITS} else example.id
 
 
 def split_of(dataset: Dataset, example: Example) -> str | None:
@@ -129,15 +146,17 @@ def split_of(dataset: Dataset, example: Example) -> str | None:
     return kept if example.id in dataset.held_out else train
 
 
-def write_messages(folder: Path, name: str, rows: Iterator[Row]) -> None:
-    """The file of rows and LLaMA-Factory's `dataset_info.json` beside it."""
+def write_messages(folder: Path, name: str, rows: Iterator[Row], made_from: Row | None = None) -> None:
+    """The file of rows and LLaMA-Factory's `dataset_info.json`, which says what it was made from."""
     _write_lines(folder / ROWS, rows)
-    entry = {
+    entry: Row = {
         "file_name": ROWS,
         "formatting": "sharegpt",
         "columns": {"messages": "messages", "images": "images"},
         "tags": TAGS,
     }
+    if made_from is not None:
+        entry["made_from"] = made_from
     key = re.sub(r"[^\w.-]+", "-", name) or "dataset"
     text = json.dumps({key: entry}, ensure_ascii=False, indent=2)
     (folder / INFO_FILE).write_text(text + "\n", encoding="utf-8")
@@ -146,8 +165,12 @@ def write_messages(folder: Path, name: str, rows: Iterator[Row]) -> None:
 def _write_messages(
     dataset: Dataset, examples: Sequence[Example], names: dict[Path, str], folder: Path
 ) -> None:
-    rows = (message_row(example, names, split_of(dataset, example)) for example in examples)
-    write_messages(folder, dataset.name, rows)
+    write_messages(folder, dataset.name, (_message_row(dataset, example, names) for example in examples))
+
+
+def _message_row(dataset: Dataset, example: Example, names: Mapping[Path, str]) -> Row:
+    split = split_of(dataset, example)
+    return message_row(key_of(dataset, example), example.images, example.messages, names, split)
 
 
 def _write_imagefolder(
@@ -160,7 +183,7 @@ def _write_imagefolder(
     def row(example: Example) -> Row:
         images = [names[image] for image in example.images]
         files = {"file_name": images[0]} if one_image else {"file_names": images}
-        full = message_row(example, names, split_of(dataset, example))
+        full = _message_row(dataset, example, names)
         text = _plain_columns(example) if plain else {"messages": full["messages"]}
         return files | text | {key: full[key] for key in ("id", "split") if key in full}
 
@@ -175,7 +198,7 @@ def _write_csv(dataset: Dataset, examples: Sequence[Example], names: dict[Path, 
         for example in examples:
             row = {
                 "file_name": names[example.images[0]],
-                "id": example.id,
+                "id": key_of(dataset, example),
                 "split": split_of(dataset, example),
             }
             row |= _plain_columns(example)
