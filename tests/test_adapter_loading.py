@@ -4,10 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from adapter_folders import INPUTS, LABELS, fresh, logits, settings_of, trained
+from adapter_folders import INPUTS, LABELS, WEIGHTS, fresh, logits, saved, settings_of, trained
+from tests.families import FAMILIES
 from vlm import adapters
+from vlm.errors import UserError
+from vlm.loading import load_base
 from vlm.methods import METHODS, Method
+from vlm.prompting import prompt_style
+from vlm.settings import ModelSettings
 
 LOADABLE = [method for method in METHODS if METHODS[method].keeps_base]
 
@@ -56,3 +62,119 @@ def test_training_can_go_on_from_an_adapter_and_the_base_stays_frozen(
     adapters.save(again, tmp_path / "second")
     assert adapters.inspect(tmp_path / "second").base_name == "tiny"
     assert torch.equal(logits(adapters.load(fresh(tiny_base), tmp_path / "second")), logits(again))
+
+
+def test_an_adalora_with_ranks_left_out_comes_back_and_can_share_them_out_anew(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """PEFT writes the ranks that are left; one that goes on has them all again, and begins where it was."""
+    model = trained(fresh(tiny_base), settings_of("adalora"))
+    layers = [name.removesuffix(".default") for name, _ in model.base_model.model.named_parameters()]
+    layers = [name for name in layers if name.endswith("lora_E")]
+    left = {name: [at < number % 7 for at in range(6)] for number, name in enumerate(layers)}
+    model.base_model.rankallocator.mask_using_rank_pattern(model.base_model.model, left)
+    model.peft_config["default"].rank_pattern = left
+    adapters.save(model, tmp_path / "cut")
+    held = {
+        tensor.shape[0] for key, tensor in load_file(tmp_path / "cut" / WEIGHTS).items() if "lora_A" in key
+    }
+    assert held == {0, 1, 2, 3, 4, 5, 6}
+    wanted = logits(model)
+    torch.testing.assert_close(
+        logits(adapters.load(fresh(tiny_base), tmp_path / "cut")), wanted, rtol=0, atol=1e-5
+    )
+    again = adapters.load(fresh(tiny_base), tmp_path / "cut", trainable=True)
+    torch.testing.assert_close(logits(again.eval()), wanted, rtol=0, atol=1e-5)
+    full = {parameter.shape[0] for name, parameter in again.named_parameters() if ".lora_A." in name}
+    assert full == {6}
+    assert adapters.inspect(tmp_path / "cut").ranks == {"text": (0, 6), "vision": (0, 5)}
+
+
+def test_a_module_trained_in_full_does_not_go_onto_a_quantized_one(tiny_base: Path, tmp_path: Path) -> None:
+    adapters.save(trained(fresh(tiny_base), settings_of("lora", connector="full")), tmp_path / "mine")
+    settings = ModelSettings(model=str(tiny_base), device="cpu", quantization="4bit", quantize_vision=True)
+    base = load_base(settings).model
+    with pytest.raises(
+        UserError, match=r"mine brings connector.* along in full, which is quantized"
+    ) as refused:
+        adapters.load(base, tmp_path / "mine")
+    assert "--no-quantize_vision" in refused.value.remedy
+    assert not any(hasattr(module, "lora_A") for module in base.modules())
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "a.b", "", "a b", "x" * 65])
+def test_an_adapter_gets_no_name_that_could_be_a_path(name: str, tiny_base: Path, tmp_path: Path) -> None:
+    folder = saved("lora", tiny_base, tmp_path / "mine")
+    with pytest.raises(UserError, match="is no name for an adapter"):
+        adapters.load(fresh(tiny_base), folder, name)
+
+
+def test_a_probe_sees_that_an_adapter_does_something_and_that_the_base_is_kept(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    loaded = load_base(ModelSettings(model=str(tiny_base), device="cpu"))
+    question = adapters.probe_inputs(prompt_style(loaded.model.config, loaded.processor, 96))
+    untouched = adapters.first_logits(loaded.model, question)
+    model = adapters.load(loaded.model, saved("lora", tiny_base, tmp_path / "mine"))
+    found = adapters.probe(model, question, untouched)
+    assert (found.differs, found.base_kept, str(found)) == (True, True, "answers differ from the base's")
+    assert found.most > 0
+    with torch.no_grad():
+        next(iter(model.get_base_model().language_model.parameters())).add_(0.1)
+    spoiled = adapters.probe(model, question, untouched)
+    assert not spoiled.base_kept
+    assert str(spoiled) == "switched off, it leaves the base changed"
+
+
+def test_merging_is_refused_where_it_can_not_be_done(tiny_base: Path, tmp_path: Path) -> None:
+    full = ModelSettings(model=str(tiny_base), device="cpu")
+    prompt = saved("prompt_tuning", tiny_base, tmp_path / "prompt")
+    with pytest.raises(UserError, match="Prompt tuning adds tokens to the prompt, which no weight can hold"):
+        adapters.merge(full, prompt, tmp_path / "out")
+    lora = saved("lora", tiny_base, tmp_path / "lora")
+    for quantization, bits in (("4bit", 4), ("8bit", 8)):
+        settings = full.model_copy(update={"quantization": quantization})
+        with pytest.raises(UserError, match=f"can't be merged into weights of {bits} bits"):
+            adapters.merge(settings, lora, tmp_path / "out")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match="there is there already"):
+        adapters.merge(full, lora, tmp_path / "there")
+    assert not (tmp_path / "out").exists()
+
+
+MERGED = [method for method in LOADABLE if METHODS[method].mergeable]
+
+
+@pytest.mark.parametrize("method", MERGED)
+def test_a_merged_folder_is_a_model_of_its_own_with_its_processor(
+    method: Method, tiny_base: Path, tmp_path: Path
+) -> None:
+    model = trained(fresh(tiny_base), settings_of(method, connector="full"))
+    adapters.save(model, tmp_path / "adapter")
+    adapters.merge(
+        ModelSettings(model=str(tiny_base), device="cpu"), tmp_path / "adapter", tmp_path / "merged"
+    )
+    loaded = load_base(ModelSettings(model=str(tmp_path / "merged"), device="cpu"))
+    torch.testing.assert_close(logits(loaded.model), logits(model), rtol=1e-3, atol=1e-3)
+    assert loaded.processor.tokenizer("đỏ").input_ids
+    modes = {file.stat().st_mode & 0o777 for file in (tmp_path / "merged").iterdir()}
+    assert len(modes) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "merged"]
+
+
+def test_a_chat_model_is_merged_too(tmp_path: Path) -> None:
+    FAMILIES["aya_vision"](tmp_path / "aya")
+    settings = ModelSettings(model=str(tmp_path / "aya"), device="cpu")
+    adapters.save(
+        trained(load_base(settings).model, settings_of("lora", connector="full")), tmp_path / "mine"
+    )
+    adapters.merge(settings, tmp_path / "mine", tmp_path / "merged")
+    merged = load_base(settings.model_copy(update={"model": str(tmp_path / "merged")}))
+    question = adapters.probe_inputs(prompt_style(merged.model.config, merged.processor, 4096))
+    apart = adapters.load(load_base(settings).model, tmp_path / "mine")
+    torch.testing.assert_close(
+        adapters.first_logits(merged.model, question),
+        adapters.first_logits(apart, question),
+        rtol=1e-3,
+        atol=1e-3,
+    )

@@ -1,5 +1,6 @@
 """The engine: one base in memory, adapters swapped on it, answers streamed and stopped."""
 
+import os
 import shutil
 import threading
 from itertools import pairwise
@@ -9,13 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
+from adapter_folders import settings_of, trained
 from conftest import PICTURES, QUESTION
+from tests.families import FAMILIES
 from training.data.images import load_image
 from training.runs import Run
+from vlm import adapters
 from vlm.engine import Answer, Engine
 from vlm.errors import UserError
 from vlm.example import IMAGE, Message
 from vlm.loading import load_base
+from vlm.methods import METHODS, Method
 from vlm.prompting import prompt_style
 from vlm.settings import ModelSettings
 
@@ -162,3 +167,105 @@ def test_what_can_not_be_loaded_is_said_in_words(
 def test_without_an_image_there_is_nothing_to_ask(engine: Engine, tiny_base: Path) -> None:
     with pytest.raises(UserError, match="no image to ask about"):
         list(engine.ask(str(tiny_base), None, QUESTION, [None]))
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that chats."""
+    folder = tmp_path_factory.mktemp("chat") / "aya"
+    FAMILIES["aya_vision"](folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def of_methods(chat: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Adapters for the chat model, of five kinds that PEFT can't have side by side; two bring a connector."""
+    folders = {}
+    kinds: tuple[tuple[Method, str], ...] = (
+        *(("lora", "off"), ("dora", "off"), ("lora", "full")),
+        *(("ia3", "off"), ("prefix_tuning", "off"), ("prompt_tuning", "full")),
+    )
+    for method, connector in kinds:
+        folder = tmp_path_factory.mktemp("adapters") / f"{method}-{connector}"
+        base = load_base(ModelSettings(model=str(chat), device="cpu")).model
+        adapters.save(trained(base, settings_of(method, connector=connector)), folder)
+        folders[folder.name] = folder
+    return folders
+
+
+def answers_of(
+    engine: Engine, model: ModelSettings, picture: Image.Image, who: list[Path | None]
+) -> list[str]:
+    return last(list(engine.ask(model, picture, QUESTION, who, 5)))
+
+
+def test_a_chat_model_answers_with_adapters_of_every_kind_as_if_each_were_alone(
+    chat: Path, of_methods: dict[str, Path], picture: Image.Image
+) -> None:
+    settings = ModelSettings(model=str(chat), device="cpu")
+    alone = {
+        name: answers_of(Engine(), settings, picture, [folder])[0] for name, folder in of_methods.items()
+    }
+    base = answers_of(Engine(), settings, picture, [None])[0]
+    assert len({base, *alone.values()}) > len(alone) // 2
+    engine, who = Engine(), [None]
+    for folder in of_methods.values():
+        who += [folder, None]
+    wanted = [base if folder is None else alone[folder.name] for folder in who]
+    assert answers_of(engine, settings, picture, who) == wanted
+    assert answers_of(engine, settings, picture, who[::-1]) == wanted[::-1]
+
+
+def test_what_was_found_of_an_adapter_can_be_asked_for(
+    chat: Path, of_methods: dict[str, Path], picture: Image.Image, tiny_base: Path
+) -> None:
+    engine, folder = Engine(), of_methods["lora-full"]
+    assert engine.finding(folder) is None
+    answers_of(engine, ModelSettings(model=str(chat), device="cpu"), picture, [folder])
+    found = engine.finding(folder)
+    assert str(found) == "58 of 58 tensors match; answers differ from the base's"
+    assert (found.probe.differs, found.probe.base_kept) == (True, True)
+    assert found.check.info.ranks == {"text": (4, 4), "vision": (2, 2)}
+    answers_of(engine, ModelSettings(model=str(tiny_base), device="cpu"), picture, [None])
+    assert engine.finding(folder) is None, "another base is in memory"
+
+
+def test_an_adapter_that_changes_nothing_is_called_that(
+    chat: Path, picture: Image.Image, tmp_path: Path
+) -> None:
+    base = load_base(ModelSettings(model=str(chat), device="cpu")).model
+    adapters.save(adapters.attach(base, settings_of("lora"), "aya"), tmp_path)
+    engine, settings = Engine(), ModelSettings(model=str(chat), device="cpu")
+    assert len(set(answers_of(engine, settings, picture, [None, tmp_path]))) == 1
+    assert str(engine.finding(tmp_path)) == "52 of 52 tensors match; answers are the base's: it changes nothing"
+
+
+@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+def test_a_quantized_base_answers_with_adapters_and_as_itself(
+    quantization: str, chat: Path, of_methods: dict[str, Path], picture: Image.Image
+) -> None:
+    engine = Engine()
+    settings = ModelSettings(model=str(chat), device="cpu", quantization=quantization)
+    who = [None, of_methods["lora-off"], of_methods["prefix_tuning-off"], None]
+    first, lora, prefix, again = answers_of(engine, settings, picture, who)
+    assert first == again
+    assert lora != prefix
+    assert all(engine.finding(folder).probe.base_kept for folder in who if folder)
+    if "8bit" not in METHODS["dora"].quantizations and quantization == "8bit":
+        with pytest.raises(UserError, match="dora-off is a DoRA, which does not go with a 8bit base"):
+            answers_of(engine, settings, picture, [of_methods["dora-off"]])
+        assert answers_of(engine, settings, picture, [None]) == [first]
+
+
+def test_an_adapter_that_was_trained_again_is_loaded_again(
+    chat: Path, of_methods: dict[str, Path], picture: Image.Image, tmp_path: Path
+) -> None:
+    engine, settings = Engine(), ModelSettings(model=str(chat), device="cpu")
+    folder = shutil.copytree(of_methods["lora-off"], tmp_path / "mine")
+    before = answers_of(engine, settings, picture, [folder])
+    shutil.rmtree(folder)
+    shutil.copytree(of_methods["dora-off"], folder)
+    os.utime(folder / adapters.CONFIG_FILE)
+    after = answers_of(engine, settings, picture, [folder])
+    assert after == answers_of(Engine(), settings, picture, [of_methods["dora-off"]])
+    assert after != before
