@@ -23,7 +23,8 @@ def workspace(taught: Run, tmp_path: Path) -> Path:
 def test_from_a_run_the_form_has_its_model_and_all_of_its_settings(workspace, taught):
     chosen, filled = settings_of_adapter(workspace, "demo", form.STARTER, DEFAULTS)
     config = taught.config()
-    assert filled == {field: getattr(config, field) for field in form.FIELDS} | {"from_adapter": "demo"}
+    elsewhere = {"dataset": DEFAULTS["dataset"], "from_adapter": "demo"}  # its dataset is outside
+    assert filled == {field: getattr(config, field) for field in form.FIELDS} | elsewhere
     assert (chosen.model, chosen.from_adapter) == (config.model, "demo")
     assert chosen.layers["text"]
 

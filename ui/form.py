@@ -50,7 +50,9 @@ FIELDS = BASIC + tuple(field for group in ADVANCED.values() for field in group)
 """Every setting on the page, in the order in which the form's controls are handed to its handlers."""
 
 OF_ADAPTER = tuple(
-    name for name in AdapterSettings.model_fields if name in FIELDS and "learning_rate" not in name
+    name
+    for name in AdapterSettings.model_fields
+    if name in FIELDS and not name.endswith(("learning_rate", "lr_ratio"))
 )
 """What an adapter has from the run that made it: a run that goes on from it can't choose otherwise."""
 

@@ -7,10 +7,12 @@ from typing import Any
 import gradio as gr
 
 from ui import form, shelf
+from ui.adding import choices_with
 from ui.controls import Form
 from ui.events import QUEUED, QUIET
 from ui.form import Chosen
 from ui.model_card import layer_choices, model_choices, read_model
+from ui.opened import OF_DATASET
 from ui.shelf import Shelved
 from ui.text import Language
 from vlm import catalog
@@ -75,16 +77,25 @@ def fill(
         failed = replace(chosen, from_adapter=named, adapter_trouble=(trouble.problem, trouble.remedy))
         shown = [named if field == "from_adapter" else gr.skip() for field in form.FIELDS]
         return [failed, *shown]
-    return [chosen, *(_update(language, field, filled[field], chosen) for field in form.FIELDS)]
+    updates = (_update(language, workspace, field, filled[field], chosen) for field in form.FIELDS)
+    return [chosen, *updates]
 
 
-def _update(language: Language, field: str, value: Any, chosen: Chosen) -> Any:
+def _update(language: Language, workspace: Path, field: str, value: Any, chosen: Chosen) -> Any:
     choices = {}
-    if field == "model":
+    if field == "dataset":
+        choices = {"choices": choices_with(workspace, value)}
+    elif field == "model":
         choices = {"choices": model_choices(language, value)}
     elif form.is_layers(field):
         choices = {"choices": layer_choices(field, chosen)}
     return gr.update(value=form.shown(field, value), **choices)
+
+
+def is_open_here(dataset: str, workspace: Path) -> bool:
+    """Whether the form may have this dataset: on the page, folders outside the workspace are not opened."""
+    path = Path(dataset)
+    return not path.exists() or path.resolve().is_relative_to(workspace.resolve())
 
 
 def settings_of_adapter(
@@ -99,6 +110,8 @@ def settings_of_adapter(
         config = adapter.run.config()
         model, filled = adapter.base, {field: getattr(config, field) for field in form.FIELDS}
         filled["from_adapter"] = adapter.run.name
+        if not is_open_here(config.dataset, workspace):
+            filled |= {field: values[field] for field in OF_DATASET}
     else:
         model = _base_of(adapter, chosen)
         filled = values | {"model": model[0], "revision": model[1], "from_adapter": str(adapter.folder)}

@@ -40,7 +40,9 @@ def adapter_card(built: Form, wordings: Wordings) -> None:
         with gr.Row(elem_classes="pick"):
             built.controls["method"] = choice_of(wordings, "method", methods)
         about = mixer_html.method_about("en", form.default_of("method"))
-        built.parts["method_about"] = drawn(wordings, value=about, elem_classes="about")
+        built.parts["method_about"] = drawn(
+            wordings, value=about, elem_classes="about", elem_id="method-about"
+        )
         for tower in TOWERS:
             tower_row(built, wordings, tower)
         counts = mixer_html.counts_line("en", first_counts())
