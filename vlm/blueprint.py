@@ -1,16 +1,25 @@
-"""Counts before a run starts: the architecture from its configuration alone, on the meta device."""
+"""Counts before a run starts: the architecture from its configuration alone, on the meta device.
+
+Layers that are alike are counted once: PEFT needs seconds for the hundreds of a large model.
+"""
 
 import copy
 import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlm.counts import TowerCount, TowerCounts
+from vlm.counts import ALL_ONE, TowerCount, TowerCounts, times
 from vlm.settings import AdapterSettings, ModelSettings
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
+
+    from vlm.adapters import PeftModel
 
 STARTER_COUNTS_FILE = Path(__file__).parent / "starter" / "counts.json"
 """The starter's counts at default ranks: the first paint has them without torch; a test keeps them true."""
@@ -47,11 +56,24 @@ def tower_counts(settings: ModelSettings) -> TowerCounts:
 @lru_cache(maxsize=256)
 def build_counts(model: str, adapter: AdapterSettings, revision: str | None = None) -> TowerCounts:
     """The counts from the architecture itself, built on `meta`. Quantization changes none of them."""
+    from vlm import adapters
+
+    adapted, copies = adapted_outline(model, adapter, revision)
+    return adapters.count(adapted, copies)
+
+
+def adapted_outline(
+    model: str, adapter: AdapterSettings, revision: str | None = None
+) -> tuple["PeftModel", Mapping[str, int]]:
+    """The outline of a base model with a fresh adapter, on the meta device, and how many layers each is.
+
+    Raises `UserError` as `vlm.adapters.attach` does.
+    """
     from vlm import adapters, hub
 
-    base = copy.deepcopy(architecture(model, revision))
-    new_connector = hub.is_composed(model)
-    return adapters.count(adapters.attach(base, adapter, model, new_connector=new_connector, meta=True))
+    found = outline(model, revision)
+    base, new = copy.deepcopy(found.model), hub.is_composed(model)
+    return adapters.attach(base, adapter, model, new_connector=new, meta=True), found.copies
 
 
 @lru_cache(maxsize=2)
@@ -63,6 +85,58 @@ def architecture(model: str, revision: str | None) -> "PreTrainedModel":
     from vlm.loading import blueprint_model
 
     return blueprint_model(ModelSettings(model=model, revision=revision))
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """An architecture with two layers of each kind at most. `copies`: how many a layer is, by its full name.
+
+    The first of a kind stands for itself, the second for all others. Layers that are not named are one.
+    """
+
+    model: "PreTrainedModel"
+    copies: Mapping[str, int]
+
+    def numbers(self) -> int:
+        """Parameters of the whole architecture."""
+        named = self.model.named_parameters()
+        return sum(weight.numel() * times(name, self.copies) for name, weight in named)
+
+
+@lru_cache(maxsize=2)
+def outline(model: str, revision: str | None) -> Outline:
+    """The outline of a base model; of one whose layers share weights, the architecture as it is."""
+    whole = architecture(model, revision)
+    drawn = Outline(*_outlined(copy.deepcopy(whole)))
+    same = drawn.numbers() == sum(weight.numel() for weight in whole.parameters())
+    return drawn if same else Outline(whole, ALL_ONE)
+
+
+def _outlined(model: "PreTrainedModel") -> tuple["PreTrainedModel", dict[str, int]]:
+    """The model with each stack of layers cut to two of a kind, outer stacks first, and their `copies`."""
+    from torch import nn
+
+    copies: dict[str, int] = {}
+    waiting: list[tuple[str, nn.Module]] = [("", model)]
+    while waiting:
+        name, module = waiting.pop()
+        if isinstance(module, nn.ModuleList):
+            kinds: dict[tuple, list[int]] = defaultdict(list)
+            for index, layer in enumerate(module):
+                kinds[_kind(layer)].append(index)
+            kept = sorted(index for alike in kinds.values() for index in alike[:2])
+            counts = {alike[1]: len(alike) - 1 for alike in kinds.values() if len(alike) > 2}
+            copies |= {f"{name}.{place}": counts[i] for place, i in enumerate(kept) if i in counts}
+            layers = [module[index] for index in kept]
+            module._modules = {str(place): layer for place, layer in enumerate(layers)}
+        waiting += [(f"{name}.{child}".lstrip("."), inner) for child, inner in module.named_children()]
+    return model, copies
+
+
+def _kind(layer: "nn.Module") -> tuple:
+    """What layers that are alike have in common: their class, and names, shapes and types of all weights."""
+    weights = [*layer.named_parameters(), *layer.named_buffers()]
+    return type(layer), *((name, weight.shape, weight.dtype) for name, weight in weights)
 
 
 @lru_cache(maxsize=1)

@@ -1,8 +1,13 @@
 """TowerCounts: trainable and total parameters of each tower, and the starter's committed counts. No torch."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 
 BYTES_A_WEIGHT = 4
+ALL_ONE: Mapping[str, int] = MappingProxyType({})
+"""The `copies` of a whole architecture: every layer stands for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +50,11 @@ class TowerCounts:
     def as_dict(self) -> dict[str, dict[str, int]]:
         """The towers, each with `trainable` and `total`."""
         return {tower: counts for tower, counts in asdict(self).items() if tower != "stored"}
+
+
+def times(name: str, copies: Mapping[str, int]) -> int:
+    """How many modules or parameters of the whole architecture one of an outline stands for.
+
+    `copies`: how many layers each layer of the outline is, by its full name, where it is more than one.
+    """
+    return math.prod(count for layer, count in copies.items() if f"{name}.".startswith(f"{layer}."))

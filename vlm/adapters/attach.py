@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from vlm.adapters.files import PEFT_PREFIX
-from vlm.counts import TowerCount, TowerCounts
+from vlm.counts import ALL_ONE, TowerCount, TowerCounts, times
 from vlm.errors import UserError
 from vlm.methods import METHODS, MethodInfo
 from vlm.settings import AdapterSettings
@@ -253,38 +253,49 @@ def pattern(names: Iterable[str]) -> str:
     return "|".join(rf"{parent}(?:{'|'.join(sorted(found))})" for parent, found in sorted(leaves.items()))
 
 
-def count(model: PeftModel) -> TowerCounts:
+def count(model: PeftModel, copies: Mapping[str, int] = ALL_ONE) -> TowerCounts:
     """Trainable and total parameters of each tower, adapter included; they add up to PEFT's own figures.
 
-    Virtual tokens count to the text tower.
+    Virtual tokens count to the text tower. Of an outline (vlm.blueprint), `copies` says how many layers each
+    of its layers stands for.
     """
     sums, parameters = {tower: [0, 0] for tower in TOWERS}, dict(model.named_parameters())
+    trainable, total, prefix = 0, 0, _prefix(model)
     for name, tower in parameter_towers(model).items():
         size = _size(parameters[name])
+        trainable, total = trainable + size * parameters[name].requires_grad, total + size
+        size *= times(name.removeprefix(prefix), copies)
         sums[tower][0] += size if parameters[name].requires_grad else 0
         sums[tower][1] += size
-    counts = TowerCounts(
-        **{tower: TowerCount(*entry) for tower, entry in sums.items()}, stored=_stored(model)
+    if (trainable, total) != model.get_nb_trainable_parameters():
+        raise AssertionError(f"{trainable}, {total} are not PEFT's {model.get_nb_trainable_parameters()}")
+    return TowerCounts(
+        **{tower: TowerCount(*entry) for tower, entry in sums.items()}, stored=_stored(model, copies)
     )
-    if (counts.trainable, counts.total) != model.get_nb_trainable_parameters():
-        raise AssertionError(f"{counts} do not add up to PEFT's {model.get_nb_trainable_parameters()}")
-    return counts
 
 
 def parameter_towers(model: PeftModel) -> dict[str, Tower]:
     """Every parameter of an adapted model by full name, and the tower that it belongs to."""
-    base = model.get_base_model()
-    prefix = "base_model." if model.base_model is base else PEFT_PREFIX
-    towers = find_towers(base)
+    towers, prefix = find_towers(model.get_base_model()), _prefix(model)
     return {name: towers.of(name.removeprefix(prefix)) for name, _ in model.named_parameters()}
 
 
-def _stored(model: PeftModel) -> int:
+def _prefix(model: PeftModel) -> str:
+    """What stands before the base's own names: prompt learning wraps no layer."""
+    return "base_model." if model.base_model is model.get_base_model() else PEFT_PREFIX
+
+
+def _stored(model: PeftModel, copies: Mapping[str, int]) -> int:
     """Numbers in the adapter's file, which for PiSSA and OLoRA holds where they started from as well."""
-    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if model.peft_config["default"].is_prompt_learning:  # PEFT would copy virtual tokens out of `meta`
+        tensors = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    else:
+        tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
     doubled = getattr(model.peft_config["default"], "init_lora_weights", True) in ("pissa", "olora")
+    prefix = _prefix(model)
     return sum(
-        tensor.numel() * (2 if doubled and ".lora_" in name else 1) for name, tensor in tensors.items()
+        tensor.numel() * (2 if doubled and ".lora_" in name else 1) * times(name.removeprefix(prefix), copies)
+        for name, tensor in tensors.items()
     )
 
 
