@@ -37,16 +37,7 @@ class AddingBox:
 
 def build_adding_box(wordings: Wordings) -> AddingBox:
     with gr.Column(visible=False, elem_classes="adding", elem_id="data-adding") as box:
-        files = gr.File(
-            file_count="multiple",
-            label=say("en", "drop_data"),
-            show_label=False,
-            height=96,
-            interactive=True,
-            elem_classes="drop",
-            elem_id="data-files",
-        )
-        wordings.bind(files, label="drop_data")
+        files = drop_zone(wordings, "drop_data", "data-files")
         drawn(wordings, lambda language: form_html.small(say(language, "drop_hint")))
         folder = gr.Textbox(
             label=say("en", "folder_or_hub"),
@@ -59,6 +50,22 @@ def build_adding_box(wordings: Wordings) -> AddingBox:
             use_folder = link(wordings, "use_this", elem_id="data-use-folder")
         error = drawn(wordings)
     return AddingBox(box, folder, use_folder, files, error)
+
+
+def drop_zone(wordings: Wordings, words: str, name: str) -> gr.File:
+    """A place to drop files on, in our own words: Gradio's know no Vietnamese, and are hidden."""
+    with gr.Column(elem_classes="drop"):
+        files = gr.File(
+            file_count="multiple",
+            label=say("en", words),
+            show_label=False,
+            height=84,
+            interactive=True,
+            elem_id=name,
+        )
+        wordings.bind(files, label=words)
+        drawn(wordings, lambda language: form_html.small(say(language, words)), elem_classes="dropwords")
+    return files
 
 
 def add_typed(workspace: Path, typed: str | None) -> Added:

@@ -3,7 +3,8 @@
 Reasons and remedies come as they were raised, in English; every text of a dataset is escaped here.
 """
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from html import escape
 
 from training.data.check import Report
@@ -14,6 +15,11 @@ from ui.text import TEXTS, Language, duration, escaped, number, say
 
 SHOWN_FIRST, SHOWN_MOST = 3, 200
 """Findings of one kind that are shown, before and after a person asks for more."""
+QUOTED = re.compile(r"(?<!\w)'[^']*'(?!\w)")
+FIGURES = re.compile(r"\d[\d,.]*")
+StateOf = Callable[[Finding], str]
+"""Of the row that a finding tells of: "open" where it can be corrected here, "changed" or "left_out" where it
+was; "" where there is no such row."""
 FAR_FROM_LIMIT = 1.5
 """Where the limit is that much above the longest example, it is said and not drawn."""
 
@@ -48,7 +54,7 @@ def verdict(
             "looked_at",
             examples=number(language, len(report.dataset.examples)),
             images=number(language, len(report.facts)),
-            time=duration(language, elapsed_s),
+            time=_time(language, elapsed_s),
         )
     ]
     words.append(say(language, "asked_model", model=model) if model else say(language, "asked_no_model"))
@@ -63,35 +69,32 @@ def verdict(
     return f'<div class="verdict" role="status">{pill}{"".join(map(small, lines))}</div>'
 
 
-def findings(language: Language, report: Report, opened: Collection[int], can_edit: Collection[str]) -> str:
-    """The findings by kind, faults first. `opened`: the kinds, by number, that a person wants to see whole.
+def _time(language: Language, elapsed_s: float) -> str:
+    """In tenths where it was quick."""
+    if elapsed_s >= 10:
+        return duration(language, elapsed_s)
+    return say(language, "seconds", s=number(language, max(0.1, elapsed_s), 1))
 
-    Findings whose place is in `can_edit` have a way to correct their row, and to leave it out.
-    """
+
+def findings(language: Language, report: Report, opened: Collection[int], state_of: StateOf) -> str:
+    """The findings by kind, faults first. `opened`: the kinds, by number, that are wanted whole."""
     groups = report.groups()
     if not groups:
         return f'<p class="small">{escaped(language, "nothing_found")}</p>'
-    return (
-        '<ul class="findings">'
-        + "".join(
-            _group(language, index, kind, found, index in opened, can_edit)
-            for index, (kind, found) in enumerate(groups)
-        )
-        + "</ul>"
+    items = "".join(
+        _group(language, index, found, index in opened, state_of) for index, (_, found) in enumerate(groups)
     )
+    return f'<ul class="findings">{items}</ul>'
 
 
-def _group(
-    language: Language,
-    index: int,
-    kind: str,
-    found: Sequence[Finding],
-    whole: bool,
-    can_edit: Collection[str],
-) -> str:
+def _group(language: Language, index: int, found: Sequence[Finding], whole: bool, state_of: StateOf) -> str:
     warns = found[0].warning
     shown = found[: SHOWN_MOST if whole else SHOWN_FIRST]
-    rows = "".join(_finding(language, finding, can_edit) for finding in shown)
+    heading = found[0].reason if len(found) == 1 else _in_common(found[0].reason)
+    rows = "".join(
+        _finding(language, finding, index, number_, heading, state_of)
+        for number_, finding in enumerate(shown)
+    )
     count = f'<b class="count">{number(language, len(found))}</b>'
     mark = escaped(language, "finding_warning" if warns else "finding_fault")
     more = ""
@@ -100,23 +103,36 @@ def _group(
         more = f'<button class="link" data-act="more" data-kind="{index}">{words}</button>'
     elif len(found) > len(shown):
         more = small(say(language, "more_in_shell", count=number(language, len(found) - len(shown))))
-    heading = f"<h3>{count}<span>{escape(kind)}</span><i>{mark}</i></h3>"
+    heading = f"<h3>{count}<span><bdi>{escape(heading)}</bdi></span><i>{mark}</i></h3>"
     return f'<li class="{"warns" if warns else "faults"}">{heading}<ul>{rows}</ul>{more}</li>'
 
 
-def _finding(language: Language, finding: Finding, can_edit: Collection[str]) -> str:
-    buttons = ""
-    if finding.where in can_edit and not finding.warning:
-        buttons = "".join(_row_action(language, act, finding.where) for act in ("fix", "leave"))
+def _in_common(reason: str) -> str:
+    """A reason without what is quoted and counted in it, for the heading of many of one kind."""
+    return FIGURES.sub("…", QUOTED.sub("…", reason))
+
+
+def _finding(
+    language: Language, finding: Finding, kind: int, row: int, heading: str, state_of: StateOf
+) -> str:
+    """`file:line: reason -> remedy`; where the heading says the reason already, it is not said again."""
+    buttons, state = "", "" if finding.warning else state_of(finding)
+    if state in ("open", "changed"):
+        buttons = "".join(_row_action(language, act, kind, row, finding.where) for act in ("fix", "leave"))
+    if state in ("changed", "left_out"):
+        buttons = f'<i class="{state}">{escaped(language, f"mark_{state}")}</i> ' + buttons
+    if state == "left_out":
+        buttons += _row_action(language, "back", kind, row, finding.where)
+    reason = "" if finding.reason == heading else f" <bdi>{escape(finding.reason)}</bdi>"
     return (
-        f"<li><code><bdi>{escape(finding.where)}</bdi></code> <bdi>{escape(finding.reason)}</bdi>"
-        f" <span>→ {escape(finding.remedy)}</span> {buttons}</li>"
+        f"<li><code><bdi>{escape(finding.where)}</bdi></code>{reason}"
+        f" <span>→ <bdi>{escape(finding.remedy)}</bdi></span> {buttons}</li>"
     )
 
 
-def _row_action(language: Language, act: str, where: str) -> str:
-    words, place = escaped(language, f"row_{act}"), escape(where)
-    named = f'data-act="{act}" data-where="{place}" aria-label="{words}: {place}"'
+def _row_action(language: Language, act: str, kind: int, row: int, where: str) -> str:
+    words = escaped(language, f"row_{act}")
+    named = f'data-act="{act}" data-kind="{kind}" data-row="{row}" aria-label="{words}: {escape(where)}"'
     return f'<button class="link" {named}>{words}</button>'
 
 

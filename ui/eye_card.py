@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from ui.controls import drawn, title
+from ui.controls import drawn, link, title
 from ui.text import Language, Wordings, escaped, number, say
 
 
@@ -16,6 +16,8 @@ class EyeCard:
     head: gr.HTML
     back: gr.Button
     on: gr.Button
+    edit: gr.Button
+    leave: gr.Button
     close: gr.Button
     body: gr.HTML
     looking: gr.State
@@ -32,10 +34,11 @@ def build_eye_card(wordings: Wordings) -> EyeCard:
             head = drawn(wordings, elem_classes="small")
             back = gr.Button("‹", size="sm", elem_id="eye-back")
             on = gr.Button("›", size="sm", elem_id="eye-on")
-            close = gr.Button(say("en", "close"), size="sm", elem_classes="link", elem_id="eye-close")
-            wordings.bind(close, value="close")
+            edit = link(wordings, "edit", elem_id="eye-edit")
+            leave = link(wordings, "row_leave", elem_id="eye-leave")
+            close = link(wordings, "close", elem_id="eye-close")
         body = drawn(wordings, elem_id="eye-body")
-    return EyeCard(box, head, back, on, close, body, gr.State(None))
+    return EyeCard(box, head, back, on, edit, leave, close, body, gr.State(None))
 
 
 def which(language: Language, index: int, total: int, place: str) -> str:

@@ -32,7 +32,7 @@ def eye(language: Language, seen: "Seen", sizes: Sequence[tuple[int, int]], limi
     return (
         f'<div class="eye"><div class="seen">{views(language, seen, sizes)}</div>'
         f'<div class="said">{"".join(_stream(language, stream) for stream in seen.streams)}'
-        f"{lengths(language, seen, limit)}"
+        f"{key(language)}{lengths(language, seen, limit)}"
         f'<p class="small">{escaped(language, "eye_of", model=model)}</p></div></div>'
     )
 
@@ -148,6 +148,14 @@ def _piece(language: Language, piece: "Piece") -> str:
             words += f" × {number(language, piece.tokens)}"
     named = f' class="{" ".join(kinds)}"' if kinds else ""
     return f"<span{named}>{escape(words)}</span>"
+
+
+def key(language: Language) -> str:
+    """What the marks of the tokens mean."""
+    return (
+        f'<p class="small key"><span class="on">{escaped(language, "trained_legend")}</span>'
+        f"<span>{escaped(language, 'masked_legend')}</span></p>"
+    )
 
 
 def lengths(language: Language, seen: "Seen", limit: int) -> str:

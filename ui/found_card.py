@@ -8,6 +8,7 @@ import gradio as gr
 
 from ui import check_html, form_html
 from ui.check_card import Checked, key_of
+from ui.check_html import StateOf
 from ui.controls import drawn, title
 from ui.gallery import TELL_ACT
 from ui.model_card import model_name
@@ -52,7 +53,7 @@ def drawings(
     checked: Checked | None,
     values: Mapping[str, Any],
     opened: Collection[int],
-    can_edit: Collection[str],
+    state_of: StateOf,
 ) -> list[Any]:
     """For `FoundCard.drawn`. A check of another dataset, or of none, is not shown."""
     if checked is None or checked.key[:4] != key_of(values)[:4]:
@@ -75,7 +76,7 @@ def drawings(
     return [
         gr.update(visible=True),
         verdict,
-        check_html.findings(language, report, opened, can_edit),
+        check_html.findings(language, report, opened, state_of),
         gr.update(visible=report.lengths is not None),
         check_html.lengths(language, report.lengths) if report.lengths else "",
         gr.update(

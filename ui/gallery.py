@@ -1,18 +1,22 @@
 """The Examples card of the Data tab: 24 at a time, as pictures or as a table, found by their words."""
 
+import base64
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from training.data.browse import matching
 from training.data.datasets import Dataset
+from training.data.thumbnails import thumbnail, thumbnails_of
 from ui import gallery_html
 from ui.controls import drawn, title
 from ui.gallery_html import Card
 from ui.opened import Shelf
-from ui.pictures import data_uri
 from ui.text import Language, Wordings, say
+from vlm.errors import UserError
 from vlm.example import Example
 
 A_PAGE = 24
@@ -78,32 +82,27 @@ def views(language: Language) -> list[tuple[str, str]]:
     return [(say(language, f"view_{name}"), name) for name in ("gallery", "table")]
 
 
-_searches: Shelf[list[int]] = Shelf(SEARCHES_KEPT)
+_searches: Shelf[Sequence[int]] = Shelf(SEARCHES_KEPT)
 
 
 def found(dataset: Dataset, query: str) -> Sequence[int]:
-    """The numbers of the examples whose texts, place or images hold every word of the query."""
-    words = query.casefold().split()
-    if not words:
-        return range(len(dataset.examples))
-    key = (dataset.fingerprint, len(dataset.examples), *dataset.columns.items(), *words)
-    if (known := _searches.find(key)) is not None:
-        return known
-    matching = [
-        index
-        for index, example in enumerate(dataset.examples)
-        if all(word in _searched(dataset, example) for word in words)
-    ]
-    return _searches.keep(key, matching)
+    """The numbers of the examples that match. A search is kept: each of its pages would repeat it."""
+    key = (dataset.fingerprint, len(dataset.examples), *dataset.columns.items(), query)
+    known = _searches.find(key) if query.strip() else None
+    return known if known is not None else _searches.keep(key, matching(dataset, query))
 
 
-def _searched(dataset: Dataset, example: Example) -> str:
-    texts = [message.plain_text for message in example.messages]
-    names = [image.name for image in example.images]
-    return "\n".join([*texts, *names, dataset.place_of(example)]).casefold()
+def thumbnail_uri(image: Path, workspace: Path) -> str | None:
+    """A small picture as a data: URI, made once on disk; None where the file has gone or is no image."""
+    try:
+        data = thumbnail(image, thumbnails_of(workspace)).read_bytes()
+    except (UserError, OSError):
+        return None
+    return "data:image/webp;base64," + base64.b64encode(data).decode("ascii")
 
 
 def page(
+    workspace: Path,
     language: Language,
     dataset: Dataset | None,
     query: str | None,
@@ -115,26 +114,26 @@ def page(
     """For `GalleryCard.drawn`: the page that begins at `first`, or the last one there is."""
     if dataset is None:
         return ["", "", gr.update(interactive=False), gr.update(interactive=False), 0]
-    matching = found(dataset, query or "")
-    first = max(0, min(first, (len(matching) - 1) // A_PAGE * A_PAGE))
-    shown = matching[first : first + A_PAGE]
-    cards = [_card(dataset, index, marks) for index in shown]
+    numbers = found(dataset, query or "")
+    first = max(0, min(first, (len(numbers) - 1) // A_PAGE * A_PAGE))
+    shown = numbers[first : first + A_PAGE]
+    cards = [_card(workspace, dataset, index, marks) for index in shown]
     draw = gallery_html.table if view == "table" else gallery_html.gallery
     return [
         draw(language, cards, chosen),
-        gallery_html.where(language, first, len(cards), len(matching), len(dataset.examples)),
+        gallery_html.where(language, first, len(cards), len(numbers), len(dataset.examples)),
         gr.update(interactive=first > 0),
-        gr.update(interactive=first + A_PAGE < len(matching)),
+        gr.update(interactive=first + A_PAGE < len(numbers)),
         first,
     ]
 
 
-def _card(dataset: Dataset, index: int, marks: Callable[[Example], str]) -> Card:
+def _card(workspace: Path, dataset: Dataset, index: int, marks: Callable[[Example], str]) -> Card:
     example = dataset.examples[index]
     return Card(
         index=index,
         place=dataset.place_of(example),
-        picture=data_uri(example.images[0]) if example.images else None,
+        picture=thumbnail_uri(example.images[0], workspace) if example.images else None,
         images=len(example.images),
         question=example.question,
         answer=example.answer,

@@ -29,12 +29,12 @@ class Card:
 def gallery(language: Language, cards: Sequence[Card], chosen: int | None) -> str:
     if not cards:
         return f'<p class="small nothing">{escaped(language, "no_examples")}</p>'
-    return '<div class="gallery">' + "".join(_tile(language, card, chosen) for card in cards) + "</div>"
+    return '<div class="gallery">' + "".join(_example(language, card, chosen) for card in cards) + "</div>"
 
 
-def _tile(language: Language, card: Card, chosen: int | None) -> str:
+def _example(language: Language, card: Card, chosen: int | None) -> str:
     return (
-        f'<button class="tile{" on" if card.index == chosen else ""}" {_opens(language, card)}>'
+        f'<button class="example{" on" if card.index == chosen else ""}" {_opens(language, card)}>'
         f"{_picture(language, card)}{_mark(language, card)}"
         f'<span class="q"><bdi>{escape(_short(card.question)) or escaped(language, "a_caption")}</bdi></span>'
         f'<span class="a"><bdi>{escape(_short(card.answer))}</bdi></span></button>'

@@ -5,7 +5,6 @@ Torch comes with the first look. A model's processor is kept while examples are 
 
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.config import TrainingConfig, build
@@ -14,7 +13,6 @@ from training.data.images import load_image
 from ui import eye_html
 from ui.model_card import model_name
 from ui.text import Language
-from vlm.errors import UserError
 from vlm.example import Example
 
 if TYPE_CHECKING:
@@ -23,9 +21,7 @@ if TYPE_CHECKING:
 OF_MODEL = ("model", "revision", "max_length")
 
 
-def eye(
-    workspace: Path, language: Language, values: Mapping[str, Any], dataset: Dataset, example: Example
-) -> str:
+def eye(language: Language, values: Mapping[str, Any], dataset: Dataset, example: Example) -> str:
     """What the model gets of the example. Raises `UserError` where it can't be asked, or refuses."""
     from vlm.blueprint import architecture
     from vlm.eye import see

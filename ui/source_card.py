@@ -14,7 +14,7 @@ from training.data.datasets import Dataset
 from training.data.samples import SAMPLES
 from training.data.splits import split_dataset
 from ui import data_html, form, form_html
-from ui.adding import AddingBox, build_adding_box
+from ui.adding import AddingBox, build_adding_box, drop_zone
 from ui.controls import drawn, link, title
 from ui.opened import Wanted, read_dataset
 from ui.text import Language, Wordings, say
@@ -30,6 +30,15 @@ MIRRORED = ("held_out", "seed")
 
 
 @dataclass(frozen=True)
+class PicturesBox:
+    """The box that asks for pictures to label; hidden until it is wanted."""
+
+    box: gr.Column
+    files: gr.File
+    error: gr.HTML
+
+
+@dataclass(frozen=True)
 class SourceCard:
     """The parts of the card, by what they show; `columns` and `mirrored` by kind and by setting."""
 
@@ -40,6 +49,7 @@ class SourceCard:
     add: gr.Button
     label: gr.Button
     adding: AddingBox
+    pictures: PicturesBox
     fold: gr.Accordion
     columns: dict[str, gr.Dropdown]
     mirrored: dict[str, gr.Number]
@@ -70,7 +80,7 @@ def build_source_card(wordings: Wordings) -> SourceCard:
         with gr.Row(elem_classes="links"):
             add = link(wordings, "add_yours", elem_id="data-add")
             label = link(wordings, "label_yours", elem_id="data-label")
-        adding = build_adding_box(wordings)
+        adding, pictures = build_adding_box(wordings), build_pictures_box(wordings)
         with gr.Accordion(
             say("en", "columns"), open=False, elem_classes="fold", elem_id="data-columns"
         ) as fold:
@@ -83,7 +93,17 @@ def build_source_card(wordings: Wordings) -> SourceCard:
         with gr.Row(elem_classes="fields"):
             mirrored = {name: _mirror(wordings, name) for name in MIRRORED}
         sides = drawn(wordings)
-    return SourceCard(dataset, note, facts, error, add, label, adding, fold, columns, mirrored, sides)
+    return SourceCard(
+        dataset, note, facts, error, add, label, adding, pictures, fold, columns, mirrored, sides
+    )
+
+
+def build_pictures_box(wordings: Wordings) -> PicturesBox:
+    with gr.Column(visible=False, elem_classes="adding", elem_id="label-adding") as box:
+        files = drop_zone(wordings, "drop_pictures", "label-files")
+        drawn(wordings, lambda language: form_html.small(say(language, "label_hint")))
+        error = drawn(wordings)
+    return PicturesBox(box, files, error)
 
 
 def _column(wordings: Wordings, kind: str) -> gr.Dropdown:

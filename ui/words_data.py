@@ -179,8 +179,55 @@ WORDS: dict[str, tuple[str, str]] = {
     "length_over": ("{tokens}: more than {limit}", "{tokens}: quá {limit}"),
     "trained_legend": ("trained on", "được học"),
     "masked_legend": ("only read", "chỉ đọc"),
-    "previous": ("Previous", "Trước"),
-    "next": ("Next", "Sau"),
     "close": ("Close", "Đóng"),
+    "edit": ("Edit", "Sửa"),
+    # The editor
+    "editor_title": ("Edit", "Sửa"),
+    "edit_question": ("Question", "Câu hỏi"),
+    "edit_question_hint": ("Leave it empty for a caption", "Để trống nếu là chú thích"),
+    "edit_answer": ("Answer, or caption", "Câu trả lời, hoặc chú thích"),
+    "edit_answer_hint": ("What the model should say", "Điều mô hình nên nói"),
+    "edit_turns": ("Conversation", "Hội thoại"),
+    "edit_turns_hint": ("user: …\nassistant: …", "user: …\nassistant: …"),
+    "editor_keys": (
+        "Enter saves and goes on, Shift+Enter is a new line, Alt+← and Alt+→ move.",
+        "Enter để lưu và sang mục sau, Shift+Enter xuống dòng, Alt+← và Alt+→ để di chuyển.",
+    ),
+    "put_in": ("Put in another picture…", "Thay bằng ảnh khác…"),
+    "draft_by": ("Draft by", "Nháp bởi"),
+    "draft_base": ("{model}, untouched", "{model}, nguyên bản"),
+    "draft": ("Draft an answer", "Viết nháp"),
+    "drafting": ("The model is asked…", "Đang hỏi mô hình…"),
+    "save_and_next": ("Save and next", "Lưu và sang mục sau"),
+    "another_question": ("Another question", "Thêm câu hỏi"),
+    "label_remove": ("Remove this label", "Xóa nhãn này"),
+    "row_back": ("Take back in", "Lấy lại"),
+    "raw_row": ("As it stands in the file:", "Nguyên văn trong tệp:"),
+    "no_picture_yet": ("No picture", "Chưa có ảnh"),
+    # Labelling
+    "drop_pictures": (
+        "Drop pictures here, or a zip of them, or click",
+        "Thả ảnh hoặc tệp zip ảnh vào đây, hoặc nhấn",
+    ),
+    "label_hint": (
+        "They become a new dataset. Each label is saved as you write it.",
+        "Chúng thành một bộ dữ liệu mới. Mỗi nhãn được lưu ngay khi bạn viết.",
+    ),
+    "labelled_of": ("{done} of {total} pictures have a label", "{done} trên {total} ảnh đã có nhãn"),
+    # Changes
+    "changes_title": ("Changes, not saved yet", "Thay đổi chưa lưu"),
+    "changes_wait": (
+        "Corrected: {fixed}. Left out: {excluded}. Rows that can't be read are left out too.",
+        "Đã sửa: {fixed}. Bỏ ra: {excluded}. Các dòng không đọc được cũng bị bỏ ra.",
+    ),
+    "version_name": ("Name of the new version", "Tên phiên bản mới"),
+    "version_name_hint": ("A name, or leave it empty: -v2", "Đặt tên, hoặc để trống: -v2"),
+    "save_version": ("Save as a new version", "Lưu thành phiên bản mới"),
+    "discard": ("Forget them", "Bỏ các thay đổi"),
+    "version_saved": (
+        "Saved as {name}: {examples} examples. It is chosen now.",
+        "Đã lưu thành {name}: {examples} ví dụ. Bộ này đang được chọn.",
+    ),
+    "version_left_out": ("Bad rows left out: {count}.", "Dòng lỗi bị bỏ ra: {count}."),
 }
 """key -> (English, Vietnamese)."""

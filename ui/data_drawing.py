@@ -1,0 +1,148 @@
+"""The Data tab drawn: the whole of it, what a check and a change of rows alter, a page of examples, the eye.
+
+Each is an event without its trigger: `gr.on(trigger, **event)`, or `.then(**event)`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+
+from training.data.datasets import Dataset
+from training.data.pending import pending
+from ui import changes_card, eye_html, form_html, found_card, gallery
+from ui.adding import choices_with
+from ui.check_card import find_checked
+from ui.data_parts import DATA, NAME, DataTab, Given
+from ui.events import QUEUED
+from ui.eye_card import which
+from ui.fixing import mark_of, same_dataset, state_of
+from ui.looking import eye
+from ui.source_card import MIRRORED, drawings
+from vlm.errors import UserError
+from vlm.example import Example
+
+
+def everything(tab: DataTab) -> dict[str, Any]:
+    """The whole tab but for the eye and the editor."""
+
+    def draw(*inputs: Any) -> list[Any]:
+        given = Given.of(tab, inputs)
+        values = given.values
+        dataset, source = drawings(tab.workspace, given.language, values)
+        mirrors = [
+            gr.update(choices=choices_with(tab.workspace, values["dataset"]), value=values["dataset"]),
+            *(values[name] for name in (*MIRRORED, "skip_bad_rows")),
+        ]
+        return [*mirrors, *source, *_found(tab, given, dataset)]
+
+    return {
+        "fn": draw,
+        "inputs": [*tab.known, *tab.seen, *tab.controls],
+        "outputs": [*tab.mirrors, *tab.source.drawn, *tab.found_drawn],
+        "trigger_mode": "always_last",
+        **DATA,
+    }
+
+
+def only_if_seen(event: dict[str, Any], selected: gr.State) -> dict[str, Any]:
+    """The event where this tab is the one that is seen: a change of language comes at load, too."""
+
+    def draw(selected: str, *inputs: Any) -> list[Any]:
+        return event["fn"](*inputs) if selected == NAME else [gr.skip()] * len(event["outputs"])
+
+    return event | {"fn": draw, "inputs": [selected, *event["inputs"]]}
+
+
+def found_again(tab: DataTab) -> dict[str, Any]:
+    """Changes, findings and examples, as they stand after a check or a change of rows."""
+
+    def draw(*inputs: Any) -> list[Any]:
+        given = Given.of(tab, inputs)
+        return _found(tab, given, tab.dataset(given.values))
+
+    return {
+        "fn": draw,
+        "inputs": [*tab.known, *tab.seen, *tab.controls],
+        "outputs": tab.found_drawn,
+        "trigger_mode": "always_last",
+        **DATA,
+    }
+
+
+def examples(tab: DataTab, step: int | None = 0) -> dict[str, Any]:
+    """A page of examples: `step` examples further on; None: the first page."""
+
+    def draw(*inputs: Any) -> list[Any]:
+        given = Given.of(tab, inputs)
+        query, view, first, looking, checked, _ = given.own
+        dataset = tab.dataset(given.values)
+        start = 0 if step is None else first + step
+        mark = _marker(tab, given.values, dataset, checked)
+        return gallery.page(tab.workspace, given.language, dataset, query, view, start, looking, mark)
+
+    return {
+        "fn": draw,
+        "inputs": [*tab.known, *tab.seen, *tab.controls],
+        "outputs": tab.gallery.drawn,
+        "trigger_mode": "always_last",
+        **DATA,
+    }
+
+
+def looked_at(tab: DataTab) -> dict[str, Any]:
+    """The example in the eye: first as it is written, then as the model gets it."""
+    card = tab.eye
+
+    def draw(*inputs: Any) -> Iterator[tuple[Any, ...]]:
+        given = Given.of(tab, inputs)
+        (looking,), language = given.own, given.language
+        dataset = tab.dataset(given.values) if looking is not None else None
+        if dataset is None or looking >= len(dataset.examples):
+            yield gr.update(visible=False), gr.skip(), gr.skip()
+            return
+        example = dataset.examples[looking]
+        head = which(language, looking, len(dataset.examples), dataset.place_of(example))
+        yield gr.update(visible=True), head, eye_html.waiting(language, example)
+        try:
+            yield gr.skip(), gr.skip(), eye(language, given.values, dataset, example)
+        except UserError as trouble:
+            yield gr.skip(), gr.skip(), eye_html.refused(language, example, form_html.error(trouble))
+
+    return {
+        "fn": draw,
+        "inputs": [*tab.known, card.looking, *tab.controls],
+        "outputs": card.drawn,
+        "trigger_mode": "always_last",
+        "concurrency_id": "model",
+        **QUEUED,
+    }
+
+
+def _found(tab: DataTab, given: Given, dataset: Dataset | None) -> list[Any]:
+    """For `DataTab.found_drawn`."""
+    query, view, first, looking, checked, opened = given.own
+    language, values, found = given.language, given.values, find_checked(checked)
+    changes = pending(dataset, tab.workspace) if dataset else None
+    states = state_of(dataset, changes) if dataset and same_dataset(values, checked) else lambda finding: ""
+    mark = _marker(tab, values, dataset, checked)
+    return [
+        *changes_card.drawings(language, changes),
+        *found_card.drawings(language, found, values, opened, states),
+        *gallery.page(tab.workspace, language, dataset, query, view, first, looking, mark),
+    ]
+
+
+def _marker(
+    tab: DataTab, values: dict[str, Any], dataset: Dataset | None, checked: tuple[Any, ...] | None
+) -> Callable[[Example], str]:
+    """What is known of an example, as a word of `mark_…`: what was done to it, or that it is bad."""
+    found = find_checked(checked)
+    unusable = found.report.unusable() if found and same_dataset(values, checked) else set()
+    changes = pending(dataset, tab.workspace) if dataset else None
+
+    def mark(example: Example) -> str:
+        done = mark_of(changes, example.id) if changes else ""
+        return done or ("bad" if example.id in unusable else "")
+
+    return mark

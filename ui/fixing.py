@@ -1,0 +1,157 @@
+"""Rows of a dataset corrected or left out: which a finding tells of, and what waits to be saved. No torch.
+
+Nothing is changed in place: the changes are kept beside the dataset and become a new version of it.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.data.check import Report
+from training.data.datasets import Dataset
+from training.data.edits import Version, raw_row, save_version
+from training.data.findings import Finding
+from training.data.pending import Pending, drop, keep, pending
+from training.data.samples import SAMPLES
+from training.names import problem_with
+from ui.opened import OF_DATASET, Wanted
+from ui.rows import RowText, draft_of, is_same, of_example, of_messages, of_raw
+from vlm.errors import UserError
+from vlm.example import Example
+
+A_ROW = re.compile(r".+ (?:line|row) \d+")
+IMAGE_OF_ROWS = re.compile(r"(?P<place>.+?)(?: and \d+ more rows)?, (?P<image>.+)", re.DOTALL)
+"""How the check names an image: the first row that shows it, how many more do, and its path."""
+
+
+@dataclass(frozen=True)
+class At:
+    """The row that is corrected, and among which others: the examples, or those that were found faulty."""
+
+    key: str
+    faulty: bool = False
+
+
+def examples_by_id(dataset: Dataset) -> dict[str, Example]:
+    return {example.id: example for example in dataset.examples}
+
+
+def row_finder(dataset: Dataset) -> Callable[[Finding], tuple[str, ...]]:
+    """Which rows a finding tells of: ids of examples, or the place of one that could not be read."""
+    users: dict[Path, list[str]] = defaultdict(list)
+    for example in dataset.examples:
+        for image in example.images:
+            users[image].append(example.id)
+
+    def rows_of(finding: Finding) -> tuple[str, ...]:
+        if finding.example is not None:
+            return (finding.example,)
+        match = IMAGE_OF_ROWS.fullmatch(finding.where)
+        if match and (shown_by := users.get(dataset.root / match["image"])):
+            return tuple(shown_by)
+        return (finding.where,) if A_ROW.fullmatch(finding.where) else ()
+
+    return rows_of
+
+
+def faulty_rows(report: Report) -> list[str]:
+    """Every row that can't be trained on, in the order of the findings as they are shown."""
+    rows_of = row_finder(report.dataset)
+    listed = (finding for _, found in report.groups() for finding in found if not finding.warning)
+    return list(dict.fromkeys(key for finding in listed for key in rows_of(finding)))
+
+
+def mark_of(changes: Pending, key: str) -> str:
+    """What was done to a row, as a word of `mark_…`; "" where nothing was."""
+    return "left_out" if key in changes.excluded else "changed" if key in changes.fixed else ""
+
+
+def state_of(dataset: Dataset, changes: Pending) -> Callable[[Finding], str]:
+    """For `check_html.findings`. A picture that many rows show is as its first row is."""
+    rows_of = row_finder(dataset)
+
+    def state(finding: Finding) -> str:
+        rows = rows_of(finding)
+        return (mark_of(changes, rows[0]) or "open") if rows else ""
+
+    return state
+
+
+def row_text(workspace: Path, values: Mapping[str, Any], dataset: Dataset, key: str) -> RowText:
+    """A row as it stands, or as it was corrected. Raises `UserError` where it can't be edited as text."""
+    draft = pending(dataset, workspace).fixed.get(key)
+    if draft is not None:
+        return of_messages(draft.images, draft.messages)
+    example = examples_by_id(dataset).get(key)
+    if example is not None:
+        row = of_example(example)
+        if not is_same(row, example.messages):
+            raise UserError(
+                "This conversation can't be edited as text: a line in it begins as a turn does.",
+                "Correct it in the file, or leave the row out.",
+            )
+        return row
+    wanted = Wanted.of(values)
+    found = raw_row(
+        key,
+        wanted.source,
+        workspace,
+        inside=workspace,
+        columns=wanted.columns,
+        split=wanted.split,
+        held_out_split=wanted.held_out_split,
+    )
+    return of_raw(found, dataset, wanted.columns)
+
+
+def fix(workspace: Path, dataset: Dataset, key: str, row: RowText) -> Pending:
+    """Keep the row as it was written now. Raises `UserError` where it could not be trained on."""
+    draft, changes = draft_of(row), pending(dataset, workspace)
+    example = examples_by_id(dataset).get(key)
+    if example is not None and (example.images, example.messages) == (draft.images, draft.messages):
+        return keep(changes.undo(key), dataset)
+    return keep(changes.fix(key, draft), dataset)
+
+
+def leave_out(workspace: Path, dataset: Dataset, *keys: str) -> Pending:
+    return keep(pending(dataset, workspace).exclude(*keys), dataset)
+
+
+def take_back(workspace: Path, dataset: Dataset, *keys: str) -> Pending:
+    changes = pending(dataset, workspace)
+    for key in keys:
+        changes = changes.undo(key)
+    return keep(changes, dataset)
+
+
+def turn_over(workspace: Path, dataset: Dataset, key: str) -> Pending:
+    """Leave a row out, or take it back where it was left out."""
+    left_out = key in pending(dataset, workspace).excluded
+    return (take_back if left_out else leave_out)(workspace, dataset, key)
+
+
+def save(workspace: Path, dataset: Dataset, name: str | None) -> Version:
+    """The changes as a new dataset, called so or after the old. Raises `UserError` where it can't be."""
+    name = (name or "").strip() or None
+    if name is not None and ((problem := problem_with(name)) or name in SAMPLES):
+        raise UserError(f"The name {name!r} {problem or 'is a sample'}.", "Give another, or none.")
+    changes = pending(dataset, workspace).among(
+        {*examples_by_id(dataset), *(f.where for f in dataset.findings)}
+    )
+    version = save_version(dataset, changes.edits, workspace, name)
+    drop(changes)
+    return version
+
+
+def beside(keys: list[str], key: str, step: int) -> str:
+    """The key so many steps on, from the end to the beginning again."""
+    at = keys.index(key) if key in keys else 0
+    return keys[(at + step) % len(keys)] if keys else key
+
+
+def same_dataset(values: Mapping[str, Any], key: tuple[Any, ...] | None) -> bool:
+    """Whether a check with this key was of the dataset that these settings read."""
+    return key is not None and key[: len(OF_DATASET)] == tuple(values[name] for name in OF_DATASET)
