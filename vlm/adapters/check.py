@@ -41,6 +41,7 @@ from vlm.adapters.files import (
     printable,
     read_config,
     read_header,
+    same_model,
     shown,
 )
 from vlm.adapters.foreign import Case, look_over, rebuild
@@ -124,7 +125,7 @@ class _Match:
         trained_on = f"It was trained on {self.trained_on}. " if self.trained_on else ""
         remedy = (
             f"Choose {self.trained_on} as the base model."
-            if self.trained_on and not _same(self.trained_on, self.base)
+            if self.trained_on and not same_model(self.trained_on, self.base)
             else "Choose the base model that the adapter was trained on."
         )
         return UserError(
@@ -132,11 +133,6 @@ class _Match:
             f"{matched} of {self.total} tensors match.",
             remedy,
         )
-
-
-def _same(one: str, other: str) -> bool:
-    """Whether two names may mean one model: of folders and Hub ids the last part counts."""
-    return one.rpartition("/")[2].casefold() == other.rpartition("/")[2].casefold()
 
 
 def _text_model(config: Mapping[str, Any]) -> str | None:
@@ -267,7 +263,7 @@ def _require_finite(folder: Path) -> None:
 
 def _notes(about: _Match, places: Places, let_off: list[str]) -> tuple[str, ...]:
     notes = []
-    if about.trained_on and not _same(about.trained_on, about.base):
+    if about.trained_on and not same_model(about.trained_on, about.base):
         notes.append(
             f"It was trained on {about.trained_on}, not {about.base}: the shapes match, the weights need not."
         )

@@ -135,6 +135,11 @@ def model_name(path: str) -> str:
     return path.rpartition("/")[2] if is_folder else path
 
 
+def same_model(one: str, other: str) -> bool:
+    """Whether two names may mean one model: of folders and Hub ids the last part counts."""
+    return one.rpartition("/")[2].casefold() == other.rpartition("/")[2].casefold()
+
+
 def read_metrics(folder: Path) -> dict[str, float]:
     """The last metrics that the folder itself tells of: our model card's, or other tools' results.
 

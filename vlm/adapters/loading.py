@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from vlm.adapters.attach import is_quantized
 from vlm.adapters.check import AdapterCheck, check
-from vlm.adapters.files import WEIGHTS_FILE, printable
+from vlm.adapters.files import WEIGHTS_FILE, model_name, printable, same_model
 from vlm.errors import UserError
 from vlm.methods import METHODS
 
@@ -57,7 +57,6 @@ def put_on(
     _require_quantization(model, checked)
     _require_own_embeddings(model, checked)
     config = copy.deepcopy(checked.config)
-    # PEFT would write the base's path on this machine over the name.
     config.inference_mode, config.base_model_name_or_path = not trainable, None
     # bf16 has the range of fp32: what PEFT turns into fp32 here (embeddings, vision tower) would double.
     if trainable and is_quantized(model) and model.dtype != torch.bfloat16:
@@ -66,10 +65,13 @@ def put_on(
     if trainable and config.peft_type == "ADALORA":
         config.rank_pattern = None
     adapted = get_peft_model(model, config, adapter_name=name)
-    config.base_model_name_or_path = checked.config.base_model_name_or_path or checked.base_name
+    said, here = checked.info.base_name, model_name(checked.base_name)
+    config.base_model_name_or_path = said if same_model(said, here) else here
     if trainable and config.peft_type == "ADALORA":
         tensors = _filled_up(adapted, tensors, name)
     if trainable:
+        # What goes on is saved again, and PEFT's card would name the base's folder on this machine.
+        model.name_or_path = model.config.name_or_path = config.base_model_name_or_path
         for key, parameter in adapted.named_parameters():
             if parameter.requires_grad and ".modules_to_save." in key:
                 parameter.data = parameter.data.float()  # small steps are lost in 16 bits
