@@ -67,7 +67,7 @@ class Report:
         unusable = self.unusable()
         examples = [example for example in self.dataset.examples if example.id not in unusable]
         digest = hashlib.sha256(self.dataset.fingerprint.encode())
-        for path in sorted(self.facts):
+        for path in sorted(self.facts, key=str):
             digest.update(self.facts[path].digest)
         return replace(self.dataset, examples=examples, findings=self.faults, fingerprint=digest.hexdigest())
 

@@ -298,7 +298,7 @@ def _fingerprint(files: Sequence[Path], folder: DatasetFolder, examples: list[Ex
     for path in files:
         for block in _blocks(path):
             digest.update(block)
-    for image in sorted({image for example in examples for image in example.images}):
+    for image in sorted({image for example in examples for image in example.images}, key=str):
         digest.update(f"\0{folder.relpath(image)}\0{image.stat().st_size}".encode())
     return digest.hexdigest()
 

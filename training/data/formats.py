@@ -78,7 +78,7 @@ def read_examples(
             known[shape] = layout_of(row.values, mapping), guessed(row.values, mapping), used
         layout, guess, used = known[shape]
         ignored.update(row.values.keys() - used)
-        example = _example_or_findings(row, folder, mapping)
+        example = _example_or_findings(row, folder, mapping, layout)
         if not isinstance(example, Example):
             read.findings.extend(example)
             continue
@@ -136,13 +136,15 @@ def _with_own_ids(examples: list[Example], ids: list[object]) -> list[Example]:
     ]
 
 
-def _example_or_findings(row: Row, folder: DatasetFolder, mapping: Mapping) -> Example | list[Finding]:
+def _example_or_findings(
+    row: Row, folder: DatasetFolder, mapping: Mapping, layout: str
+) -> Example | list[Finding]:
     """Everything that is wrong with the row at once: all its missing images, and its text too."""
     faults: list[UserError] = []
     images: list[Path] = []
     messages: tuple[Message, ...] = ()
     try:
-        values = canonical(row.values, mapping)
+        values = canonical(row.values, mapping, layout)
         _require_pictures_only(row.values)
         references = _image_references(values)
         for reference in references:

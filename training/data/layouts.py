@@ -146,13 +146,13 @@ def guessed(values: Values, mapping: Mapping = NOTHING_MAPPED) -> dict[str, str]
     return {SHOWN_KINDS.get(kind, kind): column for kind, column in found.items() if column is not None}
 
 
-def canonical(values: Values, mapping: Mapping = NOTHING_MAPPED) -> Values:
-    """The row in our own columns. Raises `UserError` where a turn can't be read.
+def canonical(values: Values, mapping: Mapping = NOTHING_MAPPED, layout: str | None = None) -> Values:
+    """The row in our own columns, its layout if that is known. Raises `UserError` where a turn can't be read.
 
     What is ours already stays as it is, right or wrong, so that its faults are told by its own names.
     """
     values = _unpacked(values, mapping)
-    layout = layout_of(values, mapping)
+    layout = layout or layout_of(values, mapping)
     column = mapping.column("images", values)
     images = {} if column is None or column in OUR_IMAGES else {"images": values.get(column)}
     if not mapping.columns and not mapping.tags and _says_ours(values):
@@ -180,6 +180,8 @@ def _unpacked(values: Values, mapping: Mapping) -> Values:
 
     A text may be a list in brackets too: an answer is read only where it is turns, with role and content.
     """
+    if not any(isinstance(value, str) and value[:1] == "[" for value in values.values()):
+        return values
     found = dict(values)
     for kind in ("images", "messages", "conversations", "history", "question", "answer"):
         column = mapping.column(kind, values)

@@ -124,7 +124,7 @@ def same_pictures(images: Collection[Path]) -> dict[Path, Path]:
 def _alike(images: Collection[Path], trait: Callable[[Path], object]) -> list[list[Path]]:
     """Those of the files that share a trait with another, group by group, each in order."""
     groups: dict[object, list[Path]] = defaultdict(list)
-    for image in sorted(images):
+    for image in sorted(images, key=str):
         with suppress(OSError, UserError):
             groups[trait(image)].append(image)
     return [group for group in groups.values() if len(group) > 1]
