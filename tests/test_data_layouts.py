@@ -26,6 +26,7 @@ class Documented:
 
     heading: str
     files: dict[str, str] = field(default_factory=dict)
+    pictures: tuple[str, ...] = ()
     reads: str = ""
     how: str = ""
 
@@ -41,26 +42,32 @@ def documented() -> list[Documented]:
                 current.reads, current.how = fence["content"], name.removeprefix("reads").strip()
                 found.append(current)
                 current = None
+            elif name == "pictures":
+                current.pictures = tuple(fence["content"].split())
             else:
                 current.files[name] = fence["content"]
     return found
 
 
 def write(example: Documented, folder: Path) -> None:
-    for picture in PICTURES:
-        if picture in str(example.files) + example.reads:
-            Image.new("RGB", (8, 8), "red").save(folder / picture)
+    named = [picture for picture in PICTURES if picture in str(example.files) + example.reads]
+    for number, picture in enumerate(example.pictures or named):
+        (folder / picture).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8 + number, 8), "red").save(folder / picture)
     for name, content in example.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content, encoding="utf-8")
     if (made_by := folder / "make.py").exists():
         subprocess.run([sys.executable, "make.py"], cwd=folder, check=True, capture_output=True)
         made_by.unlink()
 
 
-def told(example: Example) -> str:
+def told(dataset: Dataset, example: Example) -> str:
     images = " ".join(image.name for image in example.images)
     images = "(in the table)" if re.fullmatch(r"[0-9a-f]{32}\.png", images) else images
-    return f"{images} | {' -> '.join(m.plain_text for m in example.messages[:-1])} | {example.answer}"
+    held_out = " (held out)" if example.id in dataset.held_out else ""
+    asked = " -> ".join(message.plain_text for message in example.messages[:-1])
+    return f"{images} | {asked} | {example.answer}{held_out}"
 
 
 def normal(text: str) -> str:
@@ -78,8 +85,10 @@ def test_each_example_of_the_document_is_read_as_it_says(example: Documented, tm
     source = folder / example.how if example.how and columns is None else folder
     dataset = open_dataset(str(source), tmp_path / "workspace", columns=columns)
     assert dataset.findings == []
-    assert normal("\n".join(map(told, dataset.examples))) == normal(example.reads)
+    assert normal("\n".join(told(dataset, e) for e in dataset.examples)) == normal(example.reads)
     assert dataset.kind
+    assert dataset.layout
+    assert dataset.columns
 
 
 def rows(tmp_path: Path, content: str, name: str = "train.json") -> Dataset:
