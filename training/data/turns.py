@@ -20,7 +20,7 @@ IMAGE_KEYS = ("image", "path", "url", "image_url")
 
 
 def tagged(turns: object, tags: Mapping[str, str]) -> object:
-    """Turns whose keys and roles have other names; a turn of `user` and `assistant` at once is two."""
+    """Turns whose keys and roles have other names; one with question and answer at once is two."""
     if not isinstance(turns, list) or not tags:
         return turns
     role_key, content_key = tags.get("role_tag", "role"), tags.get("content_tag", "content")
@@ -32,11 +32,23 @@ def tagged(turns: object, tags: Mapping[str, str]) -> object:
             role = ROLES.get(spoken, spoken) if isinstance(spoken, str) else spoken
             role = named.get(spoken, role) if isinstance(spoken, str) else role
             read.append({"role": role, "content": turn.get(content_key)})
-        elif isinstance(turn, dict) and {"user", "assistant"} <= turn.keys():
-            read += [{"role": role, "content": turn[role]} for role in ("user", "assistant")]
+        elif pair := _pair(turn):
+            read += pair
         else:
             read.append(turn)
     return read
+
+
+def _pair(turn: object) -> list[object]:
+    """A question and its answer in one object, as the Cauldron and ms-swift have them; else nothing."""
+    if not isinstance(turn, dict):
+        return []
+    asked, answered = (
+        [key for key in keys if key in turn] for keys in (("user", "human"), ("assistant", "gpt"))
+    )
+    if len(asked) != 1 or len(answered) != 1:
+        return []
+    return [{"role": "user", "content": turn[asked[0]]}, {"role": "assistant", "content": turn[answered[0]]}]
 
 
 def said(value: object, role: str) -> list[object]:
