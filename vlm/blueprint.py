@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlm.counts import ALL_ONE, TowerCount, TowerCounts, times
 from vlm.settings import AdapterSettings, ModelSettings
@@ -38,15 +38,19 @@ def counted(name: str) -> bool:
     )
 
 
+def adapter_settings(settings: ModelSettings, **more: Any) -> AdapterSettings:
+    """What changes an adapter's counts among these settings, everything else at its default, or `more`."""
+    named = {name: getattr(settings, name) for name in AdapterSettings.model_fields if counted(name)}
+    return AdapterSettings(**named, **more)
+
+
 def tower_counts(settings: ModelSettings) -> TowerCounts:
     """Trainable and total parameters of each tower for these settings (the model's and the adapter's in one).
 
     No weight is read. The starter's committed counts need no torch; anything else imports it. Raises
     `UserError` where the model has no readable configuration or no layer for the targets.
     """
-    adapter = AdapterSettings(
-        **{name: getattr(settings, name) for name in AdapterSettings.model_fields if counted(name)}
-    )
+    adapter = adapter_settings(settings)
     for name, committed in COMMITTED.items():
         if settings.model == "starter" and adapter == committed:
             return _read_committed()[name]
@@ -63,15 +67,15 @@ def build_counts(model: str, adapter: AdapterSettings, revision: str | None = No
 
 
 def adapted_outline(
-    model: str, adapter: AdapterSettings, revision: str | None = None
+    model: str, adapter: AdapterSettings, revision: str | None = None, *, whole: bool = False
 ) -> tuple["PeftModel", Mapping[str, int]]:
-    """The outline of a base model with a fresh adapter, on the meta device, and how many layers each is.
+    """The outline of a base model with a fresh adapter, on the meta device, and its layers' `copies`.
 
-    Raises `UserError` as `vlm.adapters.attach` does.
+    With `whole`, the architecture with all its layers. Raises `UserError` as `vlm.adapters.attach` does.
     """
     from vlm import adapters, hub
 
-    found = outline(model, revision)
+    found = Outline(architecture(model, revision), ALL_ONE) if whole else outline(model, revision)
     base, new = copy.deepcopy(found.model), hub.is_composed(model)
     return adapters.attach(base, adapter, model, new_connector=new, meta=True), found.copies
 
