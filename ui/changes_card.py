@@ -30,7 +30,7 @@ class ChangesCard:
 
 
 def build_changes_card(wordings: Wordings) -> ChangesCard:
-    said = drawn(wordings)
+    said = drawn(wordings, visible=False)
     with gr.Column(visible=False, elem_classes="card on", elem_id="changes") as box:
         title(wordings, "changes_title")
         words = drawn(wordings)

@@ -77,14 +77,15 @@ def build_check_card(wordings: Wordings) -> CheckCard:
     with gr.Column(elem_classes="card"):
         title(wordings, "check_title", 3)
         drawn(wordings, lambda language: form_html.small(say(language, "check_about")))
-        skip = gr.Checkbox(
-            form.default_of("skip_bad_rows"),
-            label=say("en", "skip_bad_rows"),
-            info="--skip_bad_rows",
-            elem_classes="switch",
-            interactive=True,
-            elem_id="data-skip",
-        )
+        with gr.Row(elem_classes="fields"):
+            skip = gr.Checkbox(
+                form.default_of("skip_bad_rows"),
+                label=say("en", "skip_bad_rows"),
+                info="--skip_bad_rows",
+                elem_classes="switch",
+                interactive=True,
+                elem_id="data-skip",
+            )
         wordings.bind(skip, label="skip_bad_rows")
         with gr.Row(elem_classes="pair"):
             check = gr.Button(say("en", "check"), variant="primary", elem_id="check")

@@ -124,9 +124,10 @@ def _finding(
     if state == "left_out":
         buttons += _row_action(language, "back", kind, row, finding.where)
     reason = "" if finding.reason == heading else f" <bdi>{escape(finding.reason)}</bdi>"
+    actions = f'<span class="actions">{buttons}</span>' if buttons else ""
     return (
-        f"<li><code><bdi>{escape(finding.where)}</bdi></code>{reason}"
-        f" <span>→ <bdi>{escape(finding.remedy)}</bdi></span> {buttons}</li>"
+        f"<li><p><code><bdi>{escape(finding.where)}</bdi></code>{reason}"
+        f" <span>→ <bdi>{escape(finding.remedy)}</bdi></span></p>{actions}</li>"
     )
 
 

@@ -58,7 +58,8 @@ def add_source_events(tab: DataTab) -> None:
 
     def start_afresh() -> tuple[Any, ...]:
         """What was looked at and edited was of another dataset."""
-        return None, gr.update(visible=False), None, None, gr.update(visible=False), 0
+        hidden = gr.update(visible=False)
+        return None, hidden, None, None, hidden, 0, hidden
 
     def choose(dataset: str) -> tuple[Any, ...]:
         chosen = gr.update(choices=choices_with(tab.workspace, dataset), value=dataset)

@@ -26,8 +26,7 @@ from vlm.errors import UserError
 
 def add_editing_events(tab: DataTab) -> None:
     add_finding_events(tab)
-    add_editor_events(tab)
-    add_draft_events(tab)
+    add_editor_events(tab, add_draft_events(tab))
     add_version_events(tab)
     add_labelling_start(tab)
 
@@ -49,7 +48,7 @@ def show_row(tab: DataTab, given: Given, dataset: Dataset, at: At) -> list[Any]:
         editor_html.place(given.language, number, len(keys), name),
         labels=False,
         drafters=drafters(tab.workspace, given.language, given.values),
-        leave="row_back" if done == "left_out" else "row_leave",
+        left_out=done == "left_out",
     )
 
 
@@ -95,6 +94,14 @@ def add_finding_events(tab: DataTab) -> None:
         if looking is not None and dataset is not None and looking < len(dataset.examples):
             fixing.turn_over(tab.workspace, dataset, dataset.examples[looking].id)
 
+    def leave_all(*inputs: Any) -> None:
+        given = Given.of(tab, inputs)
+        found, dataset = find_checked(given.own[1]), tab.dataset(given.values)
+        if found is not None and dataset is not None:
+            changed = pending(dataset, tab.workspace).fixed
+            rows = [key for key in fixing.faulty_rows(found.report) if key not in changed]
+            fixing.leave_out(tab.workspace, dataset, *rows)
+
     found_again = data_drawing.found_again(tab)
     tab.found.findings.act(
         act,
@@ -104,17 +111,22 @@ def add_finding_events(tab: DataTab) -> None:
     ).then(None, js=TO_THE_EDITOR).then(**found_again)
     looking = [*tab.known, eye.looking, tab.check.checked, *tab.controls]
     eye.edit.click(edit, looking, [card.row, *card.drawn], **DATA).then(None, js=TO_THE_EDITOR)
+    tab.found.leave_all.click(leave_all, looking, None, **DATA).then(**found_again)
     eye.leave.click(leave, looking, None, **DATA).then(**found_again)
 
 
-def add_editor_events(tab: DataTab) -> None:
-    """Save, previous, next, leave out, close: of a row that is corrected, or a picture that is labelled."""
+def add_editor_events(tab: DataTab, drafting: Any) -> None:
+    """Save, previous, next, leave out: of a row that is corrected, or a picture that is labelled.
+
+    A draft that is being written ends then: it would be of another picture.
+    """
     card = tab.editor
     own = [card.row, card.label, *card.written, tab.check.checked]
     wired = {
         "inputs": [*tab.known, *own, *tab.controls],
         "outputs": [card.row, card.label, *card.drawn],
         "trigger_mode": "once",
+        "cancels": [drafting],
         **DATA,
     }
 
@@ -145,7 +157,6 @@ def add_editor_events(tab: DataTab) -> None:
             return gr.skip(), gr.skip(), form_html.error(trouble)
         return (picture,), editor_html.pictures(given.language, (picture,)), ""
 
-    found_again = data_drawing.found_again(tab)
     for trigger, action in (
         (card.save.click, "save"),
         (card.answer.submit, "save"),
@@ -153,11 +164,13 @@ def add_editor_events(tab: DataTab) -> None:
         (card.back.click, "back"),
         (card.on.click, "on"),
         (card.leave.click, "leave"),
+        (card.take_back.click, "leave"),
+        (card.remove.click, "leave"),
         (card.another.click, "another"),
     ):
         moved = trigger(move(action), **wired).then(None, js=TO_THE_EDITOR)
-        if action in ("save", "leave"):
-            moved.then(**found_again)
+        if action in ("save", "leave", "another"):
+            moved.then(**data_drawing.everything(tab))
     card.question.submit(None, js=TO_THE_ANSWER)
     card.put_in.upload(
         put_in, [card.put_in, *tab.known, *tab.controls], [card.images, card.picture, card.notice], **DATA
@@ -174,7 +187,7 @@ def _row_moved(tab: DataTab, given: Given, dataset: Dataset, at: At, action: str
     return At(fixing.beside(_keys(tab, given, dataset, at), at.key, step), at.faulty)
 
 
-def add_draft_events(tab: DataTab) -> None:
+def add_draft_events(tab: DataTab) -> Any:
     """An answer as the chosen model or adapter gives it, to be corrected by a person."""
     card = tab.editor
 
@@ -189,7 +202,7 @@ def add_draft_events(tab: DataTab) -> None:
         except UserError as trouble:
             yield gr.skip(), form_html.error(trouble), gr.update(interactive=True)
 
-    card.draft.click(
+    return card.draft.click(
         draft,
         [*tab.known, card.images, card.question, card.who, *tab.controls],
         [card.answer, card.notice, card.draft],
@@ -216,9 +229,16 @@ def add_version_events(tab: DataTab) -> None:
                 raise UserError("There is no dataset.", "Choose one first.")
             version = fixing.save(tab.workspace, dataset, given.own[0])
         except UserError as trouble:
-            return form_html.error(trouble), "", gr.skip(), *[gr.skip()] * (len(reading) + len(closing))
+            return (
+                form_html.error(trouble),
+                gr.update(visible=False),
+                gr.skip(),
+                *[gr.skip()] * (len(reading) + len(closing)),
+            )
         name = version.folder.name
-        said = editor_html.saved(given.language, name, version.examples, version.left_out)
+        said = gr.update(
+            value=editor_html.saved(given.language, name, version.examples, version.left_out), visible=True
+        )
         chosen = gr.update(choices=choices_with(tab.workspace, name), value=name)
         return "", said, "", chosen, *read_by_itself(), *close()
 

@@ -65,6 +65,8 @@ class EditorCard:
     save: gr.Button
     another: gr.Button
     leave: gr.Button
+    take_back: gr.Button
+    remove: gr.Button
     notice: gr.HTML
     raw: gr.HTML
     row: gr.State
@@ -77,7 +79,8 @@ class EditorCard:
         """What `filled` updates."""
         return [
             *(self.box, self.head, self.picture, self.put_in, self.question, self.answer, self.turns),
-            *(self.who, self.drafting, self.another, self.leave, self.notice, self.raw, self.images),
+            *(self.who, self.draft, self.drafting, self.another, self.leave, self.take_back, self.remove),
+            *(self.notice, self.raw, self.images),
         ]
 
     @property
@@ -116,12 +119,15 @@ def build_editor_card(wordings: Wordings) -> EditorCard:
                 with gr.Row(elem_classes="links"):
                     another = link(wordings, "another_question", elem_id="edit-another")
                     leave = link(wordings, "row_leave", elem_id="edit-leave")
+                    take_back = link(wordings, "row_back", elem_id="edit-take-back")
+                    remove = link(wordings, "label_remove", elem_id="edit-remove")
                 notice = drawn(wordings)
                 drawn(wordings, lambda language: form_html.small(say(language, "editor_keys")))
                 raw = drawn(wordings)
     states = gr.State(None), gr.State(None), gr.State(())
-    parts = (question, answer, turns, who, draft, drafting, save, another, leave, notice, raw)
-    return EditorCard(box, head, back, on, close, picture, put_in, *parts, *states)
+    writing = (question, answer, turns, who, draft, drafting, save)
+    others = (another, leave, take_back, remove, notice, raw)
+    return EditorCard(box, head, back, on, close, picture, put_in, *writing, *others, *states)
 
 
 def _text(wordings: Wordings, name: str, hint: str, lines: int = 1, visible: bool = True) -> gr.Textbox:
@@ -161,7 +167,7 @@ def filled(
     *,
     labels: bool,
     drafters: list[tuple[str, str]],
-    leave: str = "row_leave",
+    left_out: bool = False,
     notice: str = "",
 ) -> list[Any]:
     """For `EditorCard.drawn`: this row. `labels`: of a dataset that is written here, not of one corrected."""
@@ -175,9 +181,12 @@ def filled(
         gr.update(value=row.answer, visible=not talk),
         gr.update(value=row.turns or "", visible=talk),
         gr.update(choices=drafters),
+        gr.update(interactive=True),
         gr.update(visible=not talk and bool(row.images)),
         gr.update(visible=labels),
-        gr.update(value=say(language, leave), visible=True),
+        gr.update(visible=not labels and not left_out),
+        gr.update(visible=not labels and left_out),
+        gr.update(visible=labels),
         notice,
         editor_html.raw(language, row.raw),
         row.images,

@@ -17,12 +17,12 @@ from training.data.findings import Finding
 from training.data.pending import Pending, drop, keep, pending
 from training.data.samples import SAMPLES
 from training.names import problem_with
+from ui.data_html import A_ROW
 from ui.opened import OF_DATASET, Wanted
 from ui.rows import RowText, draft_of, is_same, of_example, of_messages, of_raw
 from vlm.errors import UserError
 from vlm.example import Example
 
-A_ROW = re.compile(r".+ (?:line|row) \d+")
 IMAGE_OF_ROWS = re.compile(r"(?P<place>.+?)(?: and \d+ more rows)?, (?P<image>.+)", re.DOTALL)
 """How the check names an image: the first row that shows it, how many more do, and its path."""
 

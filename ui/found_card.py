@@ -9,7 +9,7 @@ import gradio as gr
 from ui import check_html, form_html
 from ui.check_card import Checked, key_of
 from ui.check_html import StateOf
-from ui.controls import drawn, title
+from ui.controls import drawn, link, title
 from ui.gallery import TELL_ACT
 from ui.model_card import model_name
 from ui.text import Language, Wordings, number, say
@@ -23,6 +23,7 @@ class FoundCard:
     box: gr.Column
     verdict: gr.HTML
     findings: gr.HTML
+    leave_all: gr.Button
     opened: gr.State
     lengths_box: gr.Column
     lengths: gr.HTML
@@ -31,7 +32,15 @@ class FoundCard:
     @property
     def drawn(self) -> list[gr.blocks.Block]:
         """What `drawings` updates."""
-        return [self.box, self.verdict, self.findings, self.lengths_box, self.lengths, self.apply]
+        return [
+            self.box,
+            self.verdict,
+            self.findings,
+            self.leave_all,
+            self.lengths_box,
+            self.lengths,
+            self.apply,
+        ]
 
 
 def build_found_card(wordings: Wordings) -> FoundCard:
@@ -39,13 +48,15 @@ def build_found_card(wordings: Wordings) -> FoundCard:
         with gr.Column(elem_classes="card"):
             title(wordings, "findings_title")
             verdict = drawn(wordings)
+            with gr.Row(elem_classes="links"):
+                leave_all = link(wordings, "leave_all", visible=False, elem_id="leave-all")
             findings = drawn(wordings, elem_classes="found", js_on_load=TELL_ACT, elem_id="findings")
         with gr.Column(visible=False, elem_classes="card") as lengths_box:
             title(wordings, "lengths_title")
             lengths = drawn(wordings)
             with gr.Row(elem_classes="links"):
                 apply = gr.Button(visible=False, size="sm", elem_classes="link", elem_id="apply-safe")
-    return FoundCard(box, verdict, findings, gr.State([]), lengths_box, lengths, apply)
+    return FoundCard(box, verdict, findings, leave_all, gr.State([]), lengths_box, lengths, apply)
 
 
 def drawings(
@@ -57,7 +68,7 @@ def drawings(
 ) -> list[Any]:
     """For `FoundCard.drawn`. A check of another dataset, or of none, is not shown."""
     if checked is None or checked.key[:4] != key_of(values)[:4]:
-        return [gr.update(visible=False), *[gr.skip()] * 5]
+        return [gr.update(visible=False), *[gr.skip()] * 6]
     report = checked.report
     verdict = check_html.verdict(
         language,
@@ -77,6 +88,7 @@ def drawings(
         gr.update(visible=True),
         verdict,
         check_html.findings(language, report, opened, state_of),
+        gr.update(visible=any(state_of(finding) == "open" for finding in report.faults)),
         gr.update(visible=report.lengths is not None),
         check_html.lengths(language, report.lengths) if report.lengths else "",
         gr.update(

@@ -104,7 +104,6 @@ def show(tab: DataTab, given: Given, label: Label) -> list[Any]:
         editor_html.place(given.language, label.at, len(listed), entry.image),
         labels=True,
         drafters=drafters(tab.workspace, given.language, given.values),
-        leave="label_remove",
         notice=editor_html.labelled(given.language, done, len(listed)),
     )
 

@@ -39,7 +39,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "kind_caption": ("Caption", "Chú thích"),
     "kind_conversation": ("Conversation", "Hội thoại"),
     # 2 Split
-    "split_title": ("Held out", "Phần giữ lại"),
+    "split_title": ("Split", "Chia dữ liệu"),
     "sides": (
         "{train} to train on, {held_out} held out. No picture stands on both sides.",
         "{train} để học, {held_out} giữ lại. Không ảnh nào nằm ở cả hai phía.",
@@ -98,6 +98,7 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "row_fix": ("Fix", "Sửa"),
     "row_leave": ("Leave out", "Bỏ ra"),
+    "leave_all": ("Leave out every bad row", "Bỏ ra mọi dòng lỗi"),
     # Lengths
     "lengths_title": ("Tokens per example", "Số token mỗi ví dụ"),
     "no_lengths": ("No example could be counted.", "Không đếm được ví dụ nào."),
