@@ -190,6 +190,7 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "negative alpha": (saying(lora_alpha=-8), "says lora_alpha = -8"),
     "no alpha": (saying(lora_alpha=0), "says lora_alpha = 0 for .*: it would change nothing"),
     "absurd alpha": (saying(lora_alpha=1e30), r"says lora_alpha = 1e\+30"),
+    "an alpha of 400 digits": (saying(lora_alpha=10**400), "says lora_alpha = 10000"),
     "alpha is text": (saying(lora_alpha="32"), "says lora_alpha = 32, and it must lie between"),
     "alpha is a switch": (saying(lora_alpha=True), "says lora_alpha = True"),
     "a layer's alpha is no number": (

@@ -44,8 +44,9 @@ from vlm.adapters.files import (
     same_model,
     shown,
 )
-from vlm.adapters.foreign import Case, look_over, rebuild
+from vlm.adapters.foreign import Case, rebuild
 from vlm.adapters.naming import Places, find_places
+from vlm.adapters.options import look_over
 from vlm.adapters.patterns import Budget
 from vlm.adapters.targets import layers_left_out
 from vlm.errors import UserError

@@ -2,7 +2,7 @@
 
 Layers, ranks and modules trained in full come from the tensors' names and shapes. Of adapter_config.json only
 numbers and switches count that are known here, each within its bounds; its patterns are read by
-vlm.adapters.patterns and never run. What would change the base's own weights is refused.
+vlm.adapters.patterns and never run.
 """
 
 import dataclasses
@@ -20,38 +20,17 @@ from transformers import PreTrainedModel
 from vlm.adapters.attach import pattern, peft_config
 from vlm.adapters.contents import PROMPT_KEY, PROMPTS, Contents, method_of
 from vlm.adapters.files import CONFIG_FILE, base_name, printable
+from vlm.adapters.options import DOTTED, refusal, unread
 from vlm.adapters.patterns import Budget, PatternError, read
-from vlm.errors import UserError
 from vlm.methods import METHODS
 from vlm.settings import AdapterSettings
 
 LARGEST_ALPHA = 65_536.0
 LARGEST_RANK = 4096
 """Where a layer has no plain weight to measure a rank by."""
-MOST_PATTERNS = 500
+MOST_RULES = 5_000
 CAUTIOUS_STEPS = 10**7
 """Steps of AdaLoRA's schedule, until a run that goes on puts its own in their place."""
-
-CHANGES_BASE = re.compile(r"pissa|olora|corda|loftq|lora_ga")
-"""Beginnings that LoRA takes out of the base's weights: such an adapter, loaded as it is, rewrites them."""
-REFUSED = {
-    "layer_replication": "repeats layers of the base",
-    "target_parameters": "adapts single weights, not layers",
-    "trainable_token_indices": "trains single tokens of the vocabulary",
-    "megatron_config": "is made for Megatron",
-    "alora_invocation_tokens": "is switched on by words in the prompt",
-    "use_qalora": "is a QA-LoRA",
-    "use_bdlora": "is a BD-LoRA",
-    "arrow_config": "routes between adapters",
-    "kasa_config": "changes the base's weights (KaSA)",
-    "monteclora_config": "is a MonteCLoRA",
-    "ensure_weight_tying": "ties its weights to one another",
-}
-"""Options of PEFT that are not done here, each as the end of a sentence that begins with the adapter."""
-UNUSED = {"auto_mapping", "runtime_config"}
-"""Keys that PEFT writes beside its options. `auto_mapping` names a class: it is looked at, never followed."""
-DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*")
-OFF = (None, False, "", [], {})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,19 +66,25 @@ class Case:
         PEFT takes the first, and writes them by the alphabet: a rule that was first may be so no more.
         """
         found: dict[str, dict[str, Any]] = {layer: {} for layer in self.places}
+        by_end: dict[str, list[str]] = {}
+        for layer in self.places:
+            for end in ends(layer):
+                by_end.setdefault(end, []).append(layer)
         for rule, value in self._table(key).items():
-            try:
-                fits = read(rule, self.budget).fits_end
-                for layer in self.places:
-                    if fits(layer):
-                        found[layer][rule] = value
-            except PatternError as error:
-                raise unread(self.name, key, rule, error) from error
+            for layer in by_end.get(rule, ()) if DOTTED.fullmatch(rule) else self._fitting(key, rule):
+                found[layer][rule] = value
         return found
+
+    def _fitting(self, key: str, rule: str) -> list[str]:
+        try:
+            fits = read(rule, self.budget).fits_end
+            return [layer for layer in self.places if fits(layer)]
+        except PatternError as error:
+            raise unread(self.name, key, rule, error) from error
 
     def _table(self, key: str) -> dict[str, Any]:
         table = self.config.get(key) or {}
-        if not isinstance(table, dict) or len(table) > MOST_PATTERNS:
+        if not isinstance(table, dict) or len(table) > MOST_RULES:
             raise refusal(self.name, f"has a {key} that can't be read")
         return table
 
@@ -113,68 +98,18 @@ class Case:
         return "|".join(re.escape(layer) for layer in sorted(wanted))
 
 
-def refusal(name: str, problem: str, remedy: str = "") -> UserError:
-    return UserError(f"{name} {problem}.", remedy or f"Mend its {CONFIG_FILE}, or choose another adapter.")
-
-
-def unread(name: str, key: str, rule: str, error: PatternError) -> UserError:
-    """A pattern that is not matched, because it can't be or because it would take for ever."""
-    return refusal(
-        name,
-        f"has a pattern in {key} that {error}: {printable(rule, 60)}",
-        f"Write plain layer names in {key} of its {CONFIG_FILE}, or choose another adapter.",
-    )
+def ends(layer: str) -> list[str]:
+    """The names that a layer may be called by: all of its name, and what follows each of its dots."""
+    steps = layer.split(".")
+    return [".".join(steps[start:]) for start in range(len(steps))]
 
 
 def _number(name: str, key: str, value: Any, low: float, high: float) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not low <= value <= high:
+    if not is_number or not low <= value <= high:
         allowed = f"it must lie between {low:g} and {high:g}"
         raise refusal(name, f"says {key} = {printable(value, 40)}, and {allowed}")
     return value
-
-
-def look_over(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse what no adapter may ask for. Raises `UserError` with the key and the reason."""
-    kind = getattr(peft, METHODS[method_of(name, config)].config)
-    known = {field.name for field in dataclasses.fields(kind)} | UNUSED
-    for key, value in config.items():
-        if key not in known and value not in OFF:
-            raise refusal(name, f"asks for {printable(key, 40)}, which is no option of its method known here")
-        if key in REFUSED and value not in OFF:
-            raise refusal(name, f"{REFUSED[key]} ({key}), which is not done here", "Choose another adapter.")
-    if config.get("bias", "none") != "none":
-        raise refusal(
-            name,
-            "was trained together with the base's biases, which would change the base itself",
-            "Train it anew with bias none.",
-        )
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and CHANGES_BASE.match(start):
-        raise refusal(
-            name,
-            f"was saved as {printable(start, 20)}, not as LoRA: loading it would rewrite the base's weights",
-            "Save it where it was trained with PEFT's path_initial_model_for_weight_conversion.",
-        )
-    _look_at_names(name, config)
-
-
-def _look_at_names(name: str, config: Mapping[str, Any]) -> None:
-    """Names that could lead somewhere are only ever shown or compared, and must look like what they are."""
-    base = config.get("base_model_name_or_path")
-    if base is not None and (not isinstance(base, str) or len(base) > 4096 or not base.isprintable()):
-        raise refusal(name, "names a base model that is no name")
-    mapping = config.get("auto_mapping") or {}
-    entries = mapping.values() if isinstance(mapping, dict) else [""]
-    if not all(isinstance(text, str | bool) and DOTTED.fullmatch(str(text)) for text in entries):
-        raise refusal(name, "names code to import, and not as a dotted name (auto_mapping)")
-    saved = config.get("modules_to_save") or []
-    if not isinstance(saved, list) or not all(
-        isinstance(m, str) and DOTTED.fullmatch(f"_{m}") for m in saved
-    ):
-        raise refusal(
-            name, "has modules_to_save that are no names of layers; PEFT would run them as patterns"
-        )
 
 
 def rebuild(case: Case) -> PeftConfig:

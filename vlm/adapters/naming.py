@@ -6,7 +6,7 @@ alone can be meant.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel
@@ -16,6 +16,8 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 from vlm.adapters.contents import CONNECTOR, VISION, Contents
 
 TEXT = re.compile(r"language|text|decoder|llm")
+
+End = tuple[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,36 +44,41 @@ def find_places(contents: Contents, base: PreTrainedModel) -> Places:
     return Places(layers, saved, lost, renamed)
 
 
-def _place(names: Iterable[str], known: Iterable[str], base: PreTrainedModel, ending: str) -> dict[str, str]:
+def _place(
+    names: Collection[str], known: Iterable[str], base: PreTrainedModel, ending: str
+) -> dict[str, str]:
     known = dict.fromkeys(known)
     places = {name: name for name in names if name in known}
     rest = [name for name in names if name not in places]
-    if rest:
+    if 0 < len(rest) <= len(known):  # with more no adapter of this base is complete
         rules = [rule for rule in get_model_conversion_mapping(base) if isinstance(rule, WeightRenaming)]
-        by_end = _by_end(known)
+        alike = _by_end(known)
         for name in rest:
             now = rename_source_key(name + ending, rules, [])[0].removesuffix(ending)
-            place = now if now in known else _only_one(name, by_end)
+            place = now if now in known else _only_one(name.split("."), alike)
             if place is not None:
                 places[name] = place
     taken: set[str] = set()
     return {name: place for name, place in places.items() if place not in taken and not taken.add(place)}
 
 
-def _by_end(known: Mapping[str, None]) -> dict[str, list[list[str]]]:
-    found: dict[str, list[list[str]]] = {}
+def _by_end(known: Iterable[str]) -> dict[End, list[list[str]]]:
+    found: dict[End, list[list[str]]] = {}
     for name in known:
         steps = name.split(".")
-        found.setdefault(steps[-1], []).append(steps)
+        found.setdefault(_end(steps), []).append(steps)
     return found
 
 
-def _only_one(name: str, by_end: Mapping[str, list[list[str]]]) -> str | None:
-    """The one name that ends as this does, of the same tower and number; None where none or several are."""
-    steps, likeness = name.split("."), {}
-    for other in by_end.get(steps[-1], []):
-        if _numbers(steps) != _numbers(other):
-            continue
+def _end(steps: list[str]) -> End:
+    """The last step of a name, and its numbers: no other layer can be meant."""
+    return steps[-1], tuple(step for step in steps if step.isdecimal())
+
+
+def _only_one(steps: list[str], alike: Mapping[End, list[list[str]]]) -> str | None:
+    """The one name that ends as this does and is of the same tower; None where none or several are."""
+    likeness: dict[tuple[int, int], list[str]] = {}
+    for other in alike.get(_end(steps), []):
         pairs = zip(reversed(steps), reversed(other), strict=False)
         same = next((length for length, (a, b) in enumerate(pairs) if a != b), min(len(steps), len(other)))
         towers = {
@@ -82,7 +89,3 @@ def _only_one(name: str, by_end: Mapping[str, list[list[str]]]) -> str | None:
         likeness.setdefault((len(towers), same), []).append(".".join(other))
     (towers, _), best = max(likeness.items(), default=((0, 0), []))
     return best[0] if towers and len(best) == 1 else None
-
-
-def _numbers(steps: list[str]) -> list[str]:
-    return [step for step in steps if step.isdecimal()]

@@ -27,9 +27,10 @@ class PatternError(ValueError):
 
 @dataclass(slots=True)
 class Budget:
-    """The steps that are left, for all patterns that share it."""
+    """The steps that are left for all patterns that share it, and the names that they were matched with."""
 
     steps: int = MOST_STEPS
+    names: dict[str, "_Name"] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -40,7 +41,7 @@ class _Name:
     at: dict[str, int]
     edges: int
     budget: Budget
-    classes: dict[int, int] = field(default_factory=dict)
+    classes: dict[Callable[[str], bool], int] = field(default_factory=dict)
 
     def step(self) -> None:
         self.budget.steps -= 1
@@ -72,7 +73,10 @@ class Pattern:
         return self._ends(name, starts)
 
     def _ends(self, name: str, starts: int) -> bool:
-        return bool(self.matcher(_named(name, self.budget), starts) >> len(name) & 1)
+        known = self.budget.names
+        if name not in known:
+            known[name] = _named(name, self.budget)
+        return bool(self.matcher(known[name], starts) >> len(name) & 1)
 
 
 def _named(name: str, budget: Budget) -> _Name:
@@ -270,10 +274,10 @@ def _character(character: str) -> Matcher:
 
 def _one_of(test: Callable[[str], bool]) -> Matcher:
     def match(name: _Name, starts: int) -> int:
-        if id(test) not in name.classes:
+        if test not in name.classes:
             found = (positions for character, positions in name.at.items() if test(character))
-            name.classes[id(test)] = sum(found)  # no two characters share a position
-        return (starts & name.classes[id(test)]) << 1
+            name.classes[test] = sum(found)  # no two characters share a position
+        return (starts & name.classes[test]) << 1
 
     return match
 

@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from vlm.adapters.foreign import DOTTED, refusal, unread
+from vlm.adapters.foreign import ends
+from vlm.adapters.options import DOTTED, MOST_MODULES, refusal, unread
 from vlm.adapters.patterns import Budget, PatternError, read
 from vlm.towers import TOWERS, find_towers, target_modules
 
@@ -91,11 +92,7 @@ def _rule(name: str, key: str, rule: Any, budget: Budget) -> Rule:
         raise refusal(name, f"has {key} that are neither names nor a pattern")
     names = set(rule)
 
-    def ends(layer: str) -> bool:
-        steps = layer.split(".")
-        return any(".".join(steps[start:]) in names for start in range(len(steps)))
-
-    return ends
+    return lambda layer: not names.isdisjoint(ends(layer))
 
 
 def _depth_rule(name: str, config: Mapping[str, Any]) -> Rule:
@@ -104,10 +101,11 @@ def _depth_rule(name: str, config: Mapping[str, Any]) -> Rule:
     if depths is None or depths == []:
         return lambda layer: True
     depths = depths if isinstance(depths, list) else [depths]
-    stacks = [stacks] if isinstance(stacks, str) else stacks
     if not all(isinstance(depth, int) for depth in depths):
         raise refusal(name, "has layers_to_transform that are no numbers")
-    if not isinstance(stacks, list) or not all(isinstance(s, str) and DOTTED.fullmatch(s) for s in stacks):
+    depths, stacks = set(depths), [stacks] if isinstance(stacks, str) else stacks
+    named = isinstance(stacks, list) and all(isinstance(s, str) and DOTTED.fullmatch(s) for s in stacks)
+    if not named or len(stacks) > MOST_MODULES:
         raise refusal(name, "has a layers_pattern that is no name")
     # As in PEFT: the first number in a name, or the one behind a stack's name.
     places = [rf"(?:^|.*?\.){re.escape(stack)}\.(\d+)\." for stack in stacks] or [r".*?\.[^.]*\.(\d+)\."]
