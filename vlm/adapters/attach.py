@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from vlm.adapters.files import PEFT_PREFIX
+from vlm.building import BUILDING
 from vlm.counts import ALL_ONE, TowerCount, TowerCounts, times
 from vlm.errors import UserError
 from vlm.methods import METHODS, MethodInfo
@@ -67,7 +68,8 @@ def attach(
     # PEFT reads the base's name off the model, and would put this machine's folder into adapter_config.json.
     model.name_or_path = base_name
     model.config.name_or_path = base_name
-    adapted = _on_meta(model, config) if meta else get_peft_model(model, config)
+    with BUILDING:
+        adapted = _on_meta(model, config) if meta else get_peft_model(model, config)
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad and ".modules_to_save." in name:
             parameter.data = parameter.data.float()  # small steps are lost in 16 bits; PEFT does so for LoRA

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from vlm.adapters.attach import is_quantized
 from vlm.adapters.check import AdapterCheck, check
 from vlm.adapters.files import WEIGHTS_FILE, model_name, printable, same_model
+from vlm.building import BUILDING
 from vlm.errors import UserError
 from vlm.methods import METHODS
 
@@ -41,7 +42,7 @@ def architecture_of(model: PreTrainedModel) -> PreTrainedModel:
     """The base alone, on the meta device, whatever was put on it and however it is quantized."""
     config = copy.deepcopy(model.config)
     vars(config).pop("quantization_config", None)
-    with torch.device("meta"):
+    with BUILDING, torch.device("meta"):
         return type(model)(config)
 
 
@@ -64,7 +65,8 @@ def put_on(
     tensors = _tensors(checked)
     if trainable and config.peft_type == "ADALORA":
         config.rank_pattern = None
-    adapted = get_peft_model(model, config, adapter_name=name)
+    with BUILDING:
+        adapted = get_peft_model(model, config, adapter_name=name)
     said, here = checked.info.base_name, model_name(checked.base_name)
     config.base_model_name_or_path = said if same_model(said, here) else here
     if trainable and config.peft_type == "ADALORA":
@@ -96,7 +98,8 @@ def add(model: PeftModel, checked: AdapterCheck, name: str) -> None:
     _require_name(name)
     _require_quantization(model.get_base_model(), checked)
     _require_own_embeddings(model.get_base_model(), checked)
-    model.add_adapter(name, copy.deepcopy(checked.config))
+    with BUILDING:
+        model.add_adapter(name, copy.deepcopy(checked.config))
     try:
         _fill(model, checked, _tensors(checked), name)
     except UserError:
