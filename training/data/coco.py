@@ -21,20 +21,25 @@ Pair = tuple[Path, Path]
 
 def coco_rows(document: dict, name: str, folder: DatasetFolder, split: str = "") -> Iterator[Row | Finding]:
     """COCO captions (arXiv:1504.00325): one row for each annotation of an image."""
-    files = {
-        image.get("id"): image.get("file_name") for image in document["images"] if isinstance(image, dict)
-    }
+    images = [image for image in list_in(document, "images", name) if isinstance(image, dict)]
+    files = {_key(image, "id"): image.get("file_name") for image in images}
     for number, annotation in enumerate(list_in(document, "annotations", name), start=1):
         where = place(name, number, "annotation")
         if not isinstance(annotation, dict) or "caption" not in annotation:
             yield Finding(where, "the annotation has no caption", "Give the file of captions, not of boxes")
-        elif annotation.get("image_id") not in files:
-            reason = f"there is no image with the id {annotation.get('image_id')!r}"
+        elif _key(annotation, "image_id") not in files:
+            reason = f"there is no image with the id {_key(annotation, 'image_id')!r}"
             yield Finding(where, reason, "Add it to images, or remove the annotation")
         else:
-            image = _located(files[annotation["image_id"]], folder)
+            image = _located(files[_key(annotation, "image_id")], folder)
             values = {"image": image, "caption": annotation["caption"]}
             yield Row(name, number, values, "annotation", split)
+
+
+def _key(item: dict, name: str) -> int | str | None:
+    """An id as it can be looked up; what is neither number nor text is none."""
+    value = item.get(name)
+    return value if isinstance(value, int | str) else None
 
 
 def _located(file_name: object, folder: DatasetFolder) -> object:
@@ -82,19 +87,19 @@ def vqa_rows(pair: Pair, name: str, images: Iterable[str], split: str = "") -> I
         if number := NUMBER_AT_THE_END.search(image):
             by_number[int(number[1])].append(image)
     answers = {
-        item.get("question_id"): item
+        _key(item, "question_id"): item
         for item in list_in(annotations, "annotations", pair[1].name)
         if isinstance(item, dict)
     }
     for number, item in enumerate(list_in(questions, "questions", pair[0].name), start=1):
         where = place(name, number, "question")
-        answer = answers.get(item.get("question_id")) if isinstance(item, dict) else None
+        answer = answers.get(_key(item, "question_id")) if isinstance(item, dict) else None
         if answer is None:
             yield Finding(where, "no annotation has its question_id", "Remove it, or add the annotation")
             continue
-        found = _of_split(by_number.get(item.get("image_id"), []), split)
+        found = _of_split(by_number.get(_key(item, "image_id"), []), split)
         if len(found) != 1:
-            reason = f"{len(found)} files are called by the image's number {item.get('image_id')}"
+            reason = f"{len(found)} files are called by the image's number {_key(item, 'image_id')}"
             yield Finding(where, reason, "Put the image in the folder, its name ending in the number")
             continue
         values = {

@@ -70,8 +70,9 @@ def read_parquet(path: Path, name: str) -> Iterator[Values]:
             table = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=READ_BUFFER)
             rows = BATCH_ROWS_WITH_IMAGES if _holds_bytes(table.schema_arrow) else BATCH_ROWS
             for batch in table.iter_batches(rows, use_threads=False):
+                batch.validate(full=True)
                 yield from batch.to_pylist()
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise _broken(name, "Parquet", error) from error
 
 
@@ -83,7 +84,7 @@ def parquet_holds_bytes(path: Path, name: str) -> bool:
     with open_regular(path, name) as file:
         try:
             return _holds_bytes(pyarrow.parquet.read_schema(file))
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise _broken(name, "Parquet", error) from error
 
 
@@ -114,6 +115,7 @@ def read_arrow(path: Path, name: str) -> Iterator[Values]:
         try:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
                 for batch in _batches(pyarrow, mapped):
+                    batch.validate(full=True)  # a damaged file's offsets would lead anywhere in memory
                     for start in range(0, batch.num_rows, BATCH_ROWS_WITH_IMAGES):
                         yield from batch.slice(start, BATCH_ROWS_WITH_IMAGES).to_pylist()
                     del batch  # a batch keeps the map open
