@@ -143,6 +143,17 @@ def test_an_adapter_of_another_base_is_refused_and_the_engine_goes_on(
         ]
 
 
+def test_an_adapter_that_does_not_fit_is_refused_before_a_weight_of_the_base_is_read(
+    tiny_base: Path, foreign_adapter: Path, taught: Run, picture: Image.Image, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_base, tmp_path / "tiny")
+    (base / "model.safetensors").write_bytes(b"nothing that could be read")
+    with pytest.raises(UserError, match="narrow-adapter does not fit tiny: "):
+        list(Engine().ask(str(base), picture, QUESTION, [taught.adapter_path, foreign_adapter]))
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        list(Engine().ask(str(base), picture, QUESTION, [taught.adapter_path]))
+
+
 def test_more_adapters_than_are_kept_all_answer(
     engine: Engine, taught: Run, tiny_base: Path, picture: Image.Image, tmp_path: Path
 ) -> None:

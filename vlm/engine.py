@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from transformers import (
     BatchFeature,
-    PreTrainedModel,
     StoppingCriteria,
     StoppingCriteriaList,
     TextIteratorStreamer,
 )
 
 from vlm import adapters
+from vlm.blueprint import architecture
 from vlm.errors import UserError
 from vlm.example import IMAGE, Message
 from vlm.loading import LoadedModel, load_base
@@ -53,8 +53,13 @@ class Finding:
         return f"{self.check}; {self.probe}"
 
 
-AdapterKey = tuple[Path, int]
-"""An adapter's folder, and when it was written."""
+AdapterKey = tuple[Path, int, int]
+"""An adapter's folder, and when its configuration and its weights were written."""
+
+
+def _key(folder: Path) -> AdapterKey:
+    files = [folder / name for name in (adapters.CONFIG_FILE, adapters.WEIGHTS_FILE)]
+    return folder, *(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
 
 
 class Engine:
@@ -69,9 +74,9 @@ class Engine:
         self._stop = threading.Event()
         self._settings: ModelSettings | None = None
         self._loaded: LoadedModel | None = None
-        self._architecture: PreTrainedModel | None = None
         self._prompt: PromptStyle | None = None
         self._model: adapters.PeftModel | None = None
+        self._checked: dict[AdapterKey, adapters.AdapterCheck] = {}
         self._names: dict[AdapterKey, str] = {}
         self._untouched: torch.Tensor | None = None
         self._found: dict[Path, Finding] = {}
@@ -96,6 +101,7 @@ class Engine:
         answers = [Answer() for _ in answerers]
         with self._asking:
             self._stop.clear()
+            self._check(settings, [folder for folder in answerers if folder is not None])
             self._load(settings)
             messages = (Message("user", IMAGE + question), Message("assistant", ""))
             inputs = self._prompt.inputs([messages], [[image]]).to(self._loaded.device)
@@ -114,11 +120,20 @@ class Engine:
         """End the answer that is being given after its next token, and those that wait behind it."""
         self._stop.set()
 
+    def _check(self, settings: ModelSettings, folders: Sequence[Path]) -> None:
+        """See whether the adapters fit, before a weight of the base is read. Raises `UserError` where not."""
+        checked = self._checked if settings == self._settings else {}
+        for key in map(_key, folders):
+            if key not in checked:
+                base = architecture(settings.model, settings.revision)
+                checked[key] = adapters.check(key[0], base, settings.model)
+        self._checked = checked
+
     def _load(self, settings: ModelSettings) -> None:
         """Have this base in memory; another one is let go first."""
         if self._settings == settings:
             return
-        self._settings = self._loaded = self._model = self._architecture = self._untouched = None
+        self._settings = self._loaded = self._model = self._untouched = None
         self._names.clear()
         self._found.clear()
         self._loaded = load_base(settings)
@@ -127,15 +142,15 @@ class Engine:
 
     def _activate(self, folder: Path) -> None:
         """Have this adapter loaded and switched on. One that was trained again since is loaded again."""
-        key = (folder, (folder / adapters.CONFIG_FILE).stat().st_mtime_ns if folder.is_dir() else 0)
+        key = _key(folder)
         if key not in self._names:
+            self._check(self._settings, [folder])  # it may have been written anew since
             self._put_on(key)
         self._model.set_adapter(self._names[key], inference_mode=True)
 
     def _put_on(self, key: AdapterKey) -> None:
-        """Check an adapter, load it, and see that it does something and leaves the base as it is."""
-        folder, _ = key
-        checked = adapters.check(folder, self._base_architecture(), self._settings.model)
+        """Load an adapter, and see that it does something and leaves the base as it is."""
+        checked = self._checked[key]
         question = adapters.probe_inputs(self._prompt).to(self._loaded.device)
         if self._untouched is None:
             self._untouched = adapters.first_logits(self._loaded.model, question)
@@ -154,16 +169,11 @@ class Engine:
                 f"{checked.info.name}, switched off, leaves the base with other answers than its own.",
                 "Choose another adapter.",
             )
-        self._found[folder] = Finding(checked, probe)
-        logger.info("%s: %s", checked.info.name, self._found[folder])
+        self._found[key[0]] = Finding(checked, probe)
+        logger.info("%s: %s", checked.info.name, self._found[key[0]])
         if len(self._names) > ADAPTERS_KEPT:
             oldest = next(iter(self._names))
             self._model.delete_adapter(self._names.pop(oldest))
-
-    def _base_architecture(self) -> PreTrainedModel:
-        if self._architecture is None:
-            self._architecture = adapters.architecture_of(self._loaded.model)
-        return self._architecture
 
     def _take_off(self) -> None:
         """Have the base alone in memory."""
