@@ -49,6 +49,7 @@ from vlm.adapters.naming import Places, find_places
 from vlm.adapters.options import look_over
 from vlm.adapters.patterns import Budget
 from vlm.adapters.targets import layers_left_out
+from vlm.building import BUILDING
 from vlm.errors import UserError
 from vlm.towers import find_towers
 
@@ -179,7 +180,7 @@ def _expected(
     if contents.peft_type == "ADALORA":
         config.rank_pattern = None
     try:
-        with torch.device("meta"):
+        with BUILDING, torch.device("meta"):
             model = get_peft_model(copy.deepcopy(base), config, low_cpu_mem_usage=True)
         state = get_peft_model_state_dict(model, save_embedding_layers=False)
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
