@@ -92,6 +92,18 @@ def test_an_adalora_with_ranks_left_out_comes_back_and_can_share_them_out_anew(
     assert adapters.inspect(tmp_path / "cut").ranks == {"text": (0, 6), "vision": (0, 5)}
 
 
+@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+def test_training_can_go_on_upon_a_quantized_base(quantization: str, tiny_base: Path, tmp_path: Path) -> None:
+    folder = saved("lora", tiny_base, tmp_path / "mine")
+    settings = ModelSettings(model=str(tiny_base), device="cpu", quantization=quantization)
+    model = adapters.load(load_base(settings).model, folder, trainable=True)
+    training = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert training
+    assert all(".lora_" in name for name in training)
+    model(**INPUTS, labels=LABELS).loss.backward()
+    assert all(parameter.grad is not None for parameter in training.values())
+
+
 def test_a_module_trained_in_full_does_not_go_onto_a_quantized_one(tiny_base: Path, tmp_path: Path) -> None:
     adapters.save(trained(fresh(tiny_base), settings_of("lora", connector="full")), tmp_path / "mine")
     settings = ModelSettings(model=str(tiny_base), device="cpu", quantization="4bit", quantize_vision=True)

@@ -149,6 +149,21 @@ def test_an_adapter_of_another_tool_gives_here_what_it_gave_there(
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("targets", ["all-linear", UNSLOTH, MS_SWIFT, LLAMA_FACTORY, ["q_proj", "o_proj"]])
+def test_a_layer_that_the_targets_name_is_missed(targets: str | list[str], aya: Base, tmp_path: Path) -> None:
+    aya.make(tmp_path, LoraConfig(r=4, target_modules=targets))
+    says(tmp_path, target_modules=targets)  # PEFT itself writes the layers out
+    architecture = blueprint_model(ModelSettings(model=str(aya.folder)))
+    found = adapters.check(tmp_path, architecture, "aya_vision")
+    assert found.matched == found.total
+    tensors = load_file(tmp_path / WEIGHTS)
+    lost = f"{TEXT}.1.self_attn.q_proj"
+    save_file({key: tensor for key, tensor in tensors.items() if lost not in key}, tmp_path / WEIGHTS)
+    with pytest.raises(UserError, match=f"it names 1 more layers than it has weights for, {lost} first"):
+        adapters.check(tmp_path, architecture, "aya_vision")
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_what_a_tool_writes_otherwise_is_understood(aya: Base, tmp_path: Path) -> None:
     """Names as a model has them in memory, numbers of 16 bits, a path for a base, keys of a later PEFT."""
     config = LoraConfig(r=4, target_modules=["q_proj", "fc1"], task_type="CAUSAL_LM")

@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from vlm.adapters.foreign import ends
 from vlm.adapters.options import DOTTED, MOST_MODULES, refusal, unread
 from vlm.adapters.patterns import Budget, PatternError, read
-from vlm.towers import TOWERS, find_towers, target_modules
+from vlm.towers import TOWERS, find_towers
 
 ALL_LINEAR = "all-linear"
 Rule = Callable[[str], bool]
@@ -45,15 +46,7 @@ def _named(name: str, config: Mapping[str, Any], base: PreTrainedModel, budget: 
     targets = config.get("target_modules")
     if targets is None:
         return []
-    if targets == ALL_LINEAR:
-        towers = find_towers(base)
-        return [
-            layer
-            for tower in TOWERS
-            if any(towers.of(module) == tower for module, _ in base.named_parameters())
-            for layer in target_modules(base, towers, tower, "all_linear")
-        ]
-    wanted = _rule(name, "target_modules", targets, budget)
+    wanted = _linear(base) if targets == ALL_LINEAR else _rule(name, "target_modules", targets, budget)
     excluded = _rule(name, "exclude_modules", config.get("exclude_modules") or [], budget)
     saved = [str(module) for module in config.get("modules_to_save") or []]
     in_depth = _depth_rule(name, config)
@@ -66,6 +59,17 @@ def _named(name: str, config: Mapping[str, Any], base: PreTrainedModel, budget: 
         and not any(f".{module}." in f".{layer}." for module in saved)
         and in_depth(layer)
     ]
+
+
+def _linear(base: PreTrainedModel) -> Rule:
+    """Whether a layer is linear and not the output head."""
+    head = base.get_output_embeddings()
+    layers = {
+        layer
+        for layer, module in base.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    }
+    return layers.__contains__
 
 
 def _has_weight(module: nn.Module) -> bool:
