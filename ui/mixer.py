@@ -15,6 +15,7 @@ from ui.controls import Form, choice_of, drawn, link, setting, title
 from ui.events import QUIET
 from ui.form import Chosen
 from ui.text import Language, Wordings, say
+from vlm import memory
 from vlm.blueprint import tower_counts
 from vlm.counts import TowerCounts
 from vlm.methods import METHODS
@@ -27,6 +28,13 @@ IDLE_AT_FIRST = form.idle(DEFAULTS, form.STARTER)
 def first_counts() -> TowerCounts:
     """The counts of the form as it is drawn, from the committed table: no torch is needed to see them."""
     return tower_counts(TrainingConfig())
+
+
+def first_memory(language: Language) -> str:
+    """The memory that it takes, from a committed table as well."""
+    needed = memory.estimate(TrainingConfig())
+    there = memory.device_memory(needed.device)
+    return mixer_html.memory_line(language, needed.total, there, memory.fit(needed, there))
 
 
 def adapter_card(built: Form, wordings: Wordings) -> None:
@@ -47,12 +55,15 @@ def adapter_card(built: Form, wordings: Wordings) -> None:
             tower_row(built, wordings, tower)
         counts = mixer_html.counts_line("en", first_counts())
         built.parts["counts"] = drawn(wordings, value=counts, elem_classes="counts")
-        size = mixer_html.adapter_size("en", first_counts())
-        built.parts["memory"] = drawn(wordings, value=size, elem_classes="fit")
+        with gr.Row(elem_classes="fit"):
+            size = mixer_html.adapter_size("en", first_counts())
+            built.parts["size"] = drawn(wordings, value=size)
+            built.parts["memory"] = drawn(wordings, value=first_memory("en"))
+        built.parts["memory_error"] = drawn(wordings)
         with gr.Row(visible=False, elem_classes="advice") as built.parts["advice"]:
             built.parts["advice_words"] = drawn(wordings)
             built.parts["apply"] = link(wordings, "apply", elem_id="apply")
-        built.parts["advised"] = gr.State({})
+        built.parts["advised"] = gr.State(None)
         fold(built, wordings)
 
 

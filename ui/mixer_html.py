@@ -69,8 +69,25 @@ def adapter_size(language: Language, counts: TowerCounts | None) -> str:
     """What the adapter weighs on disk."""
     if counts is None or not counts.trainable:
         return ""
-    size = say(language, "adapter_size", size=number(language, counts.adapter_mb, 1))
-    return f'<div class="total"><span class="small">{escape(size)}</span></div>'
+    return small(say(language, "adapter_size", size=number(language, counts.adapter_mb, 1)))
+
+
+def memory_line(language: Language, needed: int, there: int, fit: str) -> str:
+    """Memory 1.1 of 20 GB, and whether that fits; both numbers are bytes."""
+    words = say(language, "memory_of", need=gigabytes(language, needed), there=gigabytes(language, there))
+    badge = f'<span class="badge {escape(fit)}">{escaped(language, f"fit_{fit}")}</span>'
+    return f'<p class="small">{escape(words)} {badge}</p>'
+
+
+def advice(language: Language, change: str, needed: int) -> str:
+    """With batch size 4 it would be 3.2 GB."""
+    return small(say(language, "helps_most", change=change, size=gigabytes(language, needed)))
+
+
+def gigabytes(language: Language, size: int) -> str:
+    """With one decimal below 10: as the run's own tile counts them."""
+    amount = size / 2**30
+    return number(language, amount, 1 if amount < 9.95 else 0)
 
 
 def counting(language: Language) -> str:

@@ -58,7 +58,8 @@ RESET = (
 
 TOUCHED = (*FOLLOWS, *RESET)
 TOLD = (
-    *("composing", "chosen", "model_about", "model_note", "model_error", "counts", "memory"),
+    *("composing", "chosen", "model_about", "model_note", "model_error"),
+    *("counts", "size", "memory", "memory_error", "advice"),
     *(f"{tower}_share" for tower in TOWERS),
 )
 """Parts of the form that a choice of model changes by itself, before the form is drawn again."""
@@ -222,7 +223,8 @@ def reading(language: Language) -> Updates:
     """Nothing of the model that was there before stays to be seen while the new one is read."""
     shares = {f"{tower}_share": mixer_html.tower_share(language, None, tower) for tower in TOWERS}
     words = form_html.small(say(language, "reading_config"))
-    counting = {"counts": mixer_html.counting(language), "memory": ""}
+    counting = {"counts": mixer_html.counting(language), "size": "", "memory": "", "memory_error": ""}
+    counting["advice"] = gr.update(visible=False)
     return {"model_about": words, "model_note": "", "model_error": "", **counting, **shares}
 
 

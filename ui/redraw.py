@@ -1,9 +1,10 @@
-"""What follows a change in the Train form: at once what the settings say, then counts and memory.
+"""What follows a change in the Train form: at once what the settings say, then counts, then memory.
 
 Each event draws all of it anew from the controls, and sends what differs. A model's configuration is read by
 `model_card` alone: until it was, nothing is counted.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import gradio as gr
 from training import config
 from training.names import new_name
 from ui import form, form_html, mixer_html
+from ui.advice import ADVISED, MEASURED, advise, measure
 from ui.controls import Form
 from ui.events import QUEUED, QUIET
 from ui.form import Chosen
@@ -20,8 +22,11 @@ from ui.text import Language
 from vlm.blueprint import tower_counts
 from vlm.errors import UserError
 
-SAID = ("method_about", "model_note", "model_about", "model_error", "going_on_words", "command")
-COUNTED = ("counts", "memory", *(f"{tower}_share" for tower in TOWERS))
+SAID = (
+    *("method_about", "model_note", "model_about", "model_error", "going_on_words", "command"),
+    *("draft", "start_error"),
+)
+COUNTED = ("counts", "size", *(f"{tower}_share" for tower in TOWERS))
 
 
 def add_drawing_events(built: Form, workspace: Path, language: gr.BrowserState, settled: list[Any]) -> None:
@@ -35,12 +40,17 @@ def add_drawing_events(built: Form, workspace: Path, language: gr.BrowserState, 
         values = form.values_of(controls, workspace, chosen)
         now = looks_of(values, chosen, troubles(values, chosen))
         changed = (look(name, now[name]) if now[name] != before.get(name) else gr.skip() for name in blocks)
-        said = sayings(language, values, chosen)
+        said = sayings(language, values, chosen) | {
+            "draft": new_name(values["dataset"] or "run", workspace),  # other settings are another run
+            "start_error": gr.update(visible=False),
+        }
         return *(said[name] for name in SAID), *changed, now
 
-    def count(language: Language, chosen: Chosen, *controls: Any) -> tuple[Any, ...]:
-        counted = countings(language, form.values_of(controls, workspace, chosen), chosen)
-        return tuple(counted[name] for name in COUNTED)
+    def with_values(work: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+        def worked(language: Language, chosen: Chosen, *controls: Any) -> tuple[Any, ...]:
+            return work(language, form.values_of(controls, workspace, chosen), chosen)
+
+        return worked
 
     given = [language, parts["chosen"]]
     drawn = {
@@ -50,26 +60,25 @@ def add_drawing_events(built: Form, workspace: Path, language: gr.BrowserState, 
         "trigger_mode": "always_last",
         **QUIET,
     }
-    counted = {
-        "fn": count,
-        "inputs": [*given, *built.inputs],
-        "outputs": [parts[name] for name in COUNTED],
-        "trigger_mode": "always_last",
-        "concurrency_id": "counts",
-        **QUEUED,
-    }
+    # Each has a queue of its own: counts are there in no time, advice on a large model takes its time.
+    counted, measured, advised = (
+        {
+            "fn": with_values(work),
+            "inputs": [*given, *built.inputs],
+            "outputs": [parts[name] for name in names],
+            "trigger_mode": "always_last",
+            "concurrency_id": work.__name__,
+            **QUEUED,
+        }
+        for work, names in ((count, COUNTED), (measure, MEASURED), (advise, ADVISED))
+    )
     touched = [control.change for name, control in built.controls.items() if name != "model"]
-    for wired in (drawn, counted):
+    for wired in (counted, drawn):
         gr.on([language.change, *touched], **wired)
         for event in settled:
             event.then(**wired)
-    gr.on(
-        [control.change for control in built.inputs],
-        lambda dataset: (new_name(dataset or "run", workspace), gr.update(visible=False)),
-        built.controls["dataset"],
-        [parts["draft"], parts["start_error"]],
-        **QUIET,
-    )
+    for event in (gr.on([language.change, *touched], **measured), *(e.then(**measured) for e in settled)):
+        event.then(**advised)
 
 
 def troubles(values: dict[str, Any], chosen: Chosen) -> dict[str, str]:
@@ -81,7 +90,7 @@ def troubles(values: dict[str, Any], chosen: Chosen) -> dict[str, str]:
 
 
 def sayings(language: Language, values: dict[str, Any], chosen: Chosen) -> dict[str, Any]:
-    """What each of `SAID` should show; no torch is needed for it."""
+    """What the form says beside its controls; no torch is needed for it."""
     trouble = UserError(*chosen.trouble) if chosen.trouble else None
     return {
         "method_about": mixer_html.method_about(language, values["method"]),
@@ -95,8 +104,8 @@ def sayings(language: Language, values: dict[str, Any], chosen: Chosen) -> dict[
     }
 
 
-def countings(language: Language, values: dict[str, Any], chosen: Chosen) -> dict[str, Any]:
-    """What each of `COUNTED` should show."""
+def count(language: Language, values: dict[str, Any], chosen: Chosen) -> tuple[Any, ...]:
+    """What `COUNTED` should show."""
     counts, trouble, wrong = None, "", config.check(values)
     unusable = {problem.field for problem in wrong}  # those in the fold have each its own mark
     if in_sight := [problem for problem in wrong if problem.field in form.BASIC]:
@@ -107,9 +116,6 @@ def countings(language: Language, values: dict[str, Any], chosen: Chosen) -> dic
         except UserError as refused:
             trouble = form_html.error(refused)
     waiting = "" if chosen.trouble else mixer_html.counting(language)
-    shares = {f"{tower}_share": mixer_html.tower_share(language, counts, tower) for tower in TOWERS}
-    return {
-        "counts": mixer_html.counts_line(language, counts) if counts else trouble or waiting,
-        "memory": mixer_html.adapter_size(language, counts),
-        **shares,
-    }
+    shares = (mixer_html.tower_share(language, counts, tower) for tower in TOWERS)
+    line = mixer_html.counts_line(language, counts) if counts else trouble or waiting
+    return line, mixer_html.adapter_size(language, counts), *shares

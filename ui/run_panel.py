@@ -58,7 +58,7 @@ def build_run_panel(wordings: Wordings) -> RunPanel:
                         gr.Button(say("en", "resume"), visible=False, elem_id="resume"), value="resume"
                     )
                     parts["try_it"] = wordings.bind(
-                        gr.Button(say("en", "try_it"), visible=False, variant="primary", elem_id="try-it"),
+                        gr.Button(say("en", "try_it"), visible=False, elem_id="try-it"),
                         value="try_it",
                     )
                 parts["tiles"] = _html()

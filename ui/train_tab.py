@@ -12,6 +12,7 @@ from training import config, runs
 from training.names import new_name
 from ui import form, form_html
 from ui.adding import add_files, add_typed, in_the_box, read_by_itself
+from ui.advice import add_advice_events
 from ui.cards import build_form
 from ui.controls import Form
 from ui.events import QUEUED, QUIET
@@ -50,7 +51,11 @@ def build_train_tab(
         panel = build_run_panel(wordings)
     add_data_events(built, workspace, language)
     add_layer_events(built)
-    settled = add_model_events(built, workspace, language) + add_going_on_events(built, workspace, language)
+    settled = [
+        *add_model_events(built, workspace, language),
+        *add_going_on_events(built, workspace, language),
+        *add_advice_events(built, workspace, language),
+    ]
     add_drawing_events(built, workspace, language, settled)
     if can_train:
         add_start_event(built, opened, workspace, language)
