@@ -226,6 +226,16 @@ def test_a_conversation_that_the_template_does_not_take_is_found(built: Built, t
     assert "no system turns" in finding.reason
 
 
+def test_an_answer_that_the_template_reads_as_its_own_is_found_wherever_it_stands(
+    built: Built, tmp_path: Path
+) -> None:
+    rows = [row(tmp_path, f"red {number}") for number in range(100)]
+    rows[70] = row(tmp_path, "<think>hm</think> red")
+    (finding,) = checked(tmp_path, built("qwen3_5"), *rows).faults
+    assert finding.where == "rows.jsonl line 71"
+    assert "does not repeat the answer" in finding.reason
+
+
 def test_a_large_dataset_of_many_sizes_is_measured_in_bounded_time(built: Built, tmp_path: Path) -> None:
     examples, facts = [], {}
     for number in range(20_000):
@@ -239,7 +249,7 @@ def test_a_large_dataset_of_many_sizes_is_measured_in_bounded_time(built: Built,
     found = check_with_model(report, config, lambda what, done, total: seen.append((what, done, total)))
     assert time.monotonic() - began < 40
     assert len(found.lengths.tokens) == 20_000
-    assert found.lengths.measured <= model_check.SPOT_CHECKS + model_check.MOST_NEAR
+    assert found.lengths.measured <= model_check.SPOT_CHECKS + 2 * model_check.MOST_NEAR
     assert seen[-1] == ("tokens", 20_000, 20_000)
     some = check_with_model(report, config, cancelled=lambda: len(seen) > 1)
     assert some.lengths.tokens == ()

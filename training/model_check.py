@@ -180,9 +180,9 @@ def _lengths(
     lengths = {example.id: estimate(example) for example in check.examples}
     margin = NEAR_TOKENS + NEAR_PART * meter.limit
     near = [example for example in check.examples if abs(lengths[example.id] - meter.limit) <= margin]
-    spot = _spread(check.examples)
+    spot, marked = _spread(check.examples), _marked(check.examples, meter)
     began, refused = time.monotonic(), []
-    for example in [*spot, *near[:MOST_NEAR]]:
+    for example in {e.id: e for e in [*spot, *near[:MOST_NEAR], *marked[:MOST_NEAR]]}.values():
         if cancelled() or time.monotonic() - began > SECONDS_FOR_NEAR:
             break
         try:
@@ -218,6 +218,13 @@ def _longer_remedy(tokens: int, meter: Meter) -> str:
     if tokens > meter.model_limit:
         return f"Shorten it: this model reads {meter.model_limit:,} tokens at most"
     return f"Give --max_length {min(-(-tokens // STEP) * STEP, meter.model_limit)}, or shorten it"
+
+
+def _marked(examples: list[Example], meter: Meter) -> list[Example]:
+    """Those with a word in them that the tokenizer knows as one token: a template may read it, as <think>."""
+    words = [token for token in meter.tokenizer.added_tokens_encoder if len(token) > 1 and token.strip()]
+    pattern = re.compile("|".join(map(re.escape, words)) or "(?!)")
+    return [e for e in examples if any(pattern.search(message.plain_text) for message in e.messages)]
 
 
 def _spread(examples: list[Example]) -> list[Example]:
