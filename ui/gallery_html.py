@@ -71,7 +71,7 @@ def _picture(language: Language, card: Card) -> str:
         words = escaped(language, "text_only" if card.images == 0 else "no_thumbnail")
         return f'<span class="nothumb">{words}</span>'
     more = f"<em>{number(language, card.images)}</em>" if card.images > 1 else ""
-    return f'<span class="thumb"><img src="{escape(card.picture)}" alt="" loading="lazy">{more}</span>'
+    return f'<span class="thumb"><img src="{escape(card.picture)}" alt="">{more}</span>'
 
 
 def _mark(language: Language, card: Card) -> str:
