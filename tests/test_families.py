@@ -4,10 +4,12 @@ The models are tiny and random, built from their transformers configurations wit
 passes is what `docs/models.md` lists: `UPDATE_DOCS=1 pytest tests/test_families.py` writes it anew.
 """
 
+import copy
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,8 @@ from tests.families import FAMILIES
 from tests.models_doc import FamilyResult, cache_works, document
 from vlm import adapters
 from vlm.example import IMAGE, Message
-from vlm.loading import load_base
+from vlm.loading import LoadedModel, load_base
+from vlm.methods import METHODS, Method
 from vlm.prompting import EXCEPTIONS as PROMPT_EXCEPTIONS
 from vlm.prompting import IGNORED, PromptStyle, prompt_style
 from vlm.settings import AdapterSettings, ModelSettings
@@ -83,17 +86,40 @@ def family(request: pytest.FixtureRequest, built: dict, tmp_path_factory: pytest
 
 
 def train(model: adapters.PeftModel, batch: BatchFeature, steps: int = 3) -> tuple[float, float]:
-    """Loss before and after a few steps on one batch."""
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-2)
-    losses = []
-    for _ in range(steps + 1):
+    """Loss before and after a few steps on one batch, dropout aside."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+    before = loss(model, batch)
+    for module in model.train().modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for _ in range(steps):
         optimizer.zero_grad()
-        loss = model(**batch).loss
-        losses.append(loss.item())
-        loss.backward()
-        if len(losses) <= steps:
-            optimizer.step()
-    return losses[0], losses[-1]
+        model(**batch).loss.backward()
+        optimizer.step()
+    return before, loss(model, batch)
+
+
+@torch.no_grad()
+def loss(model: torch.nn.Module, batch: BatchFeature) -> float:
+    return model.eval()(**batch).loss.item()
+
+
+def learns(method: Method, loaded: LoadedModel, prompt: PromptStyle) -> bool:
+    """Whether one step of this method makes the loss fall, and virtual tokens let the model answer.
+
+    A method that can't do some kind of layer, or some family's way with positions, raises what it will.
+    """
+    torch.manual_seed(0)
+    settings, batch = BOTH.model_copy(update={"method": method}), training_batch(prompt)
+    try:
+        model = adapters.attach(copy.deepcopy(loaded.model), settings, "base")
+        before, after = train(model, batch, steps=1)
+        if METHODS[method].prompt_learning:
+            inputs = prompt.inputs([EXAMPLES[0][0]], [EXAMPLES[0][1]])
+            model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        return False
+    return after < before
 
 
 @torch.no_grad()
@@ -111,7 +137,7 @@ def test_round_trip(family: str, built: dict[str, Path], results: dict[str, Fami
     loaded = load_base(ModelSettings(model=str(folder)))
     prompt = prompt_style(loaded.model.config, loaded.processor, 4096)
     batch = training_batch(prompt)
-    before = {name: parameter.detach().clone() for name, parameter in loaded.model.named_parameters()}
+    before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
 
     model = adapters.attach(loaded.model, BOTH, family)
     counts = adapters.count(model)
@@ -119,9 +145,9 @@ def test_round_trip(family: str, built: dict[str, Path], results: dict[str, Fami
     assert counts.text.trainable
     first, last = train(model, batch)
     assert last < first
-    for name, parameter in loaded.model.named_parameters():
+    for name, value in loaded.model.state_dict().items():
         plain = name.replace(".base_layer", "")
-        assert (".lora_" in name) or torch.equal(parameter, before[plain]), f"{name} moved"
+        assert (".lora_" in name) or torch.equal(value, before[plain]), f"{name} moved"
     moved = {name for name, p in model.named_parameters() if ".lora_B." in name and p.any()}
     towers = find_towers(loaded.model)
     assert {towers.of(name.removeprefix(adapters.PEFT_PREFIX)) for name in moved} == {"vision", "text"}
@@ -151,6 +177,30 @@ def test_labels_are_exactly_the_answers_and_their_end(family: str, built: dict[s
         assert labels[-1].item() in control, text
     alone = training_batch(prompt, EXAMPLES[:1])
     assert trained_texts(prompt, alone)[0] == trained_texts(prompt, batch)[0], "padding moves no label"
+
+
+@every_family
+def test_every_method_is_tried(family: str, built: dict[str, Path], results: dict[str, FamilyResult]) -> None:
+    """What fails stands in the document; the kinds of LoRA and IA3 must work everywhere."""
+    loaded = load_base(ModelSettings(model=str(built[family] / "base")))
+    prompt = prompt_style(loaded.model.config, loaded.processor, 4096)
+    learned = tuple(method for method in METHODS if learns(method, loaded, prompt))
+    assert {"lora", "rslora", "dora", "ia3"} <= {*learned}
+    if family in results:
+        results[family] = replace(results[family], methods=learned)
+
+
+@every_family
+def test_qlora_in_4_bits_learns(
+    family: str, built: dict[str, Path], results: dict[str, FamilyResult]
+) -> None:
+    loaded = load_base(ModelSettings(model=str(built[family] / "base"), quantization="4bit", device="cpu"))
+    prompt = prompt_style(loaded.model.config, loaded.processor, 4096)
+    model = adapters.attach(loaded.model, BOTH, family)
+    first, last = train(model, training_batch(prompt))
+    assert last < first
+    if family in results:
+        results[family] = replace(results[family], four_bit=True)
 
 
 @every_family
@@ -224,7 +274,8 @@ def test_one_fresh_process_loads_them_all_to_the_same_logits(built: dict[str, Pa
     )
     differences = json.loads(ended.stdout.splitlines()[-1])
     assert differences.keys() == folders.keys()
-    assert {name: d for name, d in differences.items() if isinstance(d, str) or d > 1e-6} == {}
+    # The last bits of a product of matrices depend on where in memory they lie.
+    assert {name: d for name, d in differences.items() if isinstance(d, str) or d > 1e-5} == {}
 
 
 def test_most_families_need_no_entry_of_their_own(results: dict[str, FamilyResult]) -> None:
@@ -234,6 +285,8 @@ def test_most_families_need_no_entry_of_their_own(results: dict[str, FamilyResul
 
 
 def test_the_document_lists_what_passed(results: dict[str, FamilyResult]) -> None:
+    if results.keys() != FAMILIES.keys():
+        pytest.skip("the document is of all families")
     if os.environ.get("UPDATE_DOCS"):
         DOCUMENT.write_text(document(results), encoding="utf-8")
     assert DOCUMENT.read_text(encoding="utf-8") == document(results)

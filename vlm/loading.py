@@ -30,6 +30,7 @@ from transformers import (
 )
 
 from vlm import hub
+from vlm.building import BUILDING
 from vlm.composed import ComposedConfig, ComposedForConditionalGeneration, ComposedProcessor
 from vlm.errors import UserError
 from vlm.model_files import count_weights
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BITSANDBYTES_DEVICES = ("cpu", "cuda")
+NARROW = 16
+"""A linear layer with fewer inputs or outputs is not quantized."""
 
 _BAD_FILES = (
     *(OSError, ValueError, SafetensorError, StrictDataclassError, ImportError, KeyError, TypeError),
@@ -88,6 +91,7 @@ def load_base(settings: ModelSettings) -> LoadedModel:
     if quantization is not None:
         _mend(model)
         check_quantized(settings, model, towers, skipped)
+    _keep_statistics(model)
     model.requires_grad_(False).eval()
     return LoadedModel(model, processor, device, precision)
 
@@ -98,7 +102,8 @@ def _read_weights(settings: ModelSettings, blueprint: PreTrainedModel, **kwargs)
     kwargs |= {"use_safetensors": True, **_FROM_FILES}
     if len(names) == 2:
         vision, text = (hub.model_folder(name, half=True) for name in names)
-        return ComposedForConditionalGeneration.from_towers(vision, text, **kwargs)
+        with BUILDING:
+            return ComposedForConditionalGeneration.from_towers(vision, text, **kwargs)
     folder = hub.model_folder(settings.model, settings.revision)
     held, wanted = count_weights(folder), sum(weight.numel() for weight in blueprint.parameters())
     if held < wanted / 2:  # thousands of layers that are not there take minutes to make up
@@ -106,13 +111,14 @@ def _read_weights(settings: ModelSettings, blueprint: PreTrainedModel, **kwargs)
             f"{settings.model} lacks most of its weights: {held / 1e6:,.1f} M of {wanted / 1e6:,.1f} M.",
             _AGAIN,
         )
-    model, report = AutoModelForImageTextToText.from_pretrained(
-        folder,
-        config=blueprint.config,
-        ignore_mismatched_sizes=True,  # they are in the report, and refused with the missing ones
-        output_loading_info=True,
-        **kwargs,
-    )
+    with BUILDING:
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            config=blueprint.config,
+            ignore_mismatched_sizes=True,  # they are in the report, and refused with the missing ones
+            output_loading_info=True,
+            **kwargs,
+        )
     missing = {*report["missing_keys"], *(str(key[0]) for key in report["mismatched_keys"])}
     if missing:
         raise UserError(
@@ -173,7 +179,7 @@ def blueprint_model(settings: ModelSettings) -> PreTrainedModel:
     Raises `UserError` as `read_config` does, and where the configuration describes nothing that can be built.
     """
     config = read_config(settings.model, settings.revision)
-    with _explained(settings.model), torch.device("meta"):
+    with _explained(settings.model), BUILDING, torch.device("meta"):
         return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
 
 
@@ -249,6 +255,10 @@ def full_precision_modules(settings: ModelSettings, blueprint: PreTrainedModel, 
         if isinstance(module, nn.Linear) and towers.of(name) == "vision" and not in_stack(name)
     }
     return sorted(heads | first)
+
+
+def _is_narrow(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) and min(module.in_features, module.out_features) < NARROW
 
 
 def quantization_config(
@@ -332,6 +342,24 @@ def check_quantized(
         if found[tower] + left[tower]
     )
     logger.info("Weights in %s: %s.", settings.quantization, ", ".join(shares))
+
+
+@cache
+def _frozen(batch_norm: type[nn.Module]) -> type[nn.Module]:
+    class Frozen(batch_norm):
+        """It normalises by its statistics in training too, and they don't move: no adapter holds them."""
+
+        def train(self, mode: bool = True) -> nn.Module:
+            return super().train(False)
+
+    return Frozen
+
+
+def _keep_statistics(model: PreTrainedModel) -> None:
+    """Freeze batch norms, FastVLM's for example, which learn without a gradient."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.__class__ = _frozen(type(module))
 
 
 @contextmanager
