@@ -21,7 +21,7 @@ from training.config import build
 from training.data.datasets import open_dataset
 from training.data.images import load_image
 from training.events import EventLog
-from training.image_features import can_be_cached, encode_images
+from training.image_features import encode_images, encoder_of, open_store, proved
 from training.runs import Run
 from training.trainer import AdapterTrainer, training_arguments
 from vlm import adapters
@@ -60,11 +60,15 @@ class Setting:
         self.model = adapters.attach(self.loaded.model, config, "tiny")
         self.examples = open_dataset(config.dataset, config.workspace).examples
         prompt = prompt_style(self.loaded.model.config, self.loaded.processor, config.max_length)
-        files = [example.images[0] for example in self.examples]
-        features = None
-        if cached:
-            features = encode_images(self.loaded.model, prompt, files, lambda done, total: None)
-        self.collator = Collator(prompt, features)
+        encoder = encoder_of(self.loaded) if cached else None
+        self.collator = Collator(prompt)
+        if encoder is not None:
+            assert proved(self.model, encoder, prompt, self.examples)
+            store = open_store(config.workspace, config, self.loaded)
+            features = encode_images(
+                self.loaded, encoder, prompt, self.examples, store, lambda done, total: None
+            )
+            self.collator = Collator(prompt, features, encoder)
 
     def trainer(self, callback: TrainerCallback) -> AdapterTrainer:
         return AdapterTrainer(
@@ -121,10 +125,10 @@ def test_each_distinct_image_is_encoded_once_and_only_while_nothing_below_trains
 ) -> None:
     setting = Setting(tiny_config())
     assert len(setting.examples) > 12
-    assert len(setting.collator.features.tokens) == 12
-    assert can_be_cached(setting.loaded.model, setting.collator.prompt)
+    assert len(setting.collator.features) == 12
+    assert encoder_of(setting.loaded) is not None
     adapters.attach(setting.loaded.model, tiny_config(use_vision_lora=True), "tiny")
-    assert not can_be_cached(setting.loaded.model, setting.collator.prompt)
+    assert encoder_of(setting.loaded) is None
 
 
 def test_five_steps_give_the_pinned_losses(tiny_config: MakeConfig, pictures: Path) -> None:

@@ -22,7 +22,7 @@ from training.data.check import Report, check_dataset
 from training.data.datasets import Dataset, image_relpath, open_configured, usable_examples
 from training.evaluation import Evaluation, evaluate
 from training.events import EventLog
-from training.image_features import ImageFeatures, can_be_cached, encode_images
+from training.image_features import encode_images, encoder_of, open_store, proved
 from training.model_check import check_with_model
 from training.runs import Run
 from training.trainer import AdapterTrainer, training_arguments
@@ -81,7 +81,7 @@ class Attempt:
 
         prompt = prompt_style(loaded.model.config, loaded.processor, self.config.max_length)
         held_out = spread(held_out, self.config.eval_examples)
-        collator = Collator(prompt, self._encode(loaded, prompt, [*train, *held_out]))
+        collator = self._collator(loaded, model, prompt, [*train, *held_out])
 
         def evaluate_at(step: int) -> None:
             self._evaluate(model, collator, held_out, dataset, step)
@@ -154,18 +154,33 @@ class Attempt:
         report = check_dataset(dataset, held_out=config.held_out, seed=config.seed, progress=progress)
         return check_with_model(report, config, progress)
 
-    def _encode(
-        self, loaded: LoadedModel, prompt: PromptStyle, examples: Sequence[Example]
-    ) -> ImageFeatures | None:
-        """The images' features, if they stay the same during this run."""
-        if not can_be_cached(loaded.model, prompt):
-            return None
-        files = [image for example in examples for image in example.images]
+    def _collator(
+        self,
+        loaded: LoadedModel,
+        model: adapters.PeftModel,
+        prompt: PromptStyle,
+        examples: Sequence[Example],
+    ) -> Collator:
+        """What makes batches: of features encoded once, where an image's stay the same during this run."""
+        wanted = self.config.cache_image_features
+        encoder = encoder_of(loaded) if wanted != "off" else None
+        if encoder is None or not proved(model, encoder, prompt, examples):
+            if wanted == "on":
+                raise UserError(
+                    "The image features can't be kept: something below them trains, or the model takes none.",
+                    "Use --cache_image_features auto, or train the text tower alone.",
+                )
+            return Collator(prompt)
         features = encode_images(
-            loaded.model, prompt, files, lambda done, total: self._phase("encoding images", done, total)
+            loaded,
+            encoder,
+            prompt,
+            examples,
+            open_store(self.config.workspace, self.config, loaded),
+            lambda done, total: self._phase("encoding images", done, total),
         )
-        logger.info("encoded %s distinct images; they won't be encoded again", len(features.tokens))
-        return features
+        logger.info("%s distinct images are encoded; they won't be encoded again", len(features))
+        return Collator(prompt, features, encoder)
 
     def _evaluate(
         self,

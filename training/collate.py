@@ -1,50 +1,103 @@
-"""Examples -> batches, through `vlm.prompting`. The trainer and the evaluation both use it."""
+"""Examples -> batches, through `vlm.prompting`. The trainer and the evaluation both use it.
+
+Where image features are kept, no image is opened, preprocessed or encoded again: a batch is put together from
+rows of text that were encoded once.
+"""
 
 from collections.abc import Sequence
 
+import torch
 from PIL import Image
 from transformers import BatchFeature
 
-from training.data.images import load_image
-from training.image_features import ImageFeatures
+from training.image_features import ImageFeatures, pictures_of
 from vlm.errors import UserError
 from vlm.example import Example
-from vlm.prompting import PromptStyle
+from vlm.image_features import TEXT_INPUTS, ImageEncoder, hand_over
+from vlm.prompting import IGNORED, PromptStyle
+
+Row = dict[str, torch.Tensor]
 
 
 class Collator:
-    """Makes batches; images come from the feature cache where there is one, else from their files."""
+    """Makes batches; image features come from the cache where there is one, else images from their files."""
 
-    def __init__(self, prompt: PromptStyle, features: ImageFeatures | None) -> None:
+    def __init__(
+        self,
+        prompt: PromptStyle,
+        features: ImageFeatures | None = None,
+        encoder: ImageEncoder | None = None,
+    ) -> None:
         self.prompt = prompt
         self.features = features
+        self.encoder = encoder
+        self.rows: dict[tuple[str, bool], Row] = {}
 
     def inputs(self, examples: Sequence[Example]) -> BatchFeature:
         """What `generate` takes for these examples. Raises `UserError` where a row can't be used."""
-        return self._with_features(
-            self.prompt.inputs(_conversations(examples), self._images(examples)), examples
-        )
+        if self.features is not None:
+            return self._joined(examples, to_train=False)
+        return self.prompt.inputs(_conversations(examples), self._images(examples))
 
     def __call__(self, examples: Sequence[Example]) -> BatchFeature:
         """What the model's `forward` takes, `labels` included: -100 where nothing is trained."""
-        batch = self.prompt.training_batch(_conversations(examples), self._images(examples))
-        return self._with_features(batch, examples)
+        if self.features is not None:
+            return self._joined(examples, to_train=True)
+        return self.prompt.training_batch(_conversations(examples), self._images(examples))
 
-    def _images(self, examples: Sequence[Example]) -> list[list[Image.Image]] | None:
+    def length(self, example: Example) -> int:
+        """Tokens of an example as it is trained on; its text is encoded here if it was not before."""
+        return self._row(example, to_train=True)["input_ids"].shape[1]
+
+    def _images(self, examples: Sequence[Example]) -> list[list[Image.Image]]:
         for example in examples:
-            if self.prompt.takes_one_image and len(example.images) != 1:
-                raise UserError(
-                    f"Example {example.id} has {len(example.images)} images; this model takes exactly one.",
-                    "Remove the row, or give it one image.",
-                )
-        if self.features is not None:
-            return None
-        return [[load_image(file) for file in example.images] for example in examples]
+            self._check(example)
+        return [pictures_of(example) for example in examples]
 
-    def _with_features(self, batch: BatchFeature, examples: Sequence[Example]) -> BatchFeature:
-        if self.features is not None:
-            batch["mm_encoder_outputs"] = self.features.batch([example.images[0] for example in examples])
-        return batch
+    def _check(self, example: Example) -> None:
+        if self.prompt.takes_one_image and len(example.images) != 1:
+            raise UserError(
+                f"Example {example.id} has {len(example.images)} images; this model takes exactly one.",
+                "Remove the row, or give it one image.",
+            )
+
+    def _joined(self, examples: Sequence[Example], *, to_train: bool) -> BatchFeature:
+        rows = [self._row(example, to_train) for example in examples]
+        reads_first = self.encoder.model.config.is_encoder_decoder
+        batch = join(rows, self.prompt.tokenizer.pad_token_id, left=not (to_train or reads_first))
+        if seen := [self.features.of(example) for example in examples if example.images]:
+            batch["mm_encoder_outputs"] = hand_over(seen)
+        return BatchFeature(batch)
+
+    def _row(self, example: Example, to_train: bool) -> Row:
+        """An example's text as one row, encoded when it is first asked for."""
+        key = (example.id, to_train)
+        if key not in self.rows:
+            self._check(example)
+            encode = self.prompt.training_batch if to_train else self.prompt.inputs
+            # Only where the text has a token for each piece of an image does it take the image to write it.
+            images = None if self.prompt.reads_cache else [pictures_of(example)]
+            row = self.encoder.rest(encode([example.messages], images))
+            self.rows[key] = {name: x.int() if name in TEXT_INPUTS else x for name, x in row.items()}
+        return self.rows[key]
+
+
+def join(rows: Sequence[Row], pad_token_id: int, *, left: bool) -> dict[str, torch.Tensor]:
+    """One batch of rows of one example each: texts padded on one side, everything else one after another."""
+    padding = {"input_ids": pad_token_id, "decoder_input_ids": pad_token_id, "labels": IGNORED}
+    batch = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        tensors = [row[name] for row in rows if name in row]
+        if name not in TEXT_INPUTS:
+            batch[name] = torch.cat(tensors)
+            continue
+        longest = max(tensor.shape[1] for tensor in tensors)
+        padded = torch.full((len(rows), longest), padding.get(name, 0))
+        for row, tensor in enumerate(tensors):
+            length = tensor.shape[1]
+            padded[row, longest - length if left else 0 : None if left else length] = tensor[0]
+        batch[name] = padded
+    return batch
 
 
 def _conversations(examples: Sequence[Example]) -> list:

@@ -89,6 +89,9 @@ class TrainingConfig(GenerationSettings, AdapterSettings, ModelSettings):
     gradient_checkpointing: bool = Field(
         False, description="Compute activations again in the backward pass: less memory, a third slower."
     )
+    cache_image_features: Literal["auto", "on", "off"] = Field(
+        "auto", description="Encode each image once where it stays the same; `on` refuses where it can't."
+    )
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
         "cosine", description="How the learning rate falls after the warm-up."
     )

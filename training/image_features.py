@@ -1,63 +1,159 @@
-"""The image-feature cache: each distinct image encoded once, where nothing below the connector trains."""
+"""The image-feature cache: each distinct image encoded once, where nothing below the connector trains.
+
+Features are kept by the content of an example's images, in memory where they fit, and on disk in the
+workspace, where other runs on the same base find them.
+"""
 
 import hashlib
-import inspect
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import torch
+import psutil
+import transformers
+from PIL import Image
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from training.data.images import load_image
+from training.tensor_store import TensorStore, evict
+from vlm import hub
+from vlm.example import Example
+from vlm.image_features import Features, ImageEncoder, image_encoder, takes_features
+from vlm.loading import LoadedModel
 from vlm.prompting import PromptStyle
+from vlm.settings import ModelSettings
 from vlm.towers import find_towers
 
+logger = logging.getLogger(__name__)
+
 BATCH_SIZE = 32
+MEMORY_SHARE = 0.25
+"""Of the memory that is free: what features may take before they stay on disk."""
+
+Pictures = tuple[Path, ...]
 
 
 class ImageFeatures:
-    """The features of a dataset's images, in memory, by file."""
+    """The features of examples' images, by the files of each example; as many keys as distinct contents."""
 
-    def __init__(self, tokens: torch.Tensor, index: dict[Path, int]) -> None:
-        self.tokens = tokens
-        self.index = index
+    def __init__(self, store: TensorStore, keys: dict[Pictures, str]) -> None:
+        self.store = store
+        self.keys = keys
+        self.memory: dict[str, Features] | None = self._in_memory()
 
-    def batch(self, files: Sequence[Path]) -> dict[str, BaseModelOutputWithPooling]:
-        """What `forward` takes as `mm_encoder_outputs`, one image per example: [B, tokens, text width]."""
-        pooled = self.tokens[[self.index[file] for file in files]]
-        return {"image": BaseModelOutputWithPooling(pooler_output=pooled)}
+    def of(self, example: Example) -> Features:
+        """What an encoder gave for this example's images."""
+        key = self.keys[example.images]
+        return self.store[key] if self.memory is None else self.memory[key]
+
+    def __len__(self) -> int:
+        return len({*self.keys.values()})
+
+    def _in_memory(self) -> dict[str, Features] | None:
+        room, memory = MEMORY_SHARE * psutil.virtual_memory().available, {}
+        for key in dict.fromkeys(self.keys.values()):
+            memory[key] = self.store[key]
+            room -= sum(tensor.nbytes for tensor in memory[key].values())
+            if room < 0:
+                logger.info("the image features do not fit in memory and are read from disk")
+                return None
+        return memory
 
 
-def can_be_cached(model: PreTrainedModel, prompt: PromptStyle) -> bool:
-    """Whether the features of an image stay the same: the model takes them, and nothing below them trains."""
-    if not prompt.reads_cache or "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
-        return False
+def encoder_of(loaded: LoadedModel) -> ImageEncoder | None:
+    """The encoder whose features stay the same during this run; None where something below them trains."""
+    model = loaded.model
     towers = find_towers(model)
-    return not any(p.requires_grad and towers.of(name) != "text" for name, p in model.named_parameters())
+    if any(p.requires_grad and towers.of(name) != "text" for name, p in model.named_parameters()):
+        return None
+    return image_encoder(model)
 
 
-@torch.no_grad()
+def proved(
+    model: PreTrainedModel, encoder: ImageEncoder, prompt: PromptStyle, examples: Sequence[Example]
+) -> bool:
+    """Whether the model takes features of these examples' images as it takes the images themselves."""
+    pair = _different(examples)
+    if pair is None:
+        return False
+    images = [pictures_of(example) for example in pair]
+    one_by_one = [prompt.training_batch([e.messages], [i]) for e, i in zip(pair, images, strict=True)]
+    whole = prompt.training_batch([example.messages for example in pair], images)
+    return takes_features(model, encoder, one_by_one, whole)
+
+
 def encode_images(
-    model: PreTrainedModel,
+    loaded: LoadedModel,
+    encoder: ImageEncoder,
     prompt: PromptStyle,
-    files: Sequence[Path],
+    examples: Sequence[Example],
+    store: TensorStore,
     progress: Callable[[int, int], None],
 ) -> ImageFeatures:
-    """Encode each distinct image, by content, once. `progress(done, total)` counts distinct images."""
-    rows: dict[bytes, int] = {}
-    index = {file: rows.setdefault(_digest(file), len(rows)) for file in dict.fromkeys(files)}
-    first = {row: file for file, row in reversed(index.items())}
-    distinct, tokens = [first[row] for row in range(len(rows))], []
-    for start in range(0, len(distinct), BATCH_SIZE):
-        progress(start, len(distinct))
-        images = [load_image(file) for file in distinct[start : start + BATCH_SIZE]]
-        pixel_values = prompt.processor.image_processor(images, return_tensors="pt")["pixel_values"]
-        features = model.get_image_features(pixel_values.to(model.device, model.dtype))
-        tokens.append(features.pooler_output)
-    progress(len(distinct), len(distinct))
-    return ImageFeatures(torch.cat(tokens), index)
+    """Encode each distinct set of images, by content, that the store has not. `progress(done, total)`."""
+    digests: dict[Path, str] = {}
+    keys: dict[Pictures, str] = {}
+    wanted: dict[str, Example] = {}
+    for example in examples:
+        if example.images and example.images not in keys:
+            key = _key(example.images, digests)
+            keys[example.images] = key
+            wanted.setdefault(key, example)
+    missing = [(key, example) for key, example in wanted.items() if key not in store]
+    found = len(wanted) - len(missing)
+    for start in range(0, len(missing), BATCH_SIZE):
+        progress(found + start, len(wanted))
+        part = missing[start : start + BATCH_SIZE]
+        batches = [prompt.training_batch([example.messages], [pictures_of(example)]) for _, example in part]
+        encoded = encoder([encoder.inputs(batch) for batch in batches])
+        for (key, _), features in zip(part, encoded, strict=True):
+            store.add(key, features)
+    store.flush()
+    progress(len(wanted), len(wanted))
+    for gone in evict(store.folder.parent, keep=store.folder):
+        logger.info("made room: %s of the image-feature cache was out of use for longest", gone.name)
+    return ImageFeatures(store, keys)
 
 
-def _digest(file: Path) -> bytes:
-    return hashlib.sha256(file.read_bytes()).digest()
+def open_store(workspace: Path, settings: ModelSettings, loaded: LoadedModel) -> TensorStore:
+    """This base's features in the workspace: another model, revision, precision or processor has others."""
+    identity = hashlib.sha256()
+    for part in _identity(settings, loaded):
+        identity.update(part.encode() + b"\0")
+    return TensorStore(workspace / "cache" / "image-features" / identity.hexdigest()[:24])
+
+
+def pictures_of(example: Example) -> list[Image.Image]:
+    return [load_image(file) for file in example.images]
+
+
+def _identity(settings: ModelSettings, loaded: LoadedModel) -> Iterable[str]:
+    yield from (settings.model, str(loaded.model.dtype), loaded.device.type, transformers.__version__)
+    yield from (settings.quantization, str(settings.quantize_vision))
+    yield loaded.processor.image_processor.to_json_string()
+    yield str(loaded.model.config.to_dict())
+    for name in hub.parts(settings.model):
+        folder = hub.model_folder(name, settings.revision, half=hub.is_composed(settings.model))
+        for file in sorted(folder.glob("*.safetensors")):
+            status = file.stat()
+            yield f"{file.resolve()} {status.st_size} {status.st_mtime_ns}"
+
+
+def _key(images: Pictures, digests: dict[Path, str]) -> str:
+    for file in images:
+        if file not in digests:
+            with file.open("rb") as stream:
+                digests[file] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashlib.sha256(" ".join(digests[file] for file in images).encode()).hexdigest()
+
+
+def _different(examples: Sequence[Example]) -> tuple[Example, Example] | None:
+    """Two examples whose images differ, as many each: they tell a model that looks from one that doesn't."""
+    if not examples or not examples[0].images:
+        return None
+    first, digests = examples[0], {}
+    for other in examples[1:]:
+        if len(other.images) == len(first.images) and other.images != first.images:
+            if _key(other.images, digests) != _key(first.images, digests):
+                return first, other
+    return None

@@ -6,6 +6,7 @@ the number to `forward`. Four batches of one therefore give what one batch of fo
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,6 +24,7 @@ from training import adalora
 from training.checkpoints import rotate, seal
 from training.collate import Collator
 from training.config import TrainingConfig
+from training.loss import can_be_trimmed, trimmed
 from vlm import adapters
 from vlm.errors import UserError
 from vlm.example import Example
@@ -70,6 +72,8 @@ class AdapterTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)  # RunCallback logs what matters, in words
         self.config = config
+        self.trims: bool | None = None
+        """Whether the head computes answers' tokens alone: known after the first batch."""
         self.dataset_fingerprint = dataset_fingerprint
         self.on_sealed = on_sealed
 
@@ -82,6 +86,14 @@ class AdapterTrainer(Trainer):
             )
             self.optimizer = optimizer_class(groups, **settings)
         return self.optimizer
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        if self.trims is None:
+            prompts = self.model.peft_config["default"].is_prompt_learning  # its tokens shift the positions
+            self.trims = not prompts and can_be_trimmed(self.model, self.model.get_base_model(), inputs)
+        return super().compute_loss(model, trimmed(inputs) if self.trims else inputs, *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Sequence[Example] | None = None) -> LengthBuckets:
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps

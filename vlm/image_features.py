@@ -1,0 +1,185 @@
+"""Image features apart from the text: encoded, split by example, handed over as `mm_encoder_outputs`.
+
+Which models take them is proved on a batch and not assumed: some name the argument and still want the pixels,
+one swallows it and loses the image. What keeps features is `training.image_features`.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import BatchFeature, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+TEXT_INPUTS = {
+    *("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels"),
+    *("decoder_input_ids", "decoder_attention_mask"),
+}
+"""What a batch says of its text, each [B, L]; everything else is about its images."""
+NOT_KEPT = {"last_hidden_state", "hidden_states", "attentions"}
+TOLERANCE = 1e-4
+"""How far two losses of one batch may lie apart in fp32 and still be the same."""
+
+Features = dict[str, torch.Tensor]
+"""The features of one example's images by name; `field.0`, `field.1`, … are a list, `=field` any image's."""
+
+
+class ImageEncoder:
+    """A model's image encoder and connector, without its text tower."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.encode_images = _owner(model).get_image_features
+        self.constant: set[str] | None = None
+        self.taken = set(inspect.signature(self.encode_images).parameters) - TEXT_INPUTS
+
+    def inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What of a batch the image encoder reads."""
+        return {name: value for name, value in batch.items() if name in self.taken}
+
+    def rest(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What of a batch is needed beside the features: its text, and the grids that give positions."""
+        return {name: value for name, value in batch.items() if name not in self.taken or _is_grid(name)}
+
+    @torch.no_grad()
+    def __call__(self, inputs: Sequence[Mapping[str, torch.Tensor]]) -> list[Features]:
+        """Features for the image inputs of each example, in one pass where they have one shape.
+
+        Inputs of equal shapes and grids have as many features each, so the output is cut into equal parts.
+        """
+        first = inputs[0]
+        if self.constant is None:
+            self.constant = self._find_constant(first)
+        alike = all(_shapes(other) == _shapes(first) for other in inputs)
+        groups = [inputs] if alike else [[one] for one in inputs]
+        encoded: list[Features] = []
+        for group in groups:
+            joined = {name: torch.cat([one[name] for one in group]) for name in first}
+            output = self.encode_images(**self._placed(joined))
+            encoded += _cut(output, len(group), self.constant)
+        return encoded
+
+    def _find_constant(self, inputs: Mapping[str, torch.Tensor]) -> set[str]:
+        """Fields of the output that do not grow with the images: Ovis2 gives its marks around images too."""
+        once, twice = (
+            self.encode_images(**self._placed({name: torch.cat([x] * times) for name, x in inputs.items()}))
+            for times in (1, 2)
+        )
+        return {
+            field
+            for field, value in once.items()
+            if isinstance(value, torch.Tensor) and value.shape == twice[field].shape
+        }
+
+    def _placed(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        device, dtype = self.model.device, self.model.dtype
+        return {n: x.to(device, dtype if x.is_floating_point() else None) for n, x in inputs.items()}
+
+
+def image_encoder(model: PreTrainedModel) -> ImageEncoder | None:
+    """The encoder of a model that says it takes features; None of one that does not."""
+    named = "mm_encoder_outputs" in inspect.signature(model.forward).parameters
+    return ImageEncoder(model) if named and hasattr(_owner(model), "get_image_features") else None
+
+
+def hand_over(features: Sequence[Features]) -> dict[str, BaseModelOutputWithPooling]:
+    """What `forward` and `generate` take as `mm_encoder_outputs`: features of a batch's examples, in order.
+
+    Where a model gives one tensor for each image they stay a list; all else is joined along the first axis.
+    """
+    fields: dict[str, Any] = {}
+    for name in dict.fromkeys(key.partition(".")[0] for key in features[0]):
+        if name.startswith("="):
+            fields[name[1:]] = features[0][name]
+        elif name in features[0]:
+            fields[name] = torch.cat([one[name] for one in features])
+        elif name == "pooler_output":
+            fields[name] = [tensor for one in features for tensor in _under(name, one)]
+        else:  # a list of layers, as DeepStack's: of each a tensor, or one for each image
+            layers = dict.fromkeys(".".join(key.split(".")[:2]) for key in features[0] if f"{name}." in key)
+            fields[name] = [
+                torch.cat([one[layer] for one in features])
+                if layer in features[0]
+                else tuple(tensor for one in features for tensor in _under(layer, one))
+                for layer in layers
+            ]
+    output = BaseModelOutputWithPooling(pooler_output=fields.pop("pooler_output"))
+    for name, value in fields.items():
+        output[name] = value
+    return {"image": output}
+
+
+def _under(name: str, features: Features) -> list[torch.Tensor]:
+    return [tensor for key, tensor in features.items() if key.startswith(f"{name}.")]
+
+
+@torch.no_grad()
+def takes_features(
+    model: torch.nn.Module, encoder: ImageEncoder, examples: Sequence[BatchFeature], whole: BatchFeature
+) -> bool:
+    """Whether features in place of pixels give the same loss, and each other's features another.
+
+    `examples` are two batches of one example whose images differ, `whole` both in one batch.
+    """
+    was_training = model.training
+    model.eval()
+    features = encoder([encoder.inputs(example) for example in examples])
+    rest, device = encoder.rest(whole), encoder.model.device
+    try:
+        losses = [
+            model(**{n: x.to(device) for n, x in batch.items()}, **features_of).loss
+            for batch, features_of in (
+                (whole, {}),
+                (rest, {"mm_encoder_outputs": hand_over(features)}),
+                (rest, {"mm_encoder_outputs": hand_over(features[::-1])}),
+            )
+        ]
+    except (TypeError, ValueError, RuntimeError, IndexError):  # it names the argument and can't use it
+        return False
+    finally:
+        model.train(was_training)
+    loose = TOLERANCE if encoder.model.dtype == torch.float32 else 100 * TOLERANCE
+    same, other = ((losses[0] - loss).abs().item() for loss in losses[1:])
+    return same <= loose * abs(losses[0].item()) < other
+
+
+def _owner(model: PreTrainedModel) -> PreTrainedModel:
+    return model if hasattr(model, "get_image_features") else model.base_model
+
+
+def _is_grid(name: str) -> bool:
+    return name.endswith("thw")
+
+
+def _shapes(inputs: Mapping[str, torch.Tensor]) -> list[tuple]:
+    """Shapes, and of grids their values."""
+    return [(name, x.shape, x.tolist() if _is_grid(name) else ()) for name, x in inputs.items()]
+
+
+def _cut(output: Mapping, parts: int, constant: set[str]) -> list[Features]:
+    """An encoder's output in equal parts; what is constant goes to each."""
+    cut: list[Features] = [{} for _ in range(parts)]
+    for field, value in output.items():
+        if field in NOT_KEPT:
+            continue
+        if field in constant:
+            for part in cut:
+                part[f"={field}"] = value.clone()
+        elif isinstance(value, torch.Tensor):
+            for part, tensor in zip(cut, value.chunk(parts), strict=True):
+                part[field] = tensor.clone()
+        elif not isinstance(value, list | tuple):
+            continue  # outputs of parts before the last
+        elif field == "pooler_output":
+            each = len(value) // parts
+            for at, tensor in enumerate(value):
+                cut[at // each][f"{field}.{at % each}"] = tensor.clone()
+        else:
+            for layer, found in enumerate(value):
+                pieces = found.chunk(parts) if isinstance(found, torch.Tensor) else found
+                each = len(pieces) // parts
+                for at, piece in enumerate(pieces):
+                    end = "" if isinstance(found, torch.Tensor) else f".{at % each}"
+                    cut[at // each][f"{field}.{layer}{end}"] = piece.clone()
+    return cut
