@@ -187,7 +187,7 @@ class Engine:
         if folder is not None:
             self._activate(folder)
         began, answer, failure, heard_out = time.monotonic(), Answer(), [], False
-        streamer = TextIteratorStreamer(
+        streamer = _Streamer(
             self._loaded.processor.tokenizer,
             skip_prompt=True,  # `generate` gives it first: the prompt, or the token a decoder starts with
             skip_special_tokens=True,
@@ -236,8 +236,18 @@ class Engine:
         )
 
 
+class _Streamer(TextIteratorStreamer):
+    """PEFT's `generate` of prompt learning copies what it is given: a copy would stream to nobody."""
+
+    def __deepcopy__(self, memo: dict) -> "_Streamer":
+        return self
+
+
 class _Counter(StoppingCriteria):
-    """Counts the tokens of one answer, and ends it when `stop` is set."""
+    """Counts the tokens of one answer, and ends it when `stop` is set. A copy is the counter itself."""
+
+    def __deepcopy__(self, memo: dict) -> "_Counter":
+        return self
 
     def __init__(self, stop: threading.Event) -> None:
         self.stop = stop
