@@ -148,11 +148,8 @@ def check(typed: cli.Typed) -> int:
     dataset = open_configured(config, progress)
     report = check_dataset(dataset, held_out=config.held_out, seed=config.seed, progress=progress)
     if typed.values.get("model"):
-        from transformers.utils import logging as transformers_logging
-
         from training.model_check import check_with_model
 
-        transformers_logging.set_verbosity_error()  # what a processor says of odd images is told below
         report = check_with_model(report, config, progress)
     if typed.values.get("json"):
         print(_as_json(report_facts(report)))

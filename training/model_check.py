@@ -28,6 +28,7 @@ from training.token_meter import (
     measure_forms,
     measure_sizes,
     meter_of,
+    unremarked,
 )
 from vlm.errors import UserError
 from vlm.example import IMAGE, Example
@@ -52,7 +53,11 @@ def check_with_model(
     `progress` counts examples. When `cancelled()` says so, those counted so far are told of. Raises
     `UserError` where the model has no readable configuration or processor.
     """
-    meter, check = meter_of(config), _Check(report)
+    with unremarked():
+        return _checked(_Check(report), meter_of(config), progress, cancelled)
+
+
+def _checked(check: "_Check", meter: Meter, progress: Progress, cancelled: Callable[[], bool]) -> Report:
     check.tell(_about_image_counts(check, meter))
     counted = meter.count(check.examples, progress, cancelled)
     check.examples = [example for example in check.examples if example.id in counted]
@@ -66,7 +71,7 @@ def check_with_model(
     check.tell(_about_lengths(check, meter, counted, lengths))
     tokens = tuple(lengths.values())
     found = Lengths(tokens, meter.limit, meter.model_limit, check.measured)
-    return replace(report, findings=[*report.findings, *check.findings], lengths=found)
+    return replace(check.report, findings=[*check.report.findings, *check.findings], lengths=found)
 
 
 class _Check:
@@ -76,6 +81,7 @@ class _Check:
     """
 
     def __init__(self, report: Report) -> None:
+        self.report = report
         self.dataset: Dataset = report.dataset
         self.facts = report.facts
         self.findings: list[Finding] = []

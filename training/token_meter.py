@@ -8,12 +8,13 @@ each turn) the same template.
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from training.config import TrainingConfig
 from training.data.check import Progress
@@ -36,6 +37,17 @@ FILLER = "a"
 Size = tuple[int, int]
 Form = tuple[tuple[str, str], ...]
 """The role of each turn of a conversation, and its text with every piece but the images made one word."""
+
+
+@contextmanager
+def unremarked() -> Iterator[None]:
+    """Without processors' own remarks about odd images: what is wrong with one is a finding."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 @dataclass(frozen=True, slots=True)
