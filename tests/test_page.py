@@ -45,6 +45,7 @@ def made_run(workspace: Path, name: str) -> Iterator[tuple[runs.Run, EventLog]]:
 def test_the_first_paint_is_a_filled_form_with_counts_and_one_filled_button(page):
     see(page, "#pages", "Your first run appears here")
     see(page, ".total", re.compile(r"Trainable [\d,]{6,} of [\d,]{9,}"))
+    see(page, ".fit", re.compile(r"Adapter \d\.\d MB.*memory about \d\.\d of \d+ GB", re.DOTALL))
     see(page, ".note", "2,000 examples")
     assert page.locator("button.primary:visible").all_inner_texts() == ["Start training"]
 

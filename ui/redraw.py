@@ -60,7 +60,7 @@ def add_drawing_events(built: Form, workspace: Path, language: gr.BrowserState, 
         "trigger_mode": "always_last",
         **QUIET,
     }
-    # Each has a queue of its own: counts are there in no time, advice on a large model takes its time.
+    # Each has a queue of its own: the next counts need not wait for an estimate, nor that for advice.
     counted, measured, advised = (
         {
             "fn": with_values(work),
@@ -73,12 +73,13 @@ def add_drawing_events(built: Form, workspace: Path, language: gr.BrowserState, 
         for work, names in ((count, COUNTED), (measure, MEASURED), (advise, ADVISED))
     )
     touched = [control.change for name, control in built.controls.items() if name != "model"]
-    for wired in (counted, drawn):
-        gr.on([language.change, *touched], **wired)
-        for event in settled:
-            event.then(**wired)
-    for event in (gr.on([language.change, *touched], **measured), *(e.then(**measured) for e in settled)):
-        event.then(**advised)
+    gr.on([language.change, *touched], **drawn)
+    for event in settled:
+        event.then(**drawn)
+    # One after the other: an estimate beside the counts would only slow them down.
+    counting = [gr.on([language.change, *touched], **counted), *(event.then(**counted) for event in settled)]
+    for event in counting:
+        event.then(**measured).then(**advised)
 
 
 def troubles(values: dict[str, Any], chosen: Chosen) -> dict[str, str]:
