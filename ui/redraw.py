@@ -73,11 +73,11 @@ def add_drawing_events(built: Form, workspace: Path, language: gr.BrowserState, 
         for work, names in ((count, COUNTED), (measure, MEASURED), (advise, ADVISED))
     )
     touched = [control.change for name, control in built.controls.items() if name != "model"]
+    # Counts first: a browser sends these one after the other. An estimate beside them would slow them down.
+    counting = [gr.on([language.change, *touched], **counted), *(event.then(**counted) for event in settled)]
     gr.on([language.change, *touched], **drawn)
     for event in settled:
         event.then(**drawn)
-    # One after the other: an estimate beside the counts would only slow them down.
-    counting = [gr.on([language.change, *touched], **counted), *(event.then(**counted) for event in settled)]
     for event in counting:
         event.then(**measured).then(**advised)
 
