@@ -20,8 +20,9 @@ from transformers import BatchFeature
 from tests.families import FAMILIES
 from tests.models_doc import FamilyResult, cache_works, document
 from vlm import adapters
+from vlm.errors import UserError
 from vlm.example import IMAGE, Message
-from vlm.loading import LoadedModel, load_base
+from vlm.loading import LoadedModel, blueprint_model, load_base
 from vlm.methods import METHODS, Method
 from vlm.prompting import EXCEPTIONS as PROMPT_EXCEPTIONS
 from vlm.prompting import IGNORED, PromptStyle, prompt_style
@@ -117,7 +118,7 @@ def learns(method: Method, loaded: LoadedModel, prompt: PromptStyle) -> bool:
         if METHODS[method].prompt_learning:
             inputs = prompt.inputs([EXAMPLES[0][0]], [EXAMPLES[0][1]])
             model.generate(**inputs, max_new_tokens=2, do_sample=False)
-    except (TypeError, ValueError, RuntimeError, IndexError):
+    except (UserError, TypeError, ValueError, RuntimeError, IndexError):
         return False
     return after < before
 
@@ -188,6 +189,21 @@ def test_every_method_is_tried(family: str, built: dict[str, Path], results: dic
     assert {"lora", "rslora", "dora", "ia3"} <= {*learned}
     if family in results:
         results[family] = replace(results[family], methods=learned)
+
+
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [("gemma3n", "vera"), ("vision-encoder-decoder", "oft"), ("blip", "prompt_tuning")],
+    indirect=["family"],
+)
+def test_a_method_that_does_not_know_a_familys_layers_is_refused_in_words(
+    family: str, method: Method, built: dict[str, Path]
+) -> None:
+    for meta in (True, False):
+        model = blueprint_model(ModelSettings(model=str(built[family] / "base")))
+        with pytest.raises(UserError, match="can't adapt") as refusal:
+            adapters.attach(model, BOTH.model_copy(update={"method": method}), family, meta=meta)
+        assert "--method lora" in refusal.value.remedy
 
 
 @every_family

@@ -12,6 +12,7 @@ from peft import (
     LoraConfig,
     PeftConfig,
     PeftModel,
+    PromptTuningConfig,
     TaskType,
     get_peft_model,
     get_peft_model_state_dict,
@@ -59,7 +60,7 @@ def attach(
     are one pattern, and a tower's rank and alpha are patterns where they differ. `base_name` is what the
     adapter will say it belongs to; `new_connector` says that the connector was never trained, which is what
     `connector: auto` trains. With `meta`, no memory is taken. Raises `UserError` where the settings name a
-    layer that is not there, or nothing at all.
+    layer that is not there, or nothing at all, and where the method can't do such a model.
     """
     config = peft_config(model, settings, base_name, new_connector=new_connector)
     # bf16 has the range of fp32: what PEFT turns into fp32 here (embeddings, vision tower) would double.
@@ -68,12 +69,22 @@ def attach(
     # PEFT reads the base's name off the model, and would put this machine's folder into adapter_config.json.
     model.name_or_path = base_name
     model.config.name_or_path = base_name
-    with BUILDING:
-        adapted = _on_meta(model, config) if meta else get_peft_model(model, config)
+    try:
+        with BUILDING:
+            adapted = _on_meta(model, config) if meta else get_peft_model(model, config)
+    except (TypeError, ValueError) as error:  # of a kind of layer, Conv1D for example, that it does not know
+        raise _unfit(model, settings, str(error).partition("\n")[0]) from error
+    if isinstance(config, PromptTuningConfig) and adapted.word_embeddings is None:
+        raise _unfit(model, settings, "its word embeddings are not found.")
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad and ".modules_to_save." in name:
             parameter.data = parameter.data.float()  # small steps are lost in 16 bits; PEFT does so for LoRA
     return adapted
+
+
+def _unfit(model: PreTrainedModel, settings: AdapterSettings, why: str) -> UserError:
+    label = METHODS[settings.method].label
+    return UserError(f"{label} can't adapt {type(model).__name__}: {why}", "Choose another: --method lora.")
 
 
 def _on_meta(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
