@@ -9,7 +9,7 @@ import pytest
 
 from training.runs import Run
 from ui import adapters_card, answerers, shelf
-from ui.answerers import BASE, listing
+from ui.answerers import BASE, listed_again, listing
 from vlm.errors import UserError
 from vlm.settings import ModelSettings
 
@@ -25,7 +25,7 @@ def workspace(taught: Run, foreign_adapter: Path, tmp_path: Path) -> Path:
 
 def offered(workspace: Path, base: str | None, chosen: list[str], added: tuple[str, ...] = ()) -> tuple:
     """Who can answer, who is chosen, what is said of the base, and what of the others."""
-    _, error, who, others = listing(workspace, "en", base, chosen, list(added))
+    _, error, who, others, _ = listing(workspace, "en", base, chosen, list(added))
     return [key for _, key in who["choices"]], who["value"], error, others
 
 
@@ -50,6 +50,13 @@ def test_another_base_takes_other_adapters(workspace):
     keys, chosen, _, others = offered(workspace, "starter", ["/demo"])
     assert keys == chosen == [BASE]
     assert "<b>demo</b> does not fit starter" in others
+
+
+def test_a_choice_made_for_another_base_does_not_outlive_it(workspace, tiny_base):
+    base = str(tiny_base)
+    for listed_for, chosen in (("starter", [BASE, "/demo"]), (base, [BASE])):
+        who = listed_again(workspace, "en", base, [BASE], [], listed_for)[2]
+        assert who["value"] == chosen
 
 
 def test_a_base_that_is_not_there_is_said_in_its_place_and_no_adapter_is_judged_by_it(workspace):

@@ -29,7 +29,8 @@ BASE = "base"
 class WhoCard:
     """The base's box, those who can answer, what is said of them, and the way to add an adapter.
 
-    `added` are the keys of adapters that a person named in this visit.
+    `added` are the keys of adapters that a person named in this visit; `listed_for` is the base that those
+    who can answer were listed for.
     """
 
     base: gr.Dropdown
@@ -44,11 +45,12 @@ class WhoCard:
     upload: gr.UploadButton
     adding_error: gr.HTML
     added: gr.State
+    listed_for: gr.State
 
     @property
     def listed(self) -> list[gr.blocks.Block]:
         """What `listing` updates."""
-        return [self.base, self.base_error, self.who, self.others]
+        return [self.base, self.base_error, self.who, self.others, self.listed_for]
 
 
 def build_who_card(wordings: Wordings) -> WhoCard:
@@ -80,7 +82,7 @@ def build_who_card(wordings: Wordings) -> WhoCard:
         with gr.Row(elem_classes="links"):
             add = link(wordings, "add_adapter", elem_id="add-adapter")
         adding = adding_box(wordings)
-    return WhoCard(base, base_error, who, checks, others, add, *adding, gr.State([]))
+    return WhoCard(base, base_error, who, checks, others, add, *adding, gr.State([]), gr.State(None))
 
 
 def adding_box(wordings: Wordings) -> tuple[Any, ...]:
@@ -112,7 +114,7 @@ def add_who_events(card: WhoCard, workspace: Path, language: gr.BrowserState) ->
     """A base that is chosen or typed, an adapter that is added, and the check of those who are chosen."""
 
     def choose(language: Language, base: str | None, added: list[str]) -> Iterator[tuple[Any, ...]]:
-        yield gr.skip(), form_html.small(say(language, "reading_config")), gr.skip(), gr.skip()
+        yield gr.skip(), form_html.small(say(language, "reading_config")), *[gr.skip()] * 3
         yield listing(workspace, language, base, None, added)
 
     def add(
@@ -208,7 +210,20 @@ def listing(
         form_html.error(trouble) if trouble else "",
         gr.update(choices=choices, value=kept or [value for _, value in choices[:2]]),
         answers_html.others(language, [] if trouble else unfit, nobody=not adapters),
+        shown,
     )
+
+
+def listed_again(
+    workspace: Path,
+    language: Language,
+    base: str | None,
+    chosen: Sequence[str] | None,
+    added: Sequence[str],
+    listed_for: str | None,
+) -> tuple[Any, ...]:
+    """`listing` anew. A choice that was made among another base's answerers is none among this one's."""
+    return listing(workspace, language, base, chosen if base == listed_for else None, added)
 
 
 def bases(language: Language, adapters: Sequence[Shelved], base: ModelSettings) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from training.data.datasets import open_configured
 from training.data.images import load_image
 from training.data.splits import split_dataset
 from ui import answers_html, form_html, shelf
-from ui.answerers import BASE, WhoCard, add_who_events, base_settings, build_who_card, checks, listing
+from ui.answerers import BASE, WhoCard, add_who_events, base_settings, build_who_card, checks, listed_again
 from ui.answers_html import Reply
 from ui.controls import drawn, title
 from ui.engine import engine
@@ -135,8 +135,8 @@ def add_try_events(tab: TryTab, workspace: Path, language: gr.BrowserState, sele
 
     listed = gr.on(
         [select, language.change],
-        lambda *inputs: listing(workspace, *inputs),
-        [language, who.base, who.who, who.added],
+        lambda *inputs: listed_again(workspace, *inputs),
+        [language, who.base, who.who, who.added, who.listed_for],
         who.listed,
         trigger_mode="always_last",
         concurrency_id="model",
