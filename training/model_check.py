@@ -186,7 +186,8 @@ def _lengths(
     lengths = {example.id: estimate(example) for example in check.examples}
     margin = NEAR_TOKENS + NEAR_PART * meter.limit
     near = [example for example in check.examples if abs(lengths[example.id] - meter.limit) <= margin]
-    spot, marked = _spread(check.examples), _marked(check.examples, meter)
+    fitting = [example for example in check.examples if lengths[example.id] <= meter.limit + margin]
+    spot, marked = _spread(fitting), _marked(fitting, meter)  # of a book it is enough to know that it is one
     began, refused = time.monotonic(), []
     for example in {e.id: e for e in [*spot, *near[:MOST_NEAR], *marked[:MOST_NEAR]]}.values():
         if cancelled() or time.monotonic() - began > SECONDS_FOR_NEAR:
