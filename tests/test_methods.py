@@ -11,6 +11,7 @@ from conftest import PICTURES, QUESTION
 from tests.families import FAMILIES
 from training.data.images import load_image
 from vlm import adapters
+from vlm.errors import UserError
 from vlm.example import IMAGE, Message
 from vlm.loading import LoadedModel, load_base
 from vlm.methods import METHODS, Method
@@ -149,6 +150,33 @@ def test_a_rank_for_each_tower_is_what_peft_makes_of_it(method: Method, folders:
     low, high = counted
     assert low.text.trainable == high.text.trainable
     assert (low.vision.trainable < high.vision.trainable) == row.rank_per_tower
+
+
+def test_a_connector_inside_the_vision_tower_keeps_its_own_rank_in_plain_peft(
+    tmp_path: Path, pictures: Path
+) -> None:
+    """PEFT sorts rank patterns by the alphabet when it saves, and takes the first that matches."""
+    FAMILIES["qwen2_vl"](tmp_path / "base")
+    settings = settings_of("lora").model_copy(update={"connector": "lora", "connector_lora_r": 3})
+    loaded = load(tmp_path / "base")
+    batch, model = lesson(loaded, pictures), adapters.attach(loaded.model, settings, "qwen2_vl")
+    train(model, batch)
+    adapters.save(model, tmp_path / "adapter")
+    again = PeftModel.from_pretrained(load(tmp_path / "base").model, tmp_path / "adapter")
+    torch.testing.assert_close(logits(again, batch), logits(model, batch), rtol=0, atol=1e-5)
+    ranks = {
+        module.r["default"]
+        for name, module in again.named_modules()
+        if ".merger." in name and hasattr(module, "r")
+    }
+    assert ranks == {3}
+
+
+def test_a_rank_that_no_layer_has_use_for_is_refused(folders: dict[str, Path]) -> None:
+    settings = settings_of("lora").model_copy(update={"text_lora_r": 65})
+    with pytest.raises(UserError, match="Rank 65 is more than the layers of the text tower") as refused:
+        adapters.attach(load(folders["composed"]).model, settings, "tiny")
+    assert "--text_lora_r 64" in refused.value.remedy
 
 
 def test_each_tower_learns_at_its_own_rate_and_b_faster_than_a(folders: dict[str, Path]) -> None:

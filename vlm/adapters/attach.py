@@ -30,6 +30,8 @@ from vlm.methods import METHODS, MethodInfo
 from vlm.settings import AdapterSettings
 from vlm.towers import TOWERS, Tower, Towers, find_towers, is_attention, target_modules
 
+MOST_RANK = 4096
+"""Of a layer whose shape can't be told."""
 OFT_BLOCK = 32
 """Widest block of OFT: PEFT's own choice. It must divide the width of every layer's input."""
 ADALORA_START = 1.5
@@ -153,7 +155,21 @@ def _shares(model: PreTrainedModel, settings: AdapterSettings, towers: Towers, m
     if mode == "lora":
         layers = target_modules(model, towers, "connector", "all_linear")
         shares.append(Share("connector", layers, settings.connector_lora_r, settings.connector_alpha))
+    if METHODS[settings.method].rank:
+        _require_ranks(model, shares)
     return shares
+
+
+def _require_ranks(model: PreTrainedModel, shares: list[Share]) -> None:
+    """Refuse a rank that no layer has use for, since an adapter with it is taken for a damaged one."""
+    modules = dict(model.named_modules())
+    for share in shares:
+        most = min(largest_rank(modules[name]) for name in share.layers)
+        if share.rank > most:
+            raise UserError(
+                f"Rank {share.rank} is more than the layers of the {share.tower} tower have use for.",
+                f"Use --{share.tower}_lora_r {most} at most.",
+            )
 
 
 def _ranks(method: MethodInfo, shares: list[Share], towers: Towers) -> dict[str, Any]:
@@ -169,9 +185,13 @@ def _ranks(method: MethodInfo, shares: list[Share], towers: Towers) -> dict[str,
             values[argument] = of(first)
         if argument and method.rank_per_tower:
             values[patterns] = {
-                _inside(module): of(share)
+                pattern_of(module): of(share)
                 for share in others
-                for module in (towers.connector if share.tower == "connector" else towers.vision)
+                for module, pattern_of in (
+                    [(module, _inside_first) for module in towers.connector]
+                    if share.tower == "connector"
+                    else [(module, _inside) for module in towers.vision]
+                )
             }
     return values
 
@@ -179,6 +199,23 @@ def _ranks(method: MethodInfo, shares: list[Share], towers: Towers) -> dict[str,
 def _inside(module: str) -> str:
     """A pattern for a module and all in it; without ^ PEFT would find it in the middle of a name too."""
     return rf"^{re.escape(module)}(?:\..*)?"
+
+
+def _inside_first(module: str) -> str:
+    """The same, but before those of `_inside` in the alphabet too, by which PEFT sorts what it saves."""
+    return rf"^(?:{re.escape(module)})(?:\..*)?"
+
+
+def largest_rank(layer: nn.Module) -> int:
+    """The most that makes sense in a layer: its longer side, or twice the shorter.
+
+    A PiSSA that was converted to a LoRA has twice its rank.
+    """
+    weight = dict(layer.named_parameters(recurse=False)).get("weight")
+    if weight is None:
+        return MOST_RANK
+    out, into = weight.shape[0], math.prod(weight.shape[1:])
+    return max(out, into, 2 * min(out, into))
 
 
 def _feedforward(model: PreTrainedModel, towers: Towers, shares: list[Share]) -> str | list[str]:

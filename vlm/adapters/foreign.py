@@ -6,7 +6,6 @@ vlm.adapters.patterns and never run.
 """
 
 import dataclasses
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -14,10 +13,9 @@ from typing import Any
 
 import peft
 from peft import PeftConfig
-from torch import nn
 from transformers import PreTrainedModel
 
-from vlm.adapters.attach import pattern, peft_config
+from vlm.adapters.attach import largest_rank, pattern, peft_config
 from vlm.adapters.contents import PROMPT_KEY, PROMPTS, Contents, method_of
 from vlm.adapters.files import CONFIG_FILE, base_name, printable
 from vlm.adapters.options import DOTTED, refusal, unread
@@ -26,7 +24,6 @@ from vlm.methods import METHODS
 from vlm.settings import AdapterSettings
 
 LARGEST_ALPHA = 65_536.0
-LARGEST_RANK = 4096
 """Where a layer has no plain weight to measure a rank by."""
 MOST_RULES = 5_000
 CAUTIOUS_STEPS = 10**7
@@ -156,18 +153,6 @@ def _ranks(case: Case) -> dict[str, int]:
             raise refusal(case.name, f"has rank {rank:,} in {printable(layer)}, whose size allows {limit:,}")
         ranks[layer] = rank
     return ranks
-
-
-def largest_rank(layer: nn.Module) -> int:
-    """The most that makes sense in a layer: its longer side, or twice the shorter.
-
-    A PiSSA that was converted to a LoRA has twice its rank.
-    """
-    weight = dict(layer.named_parameters(recurse=False)).get("weight")
-    if weight is None:
-        return LARGEST_RANK
-    out, into = weight.shape[0], math.prod(weight.shape[1:])
-    return max(out, into, 2 * min(out, into))
 
 
 def _alphas(case: Case, key: str, ranks: Mapping[str, int]) -> dict[str, float]:
