@@ -212,6 +212,15 @@ def test_columns_are_guessed_and_a_correction_is_the_setting(tmp_path):
     assert [(e.question, e.answer) for e in dataset.examples] == [("colour?", "red")]
 
 
+def test_a_choice_stands_while_no_row_can_be_read_yet(tmp_path):
+    write(tmp_path / "datasets" / "pets", {"image": "0.png", "ask": "colour?", "say": "red"})
+    dataset, shown = drawings(tmp_path, "en", values("pets", columns="image=image,question=ask"))
+    assert dataset.examples == []
+    columns = dict(zip(COLUMN_KINDS, shown[3 : 3 + len(COLUMN_KINDS)], strict=True))
+    assert columns["question"]["value"] == "ask"
+    assert "say" in columns["answer"]["choices"]
+
+
 def test_a_correction_that_is_the_guess_is_no_setting(pets):
     dataset = read_dataset(pets, Wanted("pets"))
     chosen = {kind: dataset.columns.get(kind, NONE) for kind in COLUMN_KINDS}

@@ -44,6 +44,7 @@ def data_card(built: Form, workspace: Path, wordings: Wordings) -> None:
         )
         with gr.Row(elem_classes="links"):
             built.parts["add"] = link(wordings, "add_yours")
+            built.parts["look_closer"] = link(wordings, "look_closer", elem_id="look-closer")
         with gr.Column(visible=False, elem_classes="adding") as built.parts["adding"]:
             folder = gr.Textbox(
                 label=say("en", "folder"),

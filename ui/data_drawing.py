@@ -10,7 +10,7 @@ import gradio as gr
 
 from training.data.datasets import Dataset
 from training.data.pending import pending
-from ui import changes_card, eye_html, form_html, found_card, gallery
+from ui import changes_card, check_html, eye_html, form_html, found_card, gallery
 from ui.adding import choices_with
 from ui.check_card import find_checked
 from ui.data_parts import DATA, NAME, DataTab, Given
@@ -18,6 +18,7 @@ from ui.events import QUEUED
 from ui.eye_card import which
 from ui.fixing import mark_of, same_dataset, state_of
 from ui.looking import eye
+from ui.opened import Wanted, rows_read
 from ui.source_card import MIRRORED, drawings
 from vlm.errors import UserError
 from vlm.example import Example
@@ -26,15 +27,17 @@ from vlm.example import Example
 def everything(tab: DataTab) -> dict[str, Any]:
     """The whole tab but for the eye and the editor."""
 
-    def draw(*inputs: Any) -> list[Any]:
+    def draw(*inputs: Any) -> Iterator[list[Any]]:
         given = Given.of(tab, inputs)
         values = given.values
+        for done in rows_read(tab.workspace, Wanted.of(values)):
+            yield _reading(tab, given, done)
         dataset, source = drawings(tab.workspace, given.language, values)
         mirrors = [
             gr.update(choices=choices_with(tab.workspace, values["dataset"]), value=values["dataset"]),
             *(values[name] for name in (*MIRRORED, "skip_bad_rows")),
         ]
-        return [*mirrors, *source, *_found(tab, given, dataset)]
+        yield [*mirrors, *source, *_found(tab, given, dataset)]
 
     return {
         "fn": draw,
@@ -45,11 +48,23 @@ def everything(tab: DataTab) -> dict[str, Any]:
     }
 
 
+def _reading(tab: DataTab, given: Given, done: int) -> list[Any]:
+    """For `everything`: how far reading is, in place of the facts."""
+    shown: list[Any] = [gr.skip()] * len([*tab.mirrors, *tab.source.drawn, *tab.found_drawn])
+    shown[len(tab.mirrors) + tab.source.drawn.index(tab.source.facts)] = check_html.progress(
+        given.language, "rows", done, 0
+    )
+    return shown
+
+
 def only_if_seen(event: dict[str, Any], selected: gr.State) -> dict[str, Any]:
     """The event where this tab is the one that is seen: a change of language comes at load, too."""
 
-    def draw(selected: str, *inputs: Any) -> list[Any]:
-        return event["fn"](*inputs) if selected == NAME else [gr.skip()] * len(event["outputs"])
+    def draw(selected: str, *inputs: Any) -> Iterator[list[Any]]:
+        if selected == NAME:
+            yield from event["fn"](*inputs)
+        else:
+            yield [gr.skip()] * len(event["outputs"])
 
     return event | {"fn": draw, "inputs": [selected, *event["inputs"]]}
 
@@ -114,7 +129,7 @@ def looked_at(tab: DataTab) -> dict[str, Any]:
         "inputs": [*tab.known, card.looking, *tab.controls],
         "outputs": card.drawn,
         "trigger_mode": "always_last",
-        "concurrency_id": "model",
+        "concurrency_id": "eye",
         **QUEUED,
     }
 

@@ -4,7 +4,7 @@ It is drawn when it is selected, not before: the first paint has nothing of it. 
 Train form's own settings.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -30,10 +30,11 @@ TO_THE_FINDINGS = (
 )
 
 
-def add_data_tab_events(tab: DataTab, select: Trigger, selected: gr.State) -> None:
-    """`select` is the tab's own; `selected` says which tab is seen."""
+def add_data_tab_events(tab: DataTab, select: Sequence[Trigger], selected: gr.State) -> None:
+    """`select` are the ways into the tab; `selected` says which tab is seen."""
     everything = data_drawing.everything(tab)
-    gr.on(select, **everything)
+    for trigger in select:
+        trigger(**everything)
     gr.on(tab.language.change, **data_drawing.only_if_seen(everything, selected))
     add_source_events(tab)
     add_check_events(tab)
@@ -97,14 +98,17 @@ def add_split_events(tab: DataTab) -> None:
 
     def split_again(language: str, chosen: Chosen, *inputs: Any) -> tuple[Any, ...]:
         typed, controls = inputs[: len(MIRRORED)], [*inputs[len(MIRRORED) :]]
-        for name, value in zip(MIRRORED, typed, strict=True):
-            controls[form.FIELDS.index(name)] = value
+        places = [form.FIELDS.index(name) for name in MIRRORED]
+        if [controls[place] for place in places] == [*typed]:
+            return tuple([gr.skip()] * (len(MIRRORED) + 1))
+        for place, value in zip(places, typed, strict=True):
+            controls[place] = value
         values = tab.values(chosen, controls)
         dataset = tab.dataset(values)
         return *typed, sides_words(language, dataset, values) if dataset else ""
 
     gr.on(
-        [mirror.input for mirror in mirrored],
+        [mirror.change for mirror in mirrored],
         split_again,
         [*tab.known, *mirrored, *tab.controls],
         [*(tab.built.controls[name] for name in MIRRORED), tab.source.sides],
@@ -160,13 +164,14 @@ def add_check_events(tab: DataTab) -> None:
 def add_gallery_events(tab: DataTab) -> None:
     """Search, another view, another page."""
     shown = tab.gallery
-    shown.search.input(**data_drawing.examples(tab, None))
+    # Not `input`: Gradio swallows the first one after it has updated a label.
+    shown.search.change(**data_drawing.examples(tab, None))
     shown.view.input(**data_drawing.examples(tab))
     shown.back.click(**data_drawing.examples(tab, -A_PAGE))
     shown.on.click(**data_drawing.examples(tab, A_PAGE))
 
 
-def add_eye_events(tab: DataTab, select: Trigger) -> None:
+def add_eye_events(tab: DataTab, select: Sequence[Trigger]) -> None:
     """A click on an example, and the ones beside it.
 
     A change of a State is not told where events pass by the queue: each that sets `looking` draws itself.
@@ -196,4 +201,5 @@ def add_eye_events(tab: DataTab, select: Trigger) -> None:
     ):
         event.then(**looked_at)
         event.then(**examples)
-    gr.on([select, tab.language.change], **looked_at)
+    for trigger in (*select, tab.language.change):
+        trigger(**looked_at)

@@ -1,20 +1,22 @@
-"""The datasets and reports that the page has at hand: read once, kept while they are looked at. No torch."""
+"""The datasets that the page has at hand: read once, kept while they are looked at. No torch."""
 
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from training.data.check import Report
 from training.data.datasets import SAMPLES, Dataset, Progress, open_dataset, say_nothing
+from vlm.errors import UserError
 
 Kept = TypeVar("Kept")
 
-DATASETS_KEPT, REPORTS_KEPT = 3, 6
+DATASETS_KEPT = 3
+POLL_S = 0.4
 ENTRIES_LOOKED_AT = 2000
 """Files of a folder whose times say whether it has changed; of pictures there may be a million."""
 
@@ -62,7 +64,6 @@ class Shelf(Generic[Kept]):
 
 
 _datasets: Shelf[Dataset] = Shelf(DATASETS_KEPT)
-_reports: Shelf[Report] = Shelf(REPORTS_KEPT)
 
 
 def read_dataset(workspace: Path, wanted: Wanted, progress: Progress = say_nothing) -> Dataset:
@@ -83,13 +84,21 @@ def read_dataset(workspace: Path, wanted: Wanted, progress: Progress = say_nothi
     return _datasets.keep((workspace, wanted, _stamp(workspace, wanted.source)), dataset)
 
 
-def keep_report(key: object, report: Report) -> Report:
-    return _reports.keep(key, report)
+def rows_read(workspace: Path, wanted: Wanted) -> Iterator[int]:
+    """How many rows are read so far, while `read_dataset` takes its time; then ask that for the dataset."""
+    told = [0]
 
+    def read() -> None:
+        with suppress(UserError):  # the one who asks next is told
+            read_dataset(workspace, wanted, lambda what, done, total: told.__setitem__(0, done))
 
-def find_report(key: object) -> Report | None:
-    """The newest report under this key; None where there was none, or it has made way."""
-    return None if key is None else _reports.find(key)
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    while True:
+        thread.join(POLL_S)
+        if not thread.is_alive():
+            return
+        yield told[0]
 
 
 def _stamp(workspace: Path, source: str) -> tuple[int, ...]:

@@ -61,7 +61,10 @@ def build_page(workspace: Path, *, can_train: bool = True) -> gr.Blocks:
         for page, key in pages:
             wordings.bind(page, label=key)
             page.select(lambda key=key: key, None, selected, **QUIET)
-        add_data_tab_events(data, data_page.select, selected)
+        look_closer = train.form.parts["look_closer"].click(
+            lambda: (gr.Tabs(selected="data"), "data"), None, [tabs, selected], **QUIET
+        )
+        add_data_tab_events(data, (data_page.select, look_closer.then), selected)
         add_try_events(trying, workspace, language, try_page.select)
         add_runs_events(listed, workspace, can_train, language, train.opened, tabs)
         add_listing_events(

@@ -16,7 +16,7 @@ from training.data.splits import split_dataset
 from ui import data_html, form, form_html
 from ui.adding import AddingBox, build_adding_box, drop_zone
 from ui.controls import drawn, link, title
-from ui.opened import Wanted, read_dataset
+from ui.opened import Shelf, Wanted, read_dataset
 from ui.text import Language, Wordings, say
 from vlm.errors import UserError
 
@@ -25,6 +25,7 @@ COLUMN_KINDS = ("image", "question", "answer", "caption", "conversation")
 TURNS = ("messages", "conversations")
 """The two kinds of columns that hold a conversation."""
 NONE = "–"
+SPLITS_KEPT = 32
 MIRRORED = ("held_out", "seed")
 """Settings of the form that are edited here too."""
 
@@ -153,7 +154,7 @@ def drawings(
         form_html.dataset_note(language, wanted.source, dataset),
         data_html.facts(language, dataset),
         "",
-        *(_shown_column(dataset, kind) for kind in COLUMN_KINDS),
+        *(_shown_column(dataset, kind, values["columns"]) for kind in COLUMN_KINDS),
         sides,
     ]
 
@@ -164,20 +165,32 @@ def sides_words(language: Language, dataset: Dataset, values: Mapping[str, Any])
     fine = isinstance(held_out, int | float) and 0 <= held_out < 1 and isinstance(seed, int) and seed >= 0
     if not fine:
         return form_html.small(say(language, "split_unusable"))
-    train, kept = split_dataset(dataset, held_out, seed)
-    return data_html.sides(language, len(train), len(kept), bool(dataset.held_out))
+    key = (dataset.fingerprint, len(dataset.examples), held_out, seed)
+    found = _sides.find(key)
+    if found is None:
+        train, kept = split_dataset(dataset, held_out, seed)
+        found = _sides.keep(key, (len(train), len(kept)))
+    return data_html.sides(language, *found, bool(dataset.held_out))
 
 
-def _shown_column(dataset: Dataset, kind: str) -> dict[str, Any]:
-    """The columns to choose from, and the one that is taken for this kind."""
-    there = [*dict.fromkeys([*dataset.columns.values(), *dataset.ignored])]
-    taken = _taken_for(dataset, kind)
+_sides: Shelf[tuple[int, int]] = Shelf(SPLITS_KEPT)
+"""How many stand on each side: whether two files are the same picture is found out once."""
+
+
+def _shown_column(dataset: Dataset, kind: str, columns: str | None) -> dict[str, Any]:
+    """The columns to choose from, and the one that is taken for this kind.
+
+    What a person has chosen stands there also while no row can be read yet: the next choice may mend that.
+    """
+    chosen = dict(part.split("=", 1) for part in (columns or "").split(",") if "=" in part)
+    there = [*dict.fromkeys([*chosen.values(), *dataset.columns.values(), *dataset.ignored])]
+    taken = _of_kind(chosen, kind) or _of_kind(dataset.columns, kind)
     return gr.update(choices=[NONE, *there], value=taken or NONE)
 
 
-def _taken_for(dataset: Dataset, kind: str) -> str | None:
+def _of_kind(columns: Mapping[str, str], kind: str) -> str | None:
     kinds = TURNS if kind == "conversation" else (kind,)
-    return next((dataset.columns[name] for name in kinds if name in dataset.columns), None)
+    return next((columns[name] for name in kinds if name in columns), None)
 
 
 def mapped(workspace: Path, values: Mapping[str, Any], chosen: Mapping[str, str]) -> str:
@@ -193,7 +206,9 @@ def mapped(workspace: Path, values: Mapping[str, Any], chosen: Mapping[str, str]
         guess = read_dataset(workspace, wanted)
     except UserError:
         guess = None
-    if guess and all((_taken_for(guess, kind) or NONE) == (chosen[kind] or NONE) for kind in COLUMN_KINDS):
+    if guess and all(
+        (_of_kind(guess.columns, kind) or NONE) == (chosen[kind] or NONE) for kind in COLUMN_KINDS
+    ):
         return ""
     if turns is None:
         return plain

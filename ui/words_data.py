@@ -1,6 +1,7 @@
 """The words of the Data tab. Read by ui.text alone. No torch."""
 
 WORDS: dict[str, tuple[str, str]] = {
+    "look_closer": ("Look closer and check…", "Xem kỹ và kiểm tra…"),
     # 1 Dataset
     "label_yours": ("Label pictures…", "Gán nhãn ảnh…"),
     "drop_data": (
