@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +127,19 @@ def test_a_zip_with_every_planted_fault_is_read_mended_and_may_be_trained_on(pag
     assert len(open_dataset("planted-v2", app.workspace).examples) == GOOD + 2
     page.get_by_role("tab", name="Train").click()
     see(page, ".command", "--dataset planted-v2")
+
+
+def test_after_another_dataset_is_chosen_the_page_comes_to_rest(page, planted):
+    drop(page, planted, "planted")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "queue/join" in request.url else None)
+    deadline = time.monotonic() + 60
+    while True:  # until nothing was asked for three seconds
+        asked.clear()
+        page.wait_for_timeout(3000)
+        if not asked:
+            break
+        assert time.monotonic() < deadline, f"the page never rests: {len(asked)} events in 3 s"
 
 
 def test_bad_rows_are_skipped_by_choice_and_the_setting_is_the_runs(page):

@@ -87,7 +87,8 @@ def setting(wordings: Wordings, name: str, visible: bool) -> gr.components.Compo
         control = gr.Textbox(default, max_lines=1, **shared)
     elif form.is_optional(name):
         unset = next((key for end, key in UNSET.items() if name.endswith(end)), "as_given_none")
-        control = gr.Textbox(default, placeholder=say("en", unset), max_lines=1, **shared)
+        # "" and not None: a browser takes each for a change of the other, again and again.
+        control = gr.Textbox(form.shown(name, default), placeholder=say("en", unset), max_lines=1, **shared)
         return wordings.bind(control, label=name, placeholder=unset)
     else:
         control = gr.Number(default, step=10 ** math.floor(math.log10(default)) if default else 1, **shared)
