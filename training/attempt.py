@@ -31,6 +31,7 @@ from vlm.counts import TowerCounts
 from vlm.errors import UserError
 from vlm.example import Example
 from vlm.loading import LoadedModel, load_base
+from vlm.memory import give_blocks_back
 from vlm.methods import METHODS
 from vlm.prompting import PromptStyle, prompt_style
 
@@ -74,6 +75,8 @@ class Attempt:
         self._phase("loading", 0, 1)
         set_seed(self.config.seed)
         loaded = load_base(self.config)
+        if self.config.gradient_checkpointing and loaded.device.type == "cpu":
+            give_blocks_back()
         model = self._adapt(loaded)
         counts, begun_as = adapters.count(model), adapters.fingerprint(model)
         start = adapters.save_start(model, self.config.method, self.run.path / "adapter_start")

@@ -5,7 +5,9 @@ it there (vlm.rehearsal). No weight is read. The starter's defaults are in a com
 first paint needs no torch.
 """
 
+import ctypes
 import json
+import platform
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -33,15 +35,20 @@ AT_WORK = 64 << 20
 """Bytes that a run on a CPU takes for processor, data and the allocator's small change: measured."""
 GPU_CONTEXT = 600 << 20
 """Bytes that CUDA's context and the libraries' workspaces take on a GPU. Not measured here: from reports."""
-HOLES = 1.35
+HOLES = 1.4
 """What the C library's heap takes for a byte in blocks below 32 MiB: freed blocks leave holes that larger
-ones don't fit in. Measured: see benchmarks/RESULTS.md."""
+ones don't fit in. Measured (benchmarks/RESULTS.md): 1.3 to 1.5, and 3 to 4 where activations are computed
+again, which is why `give_blocks_back` is for those runs."""
+HOLES_GIVEN_BACK = 1.1
+"""The same after `give_blocks_back`."""
 GPU_HOLES = 1.1
 """The same of torch's allocator on a GPU. Not measured here."""
 SURE = 0.8
 """The part of a device's memory up to which a run surely fits: estimates are right within a quarter."""
 WORTH_WHILE = 0.05
 """The part of the memory that a setting has to save to be named where it alone is not enough."""
+M_MMAP_THRESHOLD = -3
+"""glibc's number for that setting, in malloc.h."""
 ENCODED_AT_ONCE = 32
 """Images that the feature cache encodes together (training.image_features)."""
 
@@ -172,10 +179,10 @@ def device_memory(device: str) -> int:
             return torch.cuda.get_device_properties(found).total_memory
         if found.type == "mps":
             return torch.mps.recommended_max_memory()
-    return min(psutil.virtual_memory().available, *_container_limits())
+    return min(psutil.virtual_memory().available, *container_limits())
 
 
-def _container_limits(root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
+def container_limits(root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
     """What a container's limit leaves, if there is one: of control groups in version 2, and in version 1."""
     for folder, limit, used in (
         (root, "memory.max", "memory.current"),
@@ -222,10 +229,10 @@ def _changes(settings: RunSettings, now: MemoryEstimate, memory: int) -> Iterato
         yield "gradient_checkpointing", True
     batch_size, room = settings.batch_size, SURE * memory - (now.total - now.activations)
     wanted = batch_size * max(room, 0) / max(now.activations, 1)
-    while batch_size > max(wanted, 1):
-        batch_size = max(1, batch_size // 2)
-    if batch_size < settings.batch_size:
-        yield "batch_size", batch_size
+    while batch_size > 1:
+        batch_size //= 2
+        if batch_size <= max(wanted, 1):
+            yield "batch_size", batch_size
     can_be_quantized = now.device in BITSANDBYTES_DEVICES and "4bit" in METHODS[settings.method].quantizations
     if settings.quantization != "4bit" and can_be_quantized:
         yield "quantization", "4bit"
@@ -311,7 +318,8 @@ def _activations(
 
     adapter = adapter_settings(settings, lora_dropout=settings.lora_dropout)
     subject = Subject(settings.model, settings.revision, adapter, examples.picture)
-    machine = Machine(device, precision, HOLES if device == "cpu" else GPU_HOLES)
+    holes = HOLES_GIVEN_BACK if settings.gradient_checkpointing else HOLES
+    machine = Machine(device, precision, holes if device == "cpu" else GPU_HOLES)
     sight = rehearsal.sight(subject)
     tokens = examples.tokens
     if tokens is None:
@@ -332,6 +340,16 @@ def _activations(
         apart.append(replace(step, examples=ENCODED_AT_ONCE, trains=False, encodes=True, reads=False))
     training = rehearsal.peak(subject, machine, step)
     return training, max((rehearsal.peak(subject, machine, other) for other in apart), default=0)
+
+
+def give_blocks_back() -> None:
+    """Make the C library return each freed block of a megabyte or more to the system at once.
+
+    For a run on a CPU whose activations are computed again: it takes as much memory as it uses then, a third
+    of what it would, and a quarter more time. Only glibc can be told (mallopt(3)).
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 def _committed(settings: RunSettings) -> MemoryEstimate | None:

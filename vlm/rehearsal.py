@@ -24,6 +24,7 @@ from vlm import hub
 from vlm.adapters import PEFT_PREFIX, PeftModel
 from vlm.blueprint import adapted_outline
 from vlm.counts import times
+from vlm.errors import UserError
 from vlm.ledger import MAPPED, Kernels, Ledger
 from vlm.loading import DTYPES
 from vlm.settings import AdapterSettings
@@ -36,8 +37,8 @@ SOME_ID = 5
 SIDE, TOKENS_OF_A_PICTURE = 224, 256
 """What is assumed of a picture where a model's image processor is not on this machine, and its configuration
 names no size."""
-REASONS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
-"""What models raise that can't be run without numbers, or with few layers."""
+REASONS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, UserError)
+"""What models raise that can't be run without numbers, or with few layers, or with so many tokens."""
 
 Inputs = Mapping[str, torch.Tensor]
 
