@@ -20,6 +20,7 @@ from training.data.images import load_image
 from vlm import adapters
 from vlm.engine import Engine
 from vlm.loading import load_base
+from vlm.methods import METHODS
 
 MakeConfig = Callable[..., TrainingConfig]
 
@@ -142,6 +143,22 @@ def test_a_chat_model_learns_four_pictures_by_heart(
         learned[colour] = answer.text
         assert base.text != right
     assert learned == PICTURES
+
+
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [("qwen2_vl", "prefix_tuning"), ("blip", "prompt_tuning"), ("florence2", "prompt_tuning")],
+)
+def test_a_method_that_a_model_can_not_run_with_is_refused_in_words_before_step_1(
+    tiny_config: MakeConfig, pictures: Path, tmp_path: Path, family: str, method: str
+) -> None:
+    FAMILIES[family](tmp_path / family)
+    lesson = {"dataset": str(pictures), "held_out": 0, "max_steps": 2}
+    run = runs.prepare(tiny_config(model=str(tmp_path / family), method=method, **lesson))
+    assert worker.main(run) == worker.BAD_INPUT
+    assert METHODS[method].label in run.status().problem
+    assert "--method lora" in run.status().remedy
+    assert run.events({"step"}) == []
 
 
 def test_a_run_goes_on_from_the_adapter_of_another(tiny_config: MakeConfig, pictures: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+import torch
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 VERSIONS_OF = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 REASONS_TOLD = 20
+UNFIT = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
+"""What a model or PEFT raises where a method and a model don't go together."""
 PROGRESS_EVERY_S = 0.5
 
 
@@ -85,6 +88,7 @@ class Attempt:
         prompt = prompt_style(loaded.model.config, loaded.processor, self.config.max_length)
         held_out = spread(held_out, self.config.eval_examples)
         collator = self._collator(loaded, model, prompt, [*train, *held_out])
+        self._try_method(model, collator, train[:1])
 
         def evaluate_at(step: int) -> None:
             self._evaluate(model, collator, held_out, dataset, step)
@@ -118,6 +122,27 @@ class Attempt:
         if method.rank and not method.rank_per_tower and config.use_vision_lora and config.use_text_lora:
             logger.info("%s has one rank for all towers: %d", method.label, config.text_lora_r)
         return adapters.attach(loaded.model, config, base_name(config.model), new_connector=composed)
+
+    def _try_method(self, model: adapters.PeftModel, collator: Collator, examples: Sequence[Example]) -> None:
+        """One loss and one token with an unusual method, since some models can't run with some of PEFT's.
+
+        Raises `UserError` in place of what PEFT or the model would raise in the middle of the run.
+        """
+        if self.config.method == "lora" or self.config.from_adapter is not None:
+            return
+        try:
+            with torch.no_grad():
+                model(**collator(examples).to(model.device))
+                inputs = collator.inputs(examples).to(model.device)
+                model.generate(**inputs, max_new_tokens=1, do_sample=False)
+        except UNFIT as error:
+            logger.info("what it raised", exc_info=True)
+            label, kind = METHODS[self.config.method].label, type(model.get_base_model()).__name__
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(
+                f"{label} does not work with {kind}: {reason}",
+                "Use --method lora; docs/models.md lists which methods work with which models.",
+            ) from error
 
     def _read_data(self) -> tuple[Dataset, list[Example], list[Example]]:
         """The dataset, the examples to train on and those to be asked about."""
