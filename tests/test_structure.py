@@ -6,6 +6,7 @@ Each rule is a function over source text, and is tried on a planted violation as
 import ast
 import functools
 import importlib.metadata
+import itertools
 import json
 import re
 import subprocess
@@ -179,9 +180,19 @@ def requirements(text: str) -> dict[str, str]:
 
 
 def not_lower_bounds(text: str) -> list[str]:
-    """Requirements that are anything but one lower bound: a pin would keep newer hardware's torch out."""
-    bound = re.compile(r">=[0-9][0-9.]*")
-    return [name for name, specifier in requirements(text).items() if not bound.fullmatch(specifier)]
+    """Requirements that are anything but one lower bound: a pin would keep newer hardware's torch out.
+
+    A release that is known not to work is kept out by an upper bound under a comment that says why.
+    """
+    bound, reasoned = re.compile(r">=[0-9][0-9.]*"), set()
+    for above, line in itertools.pairwise(text.splitlines()):
+        if above.startswith("#") and re.fullmatch(r"[\w-]+>=[0-9.]+,<[0-9.]+", line):
+            reasoned |= {*requirements(line)}
+    return [
+        name
+        for name, specifier in requirements(text).items()
+        if not bound.fullmatch(specifier) and (name not in reasoned or name == "torch")
+    ]
 
 
 @functools.cache
@@ -333,8 +344,9 @@ def test_requirements_are_lower_bounds_and_name_what_the_code_imports():
 
 
 def test_the_requirements_rules_see_planted_violations():
-    text = "# torch==9\ntorch==2.0.0\npillow>=1.0,<2\npyyaml>=6.0\ngradio\n"
+    text = "# torch==9\ntorch==2.0.0\npillow>=1.0,<2\n# 2.0 forgets names.\npyyaml>=6.0,<7\ngradio\n"
     assert not_lower_bounds(text) == ["torch", "pillow", "gradio"]
+    assert not_lower_bounds("# Why not?\ntorch>=2.0,<3\n") == ["torch"]
     assert undeclared("a.py", "import yaml, json\nfrom vlm import errors\n", requirements(text)) == []
     assert undeclared("a.py", "def f():\n    import pydantic_settings\n", requirements(text)) == [
         "a.py:2: pydantic_settings"

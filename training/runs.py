@@ -219,9 +219,16 @@ def _reap(run: Run, process: subprocess.Popen[bytes]) -> None:
     """Wait for the worker, so that it does not stay a zombie, and keep how it ended: nobody else can know."""
     code = process.wait()
     try:
-        run.exit_code_path.write_text(str(code))
+        _write_whole(run.exit_code_path, str(code))
     except FileNotFoundError:
         pass  # the folder was deleted meanwhile, and with it the one who would read this
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Nobody reads half of it, or finds the file while it is still empty."""
+    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    draft.write_text(text)
+    draft.replace(path)
 
 
 def stop(run: Run, grace_s: float = GRACE_S) -> Status:
@@ -235,9 +242,9 @@ def stop(run: Run, grace_s: float = GRACE_S) -> Status:
         return status
     asked_at = _stop_asked_at(run)
     if asked_at is None:
-        draft = run.path / f".stop-{uuid.uuid4().hex}"
-        draft.write_text(str(time.monotonic()))  # a wall clock that jumps would end the grace period
-        draft.replace(run.stop_path)
+        _write_whole(
+            run.stop_path, str(time.monotonic())
+        )  # a wall clock that jumps would end the grace period
     elif time.monotonic() - asked_at > grace_s:
         _kill(run)
     return status
