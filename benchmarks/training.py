@@ -2,7 +2,9 @@
 
 One model, dataset and recipe; each tool in a process of its own, one after the other. A tool's time runs from
 the adapted model in memory to the last step: it includes the encoding of images. Memory is what RssAnon grows
-by meanwhile, at its peak. Prints a table, then one line of JSON. Needs `pip install -r benchmarks/requirements.txt`.
+by meanwhile, at its peak. Prints a table, then one line of JSON.
+
+Needs `pip install -r benchmarks/requirements.txt`.
 """
 
 import argparse
