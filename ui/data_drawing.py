@@ -15,7 +15,7 @@ from ui.adding import choices_with
 from ui.check_card import find_checked
 from ui.data_parts import DATA, NAME, DataTab, Given
 from ui.events import QUIET, Trigger
-from ui.eye_card import shut, which
+from ui.eye_card import which
 from ui.fixing import mark_of, same_dataset, state_of
 from ui.looking import eye
 from ui.opened import Wanted, rows_read
@@ -121,7 +121,7 @@ def look(tab: DataTab, trigger: Trigger) -> None:
     def wait(*inputs: Any) -> tuple[Any, ...]:
         given, dataset, looking = find(inputs)
         if dataset is None:
-            return shut(), gr.skip(), gr.skip()
+            return gr.update(visible=False), gr.skip(), gr.skip()
         example = dataset.examples[looking]
         head = which(given.language, looking, len(dataset.examples), dataset.place_of(example))
         return gr.update(visible=True), head, eye_html.waiting(given.language, example)

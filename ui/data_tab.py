@@ -15,7 +15,6 @@ from ui.check_card import cancel_check, find_checked, run_check, with_another_li
 from ui.data_parts import DATA, DataTab, Given, build_data_tab
 from ui.editing import add_editing_events
 from ui.events import QUEUED, QUIET, Trigger
-from ui.eye_card import shut
 from ui.form import Chosen
 from ui.found_card import safe_value
 from ui.gallery import A_PAGE
@@ -61,7 +60,7 @@ def add_source_events(tab: DataTab) -> None:
     def start_afresh() -> tuple[Any, ...]:
         """What was looked at and edited was of another dataset."""
         hidden = gr.update(visible=False)
-        return None, shut(), None, None, hidden, 0, hidden
+        return None, hidden, None, None, hidden, 0, hidden
 
     def choose(dataset: str) -> tuple[Any, ...]:
         chosen = gr.update(choices=choices_with(tab.workspace, dataset), value=dataset)
