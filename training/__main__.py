@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training import adapters, cli, events, runs
+from training import adapters, cli, events, ranks, runs
 from training.config import refusal
 from training.data.check import check_dataset
 from training.data.datasets import open_configured, say_nothing
@@ -42,9 +42,11 @@ def main(words: Sequence[str]) -> int:
 
 
 def run(typed: cli.Typed) -> int:
+    if ranks.assists():
+        return assist()
     folder = typed.values.get("folder")
     if folder is None:
-        return work_on(runs.prepare(cli.settings(typed)))
+        return work_on(runs.prepare(ranks.as_launched(cli.settings(typed))))
     if len(typed.values) > 1 or typed.problems:
         raise UserError(
             "--folder takes no other flag.", "A prepared run has its settings in its config.yaml."
@@ -60,7 +62,15 @@ def work_on(run: Run) -> int:
     return worker.main(run)
 
 
+def assist() -> int:
+    """Train here as one of several processes, of which another has the run."""
+    from training import worker
+
+    return worker.assist()
+
+
 def start(typed: cli.Typed) -> int:
+    ranks.require_foreground("start")
     run = runs.prepare(cli.settings(typed))
     runs.launch(run)
     print(f"{run.name} is starting in the background, in {run.path}")
@@ -86,6 +96,10 @@ def stop(typed: cli.Typed) -> int:
 
 
 def resume(typed: cli.Typed) -> int:
+    if typed.values.get("background"):
+        ranks.require_foreground("resume --background")
+    if ranks.assists():
+        return assist()
     run = _named(typed)
     if not runs.reopen(run):
         raise UserError(

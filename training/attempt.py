@@ -25,6 +25,7 @@ from training.evaluation import Evaluation, evaluate
 from training.events import EventLog
 from training.image_features import encode_images, encoder_of, open_store, proved
 from training.model_check import check_with_model
+from training.ranks import ALONE, Ranks
 from training.runs import Run
 from training.trainer import AdapterTrainer, training_arguments
 from vlm import adapters, hub
@@ -52,8 +53,11 @@ class StopBeforeTraining(Exception):
 class Attempt:
     """What the steps of one attempt share. `stop_requested()` asks whether somebody wants the run to end."""
 
-    def __init__(self, run: Run, log: EventLog, stop_requested: Callable[[], bool]) -> None:
+    def __init__(
+        self, run: Run, log: EventLog, stop_requested: Callable[[], bool], ranks: Ranks = ALONE
+    ) -> None:
         self.run = run
+        self.ranks = ranks
         self.config = run.config()
         self.log = log
         self.stop_requested = stop_requested
@@ -70,10 +74,11 @@ class Attempt:
 
     def _work(self) -> bool:
         transformers_logging.disable_progress_bar()
-        dataset, train, held_out = self._read_data()
-        checkpoint = checkpoints.newest(self.run.checkpoints_path)
+        dataset, train, held_out = self.ranks.of_first(self._read_data)
+        checkpoint = self.ranks.of_first(lambda: checkpoints.newest(self.run.checkpoints_path))
         if checkpoint is not None:
             checkpoints.require_same_dataset(checkpoint, dataset.fingerprint)
+            checkpoints.require_same_ranks(checkpoint, self.ranks.world)
 
         self._phase("loading", 0, 1)
         set_seed(self.config.seed)
@@ -82,7 +87,9 @@ class Attempt:
             give_blocks_back()
         model = self._adapt(loaded)
         counts, begun_as = adapters.count(model), adapters.fingerprint(model)
-        start = adapters.save_start(model, self.config.method, self.run.path / "adapter_start")
+        start = self.ranks.of_first(
+            lambda: adapters.save_start(model, self.config.method, self.run.path / "adapter_start")
+        )
         self._tell_start(loaded, counts)
 
         prompt = prompt_style(loaded.model.config, loaded.processor, self.config.max_length)
@@ -93,7 +100,9 @@ class Attempt:
         def evaluate_at(step: int) -> None:
             self._evaluate(model, collator, held_out, dataset, step)
 
-        callback = RunCallback(self.config, self.log, evaluate_at, self.stop_requested)
+        callback = RunCallback(
+            self.config, self.log, evaluate_at, lambda: self.ranks.any(self.stop_requested())
+        )
         trainer = AdapterTrainer(
             model,
             self.config,
@@ -108,7 +117,7 @@ class Attempt:
             # An adapter that changes the base is, before its first step, what gives the base's answers.
             with model.disable_adapter() if start is None else nullcontext():
                 evaluate_at(0)
-        set_seed(self.config.seed)
+        set_seed(self.config.seed + self.ranks.rank)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
         return self._finish(model, counts, trainer, callback, begun_as, start)
 
@@ -192,7 +201,7 @@ class Attempt:
         """What makes batches: of features encoded once, where an image's stay the same during this run."""
         wanted = self.config.cache_image_features
         encoder = encoder_of(loaded) if wanted != "off" else None
-        if encoder is None or not proved(model, encoder, prompt, examples):
+        if encoder is None or self.ranks.any(not proved(model, encoder, prompt, examples)):
             if wanted == "on":
                 raise UserError(
                     "The image features can't be kept: something below them trains, or the model takes none.",
@@ -206,6 +215,7 @@ class Attempt:
             examples,
             open_store(self.config.workspace, self.config, loaded),
             lambda done, total: self._phase("encoding images", done, total),
+            self.ranks,
         )
         logger.info("%s distinct images are encoded; they won't be encoded again", len(features))
         return Collator(prompt, features, encoder)
@@ -219,7 +229,7 @@ class Attempt:
         step: int,
     ) -> None:
         """Evaluate, and tell metrics and sample answers. The base's own evaluation is step 0."""
-        if not examples:
+        if not examples or not (self.ranks.first or self.ranks.share_weights):
             return
 
         def progress(done: int, total: int) -> None:
@@ -275,11 +285,14 @@ class Attempt:
             raise UserError(
                 f"Training ended at step {step} of {total}.", "Read output.log, then resume the run."
             )
+        state_dict = trainer.gathered_weights()
+        if not self.ranks.first:
+            return not callback.stopped
         self.log.append("phase", name="saving", done=0, total=1)
         folder = self.run.adapter_path
         draft = folder.with_name("adapter.draft")
-        adapters.save(model, draft, start=start)
-        adapters.verify_saved(model, draft, begun_as=begun_as, converted=start is not None)
+        adapters.save(model, draft, state_dict, start=start)
+        adapters.verify_saved(model, draft, state_dict, begun_as=begun_as, converted=start is not None)
         write_card(draft / "README.md", self.config, counts, self.run.events(("evaluated", "data")))
         adapters.replace_folder(draft, folder)
         if start is not None:

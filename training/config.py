@@ -92,6 +92,9 @@ class TrainingConfig(GenerationSettings, AdapterSettings, ModelSettings):
     cache_image_features: Literal["auto", "on", "off"] = Field(
         "auto", description="Encode each image once where it stays the same; `on` refuses where it can't."
     )
+    processes: int = Field(
+        1, ge=1, le=64, description="Processes on this machine, one for each GPU; each has its own batches."
+    )
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
         "cosine", description="How the learning rate falls after the warm-up."
     )
