@@ -27,6 +27,7 @@ from training.image_features import encode_images, encoder_of, open_store, prove
 from training.model_check import check_with_model
 from training.ranks import ALONE, Ranks
 from training.runs import Run
+from training.trackers import directed, require_tracker, track_evaluation
 from training.trainer import AdapterTrainer, training_arguments
 from vlm import adapters, hub
 from vlm.counts import TowerCounts
@@ -65,8 +66,10 @@ class Attempt:
 
     def work(self) -> bool:
         """Train the adapter: True if finished, False if stopped. Raises `UserError` as its steps do."""
+        require_tracker(self.config.report_to)
         try:
-            return self._work()
+            with directed(self.run):
+                return self._work()
         except StopBeforeTraining:
             checkpoint = checkpoints.newest(self.run.checkpoints_path)
             self._end("stopped", 0 if checkpoint is None else checkpoint.step)
@@ -99,6 +102,8 @@ class Attempt:
 
         def evaluate_at(step: int) -> None:
             self._evaluate(model, collator, held_out, dataset, step)
+            if held_out and self.ranks.first:
+                track_evaluation(trainer, self.run.events({"evaluated"})[-1])
 
         callback = RunCallback(
             self.config, self.log, evaluate_at, lambda: self.ranks.any(self.stop_requested())

@@ -128,6 +128,9 @@ class TrainingConfig(GenerationSettings, AdapterSettings, ModelSettings):
     )
     sample_answers: int = Field(4, ge=0, le=64, description="Answers shown at each evaluation.")
     logging_steps: int = Field(10, ge=1, le=10**5, description="Steps between two points of the loss curve.")
+    report_to: Literal["none", "tensorboard", "trackio", "wandb"] = Field(
+        "none", description="Tracker that also gets the run's numbers; its package is installed apart."
+    )
     save_steps: int | None = Field(
         None, ge=1, le=10**7, description="Steps between checkpoints; at evaluations if not given."
     )

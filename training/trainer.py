@@ -28,6 +28,7 @@ from training.collate import Collator
 from training.config import TrainingConfig
 from training.loss import can_be_trimmed, trimmed
 from training.shares import Filled, FullBatches, collate_filled
+from training.trackers import PROJECT
 from vlm import adapters
 from vlm.errors import UserError
 from vlm.example import Example
@@ -217,7 +218,9 @@ def training_arguments(config: TrainingConfig, loaded: LoadedModel, output_dir: 
         logging_nan_inf_filter=False,  # else a NaN loss is reported as 0.0
         eval_strategy="no",
         save_strategy="no",
-        report_to="none",
+        report_to=config.report_to,
+        run_name=config.name,
+        project=PROJECT,
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=loaded.device.type == "cuda",
