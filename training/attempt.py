@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 VERSIONS_OF = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 REASONS_TOLD = 20
+TOLD_ON_CARD = ("evaluated", "data", "started", "step")
 UNFIT = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
 """What a model or PEFT raises where a method and a model don't go together."""
 PROGRESS_EVERY_S = 0.5
@@ -173,6 +174,7 @@ class Attempt:
             images=images,
             skipped=report.left_out,
             reasons=[str(finding) for finding in dataset.findings[:REASONS_TOLD]],
+            fingerprint=dataset.fingerprint,
         )
         logger.info(
             "%s examples (%s held out), %s images", f"{len(examples):,}", len(held_out), f"{images:,}"
@@ -298,7 +300,7 @@ class Attempt:
         draft = folder.with_name("adapter.draft")
         adapters.save(model, draft, state_dict, start=start)
         adapters.verify_saved(model, draft, state_dict, begun_as=begun_as, converted=start is not None)
-        write_card(draft / "README.md", self.config, counts, self.run.events(("evaluated", "data")))
+        write_card(draft / "README.md", self.config, counts, self.run.events(TOLD_ON_CARD))
         adapters.replace_folder(draft, folder)
         if start is not None:
             shutil.rmtree(start)
