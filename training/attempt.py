@@ -300,7 +300,9 @@ class Attempt:
         draft = folder.with_name("adapter.draft")
         adapters.save(model, draft, state_dict, start=start)
         adapters.verify_saved(model, draft, state_dict, begun_as=begun_as, converted=start is not None)
-        write_card(draft / "README.md", self.config, counts, self.run.events(TOLD_ON_CARD))
+        commit = hub.commit(self.config.model, self.config.revision)
+        told = self.run.events(TOLD_ON_CARD)
+        write_card(draft / "README.md", self.config, counts, told, base_commit=commit)
         adapters.replace_folder(draft, folder)
         if start is not None:
             shutil.rmtree(start)

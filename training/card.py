@@ -30,7 +30,14 @@ A LoRA adapter for the base model `{base}`, trained with LoRA Lens on {examples}
 """
 
 
-def write_card(path: Path, config: TrainingConfig, counts: TowerCounts, events: Sequence[Event]) -> None:
+def write_card(
+    path: Path,
+    config: TrainingConfig,
+    counts: TowerCounts,
+    events: Sequence[Event],
+    *,
+    base_commit: str | None = None,
+) -> None:
     """Write the card; `events` are the run's `data`, `started`, `step` and `evaluated`."""
     base, dataset = shown(config.model), shown(config.dataset)
     data = next((event for event in reversed(events) if event["kind"] == "data"), None)
@@ -47,7 +54,7 @@ def write_card(path: Path, config: TrainingConfig, counts: TowerCounts, events: 
             examples=trained_on,
             evaluations="\n".join(rows),
             towers="\n".join(towers),
-            provenance=sections(config, events, path.parent),
+            provenance=sections(config, events, path.parent, base_commit),
         ),
         encoding="utf-8",
     )

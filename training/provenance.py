@@ -12,7 +12,6 @@ import yaml
 
 from training.config import MAY_BE_FOLDERS, WHERE_IT_WENT, TrainingConfig
 from training.events import Event
-from vlm import hub
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 BARS = "▁▂▃▄▅▆▇█"
@@ -45,15 +44,17 @@ The settings, which `python -m training run --config` takes:
 ```"""
 
 
-def sections(config: TrainingConfig, events: Sequence[Event], folder: Path) -> str:
+def sections(
+    config: TrainingConfig, events: Sequence[Event], folder: Path, base_commit: str | None = None
+) -> str:
     """The card's part on how this adapter in `folder` was made, and how it is loaded. Markdown.
 
     `events` are the run's `data`, `started` and `step`.
     """
     last = {event["kind"]: event for event in events}
     facts = {"base model": f"`{shown(config.model)}`"}
-    if commit := hub.commit(config.model, config.revision):
-        facts["base revision"] = f"`{commit}`"
+    if base_commit is not None:
+        facts["base revision"] = f"`{base_commit}`"
     facts["dataset"] = f"`{shown(config.dataset)}`"
     if data := last.get("data"):
         facts["dataset, SHA-256"] = f"`{data['fingerprint']}`"
