@@ -1,4 +1,4 @@
-"""python -m training: check and export data; run, start, stop, resume, list, show and delete runs; adapters.
+"""python -m training: check and export data; run, submit, stop, resume, list, show and delete runs; adapters.
 
 No torch is imported until a run begins here, or a dataset is checked against a model.
 
@@ -30,7 +30,7 @@ def main(words: Sequence[str]) -> int:
     """The exit code of one command; what a person did wrong is two lines on stderr."""
     try:
         typed = cli.parse(words)
-        if typed.command not in ("run", "start") and typed.problems:
+        if typed.command not in ("run", "start", "submit") and typed.problems:
             raise refusal(typed.problems)
         return COMMANDS[typed.command](typed)
     except UserError as error:
@@ -77,6 +77,13 @@ def start(typed: cli.Typed) -> int:
     print(f"  follow it   python -m training show {_reference(run)} --follow")
     print(f"  stop it     python -m training stop {_reference(run)}")
     return 0
+
+
+def submit(typed: cli.Typed) -> int:
+    ranks.require_foreground("submit")
+    from training.submit import submit as send
+
+    return send(cli.settings(typed), cli.job_settings(typed), lambda line: print(line, flush=True))
 
 
 def _reference(run: Run) -> str:
@@ -274,6 +281,7 @@ def _as_json(value: Any) -> str:
 COMMANDS = {
     "run": run,
     "start": start,
+    "submit": submit,
     "check": check,
     "export": export,
     "stop": stop,

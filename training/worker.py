@@ -34,7 +34,7 @@ def main(run: Run) -> int:
     SIGTERM and Ctrl-C mean Stop: finish the step, save, end. Raises `UserError` where another process
     has the run; what goes wrong later is a `failed` event.
     """
-    with runs.hold_lock(run), _logging_to(run.output_log), _asked_by_signal() as asked:
+    with runs.hold_lock(run), _logging_to(run.output_log), asked_by_signal() as asked:
         log, began = EventLog(run.events_path), time.monotonic()
 
         def fail(failure: Failure) -> int:
@@ -62,7 +62,7 @@ def main(run: Run) -> int:
 
 def assist() -> int:
     """What each rank of a run but the first does: work along; the first alone says how the run went."""
-    with _asked_by_signal() as asked:
+    with asked_by_signal() as asked:
         company, folder = ranks.join()
         run = Run(folder)
         with _logging_to(run.output_log, f"rank {company.rank}: ", logging.WARNING):
@@ -110,7 +110,7 @@ def _failure_of(error: Exception, run: Run) -> Failure:
 
 
 @contextmanager
-def _asked_by_signal() -> Iterator[threading.Event]:
+def asked_by_signal() -> Iterator[threading.Event]:
     """An event that SIGTERM and SIGINT set. In a thread of somebody else's process signals are left alone."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
