@@ -126,6 +126,22 @@ def test_a_killed_process_ends_the_run_which_says_so_once(tiny_config: MakeConfi
     assert psutil.Process().children() == []
 
 
+def test_a_process_ends_with_the_first_one_that_started_it() -> None:
+    """Also where that one is killed in a way that nobody can answer to."""
+    watching = (
+        "import sys; from training import ranks; print('@', flush=True); ranks._end_with(int(sys.argv[1]))"
+    )
+    first = subprocess.Popen(
+        ["sh", "-c", f'{sys.executable} -c "{watching}" $$; true'], cwd=ROOT, stdout=subprocess.PIPE
+    )
+    assert first.stdout.readline() == b"@\n"
+    [other] = psutil.Process(first.pid).children()
+    assert other.is_running()
+    first.kill()
+    first.wait()
+    assert psutil.wait_procs([other], timeout=5)[1] == []
+
+
 def test_what_another_process_says_of_its_end_is_told_where_the_first_waits_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
