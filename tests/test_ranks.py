@@ -179,7 +179,7 @@ def test_a_batch_without_an_image_keeps_no_process_waiting(
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launch, "-m", "training", "run", *words, "--use_vision_lora"]
     ended = subprocess.run(
-        [*command, "--batch_size", "1", "--name", "two"], cwd=ROOT, capture_output=True, timeout=200
+        [*command, "--batch_size", "1", "--name", "two"], cwd=ROOT, capture_output=True, timeout=500
     )
     assert ended.returncode == 0, ended.stderr.decode()
     one, two = (runs.Run(tmp_path / "runs" / name) for name in ("one", "two"))

@@ -123,7 +123,7 @@ class Attempt:
             # An adapter that changes the base is, before its first step, what gives the base's answers.
             with model.disable_adapter() if start is None else nullcontext():
                 evaluate_at(0)
-        set_seed(self.config.seed + self.ranks.rank)
+        set_seed((self.config.seed + self.ranks.rank) % 2**32)  # each rank drops other activations out
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
         return self._finish(model, counts, trainer, callback, begun_as, start)
 

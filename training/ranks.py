@@ -101,6 +101,12 @@ class Ranks:
         """Until every rank is here."""
         self.any(False)
 
+    def part(self) -> None:
+        """Leave the others, when all is done."""
+        import torch.distributed as dist
+
+        dist.destroy_process_group()
+
     def tell_failure(self, failure: Failure) -> None:
         """Let the first rank know why this one ends, for it to tell."""
         self.store.set("failed", json.dumps([failure.problem, failure.remedy, failure.code]))
@@ -191,7 +197,6 @@ def join() -> tuple[Ranks, Path]:
 
 @contextmanager
 def _met(run_path: Path, children: Sequence[subprocess.Popen[bytes]] = ()) -> Iterator[Ranks]:
-    import torch.distributed as dist
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run of this process
@@ -203,7 +208,7 @@ def _met(run_path: Path, children: Sequence[subprocess.Popen[bytes]] = ()) -> It
     finally:
         ranks.over.set()
         ranks.store.set("over", "")
-        dist.destroy_process_group()
+        ranks.part()
         AcceleratorState._reset_state(reset_partial_state=True)
 
 

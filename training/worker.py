@@ -68,6 +68,7 @@ def assist() -> int:
         with _logging_to(run.output_log, f"rank {company.rank}: ", logging.WARNING):
             try:
                 _attempt(run, NoLog(), asked.is_set, company)
+                company.part()
             except Exception as error:
                 if not company.is_over():
                     failure = _failure_of(error, run)
