@@ -287,14 +287,14 @@ class Attempt:
 
         `begun_as` and `start` tell how the adapter was before its first step (vlm.adapters).
         """
+        state_dict = trainer.gathered_weights()
+        if not self.ranks.first:
+            return not callback.stopped
         step, total = trainer.state.global_step, trainer.state.max_steps
         if step < total and not callback.stopped:
             raise UserError(
                 f"Training ended at step {step} of {total}.", "Read output.log, then resume the run."
             )
-        state_dict = trainer.gathered_weights()
-        if not self.ranks.first:
-            return not callback.stopped
         self.log.append("phase", name="saving", done=0, total=1)
         folder = self.run.adapter_path
         draft = folder.with_name("adapter.draft")
