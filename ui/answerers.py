@@ -30,7 +30,7 @@ class WhoCard:
     """The base's box, those who can answer, what is said of them, and the way to add an adapter.
 
     `added` are the keys of adapters that a person named in this visit; `listed_for` is the base that those
-    who can answer were listed for.
+    who can answer were listed for: kept in the page, so that it comes with the choice that it is of.
     """
 
     base: gr.Dropdown
@@ -45,7 +45,7 @@ class WhoCard:
     upload: gr.UploadButton
     adding_error: gr.HTML
     added: gr.State
-    listed_for: gr.State
+    listed_for: gr.Textbox
 
     @property
     def listed(self) -> list[gr.blocks.Block]:
@@ -82,7 +82,8 @@ def build_who_card(wordings: Wordings) -> WhoCard:
         with gr.Row(elem_classes="links"):
             add = link(wordings, "add_adapter", elem_id="add-adapter")
         adding = adding_box(wordings)
-    return WhoCard(base, base_error, who, checks, others, add, *adding, gr.State([]), gr.State(None))
+        listed_for = gr.Textbox(visible=False)
+    return WhoCard(base, base_error, who, checks, others, add, *adding, gr.State([]), listed_for)
 
 
 def adding_box(wordings: Wordings) -> tuple[Any, ...]:

@@ -14,8 +14,8 @@ from ui import changes_card, check_html, eye_html, form_html, found_card, galler
 from ui.adding import choices_with
 from ui.check_card import find_checked
 from ui.data_parts import DATA, NAME, DataTab, Given
-from ui.events import QUEUED
-from ui.eye_card import which
+from ui.events import QUIET, Trigger
+from ui.eye_card import shut, which
 from ui.fixing import mark_of, same_dataset, state_of
 from ui.looking import eye
 from ui.opened import Wanted, rows_read
@@ -105,33 +105,39 @@ def examples(tab: DataTab, step: int | None = 0) -> dict[str, Any]:
     }
 
 
-def looked_at(tab: DataTab) -> dict[str, Any]:
-    """The example in the eye: first as it is written, then as the model gets it."""
+def look(tab: DataTab, trigger: Trigger) -> None:
+    """The example in the eye: first as it is written, then as the model gets it.
+
+    Not through the queue: its stream to a browser loses what comes while another event of the page ends.
+    """
     card = tab.eye
 
-    def draw(*inputs: Any) -> Iterator[tuple[Any, ...]]:
+    def find(inputs: tuple[Any, ...]) -> tuple[Given, Dataset | None, int]:
         given = Given.of(tab, inputs)
-        (looking,), language = given.own, given.language
+        looking = given.own[0]
         dataset = tab.dataset(given.values) if looking is not None else None
-        if dataset is None or looking >= len(dataset.examples):
-            yield gr.update(visible=False), gr.skip(), gr.skip()
-            return
-        example = dataset.examples[looking]
-        head = which(language, looking, len(dataset.examples), dataset.place_of(example))
-        yield gr.update(visible=True), head, eye_html.waiting(language, example)
-        try:
-            yield gr.skip(), gr.skip(), eye(language, given.values, dataset, example)
-        except UserError as trouble:
-            yield gr.skip(), gr.skip(), eye_html.refused(language, example, form_html.error(trouble))
+        return given, dataset if dataset and looking < len(dataset.examples) else None, looking
 
-    return {
-        "fn": draw,
-        "inputs": [*tab.known, card.looking, *tab.controls],
-        "outputs": card.drawn,
-        "trigger_mode": "always_last",
-        "concurrency_id": "eye",
-        **QUEUED,
-    }
+    def wait(*inputs: Any) -> tuple[Any, ...]:
+        given, dataset, looking = find(inputs)
+        if dataset is None:
+            return shut(), gr.skip(), gr.skip()
+        example = dataset.examples[looking]
+        head = which(given.language, looking, len(dataset.examples), dataset.place_of(example))
+        return gr.update(visible=True), head, eye_html.waiting(given.language, example)
+
+    def see(*inputs: Any) -> Any:
+        given, dataset, looking = find(inputs)
+        if dataset is None:
+            return gr.skip()
+        example = dataset.examples[looking]
+        try:
+            return eye(given.language, given.values, dataset, example)
+        except UserError as trouble:
+            return eye_html.refused(given.language, example, form_html.error(trouble))
+
+    asked = {"inputs": [*tab.known, card.looking, *tab.controls], "trigger_mode": "always_last", **QUIET}
+    trigger(wait, outputs=card.drawn, **asked).then(see, outputs=card.body, **asked)
 
 
 def _found(tab: DataTab, given: Given, dataset: Dataset | None) -> list[Any]:

@@ -15,6 +15,7 @@ from ui.check_card import cancel_check, find_checked, run_check, with_another_li
 from ui.data_parts import DATA, DataTab, Given, build_data_tab
 from ui.editing import add_editing_events
 from ui.events import QUEUED, QUIET, Trigger
+from ui.eye_card import shut
 from ui.form import Chosen
 from ui.found_card import safe_value
 from ui.gallery import A_PAGE
@@ -60,7 +61,7 @@ def add_source_events(tab: DataTab) -> None:
     def start_afresh() -> tuple[Any, ...]:
         """What was looked at and edited was of another dataset."""
         hidden = gr.update(visible=False)
-        return None, hidden, None, None, hidden, 0, hidden
+        return None, shut(), None, None, hidden, 0, hidden
 
     def choose(dataset: str) -> tuple[Any, ...]:
         chosen = gr.update(choices=choices_with(tab.workspace, dataset), value=dataset)
@@ -192,14 +193,14 @@ def add_eye_events(tab: DataTab, select: Sequence[Trigger]) -> None:
         return stepped
 
     stepped = {"inputs": [*tab.known, card.looking, *tab.controls], "outputs": card.looking, **QUIET}
-    looked_at, examples = data_drawing.looked_at(tab), data_drawing.examples(tab)
+    examples = data_drawing.examples(tab)
     for event in (
         tab.gallery.shown.act(pick, None, card.looking, **QUIET).then(None, js=TO_THE_EYE),
         card.back.click(step(-1), **stepped),
         card.on.click(step(1), **stepped),
         card.close.click(lambda: None, None, card.looking, **QUIET),
     ):
-        event.then(**looked_at)
+        data_drawing.look(tab, event.then)
         event.then(**examples)
     for trigger in (*select, tab.language.change):
-        trigger(**looked_at)
+        data_drawing.look(tab, trigger)

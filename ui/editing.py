@@ -17,6 +17,7 @@ from ui.check_card import find_checked
 from ui.data_parts import DATA, DataTab, Given
 from ui.editor import TO_THE_ANSWER, TO_THE_EDITOR, drafters, emptied, filled, row_of, told
 from ui.events import QUEUED, QUIET
+from ui.eye_card import shut
 from ui.fixing import At
 from ui.labelling import add_labelling_start
 from ui.opened import OF_DATASET
@@ -219,7 +220,7 @@ def add_version_events(tab: DataTab) -> None:
     closing = [card.row, card.label, card.box, tab.eye.looking, tab.eye.box]
 
     def close() -> tuple[Any, ...]:
-        return None, None, gr.update(visible=False), None, gr.update(visible=False)
+        return None, None, gr.update(visible=False), None, shut()
 
     def save(*inputs: Any) -> tuple[Any, ...]:
         given = Given.of(tab, inputs)

@@ -4,6 +4,8 @@ import threading
 from functools import cache
 from typing import TYPE_CHECKING
 
+from vlm.heavy import import_heavy
+
 if TYPE_CHECKING:
     from vlm.engine import Engine
 
@@ -17,6 +19,7 @@ def engine() -> "Engine":
 
 @cache
 def _engine() -> "Engine":
+    import_heavy()
     from vlm.engine import Engine
 
     return Engine()

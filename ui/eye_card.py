@@ -1,6 +1,7 @@
 """The Eye card of the Data tab: one example as the model gets it, and the way to the ones beside it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -28,7 +29,7 @@ class EyeCard:
 
 
 def build_eye_card(wordings: Wordings) -> EyeCard:
-    with gr.Column(visible=False, elem_classes="card", elem_id="eye") as box:
+    with gr.Column(visible="hidden", elem_classes="card", elem_id="eye") as box:
         with gr.Row(elem_classes="browse"):
             title(wordings, "eye_title")
             head = drawn(wordings, elem_classes="small")
@@ -39,6 +40,11 @@ def build_eye_card(wordings: Wordings) -> EyeCard:
             close = link(wordings, "close", elem_id="eye-close")
         body = drawn(wordings, elem_id="eye-body")
     return EyeCard(box, head, back, on, edit, leave, close, body, gr.State(None))
+
+
+def shut() -> dict[str, Any]:
+    """The box out of sight and still in the page: a browser under load loses what comes while one is made."""
+    return gr.update(visible="hidden")
 
 
 def which(language: Language, index: int, total: int, place: str) -> str:

@@ -14,6 +14,7 @@ from ui import eye_html
 from ui.model_card import model_name
 from ui.text import Language
 from vlm.example import Example
+from vlm.heavy import import_heavy
 
 if TYPE_CHECKING:
     from training.token_meter import Meter
@@ -23,6 +24,7 @@ OF_MODEL = ("model", "revision", "max_length")
 
 def eye(language: Language, values: Mapping[str, Any], dataset: Dataset, example: Example) -> str:
     """What the model gets of the example. Raises `UserError` where it can't be asked, or refuses."""
+    import_heavy()
     from vlm.blueprint import architecture
     from vlm.eye import see
 

@@ -20,6 +20,7 @@ from ui.text import Language, Wordings, say
 from vlm import catalog
 from vlm.catalog import CatalogEntry
 from vlm.errors import UserError
+from vlm.heavy import import_heavy
 
 COMPOSE = "+"
 """The value of the entry that opens the two boxes: no model is called so."""
@@ -127,6 +128,7 @@ def read_model(model: str, revision: str | None) -> Chosen:
     """
     if found := config.check({"model": model, "revision": revision}):
         raise UserError(f"{found[0].message}.", found[0].remedy)
+    import_heavy()
     from vlm.blueprint import architecture
     from vlm.towers import find_towers, layer_names
 

@@ -15,6 +15,7 @@ from training.data.archives import is_junk, unpack
 from training.runs import Run
 from ui.run_panel import has_adapter, settings_of
 from vlm.errors import UserError
+from vlm.heavy import import_heavy
 from vlm.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -202,6 +203,7 @@ def _stamp(folder: Path) -> tuple[int, ...]:
 
 @lru_cache(maxsize=256)
 def _looked_at(folder: Path, _stamp: tuple[int, ...]) -> "AdapterInfo | UserError":
+    import_heavy()
     from vlm.adapters import inspect
 
     try:
@@ -214,6 +216,7 @@ def _looked_at(folder: Path, _stamp: tuple[int, ...]) -> "AdapterInfo | UserErro
 def _checked(
     folder: Path, _stamp: tuple[int, ...], model: str, revision: str | None
 ) -> "AdapterCheck | UserError":
+    import_heavy()
     from vlm.adapters import check
     from vlm.blueprint import architecture
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm.counts import ALL_ONE, TowerCount, TowerCounts, times
+from vlm.heavy import import_heavy
 from vlm.settings import AdapterSettings, ModelSettings
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def tower_counts(settings: ModelSettings) -> TowerCounts:
 @lru_cache(maxsize=256)
 def build_counts(model: str, adapter: AdapterSettings, revision: str | None = None) -> TowerCounts:
     """The counts from the architecture itself, built on `meta`. Quantization changes none of them."""
+    import_heavy()
     from vlm import adapters
 
     adapted, copies = adapted_outline(model, adapter, revision)
@@ -86,6 +88,7 @@ def architecture(model: str, revision: str | None) -> "PreTrainedModel":
 
     It is shared: copy it before an adapter is attached. Raises `UserError` as `vlm.loading.read_config` does.
     """
+    import_heavy()
     from vlm.loading import blueprint_model
 
     return blueprint_model(ModelSettings(model=model, revision=revision))

@@ -19,6 +19,7 @@ import psutil
 
 from vlm import catalog
 from vlm.blueprint import COMMITTED, adapter_settings, architecture, tower_counts
+from vlm.heavy import import_heavy
 from vlm.methods import METHODS
 from vlm.settings import ModelSettings
 
@@ -129,6 +130,7 @@ def estimate(settings: RunSettings, examples: Examples = Examples()) -> MemoryEs
     """The memory that a run with these settings takes. Raises `UserError` as `tower_counts` does."""
     if "torch" not in sys.modules and (known := _committed(settings)) is not None:
         return known
+    import_heavy()
     from vlm.loading import pick_device, pick_precision
 
     device = pick_device(settings.device)
@@ -170,6 +172,7 @@ def device_memory(device: str) -> int:
     A container's limit is respected. Raises `UserError` where there is no such device.
     """
     if device != "cpu":
+        import_heavy()
         import torch
 
         from vlm.loading import pick_device
