@@ -50,10 +50,11 @@ class StubHub:
 
 
 @contextmanager
-def serving() -> Iterator[StubHub]:
+def serving(handler: type["Handler"] | None = None) -> Iterator[StubHub]:
     """A stub Hub that answers until the block ends."""
     hub = StubHub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    bound = type("Bound", (handler or Handler,), {"hub": hub})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), bound)
     hub.endpoint = f"http://127.0.0.1:{server.server_port}"
     Thread(target=server.serve_forever, daemon=True).start()
     yield hub
@@ -61,7 +62,7 @@ def serving() -> Iterator[StubHub]:
     server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     hub: StubHub
     protocol_version = "HTTP/1.1"
 
@@ -144,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             if cut in self.hub.held:
                 self.hub.held[cut].wait(timeout=60)
             part = self.hub.cut.pop(cut, None)

@@ -123,6 +123,7 @@ def test_hostile_text_is_inert_wherever_a_run_is_told(language):
             "images": 1,
             "skipped": 1,
             "reasons": [HOSTILE],
+            "fingerprint": "0",
         },
         {"kind": "phase", "time": 1.0, "name": HOSTILE, "done": 1, "total": 2},
         {"kind": "warning", "time": 1.0, "problem": HOSTILE, "remedy": HOSTILE},

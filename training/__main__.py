@@ -1,4 +1,4 @@
-"""python -m training: check and export data; run, start, stop, resume, list, show and delete runs; adapters.
+"""python -m training: check and export data; run, submit, stop, resume, list, show and delete runs; adapters.
 
 No torch is imported until a run begins here, or a dataset is checked against a model.
 
@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training import adapters, cli, events, runs
+from training import adapters, cli, events, ranks, runs
 from training.config import refusal
 from training.data.check import check_dataset
 from training.data.datasets import open_configured, say_nothing
@@ -30,7 +30,7 @@ def main(words: Sequence[str]) -> int:
     """The exit code of one command; what a person did wrong is two lines on stderr."""
     try:
         typed = cli.parse(words)
-        if typed.command not in ("run", "start") and typed.problems:
+        if typed.command not in ("run", "start", "submit") and typed.problems:
             raise refusal(typed.problems)
         return COMMANDS[typed.command](typed)
     except UserError as error:
@@ -42,9 +42,11 @@ def main(words: Sequence[str]) -> int:
 
 
 def run(typed: cli.Typed) -> int:
+    if ranks.assists():
+        return assist()
     folder = typed.values.get("folder")
     if folder is None:
-        return work_on(runs.prepare(cli.settings(typed)))
+        return work_on(runs.prepare(ranks.as_launched(cli.settings(typed))))
     if len(typed.values) > 1 or typed.problems:
         raise UserError(
             "--folder takes no other flag.", "A prepared run has its settings in its config.yaml."
@@ -60,13 +62,28 @@ def work_on(run: Run) -> int:
     return worker.main(run)
 
 
+def assist() -> int:
+    """Train here as one of several processes, of which another has the run."""
+    from training import worker
+
+    return worker.assist()
+
+
 def start(typed: cli.Typed) -> int:
+    ranks.require_foreground("start")
     run = runs.prepare(cli.settings(typed))
     runs.launch(run)
     print(f"{run.name} is starting in the background, in {run.path}")
     print(f"  follow it   python -m training show {_reference(run)} --follow")
     print(f"  stop it     python -m training stop {_reference(run)}")
     return 0
+
+
+def submit(typed: cli.Typed) -> int:
+    ranks.require_foreground("submit")
+    from training.submit import submit as send
+
+    return send(cli.settings(typed), cli.job_settings(typed), lambda line: print(line, flush=True))
 
 
 def _reference(run: Run) -> str:
@@ -86,6 +103,10 @@ def stop(typed: cli.Typed) -> int:
 
 
 def resume(typed: cli.Typed) -> int:
+    if typed.values.get("background"):
+        ranks.require_foreground("resume --background")
+    if ranks.assists():
+        return assist()
     run = _named(typed)
     if not runs.reopen(run):
         raise UserError(
@@ -260,6 +281,7 @@ def _as_json(value: Any) -> str:
 COMMANDS = {
     "run": run,
     "start": start,
+    "submit": submit,
     "check": check,
     "export": export,
     "stop": stop,

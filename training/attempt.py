@@ -25,7 +25,9 @@ from training.evaluation import Evaluation, evaluate
 from training.events import EventLog
 from training.image_features import encode_images, encoder_of, open_store, proved
 from training.model_check import check_with_model
+from training.ranks import ALONE, Ranks
 from training.runs import Run
+from training.trackers import directed, require_tracker, track_evaluation
 from training.trainer import AdapterTrainer, training_arguments
 from vlm import adapters, hub
 from vlm.counts import TowerCounts
@@ -40,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 VERSIONS_OF = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 REASONS_TOLD = 20
+TOLD_ON_CARD = ("evaluated", "data", "started", "step")
 UNFIT = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
 """What a model or PEFT raises where a method and a model don't go together."""
 PROGRESS_EVERY_S = 0.5
@@ -52,8 +55,11 @@ class StopBeforeTraining(Exception):
 class Attempt:
     """What the steps of one attempt share. `stop_requested()` asks whether somebody wants the run to end."""
 
-    def __init__(self, run: Run, log: EventLog, stop_requested: Callable[[], bool]) -> None:
+    def __init__(
+        self, run: Run, log: EventLog, stop_requested: Callable[[], bool], ranks: Ranks = ALONE
+    ) -> None:
         self.run = run
+        self.ranks = ranks
         self.config = run.config()
         self.log = log
         self.stop_requested = stop_requested
@@ -61,8 +67,10 @@ class Attempt:
 
     def work(self) -> bool:
         """Train the adapter: True if finished, False if stopped. Raises `UserError` as its steps do."""
+        require_tracker(self.config.report_to)
         try:
-            return self._work()
+            with directed(self.run):
+                return self._work()
         except StopBeforeTraining:
             checkpoint = checkpoints.newest(self.run.checkpoints_path)
             self._end("stopped", 0 if checkpoint is None else checkpoint.step)
@@ -70,10 +78,11 @@ class Attempt:
 
     def _work(self) -> bool:
         transformers_logging.disable_progress_bar()
-        dataset, train, held_out = self._read_data()
-        checkpoint = checkpoints.newest(self.run.checkpoints_path)
+        dataset, train, held_out = self.ranks.of_first(self._read_data)
+        checkpoint = self.ranks.of_first(lambda: checkpoints.newest(self.run.checkpoints_path))
         if checkpoint is not None:
             checkpoints.require_same_dataset(checkpoint, dataset.fingerprint)
+            checkpoints.require_same_ranks(checkpoint, self.ranks.world)
 
         self._phase("loading", 0, 1)
         set_seed(self.config.seed)
@@ -82,7 +91,9 @@ class Attempt:
             give_blocks_back()
         model = self._adapt(loaded)
         counts, begun_as = adapters.count(model), adapters.fingerprint(model)
-        start = adapters.save_start(model, self.config.method, self.run.path / "adapter_start")
+        start = self.ranks.of_first(
+            lambda: adapters.save_start(model, self.config.method, self.run.path / "adapter_start")
+        )
         self._tell_start(loaded, counts)
 
         prompt = prompt_style(loaded.model.config, loaded.processor, self.config.max_length)
@@ -92,8 +103,12 @@ class Attempt:
 
         def evaluate_at(step: int) -> None:
             self._evaluate(model, collator, held_out, dataset, step)
+            if held_out and self.ranks.first:
+                track_evaluation(trainer, self.run.events({"evaluated"})[-1])
 
-        callback = RunCallback(self.config, self.log, evaluate_at, self.stop_requested)
+        callback = RunCallback(
+            self.config, self.log, evaluate_at, lambda: self.ranks.any(self.stop_requested())
+        )
         trainer = AdapterTrainer(
             model,
             self.config,
@@ -108,7 +123,7 @@ class Attempt:
             # An adapter that changes the base is, before its first step, what gives the base's answers.
             with model.disable_adapter() if start is None else nullcontext():
                 evaluate_at(0)
-        set_seed(self.config.seed)
+        set_seed((self.config.seed + self.ranks.rank) % 2**32)  # each rank drops other activations out
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
         return self._finish(model, counts, trainer, callback, begun_as, start)
 
@@ -159,6 +174,7 @@ class Attempt:
             images=images,
             skipped=report.left_out,
             reasons=[str(finding) for finding in dataset.findings[:REASONS_TOLD]],
+            fingerprint=dataset.fingerprint,
         )
         logger.info(
             "%s examples (%s held out), %s images", f"{len(examples):,}", len(held_out), f"{images:,}"
@@ -192,7 +208,7 @@ class Attempt:
         """What makes batches: of features encoded once, where an image's stay the same during this run."""
         wanted = self.config.cache_image_features
         encoder = encoder_of(loaded) if wanted != "off" else None
-        if encoder is None or not proved(model, encoder, prompt, examples):
+        if encoder is None or self.ranks.any(not proved(model, encoder, prompt, examples)):
             if wanted == "on":
                 raise UserError(
                     "The image features can't be kept: something below them trains, or the model takes none.",
@@ -206,6 +222,7 @@ class Attempt:
             examples,
             open_store(self.config.workspace, self.config, loaded),
             lambda done, total: self._phase("encoding images", done, total),
+            self.ranks,
         )
         logger.info("%s distinct images are encoded; they won't be encoded again", len(features))
         return Collator(prompt, features, encoder)
@@ -219,7 +236,7 @@ class Attempt:
         step: int,
     ) -> None:
         """Evaluate, and tell metrics and sample answers. The base's own evaluation is step 0."""
-        if not examples:
+        if not examples or not (self.ranks.first or self.ranks.share_weights):
             return
 
         def progress(done: int, total: int) -> None:
@@ -270,6 +287,9 @@ class Attempt:
 
         `begun_as` and `start` tell how the adapter was before its first step (vlm.adapters).
         """
+        state_dict = trainer.gathered_weights()
+        if not self.ranks.first:
+            return not callback.stopped
         step, total = trainer.state.global_step, trainer.state.max_steps
         if step < total and not callback.stopped:
             raise UserError(
@@ -278,9 +298,11 @@ class Attempt:
         self.log.append("phase", name="saving", done=0, total=1)
         folder = self.run.adapter_path
         draft = folder.with_name("adapter.draft")
-        adapters.save(model, draft, start=start)
-        adapters.verify_saved(model, draft, begun_as=begun_as, converted=start is not None)
-        write_card(draft / "README.md", self.config, counts, self.run.events(("evaluated", "data")))
+        adapters.save(model, draft, state_dict, start=start)
+        adapters.verify_saved(model, draft, state_dict, begun_as=begun_as, converted=start is not None)
+        commit = hub.commit(self.config.model, self.config.revision)
+        told = self.run.events(TOLD_ON_CARD)
+        write_card(draft / "README.md", self.config, counts, told, base_commit=commit)
         adapters.replace_folder(draft, folder)
         if start is not None:
             shutil.rmtree(start)

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.config import WHERE_IT_WENT, TrainingConfig
+from training.config import TrainingConfig
 from training.events import Event
+from training.provenance import sections, shown
 from vlm.counts import TowerCounts
 
 CARD = """\
@@ -25,24 +26,20 @@ A LoRA adapter for the base model `{base}`, trained with LoRA Lens on {examples}
 |---|---|---|
 {towers}
 
-Load it with PEFT on the base model:
-
-```python
-from peft import PeftModel
-model = PeftModel.from_pretrained(base_model, "path/to/this/folder")
-```
-
-Settings:
-
-```yaml
-{settings}
-```
+{provenance}
 """
 
 
-def write_card(path: Path, config: TrainingConfig, counts: TowerCounts, events: Sequence[Event]) -> None:
-    """Write the card; `events` are the run's `data` and `evaluated`."""
-    base, dataset = (Path(value).name for value in (config.model, config.dataset))
+def write_card(
+    path: Path,
+    config: TrainingConfig,
+    counts: TowerCounts,
+    events: Sequence[Event],
+    *,
+    base_commit: str | None = None,
+) -> None:
+    """Write the card; `events` are the run's `data`, `started`, `step` and `evaluated`."""
+    base, dataset = shown(config.model), shown(config.dataset)
     data = next((event for event in reversed(events) if event["kind"] == "data"), None)
     trained_on = f"`{dataset}`" if data is None else f"{data['train']:,} examples of `{dataset}`"
     rows = [_evaluation_row(event) for event in events if event["kind"] == "evaluated"]
@@ -50,12 +47,6 @@ def write_card(path: Path, config: TrainingConfig, counts: TowerCounts, events: 
         f"| {name} | {tower['trainable']:,} | {tower['total']:,} |"
         for name, tower in counts.as_dict().items()
     ]
-    changed = {
-        field: value
-        for field, value in config.model_dump(mode="json", exclude=WHERE_IT_WENT).items()
-        if value != TrainingConfig.model_fields[field].default
-    }
-    settings = changed | {"model": base, "dataset": dataset}
     path.write_text(
         CARD.format(
             name=config.name,
@@ -63,7 +54,7 @@ def write_card(path: Path, config: TrainingConfig, counts: TowerCounts, events: 
             examples=trained_on,
             evaluations="\n".join(rows),
             towers="\n".join(towers),
-            settings="\n".join(f"{field}: {value}" for field, value in settings.items()),
+            provenance=sections(config, events, path.parent, base_commit),
         ),
         encoding="utf-8",
     )

@@ -67,6 +67,16 @@ def require_same_dataset(checkpoint: Checkpoint, dataset: str) -> None:
         )
 
 
+def require_same_ranks(checkpoint: Checkpoint, ranks: int) -> None:
+    """Raise `UserError` where more or fewer processes wrote the checkpoint: each has its own random state."""
+    written = len(list(checkpoint.path.glob("rng_state_*.pth"))) or 1
+    if written != ranks:
+        raise UserError(
+            f"Step {checkpoint.step} was trained by {written} processes, and here are {ranks}.",
+            f"Resume with {written}, or start a new run.",
+        )
+
+
 def _by_step(checkpoints: Path) -> list[tuple[int, Path]]:
     folders = [path for path in checkpoints.glob("checkpoint-*") if path.is_dir()]
     return [(int(path.name[11:]), path) for path in folders if path.name[11:].isdecimal()]

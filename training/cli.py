@@ -44,6 +44,23 @@ class RunCommand(StartCommand):
     )
 
 
+class JobSettings(BaseModel):
+    """What a job is beside its run: a machine and limits."""
+
+    flavor: str = Field(
+        "t4-small", description="Machine of the job; `hf jobs hardware` lists all, with prices."
+    )
+    image: str = Field("python:3.12", description="Docker image, or hf.co/spaces/…, with Python and pip.")
+    timeout: str = Field("2h", description="The job is ended after this: 90m, 2h, 1d.")
+    secrets: str | None = Field(
+        None, description="Names of environment variables that the job gets as secrets: WANDB_API_KEY,…"
+    )
+
+
+class SubmitCommand(JobSettings, StartCommand):
+    """Train on Hugging Face Jobs and follow it here: a run like any other."""
+
+
 class ListCommand(BaseModel):
     """List the runs, newest first."""
 
@@ -157,6 +174,7 @@ class CommandLine(BaseSettings):
 
     run: CliSubCommand[RunCommand] = Field(description=RunCommand.__doc__)
     start: CliSubCommand[StartCommand] = Field(description=StartCommand.__doc__)
+    submit: CliSubCommand[SubmitCommand] = Field(description=SubmitCommand.__doc__)
     check: CliSubCommand[CheckCommand] = Field(description=CheckCommand.__doc__)
     export: CliSubCommand[ExportCommand] = Field(description=ExportCommand.__doc__)
     stop: CliSubCommand[StopCommand] = Field(description=StopCommand.__doc__)
@@ -230,13 +248,19 @@ def settings(typed: Typed) -> TrainingConfig:
     Raises:
         UserError: names everything that is wrong with what was typed and with what the file says.
     """
-    values = {key: value for key, value in typed.values.items() if key not in ("config", "folder")}
+    values = {key: value for key, value in typed.values.items() if key in TrainingConfig.model_fields}
     if typed.values.get("config"):
         values = read_file(Path(typed.values["config"])) | values
     values.setdefault("workspace", default_workspace())
     if problems := check(values) + typed.problems:
         raise refusal(problems)
     return TrainingConfig.model_validate(values)
+
+
+def job_settings(typed: Typed) -> JobSettings:
+    return JobSettings.model_validate(
+        {key: value for key, value in typed.values.items() if key in JobSettings.model_fields}
+    )
 
 
 def check_settings(typed: Typed) -> TrainingConfig:

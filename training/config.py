@@ -92,6 +92,9 @@ class TrainingConfig(GenerationSettings, AdapterSettings, ModelSettings):
     cache_image_features: Literal["auto", "on", "off"] = Field(
         "auto", description="Encode each image once where it stays the same; `on` refuses where it can't."
     )
+    processes: int = Field(
+        1, ge=1, le=64, description="Processes on this machine, one for each GPU; each has its own batches."
+    )
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
         "cosine", description="How the learning rate falls after the warm-up."
     )
@@ -125,6 +128,9 @@ class TrainingConfig(GenerationSettings, AdapterSettings, ModelSettings):
     )
     sample_answers: int = Field(4, ge=0, le=64, description="Answers shown at each evaluation.")
     logging_steps: int = Field(10, ge=1, le=10**5, description="Steps between two points of the loss curve.")
+    report_to: Literal["none", "tensorboard", "trackio", "wandb"] = Field(
+        "none", description="Tracker that also gets the run's numbers; its package is installed apart."
+    )
     save_steps: int | None = Field(
         None, ge=1, le=10**7, description="Steps between checkpoints; at evaluations if not given."
     )

@@ -19,7 +19,7 @@ FIELDS: dict[str, frozenset[str]] = {
     for kind, fields in {
         "queued": "",
         "started": "base_model device precision seed versions towers trainable total",
-        "data": "train held_out images skipped reasons",
+        "data": "train held_out images skipped reasons fingerprint",
         "phase": "name done total",
         "step": "step total epoch loss learning_rate grad_norm examples_per_s memory_gib eta_s",
         "evaluated": "step loss metrics examples",

@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from training.data.images import load_image
+from training.ranks import ALONE, Ranks
 from training.tensor_store import TensorStore, evict
 from vlm import hub
 from vlm.example import Example
@@ -36,10 +37,10 @@ Pictures = tuple[Path, ...]
 class ImageFeatures:
     """The features of examples' images, by the files of each example; as many keys as distinct contents."""
 
-    def __init__(self, store: TensorStore, keys: dict[Pictures, str]) -> None:
+    def __init__(self, store: TensorStore, keys: dict[Pictures, str], processes: int = 1) -> None:
         self.store = store
         self.keys = keys
-        self.memory: dict[str, Features] | None = self._in_memory()
+        self.memory: dict[str, Features] | None = self._in_memory(processes)
 
     def of(self, example: Example) -> Features:
         """What an encoder gave for this example's images."""
@@ -49,8 +50,8 @@ class ImageFeatures:
     def __len__(self) -> int:
         return len({*self.keys.values()})
 
-    def _in_memory(self) -> dict[str, Features] | None:
-        room, memory = MEMORY_SHARE * psutil.virtual_memory().available, {}
+    def _in_memory(self, processes: int) -> dict[str, Features] | None:
+        room, memory = MEMORY_SHARE * psutil.virtual_memory().available / processes, {}
         for key in dict.fromkeys(self.keys.values()):
             memory[key] = self.store[key]
             room -= sum(tensor.nbytes for tensor in memory[key].values())
@@ -89,20 +90,18 @@ def encode_images(
     examples: Sequence[Example],
     store: TensorStore,
     progress: Callable[[int, int], None],
+    ranks: Ranks = ALONE,
 ) -> ImageFeatures:
-    """Encode each distinct set of images, by content, that the store has not. `progress(done, total)`."""
-    digests: dict[Path, str] = {}
-    keys: dict[Pictures, str] = {}
-    wanted: dict[str, Example] = {}
-    for example in examples:
-        if example.images and example.images not in keys:
-            key = _key(example.images, digests)
-            keys[example.images] = key
-            wanted.setdefault(key, example)
-    missing = [(key, example) for key, example in wanted.items() if key not in store]
-    found = len(wanted) - len(missing)
+    """Encode each distinct set of images, by content, that the store has not. `progress(done, total)`.
+
+    Of several ranks each encodes its share, and reads from disk what the others encoded.
+    """
+    keys = ranks.of_first(lambda: _keys(examples))
+    wanted = {keys[example.images]: example for example in reversed(examples) if example.images}
+    lacking = ranks.of_first(lambda: [key for key in wanted if key not in store])
+    missing = [(key, wanted[key]) for key in ranks.share(lacking)]
     for start in range(0, len(missing), BATCH_SIZE):
-        progress(found + start, len(wanted))
+        progress(len(wanted) - len(lacking) + start * ranks.world, len(wanted))
         part = missing[start : start + BATCH_SIZE]
         batches = [prompt.training_batch([example.messages], [pictures_of(example)]) for _, example in part]
         encoded = encoder([encoder.inputs(batch) for batch in batches])
@@ -110,9 +109,12 @@ def encode_images(
             store.add(key, features)
     store.flush()
     progress(len(wanted), len(wanted))
-    for gone in evict(store.folder.parent, keep=store.folder):
+    ranks.wait()
+    if ranks.world > 1:
+        store = TensorStore(store.folder)
+    for gone in evict(store.folder.parent, keep=store.folder) if ranks.first else ():
         logger.info("made room: %s of the image-feature cache was out of use for longest", gone.name)
-    return ImageFeatures(store, keys)
+    return ImageFeatures(store, keys, ranks.world)
 
 
 def open_store(workspace: Path, settings: ModelSettings, loaded: LoadedModel) -> TensorStore:
@@ -137,6 +139,11 @@ def _identity(settings: ModelSettings, loaded: LoadedModel) -> Iterable[str]:
         for file in sorted(folder.glob("*.safetensors")):
             status = file.stat()
             yield f"{file.resolve()} {status.st_size} {status.st_mtime_ns}"
+
+
+def _keys(examples: Iterable[Example]) -> dict[Pictures, str]:
+    digests: dict[Path, str] = {}
+    return {images: _key(images, digests) for images in dict.fromkeys(e.images for e in examples) if images}
 
 
 def _key(images: Pictures, digests: dict[Path, str]) -> str:

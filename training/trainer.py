@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.utils.data import Sampler
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -25,6 +27,8 @@ from training.checkpoints import rotate, seal
 from training.collate import Collator
 from training.config import TrainingConfig
 from training.loss import can_be_trimmed, trimmed
+from training.shares import Filled, FullBatches, collate_filled
+from training.trackers import PROJECT
 from vlm import adapters
 from vlm.errors import UserError
 from vlm.example import Example
@@ -67,6 +71,10 @@ class AdapterTrainer(Trainer):
     ) -> None:
         self.uses_adalora = model.peft_config["default"].peft_type == "ADALORA"
         callbacks = [callback, _AdaLoraSteps()] if self.uses_adalora else [callback]
+        self.examples = examples
+        if arguments.world_size > 1:
+            callbacks.append(_OneDecision())
+            examples, collator = Filled(examples), collate_filled(collator)
         super().__init__(
             model, arguments, data_collator=collator, train_dataset=examples, callbacks=callbacks
         )
@@ -95,9 +103,10 @@ class AdapterTrainer(Trainer):
             self.trims = not prompts and can_be_trimmed(self.model, self.model.get_base_model(), inputs)
         return super().compute_loss(model, trimmed(inputs) if self.trims else inputs, *args, **kwargs)
 
-    def _get_train_sampler(self, train_dataset: Sequence[Example] | None = None) -> LengthBuckets:
-        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthBuckets(batch_size, train_dataset or self.train_dataset, self.args.seed)
+    def _get_train_sampler(self, train_dataset: Sequence[Example] | None = None) -> Sampler[int]:
+        at_once = self.args.train_batch_size * self.args.world_size
+        order = LengthBuckets(at_once * self.args.gradient_accumulation_steps, self.examples, self.args.seed)
+        return order if self.args.world_size == 1 else FullBatches(order, at_once)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """The adapter alone: Trainer's own adds `training_args.bin`, a pickle that can hold a token."""
@@ -106,6 +115,9 @@ class AdapterTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # each rank writes its own random state
+        if not self.args.should_save:
+            return
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self.uses_adalora:
             adalora.save_state(self.model, folder)
@@ -113,11 +125,26 @@ class AdapterTrainer(Trainer):
         rotate(folder.parent, self.config.checkpoints_kept)
         self.on_sealed(self.state.global_step, folder)
 
+    def gathered_weights(self) -> dict[str, torch.Tensor] | None:
+        """All weights, if FSDP or DeepSpeed has spread them over the ranks, which must all ask; else None."""
+        spread = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return self.accelerator.get_state_dict(self.model_wrapped) if spread else None
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.uses_adalora:  # its adapter's file holds only the ranks that are left
             adalora.load_state(self.model, Path(resume_from_checkpoint))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+class _OneDecision(TrainerCallback):
+    """What the callbacks before it decided on any rank is done on all; here the others wait for the first."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object):
+        decided = torch.tensor([control.should_training_stop, control.should_save, control.should_log])
+        decided = decided.to(torch.int32)
+        dist.all_reduce(decided, op=dist.ReduceOp.MAX)
+        control.should_training_stop, control.should_save, control.should_log = decided.bool().tolist()
 
 
 class _AdaLoraSteps(TrainerCallback):
@@ -191,9 +218,12 @@ def training_arguments(config: TrainingConfig, loaded: LoadedModel, output_dir: 
         logging_nan_inf_filter=False,  # else a NaN loss is reported as 0.0
         eval_strategy="no",
         save_strategy="no",
-        report_to="none",
+        report_to=config.report_to,
+        run_name=config.name,
+        project=PROJECT,
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=loaded.device.type == "cuda",
         average_tokens_across_devices=True,
+        ddp_find_unused_parameters=True,  # a rank whose batch has no image uses nothing of the vision tower
     )

@@ -32,6 +32,7 @@ ADVANCED: dict[str, tuple[str, ...]] = {
         "quantization",
         "quantize_vision",
         "gradient_checkpointing",
+        "processes",
         "optim",
         "precision",
         "revision",

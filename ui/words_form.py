@@ -154,6 +154,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "quantization": ("Quantization", "Lượng tử hóa"),
     "quantize_vision": ("Quantize vision too", "Lượng tử hóa cả thị giác"),
     "gradient_checkpointing": ("Checkpoint gradients", "Tính lại gradient"),
+    "processes": ("Processes, one for each GPU", "Số tiến trình, mỗi GPU một"),
     "optim": ("Optimizer", "Bộ tối ưu"),
     "precision": ("Precision", "Độ chính xác số"),
     "revision": ("Revision on the Hub", "Phiên bản trên Hub"),

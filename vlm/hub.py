@@ -93,6 +93,14 @@ def model_folder(model: str, revision: str | None = None, *, half: bool = False)
     return folder
 
 
+def commit(model: str, revision: str | None) -> str | None:
+    """The commit of a Hub model on this machine, of each half if it is composed; None for a folder."""
+    found = [None if _is_local(name) else _cached(name, revision) for name in parts(model)]
+    if not any(found):
+        return None
+    return " + ".join("a folder" if folder is None else folder.name for folder in found)
+
+
 def read_json(file: Path, model: str) -> dict:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

@@ -67,15 +67,22 @@ def fingerprint(model: PeftModel) -> str:
     return digest.hexdigest()
 
 
-def verify_saved(model: PeftModel, folder: Path, *, begun_as: str, converted: bool = False) -> None:
+def verify_saved(
+    model: PeftModel,
+    folder: Path,
+    state_dict: dict[str, torch.Tensor] | None = None,
+    *,
+    begun_as: str,
+    converted: bool = False,
+) -> None:
     """The adapter on disk is the one in memory: same tensors, all finite, and training has moved it.
 
-    `begun_as` is its `fingerprint` before the first step. Of one that was `converted` from a method that
-    changes the base, names and numbers of ranks are compared. Raises `UserError` where something is off: such
-    a run must not call itself finished.
+    `state_dict` is as for `save`. `begun_as` is its `fingerprint` before the first step. Of one that was
+    `converted` from a method that changes the base, names and numbers of ranks are compared. Raises
+    `UserError` where something is off: such a run must not call itself finished.
     """
-    memory = get_peft_model_state_dict(model, save_embedding_layers=False)
-    learned = fingerprint(model) != begun_as
+    memory = get_peft_model_state_dict(model, state_dict, save_embedding_layers=False)
+    learned = state_dict is not None or fingerprint(model) != begun_as
     products = [name for name in memory if ".lora_B." in name]
     learned &= not products or any(memory[name].any() for name in products)
     if not learned:
