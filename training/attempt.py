@@ -7,7 +7,7 @@ import importlib.metadata
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -23,7 +23,9 @@ from training.data.check import Report, check_dataset
 from training.data.datasets import Dataset, image_relpath, open_configured, usable_examples
 from training.evaluation import Evaluation, evaluate
 from training.events import EventLog
+from training.fire_drill import FireDrill
 from training.image_features import encode_images, encoder_of, open_store, proved
+from training.micro_batch import MicroBatch, begun_with, train_within_memory, with_less
 from training.model_check import check_with_model
 from training.runs import Run
 from training.trainer import AdapterTrainer, training_arguments
@@ -57,6 +59,9 @@ class Attempt:
         self.config = run.config()
         self.log = log
         self.stop_requested = stop_requested
+        self.streams: Mapping[str, tuple[int, ...]] = {}
+        """Tokens of each example's streams, by its id."""
+        self.at_once = MicroBatch(self.config.batch_size, self.config.gradient_accumulation_steps)
         self.began = time.monotonic()
 
     def work(self) -> bool:
@@ -94,22 +99,11 @@ class Attempt:
             self._evaluate(model, collator, held_out, dataset, step)
 
         callback = RunCallback(self.config, self.log, evaluate_at, self.stop_requested)
-        trainer = AdapterTrainer(
-            model,
-            self.config,
-            training_arguments(self.config, loaded, self.run.checkpoints_path),
-            collator,
-            train,
-            callback,
-            dataset_fingerprint=dataset.fingerprint,
-            on_sealed=self._tell_checkpoint,
-        )
         if checkpoint is None:
             # An adapter that changes the base is, before its first step, what gives the base's answers.
             with model.disable_adapter() if start is None else nullcontext():
-                evaluate_at(0)
-        set_seed(self.config.seed)
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
+                callback.evaluate_now(0)
+        trainer = self._train(model, loaded, collator, train, callback, dataset, checkpoint)
         return self._finish(model, counts, trainer, callback, begun_as, start)
 
     def _adapt(self, loaded: LoadedModel) -> adapters.PeftModel:
@@ -122,6 +116,39 @@ class Attempt:
         if method.rank and not method.rank_per_tower and config.use_vision_lora and config.use_text_lora:
             logger.info("%s has one rank for all towers: %d", method.label, config.text_lora_r)
         return adapters.attach(loaded.model, config, base_name(config.model), new_connector=composed)
+
+    def _train(
+        self,
+        model: adapters.PeftModel,
+        loaded: LoadedModel,
+        collator: Collator,
+        examples: Sequence[Example],
+        callback: RunCallback,
+        dataset: Dataset,
+        checkpoint: checkpoints.Checkpoint | None,
+    ) -> AdapterTrainer:
+        """The fire drill and the loop. Raises `UserError` where not even one example fits into memory."""
+
+        def make_trainer(at_once: MicroBatch) -> AdapterTrainer:
+            self.at_once = at_once
+            chosen = {"batch_size": at_once.size, "gradient_accumulation_steps": at_once.times}
+            config = self.config.model_copy(update=chosen)
+            trainer = AdapterTrainer(
+                model,
+                config,
+                training_arguments(config, loaded, self.run.checkpoints_path),
+                collator,
+                examples,
+                callback,
+                dataset_fingerprint=dataset.fingerprint,
+                on_sealed=self._tell_checkpoint,
+            )
+            drill = FireDrill(trainer, callback, self.log, self.streams)
+            trainer.callback_handler.callbacks.insert(0, drill)  # it is over before training is told of
+            return trainer
+
+        at_once = begun_with(self.config, checkpoint)
+        return train_within_memory(self.config, self.log, at_once, checkpoint, make_trainer)
 
     def _try_method(self, model: adapters.PeftModel, collator: Collator, examples: Sequence[Example]) -> None:
         """One loss and one token with an unusual method, since some models can't run with some of PEFT's.
@@ -148,7 +175,7 @@ class Attempt:
         """The dataset, the examples to train on and those to be asked about."""
         config = self.config
         report = self._checked()
-        dataset = report.cleaned()
+        dataset, self.streams = report.cleaned(), report.lengths.streams
         examples = usable_examples(dataset, skip_bad_rows=config.skip_bad_rows)
         train, held_out = report.sides(config.held_out, config.seed)
         images = len({image for example in examples for image in example.images})
@@ -225,13 +252,11 @@ class Attempt:
         def progress(done: int, total: int) -> None:
             self._phase("evaluating", done, total, may_stop=step == 0)
 
-        result = evaluate(
-            model,
-            collator,
-            examples,
-            self.config.max_new_tokens,
-            progress,
-            batch_size=2 * self.config.batch_size,  # nothing is kept for a backward pass
+        result = with_less(
+            2 * self.at_once.size,  # nothing is kept for a backward pass
+            lambda size: evaluate(
+                model, collator, examples, self.config.max_new_tokens, progress, batch_size=size
+            ),
         )
         self.log.append(
             "evaluated", step=step, loss=result.loss, metrics=result.metrics, examples=len(examples)

@@ -22,6 +22,7 @@ FIELDS: dict[str, frozenset[str]] = {
         "data": "train held_out images skipped reasons",
         "phase": "name done total",
         "step": "step total epoch loss learning_rate grad_norm examples_per_s memory_gib eta_s",
+        "drill": "batch_size gradient_accumulation_steps memory_gib grown_gib step_s eta_s",
         "evaluated": "step loss metrics examples",
         "sample": "step example_id image question answer prediction",
         "checkpoint": "step path",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    BatchFeature,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -32,6 +33,9 @@ from vlm.loading import LoadedModel
 
 BUCKET = 40
 """Characters of an answer: those of one bucket may share a batch."""
+
+
+EXAMPLE_IDS = "example_ids"
 
 
 class LengthBuckets(LengthGroupedSampler):
@@ -68,12 +72,20 @@ class AdapterTrainer(Trainer):
         self.uses_adalora = model.peft_config["default"].peft_type == "ADALORA"
         callbacks = [callback, _AdaLoraSteps()] if self.uses_adalora else [callback]
         super().__init__(
-            model, arguments, data_collator=collator, train_dataset=examples, callbacks=callbacks
+            model,
+            arguments,
+            data_collator=_Named(collator),
+            train_dataset=examples,
+            callbacks=[*callbacks, _Updates(self)],
         )
         self.remove_callback(PrinterCallback)  # RunCallback logs what matters, in words
         self.config = config
         self.trims: bool | None = None
         """Whether the head computes answers' tokens alone: known after the first batch."""
+        self.example_ids: list[str] = []
+        """Which examples go through the model, or were the last to."""
+        self.drilling = self.updating = False
+        """Whether this is the fire drill's pass, or the optimizer's turn (training.micro_batch)."""
         self.dataset_fingerprint = dataset_fingerprint
         self.on_sealed = on_sealed
 
@@ -87,12 +99,21 @@ class AdapterTrainer(Trainer):
             self.optimizer = optimizer_class(groups, **settings)
         return self.optimizer
 
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        self.example_ids = inputs.pop(EXAMPLE_IDS)
+        return super().training_step(model, inputs, *args, **kwargs)
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         if self.trims is None:
             prompts = self.model.peft_config["default"].is_prompt_learning  # its tokens shift the positions
-            self.trims = not prompts and can_be_trimmed(self.model, self.model.get_base_model(), inputs)
+            # Two short examples are proof enough: all of a batch's logits might not fit.
+            short = sorted(self.train_dataset, key=lambda example: sum(len(m.text) for m in example.messages))
+            batch = self._prepare_inputs(self.data_collator.collator(short[:2]))
+            self.trims = not prompts and can_be_trimmed(self.model, self.model.get_base_model(), batch)
         return super().compute_loss(model, trimmed(inputs) if self.trims else inputs, *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Sequence[Example] | None = None) -> LengthBuckets:
@@ -105,6 +126,7 @@ class AdapterTrainer(Trainer):
             adapters.save(self.model, Path(output_dir or self.args.output_dir), state_dict)
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
+        self.state.train_batch_size = self.args.train_batch_size  # not what it was before it was halved
         super()._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self.uses_adalora:
@@ -118,6 +140,35 @@ class AdapterTrainer(Trainer):
             adalora.load_state(self.model, Path(resume_from_checkpoint))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+class _Named:
+    """The collator's batches with the ids of their examples."""
+
+    def __init__(self, collator: Collator) -> None:
+        self.collator = collator
+
+    def __call__(self, examples: Sequence[Example]) -> BatchFeature:
+        batch = self.collator(examples)
+        batch[EXAMPLE_IDS] = [example.id for example in examples]
+        return batch
+
+
+class _Updates(TrainerCallback):
+    """Tells the trainer when the optimizer is at work: memory that runs out there is no batch's fault."""
+
+    def __init__(self, trainer: AdapterTrainer) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ):
+        self.trainer.updating = True
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ):
+        self.trainer.updating = False
 
 
 class _AdaLoraSteps(TrainerCallback):

@@ -25,6 +25,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "phase_loading": ("loading", "đang nạp"),
     "phase_reading_data": ("reading the data", "đang đọc dữ liệu"),
     "phase_encoding_images": ("encoding images", "đang mã hóa ảnh"),
+    "phase_fire_drill": ("fire drill", "diễn tập"),
     "phase_training": ("training", "đang huấn luyện"),
     "phase_evaluating": ("evaluating", "đang đánh giá"),
     "phase_saving": ("saving", "đang lưu"),

@@ -12,6 +12,8 @@ import torch
 from transformers import BatchFeature, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from vlm.memory import is_out_of_memory
+
 TEXT_INPUTS = {
     *("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels"),
     *("decoder_input_ids", "decoder_attention_mask"),
@@ -135,8 +137,10 @@ def takes_features(
                 (rest, {"mm_encoder_outputs": hand_over(features[::-1])}),
             )
         ]
-    except (TypeError, ValueError, RuntimeError, IndexError):  # it names the argument and can't use it
-        return False
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        return False  # it names the argument and can't use it
     finally:
         model.train(was_training)
     loose = TOLERANCE if encoder.model.dtype == torch.float32 else 100 * TOLERANCE
