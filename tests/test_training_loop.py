@@ -223,6 +223,7 @@ def test_the_loss_curve_has_a_point_at_the_last_step_and_none_is_rounded(finishe
     assert steps[-1]["step"] == 7
     assert {3, 6} <= {event["step"] for event in steps}
     assert all(event["total"] == 7 and event["grad_norm"] > 0 for event in steps)
+    assert all(0 < event["padding"] < 1 for event in steps)
     assert steps[-1]["epoch"] == pytest.approx(7 / 10)  # 38 examples are 10 batches of 4
 
 

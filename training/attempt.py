@@ -7,7 +7,7 @@ import importlib.metadata
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from training import checkpoints
+from training.batches import make_collator
 from training.callback import RunCallback
 from training.card import write_card
 from training.collate import Collator
@@ -24,10 +25,10 @@ from training.data.datasets import Dataset, image_relpath, open_configured, usab
 from training.evaluation import Evaluation, evaluate
 from training.events import EventLog
 from training.fire_drill import FireDrill
-from training.image_features import encode_images, encoder_of, open_store, proved
 from training.micro_batch import MicroBatch, begun_with, train_within_memory, with_less
 from training.model_check import check_with_model
 from training.runs import Run
+from training.sampling import Streams, kept_lengths
 from training.trainer import AdapterTrainer, training_arguments
 from vlm import adapters, hub
 from vlm.counts import TowerCounts
@@ -36,7 +37,7 @@ from vlm.example import Example
 from vlm.loading import LoadedModel, load_base
 from vlm.memory import give_blocks_back
 from vlm.methods import METHODS
-from vlm.prompting import PromptStyle, prompt_style
+from vlm.prompting import prompt_style
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Attempt:
         self.config = run.config()
         self.log = log
         self.stop_requested = stop_requested
-        self.streams: Mapping[str, tuple[int, ...]] = {}
+        self.streams: Streams = {}
         """Tokens of each example's streams, by its id."""
         self.at_once = MicroBatch(self.config.batch_size, self.config.gradient_accumulation_steps)
         self.began = time.monotonic()
@@ -92,7 +93,14 @@ class Attempt:
 
         prompt = prompt_style(loaded.model.config, loaded.processor, self.config.max_length)
         held_out = spread(held_out, self.config.eval_examples)
-        collator = self._collator(loaded, model, prompt, [*train, *held_out])
+        collator = make_collator(
+            self.config,
+            loaded,
+            model,
+            prompt,
+            [*train, *held_out],
+            lambda done, total: self._phase("encoding images", done, total),
+        )
         self._try_method(model, collator, train[:1])
 
         def evaluate_at(step: int) -> None:
@@ -142,6 +150,7 @@ class Attempt:
                 callback,
                 dataset_fingerprint=dataset.fingerprint,
                 on_sealed=self._tell_checkpoint,
+                streams=self.streams,
             )
             drill = FireDrill(trainer, callback, self.log, self.streams)
             trainer.callback_handler.callbacks.insert(0, drill)  # it is over before training is told of
@@ -175,7 +184,8 @@ class Attempt:
         """The dataset, the examples to train on and those to be asked about."""
         config = self.config
         report = self._checked()
-        dataset, self.streams = report.cleaned(), report.lengths.streams
+        dataset = report.cleaned()
+        self.streams = kept_lengths(self.run.path / "lengths.json", report.lengths.streams)
         examples = usable_examples(dataset, skip_bad_rows=config.skip_bad_rows)
         train, held_out = report.sides(config.held_out, config.seed)
         images = len({image for example in examples for image in example.images})
@@ -208,34 +218,6 @@ class Attempt:
         dataset = open_configured(config, progress)
         report = check_dataset(dataset, held_out=config.held_out, seed=config.seed, progress=progress)
         return check_with_model(report, config, progress)
-
-    def _collator(
-        self,
-        loaded: LoadedModel,
-        model: adapters.PeftModel,
-        prompt: PromptStyle,
-        examples: Sequence[Example],
-    ) -> Collator:
-        """What makes batches: of features encoded once, where an image's stay the same during this run."""
-        wanted = self.config.cache_image_features
-        encoder = encoder_of(loaded) if wanted != "off" else None
-        if encoder is None or not proved(model, encoder, prompt, examples):
-            if wanted == "on":
-                raise UserError(
-                    "The image features can't be kept: something below them trains, or the model takes none.",
-                    "Use --cache_image_features auto, or train the text tower alone.",
-                )
-            return Collator(prompt)
-        features = encode_images(
-            loaded,
-            encoder,
-            prompt,
-            examples,
-            open_store(self.config.workspace, self.config, loaded),
-            lambda done, total: self._phase("encoding images", done, total),
-        )
-        logger.info("%s distinct images are encoded; they won't be encoded again", len(features))
-        return Collator(prompt, features, encoder)
 
     def _evaluate(
         self,

@@ -73,7 +73,8 @@ class RunCallback(TrainerCallback):
     ):
         if "loss" not in logs:  # Trainer's summary at the end
             return
-        logger.info("step %s of %s: loss %.3f", state.global_step, state.max_steps, logs["loss"])
+        padding = f", {logs['padding']:.0%} padding" if logs.get("padding") is not None else ""
+        logger.info("step %s of %s: loss %.3f%s", state.global_step, state.max_steps, logs["loss"], padding)
         step_s = sum(self.durations) / max(len(self.durations), 1)
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.log.append(
@@ -87,6 +88,7 @@ class RunCallback(TrainerCallback):
             examples_per_s=batch / step_s if step_s else None,
             memory_gib=_memory_gib(),
             eta_s=self.time_left_s(state, step_s) if state.global_step >= SETTLED else None,
+            padding=logs.get("padding"),
         )
         if not (math.isfinite(logs["loss"]) and math.isfinite(logs["grad_norm"])):
             raise NotFiniteError(

@@ -92,6 +92,9 @@ class TrainingConfig(GenerationSettings, AdapterSettings, ModelSettings):
     cache_image_features: Literal["auto", "on", "off"] = Field(
         "auto", description="Encode each image once where it stays the same; `on` refuses where it can't."
     )
+    group_by_image: bool = Field(
+        False, description="Questions about one image in one batch: what trains on it encodes it once."
+    )
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = Field(
         "cosine", description="How the learning rate falls after the warm-up."
     )

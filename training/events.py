@@ -34,6 +34,9 @@ FIELDS: dict[str, frozenset[str]] = {
 }
 """What each kind of event carries besides `time` (UNIX seconds) and `kind`."""
 
+ADDED = {"step": frozenset({"padding"})}
+"""What a kind may carry besides: runs of earlier versions have written it without. A fraction of 1."""
+
 FINAL = frozenset({"finished", "stopped", "failed"})
 """The kinds that give a run its outcome."""
 
@@ -56,7 +59,7 @@ class EventLog:
         """
         if kind not in FIELDS:
             raise ValueError(f"unknown kind of event: {kind}")
-        if set(fields) != FIELDS[kind]:
+        if set(fields) - ADDED.get(kind, frozenset()) != FIELDS[kind]:
             raise ValueError(f"{kind} carries {sorted(FIELDS[kind])}, got {sorted(fields)}")
         event = {"time": time.time(), "kind": kind} | _finite(fields)
         # backslashreplace turns a lone surrogate, which UTF-8 can't hold, into its own JSON escape.

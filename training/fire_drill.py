@@ -110,8 +110,13 @@ def tokens_of(example: Example, lengths: Mapping[str, Sequence[int]]) -> int:
 
 
 def largest(examples: Sequence[Example], lengths: Mapping[str, Sequence[int]], count: int) -> list[Example]:
-    """The `count` longest examples, image tokens included."""
-    return sorted(examples, key=lambda example: -tokens_of(example, lengths))[:count]
+    """The `count` longest examples, image tokens included: of different images first, which share nothing."""
+    ordered = sorted(examples, key=lambda example: -tokens_of(example, lengths))
+    first: dict[tuple, Example] = {}
+    for example in ordered:
+        first.setdefault(example.images, example)
+    own = {example.id for example in first.values()}
+    return [*first.values(), *(example for example in ordered if example.id not in own)][:count]
 
 
 def usual(examples: Sequence[Example], lengths: Mapping[str, Sequence[int]], count: int) -> list[Example]:

@@ -73,7 +73,7 @@ def proved(
     model: PreTrainedModel, encoder: ImageEncoder, prompt: PromptStyle, examples: Sequence[Example]
 ) -> bool:
     """Whether the model takes features of these examples' images as it takes the images themselves."""
-    pair = _different(examples)
+    pair = different(examples)
     if pair is None:
         return False
     images = [pictures_of(example) for example in pair]
@@ -147,7 +147,7 @@ def _key(images: Pictures, digests: dict[Path, str]) -> str:
     return hashlib.sha256(" ".join(digests[file] for file in images).encode()).hexdigest()
 
 
-def _different(examples: Sequence[Example]) -> tuple[Example, Example] | None:
+def different(examples: Sequence[Example]) -> tuple[Example, Example] | None:
     """Two examples whose images differ, as many each: they tell a model that looks from one that doesn't."""
     if not examples or not examples[0].images:
         return None

@@ -5,6 +5,7 @@ the number to `forward`. Four batches of one therefore give what one batch of fo
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,39 +20,31 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from training import adalora
 from training.checkpoints import rotate, seal
-from training.collate import Collator
+from training.collate import IMAGE_ORDER, Collator
 from training.config import TrainingConfig
 from training.loss import can_be_trimmed, trimmed
+from training.sampling import ImageGroups, LengthBuckets, Streams
+from training.shared_images import with_features
 from vlm import adapters
 from vlm.errors import UserError
 from vlm.example import Example
 from vlm.loading import LoadedModel
+from vlm.prompting import IGNORED
 
-BUCKET = 40
-"""Characters of an answer: those of one bucket may share a batch."""
-
-
-EXAMPLE_IDS = "example_ids"
+ABOUT = "about"
+"""Under this name a batch tells what it is made of."""
 
 
-class LengthBuckets(LengthGroupedSampler):
-    """Batches of answers of like length, in an order that seed and epoch decide: a resumed run has it too.
+@dataclass(frozen=True, slots=True)
+class About:
+    """The examples of a batch, its tokens, and how many of those are padding; labels apart count too."""
 
-    One long caption among short answers makes the decoder read a whole batch at the caption's length. Within
-    a bucket the order is random, so that short answers of all kinds stay mixed.
-    """
-
-    def __init__(self, batch_size: int, examples: Sequence[Example], seed: int) -> None:
-        lengths = [len(example.answer) // BUCKET for example in examples]
-        super().__init__(batch_size, lengths=lengths, generator=torch.Generator().manual_seed(seed))
-        self.seed = seed
-
-    def set_epoch(self, epoch: int) -> None:
-        self.generator.manual_seed(self.seed + epoch)
+    example_ids: list[str]
+    tokens: int
+    padded: int
 
 
 class AdapterTrainer(Trainer):
@@ -68,13 +61,14 @@ class AdapterTrainer(Trainer):
         *,
         dataset_fingerprint: str,
         on_sealed: Callable[[int, Path], None],
+        streams: Streams | None = None,
     ) -> None:
         self.uses_adalora = model.peft_config["default"].peft_type == "ADALORA"
         callbacks = [callback, _AdaLoraSteps()] if self.uses_adalora else [callback]
         super().__init__(
             model,
             arguments,
-            data_collator=_Named(collator),
+            data_collator=_Told(collator),
             train_dataset=examples,
             callbacks=[*callbacks, _Updates(self)],
         )
@@ -82,8 +76,11 @@ class AdapterTrainer(Trainer):
         self.config = config
         self.trims: bool | None = None
         """Whether the head computes answers' tokens alone: known after the first batch."""
+        self.streams = streams or {}
         self.example_ids: list[str] = []
         """Which examples go through the model, or were the last to."""
+        self.tokens = self.padded = 0
+        """Since the last step that was logged."""
         self.drilling = self.updating = False
         """Whether this is the fire drill's pass, or the optimizer's turn (training.micro_batch)."""
         self.dataset_fingerprint = dataset_fingerprint
@@ -102,7 +99,10 @@ class AdapterTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        self.example_ids = inputs.pop(EXAMPLE_IDS)
+        about = inputs.pop(ABOUT)
+        self.example_ids = about.example_ids
+        self.tokens += about.tokens
+        self.padded += about.padded
         return super().training_step(model, inputs, *args, **kwargs)
 
     def compute_loss(
@@ -114,11 +114,28 @@ class AdapterTrainer(Trainer):
             short = sorted(self.train_dataset, key=lambda example: sum(len(m.text) for m in example.messages))
             batch = self._prepare_inputs(self.data_collator.collator(short[:2]))
             self.trims = not prompts and can_be_trimmed(self.model, self.model.get_base_model(), batch)
+        if IMAGE_ORDER in inputs:
+            with self.accelerator.autocast():
+                inputs = with_features(inputs, self.data_collator.collator.encoder)
         return super().compute_loss(model, trimmed(inputs) if self.trims else inputs, *args, **kwargs)
 
-    def _get_train_sampler(self, train_dataset: Sequence[Example] | None = None) -> LengthBuckets:
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        super().log(logs | {"padding": self.padding()} if "loss" in logs else logs, *args, **kwargs)
+
+    def padding(self) -> float | None:
+        """The part of all tokens since this was last asked for that was padding."""
+        tokens, padded = self.tokens, self.padded
+        self.tokens = self.padded = 0
+        return padded / tokens if tokens else None
+
+    def _get_train_sampler(
+        self, train_dataset: Sequence[Example] | None = None
+    ) -> LengthBuckets | ImageGroups:
+        examples = train_dataset or self.train_dataset
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthBuckets(batch_size, train_dataset or self.train_dataset, self.args.seed)
+        if self.config.group_by_image:
+            return ImageGroups(batch_size, examples, self.args.seed)
+        return LengthBuckets(batch_size, examples, self.args.seed, self.streams)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """The adapter alone: Trainer's own adds `training_args.bin`, a pickle that can hold a token."""
@@ -142,15 +159,20 @@ class AdapterTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
 
-class _Named:
-    """The collator's batches with the ids of their examples."""
+class _Told:
+    """The collator's batches, and what they are made of."""
 
     def __init__(self, collator: Collator) -> None:
         self.collator = collator
 
     def __call__(self, examples: Sequence[Example]) -> BatchFeature:
-        batch = self.collator(examples)
-        batch[EXAMPLE_IDS] = [example.id for example in examples]
+        batch = self.collator.shared(examples) if self.collator.shares else self.collator(examples)
+        masks = [batch["attention_mask"] != 0] if "attention_mask" in batch else []
+        if not masks or batch["labels"].shape != masks[0].shape:  # an encoder-decoder's: no answer has a hole
+            masks.append(batch["labels"] != IGNORED)
+        tokens = sum(mask.numel() for mask in masks)
+        padded = tokens - sum(int(mask.sum()) for mask in masks)
+        batch[ABOUT] = About([example.id for example in examples], tokens, padded)
         return batch
 
 

@@ -46,6 +46,10 @@ class ImageEncoder:
 
     @torch.no_grad()
     def __call__(self, inputs: Sequence[Mapping[str, torch.Tensor]]) -> list[Features]:
+        """`encode` without a gradient."""
+        return self.encode(inputs)
+
+    def encode(self, inputs: Sequence[Mapping[str, torch.Tensor]]) -> list[Features]:
         """Features for the image inputs of each example, in one pass where they have one shape.
 
         Inputs of equal shapes and grids have as many features each, so the output is cut into equal parts.
@@ -62,6 +66,7 @@ class ImageEncoder:
             encoded += _cut(output, len(group), self.constant)
         return encoded
 
+    @torch.no_grad()
     def _find_constant(self, inputs: Mapping[str, torch.Tensor]) -> set[str]:
         """Fields of the output that do not grow with the images: Ovis2 gives its marks around images too."""
         once, twice = (

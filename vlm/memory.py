@@ -345,7 +345,7 @@ def _activations(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or the machine, had no memory left: CUDA, XPU, MPS and the CPU each say it otherwise."""
+    """Whether a device, or the machine, had no memory left: CUDA, XPU, MPS and CPU each say it otherwise."""
     import torch
     from accelerate.utils.memory import should_reduce_batch_size
 
