@@ -137,6 +137,10 @@ class Attempt:
     ) -> AdapterTrainer:
         """The fire drill and the loop. Raises `UserError` where not even one example fits into memory."""
 
+        def sealed(step: int, folder: Path) -> None:
+            collator.flush()
+            self._tell_checkpoint(step, folder)
+
         def make_trainer(at_once: MicroBatch) -> AdapterTrainer:
             self.at_once = at_once
             chosen = {"batch_size": at_once.size, "gradient_accumulation_steps": at_once.times}
@@ -149,7 +153,7 @@ class Attempt:
                 examples,
                 callback,
                 dataset_fingerprint=dataset.fingerprint,
-                on_sealed=self._tell_checkpoint,
+                on_sealed=sealed,
                 streams=self.streams,
             )
             drill = FireDrill(trainer, callback, self.log, self.streams)

@@ -11,11 +11,13 @@ import torch
 from training.collate import Collator
 from training.config import TrainingConfig
 from training.image_features import encode_images, encoder_of, open_store, proved
+from training.row_store import open_rows
 from training.shared_images import can_be_shared
+from training.tensor_store import TensorStore
 from vlm.adapters import PeftModel
 from vlm.errors import UserError
 from vlm.example import Example
-from vlm.image_features import image_encoder
+from vlm.image_features import ImageEncoder, image_encoder
 from vlm.loading import DTYPES, LoadedModel
 from vlm.prompting import PromptStyle
 
@@ -36,11 +38,14 @@ def make_collator(
     """
     wanted = config.cache_image_features
     encoder = encoder_of(loaded) if wanted != "off" else None
-    if encoder is not None and proved(model, encoder, prompt, examples):
-        store = open_store(config.workspace, config, loaded)
+    store = open_store(config.workspace, config, loaded) if encoder is not None else None
+    if store is not None and _proved_before(store, model, encoder, prompt, examples):
         features = encode_images(loaded, encoder, prompt, examples, store, progress)
         logger.info("%s distinct images are encoded; they won't be encoded again", len(features))
-        return Collator(prompt, features, encoder)
+        collator = Collator(prompt, features, encoder)
+        if not prompt.reads_cache:
+            collator.kept = open_rows(config.workspace, prompt, encoder)
+        return collator
     if wanted == "on":
         raise UserError(
             "The image features can't be kept: something below them trains, or the model takes none.",
@@ -58,3 +63,19 @@ def make_collator(
         )
         logger.info("an image is encoded %s", how)
     return collator
+
+
+def _proved_before(
+    store: TensorStore,
+    model: PeftModel,
+    encoder: ImageEncoder,
+    prompt: PromptStyle,
+    examples: Sequence[Example],
+) -> bool:
+    """Whether the model takes features: what one run has proved, the next of its base and method believes."""
+    proof = f"proof {model.peft_config['default'].peft_type}"
+    if proof not in store:
+        if not proved(model, encoder, prompt, examples):
+            return False
+        store.add(proof, {"yes": torch.ones(1)})
+    return True
