@@ -144,6 +144,8 @@ class Attempt:
         def make_trainer(at_once: MicroBatch) -> AdapterTrainer:
             self.at_once = at_once
             chosen = {"batch_size": at_once.size, "gradient_accumulation_steps": at_once.times}
+            if collator.features is not None:  # nothing is left to decode
+                chosen["dataloader_num_workers"] = 0
             config = self.config.model_copy(update=chosen)
             trainer = AdapterTrainer(
                 model,

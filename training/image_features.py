@@ -129,7 +129,7 @@ def pictures_of(example: Example) -> list[Image.Image]:
 
 def _identity(settings: ModelSettings, loaded: LoadedModel) -> Iterable[str]:
     yield from (settings.model, str(loaded.model.dtype), loaded.device.type, transformers.__version__)
-    yield from (settings.quantization, str(settings.quantize_vision))
+    yield from (settings.quantization, str(settings.quantize_vision), settings.attn_implementation)
     yield loaded.processor.image_processor.to_json_string()
     yield str(loaded.model.config.to_dict())
     for name in hub.parts(settings.model):

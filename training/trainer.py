@@ -28,6 +28,7 @@ from training.config import TrainingConfig
 from training.loss import can_be_trimmed, trimmed
 from training.sampling import ImageGroups, LengthBuckets, Streams
 from training.shared_images import with_features
+from training.speed import check_speed
 from vlm import adapters
 from vlm.errors import UserError
 from vlm.example import Example
@@ -242,6 +243,7 @@ def training_arguments(config: TrainingConfig, loaded: LoadedModel, output_dir: 
             f"{type(loaded.model).__name__} can't compute its activations again.",
             "Leave --gradient_checkpointing out, and lower --batch_size instead.",
         )
+    check_speed(config, loaded.device.type)
     return TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=config.epochs,
@@ -267,6 +269,9 @@ def training_arguments(config: TrainingConfig, loaded: LoadedModel, output_dir: 
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
+        dataloader_num_workers=config.dataloader_num_workers,
+        torch_compile=config.torch_compile,
+        use_liger_kernel=config.use_liger_kernel,
         dataloader_pin_memory=loaded.device.type == "cuda",
         average_tokens_across_devices=True,
     )
