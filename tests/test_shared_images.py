@@ -103,3 +103,24 @@ def test_what_gives_another_loss_is_not_shared(
     monkeypatch.setattr(ImageEncoder, "encode", without_gradient)
     assert not can_be_shared(model, collator, examples, nullcontext())
     assert not can_be_shared(model, collator, examples[:3], nullcontext()), "no image is there twice"
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_nothing_below_the_text_tower_is_kept_where_it_alone_trains(
+    tiny_config: MakeConfig, checkpointing: bool
+) -> None:
+    """Without the cache too: what needs no gradient keeps no activations for one."""
+    setting = Setting(tiny_config(gradient_checkpointing=checkpointing, max_steps=1), cached=False)
+    base, wanted = setting.loaded.model, []
+    for part in (base.vision_tower, base.connector):
+        for module in part.modules():
+            module.register_forward_hook(
+                lambda module, inputs, output: wanted.extend(
+                    x.requires_grad
+                    for x in (output if isinstance(output, tuple) else (output,))
+                    if isinstance(x, torch.Tensor) and module.training
+                )
+            )
+    setting.train()
+    assert wanted
+    assert not any(wanted)

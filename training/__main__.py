@@ -57,7 +57,7 @@ def work_on(run: Run) -> int:
     """Train here, in the foreground."""
     from training import worker
 
-    return worker.main(run)
+    return worker.main(run, alone=__name__ == "__main__")
 
 
 def start(typed: cli.Typed) -> int:

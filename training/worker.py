@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from training import runs
+from training import imports, runs
 from training.events import EventLog
 from training.runs import Run
 from vlm.errors import UserError
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 DONE, UNEXPECTED, BAD_INPUT, STOPPED, DISK_FULL, NOT_FINITE = 0, 1, 2, 3, 4, 5
 
 
-def main(run: Run) -> int:
-    """Carry the run in this folder to its end, and return the exit code.
+def main(run: Run, *, alone: bool = False) -> int:
+    """Carry the run in this folder to its end, and return the exit code. `alone`: the process ends with it.
 
     SIGTERM and Ctrl-C mean Stop: finish the step, save, end. Raises `UserError` where another process
     has the run; what goes wrong later is a `failed` event.
@@ -38,9 +38,11 @@ def main(run: Run) -> int:
             return code
 
         try:
-            from training.attempt import Attempt
+            with imports.left_out(imports.unneeded(run.config()) if alone else ()):
+                with imports.left_out(imports.BY_TRAINER if alone else ()):
+                    from training.attempt import Attempt
 
-            finished = Attempt(run, log, lambda: asked.is_set() or runs.stop_requested(run)).work()
+                finished = Attempt(run, log, lambda: asked.is_set() or runs.stop_requested(run)).work()
             return DONE if finished else STOPPED
         except UserError as error:
             logger.error("%s %s", error.problem, error.remedy)
