@@ -8,14 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers.models.mbart.modeling_mbart import MBartDecoderLayer
+from transformers.models.vit.modeling_vit import ViTModel
 
-from test_training_loop import finish
+from test_training_loop import Setting, finish
 from training import TrainingConfig, runs, worker
 from training.fire_drill import FireDrill, largest, usual
 from training.micro_batch import MicroBatch
 from training.runs import Run
 from vlm.example import Example, Message
-from vlm.memory import is_out_of_memory
+from vlm.out_of_memory import is_out_of_memory
 
 MakeConfig = Callable[..., TrainingConfig]
 
@@ -138,6 +139,21 @@ def test_an_evaluation_that_does_not_fit_is_made_in_smaller_batches(tiny_config:
         run = finish(tiny_config(max_steps=2, evaluations=1))
     assert [event["examples"] for event in run.events({"evaluated"})] == [6, 6]
     assert max(sizes) > 3
+
+
+def test_images_are_encoded_in_smaller_batches_where_many_do_not_fit(tiny_config: MakeConfig) -> None:
+    sizes, forward = [], ViTModel.forward
+
+    def limited(tower: ViTModel, pixel_values: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(pixel_values))
+        if len(pixel_values) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(tower, pixel_values, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ViTModel, "forward", limited)
+        assert len(Setting(tiny_config()).collator.features) == 12
+    assert max(sizes) == 12
 
 
 def test_memory_that_ran_out_is_recognised_however_it_is_said() -> None:

@@ -25,7 +25,7 @@ from training.data.datasets import Dataset, image_relpath, open_configured, usab
 from training.evaluation import Evaluation, evaluate
 from training.events import EventLog
 from training.fire_drill import FireDrill
-from training.micro_batch import MicroBatch, begun_with, train_within_memory, with_less
+from training.micro_batch import MicroBatch, begun_with, train_within_memory, what_helps
 from training.model_check import check_with_model
 from training.runs import Run
 from training.sampling import Streams, kept_lengths
@@ -37,6 +37,7 @@ from vlm.example import Example
 from vlm.loading import LoadedModel, load_base
 from vlm.memory import give_blocks_back
 from vlm.methods import METHODS
+from vlm.out_of_memory import is_out_of_memory, with_less
 from vlm.prompting import prompt_style
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,10 @@ class Attempt:
             checkpoint = checkpoints.newest(self.run.checkpoints_path)
             self._end("stopped", 0 if checkpoint is None else checkpoint.step)
             return False
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(f"Memory ran out: {error}", what_helps(self.config)) from error
 
     def _work(self) -> bool:
         transformers_logging.disable_progress_bar()

@@ -20,7 +20,7 @@ from training.callback import RunCallback
 from training.events import EventLog
 from training.trainer import AdapterTrainer
 from vlm.example import Example
-from vlm.memory import is_out_of_memory
+from vlm.out_of_memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class FireDrill(TrainerCallback):
             self._together(largest(examples, self.lengths, size))
             step_s = self._pass(usual(examples, self.lengths, size)) * args.gradient_accumulation_steps
         self.trainer.drilling = False
+        self.trainer.padding()  # the run's own begins with step 1
         grown, eta_s = max(0, peak[0] - before), self.callback.time_left_s(state, step_s)
         logger.info(
             "fire drill: %d examples at once take %.2f GiB (%.2f GiB more than before), "

@@ -6,10 +6,11 @@ workspace, where other runs on the same base find them.
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
+import torch
 import transformers
 from PIL import Image
 from transformers import PreTrainedModel
@@ -20,6 +21,7 @@ from vlm import hub
 from vlm.example import Example
 from vlm.image_features import Features, ImageEncoder, image_encoder, takes_features
 from vlm.loading import LoadedModel
+from vlm.out_of_memory import with_less
 from vlm.prompting import PromptStyle
 from vlm.settings import ModelSettings
 from vlm.towers import find_towers
@@ -31,6 +33,7 @@ MEMORY_SHARE = 0.25
 """Of the memory that is free: what features may take before they stay on disk."""
 
 Pictures = tuple[Path, ...]
+Inputs = Mapping[str, torch.Tensor]
 
 
 class ImageFeatures:
@@ -105,7 +108,8 @@ def encode_images(
         progress(found + start, len(wanted))
         part = missing[start : start + BATCH_SIZE]
         batches = [prompt.training_batch([example.messages], [pictures_of(example)]) for _, example in part]
-        encoded = encoder([encoder.inputs(batch) for batch in batches])
+        inputs = [encoder.inputs(batch) for batch in batches]
+        encoded = with_less(len(inputs), lambda size, inputs=inputs: _in_parts(encoder, inputs, size))
         for (key, _), features in zip(part, encoded, strict=True):
             store.add(key, features)
     store.flush()
@@ -113,6 +117,11 @@ def encode_images(
     for gone in evict(store.folder.parent, keep=store.folder):
         logger.info("made room: %s of the image-feature cache was out of use for longest", gone.name)
     return ImageFeatures(store, keys)
+
+
+def _in_parts(encoder: ImageEncoder, inputs: Sequence[Inputs], size: int) -> list[Features]:
+    parts = [inputs[start : start + size] for start in range(0, len(inputs), size)]
+    return [features for part in parts for features in encoder(part)]
 
 
 def open_store(workspace: Path, settings: ModelSettings, loaded: LoadedModel) -> TensorStore:

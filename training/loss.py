@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from vlm.memory import is_out_of_memory
+from vlm.out_of_memory import is_out_of_memory
 from vlm.prompting import IGNORED
 
 TOLERANCE = 1e-5

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 from accelerate.utils.memory import clear_device_cache
 from transformers import set_seed
@@ -19,12 +19,12 @@ from training.config import TrainingConfig
 from training.events import EventLog
 from training.trainer import AdapterTrainer
 from vlm.errors import UserError
-from vlm.memory import best_remedy, device_memory, estimate, is_out_of_memory
+from vlm.memory import best_remedy, device_memory, estimate
+from vlm.out_of_memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +53,6 @@ def begun_with(config: TrainingConfig, checkpoint: Checkpoint | None) -> MicroBa
     size = json.loads((checkpoint.path / STATE_FILE).read_text())["train_batch_size"]
     whole = chosen.size * chosen.times
     return MicroBatch(size, whole // size) if size < chosen.size and whole % size == 0 else chosen
-
-
-def with_less(size: int, work: Callable[[int], Result]) -> Result:
-    """`work(size)`; where memory runs out, with half of it, down to 1."""
-    while True:
-        try:
-            return work(size)
-        except (RuntimeError, MemoryError) as error:
-            if size == 1 or not is_out_of_memory(error):
-                raise
-        clear_device_cache(garbage_collection=True)
-        size //= 2
-        logger.warning("no memory left: going on with %d examples at once", size)
 
 
 def train_within_memory(
@@ -135,11 +122,11 @@ def _does_not_fit(config: TrainingConfig, trainer: AdapterTrainer, smaller: Micr
         )
     return UserError(
         f"One example alone does not fit into memory: {', '.join(trainer.example_ids)}.",
-        _what_helps(config),
+        what_helps(config),
     )
 
 
-def _what_helps(config: TrainingConfig) -> str:
+def what_helps(config: TrainingConfig) -> str:
     """The setting that helps most, by the estimate: what it takes for one example is known not to fit."""
     alone = config.model_copy(update={"batch_size": 1})
     room = min(device_memory(config.device), estimate(alone).total - 1)

@@ -12,7 +12,7 @@ import torch
 from transformers import BatchFeature, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vlm.memory import is_out_of_memory
+from vlm.out_of_memory import is_out_of_memory
 
 TEXT_INPUTS = {
     *("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels"),

@@ -49,8 +49,6 @@ WORTH_WHILE = 0.05
 """The part of the memory that a setting has to save to be named where it alone is not enough."""
 M_MMAP_THRESHOLD = -3
 """glibc's number for that setting, in malloc.h."""
-SAID_OF_NO_MEMORY = ("CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: not enough memory")
-"""Words that accelerate does not know: of cuBLAS's workspace, and of the CPU allocator on Windows."""
 ENCODED_AT_ONCE = 32
 """Images that the feature cache encodes together (training.image_features)."""
 
@@ -342,17 +340,6 @@ def _activations(
         apart.append(replace(step, examples=ENCODED_AT_ONCE, trains=False, encodes=True, reads=False))
     training = rehearsal.peak(subject, machine, step)
     return training, max((rehearsal.peak(subject, machine, other) for other in apart), default=0)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device, or the machine, had no memory left: CUDA, XPU, MPS and CPU each say it otherwise."""
-    import torch
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    also = isinstance(error, RuntimeError) and any(words in str(error) for words in SAID_OF_NO_MEMORY)
-    return also or (isinstance(error, Exception) and should_reduce_batch_size(error))
 
 
 def give_blocks_back() -> None:
