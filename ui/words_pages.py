@@ -111,6 +111,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "step {step}: held-out loss {loss}, exact match {exact}",
         "bước {step}: mất mát giữ lại {loss}, khớp hoàn toàn {exact}",
     ),
+    "log_drill": (
+        "fire drill: {size} examples at once, {memory} GiB, {step_s} s a step, about {time} in all",
+        "diễn tập: {size} ví dụ một lượt, {memory} GiB, {step_s} giây mỗi bước, tổng cộng khoảng {time}",
+    ),
     "log_checkpoint": ("step {step}: checkpoint saved", "bước {step}: đã lưu điểm dừng"),
     "log_warning": ("note: {problem}", "lưu ý: {problem}"),
     "log_finished": (
