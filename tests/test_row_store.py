@@ -60,7 +60,7 @@ def test_a_resumed_run_of_a_chat_model_opens_no_image(
         "eval_examples": 2,
         "sample_answers": 1,
     }
-    config = tiny_config(model=str(tmp_path / "smolvlm"), max_steps=8, evaluations=1, eval_examples=2, **few)
+    config = tiny_config(model=str(tmp_path / "smolvlm"), max_steps=8, evaluations=1, **few)
     run = runs.prepare(config)
     asked = runs.stop_requested
     monkeypatch.setattr(runs, "stop_requested", lambda run: asked(run) or len(run.events({"step"})) >= 5)
