@@ -163,10 +163,11 @@ def test_a_run_ends_finished_and_tells_its_story_in_order(finished: Run) -> None
     events = finished.events()
     kinds = [event["kind"] for event in events if event["kind"] != "phase"]
     assert kinds[:4] == ["queued", "data", "started", "evaluated"]
+    assert kinds.index("drill") < kinds.index("step")
     assert kinds[-1] == "finished"
     assert {"warning", "failed", "stopped"}.isdisjoint(kinds)
     phases = list(dict.fromkeys(event["name"] for event in events if event["kind"] == "phase"))
-    assert phases == ["reading data", "loading", "evaluating", "training", "saving"]
+    assert phases == ["reading data", "loading", "evaluating", "fire drill", "training", "saving"]
     assert finished.status().state == "finished"
     assert finished.status().step == finished.status().total == 7
     assert events[-1]["adapter"] == "adapter"
@@ -222,6 +223,7 @@ def test_the_loss_curve_has_a_point_at_the_last_step_and_none_is_rounded(finishe
     assert steps[-1]["step"] == 7
     assert {3, 6} <= {event["step"] for event in steps}
     assert all(event["total"] == 7 and event["grad_norm"] > 0 for event in steps)
+    assert all(0 < event["padding"] < 1 for event in steps)
     assert steps[-1]["epoch"] == pytest.approx(7 / 10)  # 38 examples are 10 batches of 4
 
 

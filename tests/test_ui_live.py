@@ -176,3 +176,11 @@ def test_a_long_curve_is_thinned_and_keeps_its_end():
     kept = thinned(points, 240)
     assert len(kept) <= 241
     assert kept[-1] == points[-1]
+
+
+def test_the_fire_drill_is_told_in_the_log():
+    drill = {"time": 1.0, "kind": "drill", "batch_size": 16, "gradient_accumulation_steps": 2}
+    drill |= {"memory_gib": 1.25, "grown_gib": 0.1, "step_s": 0.141, "eta_s": 75.0}
+    (english,), (vietnamese,) = (live.log_lines(language, drill) for language in ("en", "vi"))
+    assert english.endswith("16 examples at once, 1.2 GiB, 0.14 s a step, about 1 min 15 s in all")
+    assert "0,14 giây" in vietnamese

@@ -59,7 +59,7 @@ def work_on(run: Run) -> int:
     """Train here, in the foreground."""
     from training import worker
 
-    return worker.main(run)
+    return worker.main(run, alone=__name__ == "__main__")
 
 
 def assist() -> int:

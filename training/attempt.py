@@ -16,17 +16,20 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from training import checkpoints
+from training.batches import make_collator
 from training.callback import RunCallback
 from training.card import write_card
 from training.collate import Collator
 from training.data.check import Report, check_dataset
 from training.data.datasets import Dataset, image_relpath, open_configured, usable_examples
 from training.evaluation import Evaluation, evaluate
-from training.events import EventLog
-from training.image_features import encode_images, encoder_of, open_store, proved
+from training.events import Event, EventLog
+from training.fire_drill import FireDrill
+from training.micro_batch import MicroBatch, begun_with, train_within_memory, what_helps
 from training.model_check import check_with_model
 from training.ranks import ALONE, Ranks
 from training.runs import Run
+from training.sampling import Streams, kept_lengths
 from training.trackers import directed, require_tracker, track_evaluation
 from training.trainer import AdapterTrainer, training_arguments
 from vlm import adapters, hub
@@ -36,7 +39,8 @@ from vlm.example import Example
 from vlm.loading import LoadedModel, load_base
 from vlm.memory import give_blocks_back
 from vlm.methods import METHODS
-from vlm.prompting import PromptStyle, prompt_style
+from vlm.out_of_memory import is_out_of_memory, with_less
+from vlm.prompting import prompt_style
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +67,12 @@ class Attempt:
         self.config = run.config()
         self.log = log
         self.stop_requested = stop_requested
+        self.streams: Streams = {}
+        """Tokens of each example's streams, by its id."""
+        self.at_once = MicroBatch(self.config.batch_size, self.config.gradient_accumulation_steps)
+        self.trainer: AdapterTrainer | None = None
+        self.untracked: list[Event] = []
+        """Evaluations that a tracker has still to be told of: the base's comes before there is a trainer."""
         self.began = time.monotonic()
 
     def work(self) -> bool:
@@ -75,10 +85,14 @@ class Attempt:
             checkpoint = checkpoints.newest(self.run.checkpoints_path)
             self._end("stopped", 0 if checkpoint is None else checkpoint.step)
             return False
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(f"Memory ran out: {error}", what_helps(self.config)) from error
 
     def _work(self) -> bool:
         transformers_logging.disable_progress_bar()
-        dataset, train, held_out = self.ranks.of_first(self._read_data)
+        dataset, train, held_out, self.streams = self.ranks.of_first(self._read_data)
         checkpoint = self.ranks.of_first(lambda: checkpoints.newest(self.run.checkpoints_path))
         if checkpoint is not None:
             checkpoints.require_same_dataset(checkpoint, dataset.fingerprint)
@@ -98,33 +112,29 @@ class Attempt:
 
         prompt = prompt_style(loaded.model.config, loaded.processor, self.config.max_length)
         held_out = spread(held_out, self.config.eval_examples)
-        collator = self._collator(loaded, model, prompt, [*train, *held_out])
+        collator = make_collator(
+            self.config,
+            loaded,
+            model,
+            prompt,
+            [*train, *held_out],
+            lambda done, total: self._phase("encoding images", done, total),
+            self.ranks,
+        )
         self._try_method(model, collator, train[:1])
 
         def evaluate_at(step: int) -> None:
             self._evaluate(model, collator, held_out, dataset, step)
-            if held_out and self.ranks.first:
-                track_evaluation(trainer, self.run.events({"evaluated"})[-1])
+            self._track()
 
         callback = RunCallback(
             self.config, self.log, evaluate_at, lambda: self.ranks.any(self.stop_requested())
         )
-        trainer = AdapterTrainer(
-            model,
-            self.config,
-            training_arguments(self.config, loaded, self.run.checkpoints_path),
-            collator,
-            train,
-            callback,
-            dataset_fingerprint=dataset.fingerprint,
-            on_sealed=self._tell_checkpoint,
-        )
         if checkpoint is None:
             # An adapter that changes the base is, before its first step, what gives the base's answers.
             with model.disable_adapter() if start is None else nullcontext():
-                evaluate_at(0)
-        set_seed((self.config.seed + self.ranks.rank) % 2**32)  # each rank drops other activations out
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
+                callback.evaluate_now(0)
+        trainer = self._train(model, loaded, collator, train, callback, dataset, checkpoint)
         return self._finish(model, counts, trainer, callback, begun_as, start)
 
     def _adapt(self, loaded: LoadedModel) -> adapters.PeftModel:
@@ -137,6 +147,49 @@ class Attempt:
         if method.rank and not method.rank_per_tower and config.use_vision_lora and config.use_text_lora:
             logger.info("%s has one rank for all towers: %d", method.label, config.text_lora_r)
         return adapters.attach(loaded.model, config, base_name(config.model), new_connector=composed)
+
+    def _train(
+        self,
+        model: adapters.PeftModel,
+        loaded: LoadedModel,
+        collator: Collator,
+        examples: Sequence[Example],
+        callback: RunCallback,
+        dataset: Dataset,
+        checkpoint: checkpoints.Checkpoint | None,
+    ) -> AdapterTrainer:
+        """The fire drill and the loop. Raises `UserError` where not even one example fits into memory."""
+
+        def sealed(step: int, folder: Path) -> None:
+            collator.flush()
+            self._tell_checkpoint(step, folder)
+
+        def make_trainer(at_once: MicroBatch) -> AdapterTrainer:
+            self.at_once = at_once
+            chosen = {"batch_size": at_once.size, "gradient_accumulation_steps": at_once.times}
+            if collator.features is not None:  # nothing is left to decode
+                chosen["dataloader_num_workers"] = 0
+            config = self.config.model_copy(update=chosen)
+            trainer = AdapterTrainer(
+                model,
+                config,
+                training_arguments(config, loaded, self.run.checkpoints_path),
+                collator,
+                examples,
+                callback,
+                dataset_fingerprint=dataset.fingerprint,
+                on_sealed=sealed,
+                streams=self.streams,
+            )
+            drill = FireDrill(trainer, callback, self.log, self.streams)
+            trainer.callback_handler.callbacks.insert(0, drill)  # it is over before training is told of
+            self.trainer = trainer
+            self._track()
+            set_seed((self.config.seed + self.ranks.rank) % 2**32)  # each rank drops other activations out
+            return trainer
+
+        at_once = begun_with(self.config, checkpoint)
+        return train_within_memory(self.config, self.log, at_once, checkpoint, make_trainer)
 
     def _try_method(self, model: adapters.PeftModel, collator: Collator, examples: Sequence[Example]) -> None:
         """One loss and one token with an unusual method, since some models can't run with some of PEFT's.
@@ -159,11 +212,12 @@ class Attempt:
                 "Use --method lora; docs/models.md lists which methods work with which models.",
             ) from error
 
-    def _read_data(self) -> tuple[Dataset, list[Example], list[Example]]:
-        """The dataset, the examples to train on and those to be asked about."""
+    def _read_data(self) -> tuple[Dataset, list[Example], list[Example], Streams]:
+        """The dataset, the examples to train on, those to be asked about, and how long each is."""
         config = self.config
         report = self._checked()
         dataset = report.cleaned()
+        streams = kept_lengths(self.run.path / "lengths.json", report.lengths.streams)
         examples = usable_examples(dataset, skip_bad_rows=config.skip_bad_rows)
         train, held_out = report.sides(config.held_out, config.seed)
         images = len({image for example in examples for image in example.images})
@@ -181,7 +235,7 @@ class Attempt:
         )
         if dataset.findings:
             logger.warning("%s rows skipped, %s first", report.left_out, dataset.findings[0])
-        return dataset, train, held_out
+        return dataset, train, held_out, streams
 
     def _checked(self) -> Report:
         """The dataset as `python -m training check` sees it: rows, pixels, and what the model takes of it."""
@@ -198,35 +252,6 @@ class Attempt:
         report = check_dataset(dataset, held_out=config.held_out, seed=config.seed, progress=progress)
         return check_with_model(report, config, progress)
 
-    def _collator(
-        self,
-        loaded: LoadedModel,
-        model: adapters.PeftModel,
-        prompt: PromptStyle,
-        examples: Sequence[Example],
-    ) -> Collator:
-        """What makes batches: of features encoded once, where an image's stay the same during this run."""
-        wanted = self.config.cache_image_features
-        encoder = encoder_of(loaded) if wanted != "off" else None
-        if encoder is None or self.ranks.any(not proved(model, encoder, prompt, examples)):
-            if wanted == "on":
-                raise UserError(
-                    "The image features can't be kept: something below them trains, or the model takes none.",
-                    "Use --cache_image_features auto, or train the text tower alone.",
-                )
-            return Collator(prompt)
-        features = encode_images(
-            loaded,
-            encoder,
-            prompt,
-            examples,
-            open_store(self.config.workspace, self.config, loaded),
-            lambda done, total: self._phase("encoding images", done, total),
-            self.ranks,
-        )
-        logger.info("%s distinct images are encoded; they won't be encoded again", len(features))
-        return Collator(prompt, features, encoder)
-
     def _evaluate(
         self,
         model: adapters.PeftModel,
@@ -242,22 +267,26 @@ class Attempt:
         def progress(done: int, total: int) -> None:
             self._phase("evaluating", done, total, may_stop=step == 0)
 
-        result = evaluate(
-            model,
-            collator,
-            examples,
-            self.config.max_new_tokens,
-            progress,
-            batch_size=2 * self.config.batch_size,  # nothing is kept for a backward pass
+        result = with_less(
+            2 * self.at_once.size,  # nothing is kept for a backward pass
+            lambda size: evaluate(
+                model, collator, examples, self.config.max_new_tokens, progress, batch_size=size
+            ),
         )
-        self.log.append(
+        evaluated = self.log.append(
             "evaluated", step=step, loss=result.loss, metrics=result.metrics, examples=len(examples)
         )
+        self.untracked += [evaluated] if self.ranks.first else []
         whose = "base" if step == 0 else f"step {step}"
         logger.info(
             "%s: held-out loss %.3f, exact match %.2f", whose, result.loss, result.metrics["exact_match"]
         )
         self._tell_samples(result, examples, dataset, step)
+
+    def _track(self) -> None:
+        """Hand to the trackers what they have not been told."""
+        while self.trainer is not None and self.untracked:
+            track_evaluation(self.trainer, self.untracked.pop(0))
 
     def _tell_samples(
         self, result: Evaluation, examples: Sequence[Example], dataset: Dataset, step: int

@@ -66,16 +66,15 @@ class RunCallback(TrainerCallback):
         # The loss is looked at before anything is written: a checkpoint of NaN would push out a good one.
         control.should_log |= control.should_save or state.global_step >= state.max_steps
         if state.global_step in evaluation_steps and not self.stopped:
-            began = time.monotonic()
-            self.evaluate(state.global_step)
-            self.evaluation_s = time.monotonic() - began
+            self.evaluate_now(state.global_step)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict, **_: object
     ):
         if "loss" not in logs:  # Trainer's summary at the end
             return
-        logger.info("step %s of %s: loss %.3f", state.global_step, state.max_steps, logs["loss"])
+        padding = f", {logs['padding']:.0%} padding" if logs.get("padding") is not None else ""
+        logger.info("step %s of %s: loss %.3f%s", state.global_step, state.max_steps, logs["loss"], padding)
         step_s = sum(self.durations) / max(len(self.durations), 1)
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.log.append(
@@ -88,7 +87,8 @@ class RunCallback(TrainerCallback):
             grad_norm=logs["grad_norm"],
             examples_per_s=batch / step_s if step_s else None,
             memory_gib=_memory_gib(),
-            eta_s=self._eta_s(state, step_s),
+            eta_s=self.time_left_s(state, step_s) if state.global_step >= SETTLED else None,
+            padding=logs.get("padding"),
         )
         if not (math.isfinite(logs["loss"]) and math.isfinite(logs["grad_norm"])):
             raise NotFiniteError(
@@ -96,14 +96,19 @@ class RunCallback(TrainerCallback):
                 f"Lower --learning_rate (now {self.config.learning_rate:g}) and resume or start again.",
             )
 
+    def evaluate_now(self, step: int) -> None:
+        """Evaluate, and remember how long it took."""
+        began = time.monotonic()
+        self.evaluate(step)
+        self.evaluation_s = time.monotonic() - began
+
     def evaluation_steps(self, total: int) -> set[int]:
         """The steps after which the model is evaluated: evenly spaced, the last one included."""
         count = min(self.config.evaluations, total)
         return {round(total * (index + 1) / count) for index in range(count)}
 
-    def _eta_s(self, state: TrainerState, step_s: float) -> float | None:
-        if state.global_step < SETTLED:
-            return None
+    def time_left_s(self, state: TrainerState, step_s: float) -> float:
+        """Seconds to the end where a step takes `step_s`, with the evaluations that are still to come."""
         evaluations_left = sum(step > state.global_step for step in self.evaluation_steps(state.max_steps))
         return (state.max_steps - state.global_step) * step_s + evaluations_left * self.evaluation_s
 

@@ -5,18 +5,22 @@ rows of text that were encoded once.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image
 from transformers import BatchFeature
 
 from training.image_features import ImageFeatures, pictures_of
+from training.row_store import RowStore, key_of
 from vlm.errors import UserError
 from vlm.example import Example
 from vlm.image_features import TEXT_INPUTS, ImageEncoder, hand_over
 from vlm.prompting import IGNORED, PromptStyle
 
 Row = dict[str, torch.Tensor]
+IMAGE_INPUTS, IMAGE_ORDER = "image_inputs", "image_order"
+"""Of a shared batch: what the encoder reads of each distinct set of images, and which is whose."""
 
 
 class Collator:
@@ -31,6 +35,10 @@ class Collator:
         self.prompt = prompt
         self.features = features
         self.encoder = encoder
+        self.kept: RowStore | None = None
+        """Where rows are on disk, if they need images to be written."""
+        self.shares = False
+        """Whether a batch to train on is made by `shared`: known once it is proved."""
         self.rows: dict[tuple[str, bool], Row] = {}
 
     def inputs(self, examples: Sequence[Example]) -> BatchFeature:
@@ -45,9 +53,25 @@ class Collator:
             return self._joined(examples, to_train=True)
         return self.prompt.training_batch(_conversations(examples), self._images(examples))
 
-    def length(self, example: Example) -> int:
-        """Tokens of an example as it is trained on; its text is encoded here if it was not before."""
-        return self._row(example, to_train=True)["input_ids"].shape[1]
+    def shared(self, examples: Sequence[Example]) -> BatchFeature:
+        """What `training.shared_images` makes a training batch of: each distinct image opened once."""
+        inputs: dict[tuple[Path, ...], Row] = {}
+        rows = [self._row(example, to_train=True, inputs=inputs) for example in examples]
+        order = list(dict.fromkeys(example.images for example in examples if example.images))
+        for example in examples:
+            if example.images in order and example.images not in inputs:
+                encoded = self.prompt.training_batch([example.messages], [pictures_of(example)])
+                inputs[example.images] = self.encoder.inputs(encoded)
+        batch = BatchFeature(join(rows, self.prompt.tokenizer.pad_token_id, left=False))
+        if order:
+            batch[IMAGE_INPUTS] = [inputs[images] for images in order]
+            batch[IMAGE_ORDER] = [order.index(example.images) for example in examples if example.images]
+        return batch
+
+    def flush(self) -> None:
+        """Write rows that are new to the disk, where they are kept there."""
+        if self.kept is not None:
+            self.kept.flush()
 
     def _images(self, examples: Sequence[Example]) -> list[list[Image.Image]]:
         for example in examples:
@@ -69,17 +93,33 @@ class Collator:
             batch["mm_encoder_outputs"] = hand_over(seen)
         return BatchFeature(batch)
 
-    def _row(self, example: Example, to_train: bool) -> Row:
-        """An example's text as one row, encoded when it is first asked for."""
+    def _row(self, example: Example, to_train: bool, inputs: dict | None = None) -> Row:
+        """An example's text as one row, encoded when first asked for; `inputs` gets its images' then."""
         key = (example.id, to_train)
         if key not in self.rows:
-            self._check(example)
-            encode = self.prompt.training_batch if to_train else self.prompt.inputs
-            # Only where the text has a token for each piece of an image does it take the image to write it.
-            images = None if self.prompt.reads_cache else [pictures_of(example)]
-            row = self.encoder.rest(encode([example.messages], images))
-            self.rows[key] = {name: x.int() if name in TEXT_INPUTS else x for name, x in row.items()}
+            self.rows[key] = self._kept_row(example, to_train) or self._encoded(example, to_train, inputs)
         return self.rows[key]
+
+    def _kept_row(self, example: Example, to_train: bool) -> Row | None:
+        return None if self.kept is None else self.kept.get(self._key(example, to_train))
+
+    def _encoded(self, example: Example, to_train: bool, inputs: dict | None) -> Row:
+        self._check(example)
+        encode = self.prompt.training_batch if to_train else self.prompt.inputs
+        # Only where the text has a token for each piece of an image does it take the image to write it.
+        images = None if self.prompt.reads_cache else [pictures_of(example)]
+        encoded = encode([example.messages], images)
+        if inputs is not None and images is not None and example.images:
+            inputs.setdefault(example.images, self.encoder.inputs(encoded))
+        rest = self.encoder.rest(encoded)
+        row = {name: x.int() if name in TEXT_INPUTS else x for name, x in rest.items()}
+        if self.kept is not None:
+            self.kept.keep(self._key(example, to_train), row)
+        return row
+
+    def _key(self, example: Example, to_train: bool) -> bytes:
+        images = self.features.keys[example.images] if example.images else ""
+        return key_of(example, images, to_train=to_train)
 
 
 def join(rows: Sequence[Row], pad_token_id: int, *, left: bool) -> dict[str, torch.Tensor]:

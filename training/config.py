@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_v
 
 from training import names
 from training.data import layouts
+from training.speed import SpeedSettings
 from vlm.errors import UserError
 from vlm.methods import METHODS
 from vlm.settings import AdapterSettings, GenerationSettings, ModelSettings
@@ -32,7 +33,7 @@ MAY_BE_FOLDERS = ("dataset", "model", "from_adapter")
 ONE_SETTING_A_LINE = "Write one `setting: value` on each line."
 
 
-class TrainingConfig(GenerationSettings, AdapterSettings, ModelSettings):
+class TrainingConfig(GenerationSettings, SpeedSettings, AdapterSettings, ModelSettings):
     """All settings of a run. Bounds hold on construction; rules across fields are asked when a run starts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
@@ -88,9 +89,6 @@ class TrainingConfig(GenerationSettings, AdapterSettings, ModelSettings):
     )
     gradient_checkpointing: bool = Field(
         False, description="Compute activations again in the backward pass: less memory, a third slower."
-    )
-    cache_image_features: Literal["auto", "on", "off"] = Field(
-        "auto", description="Encode each image once where it stays the same; `on` refuses where it can't."
     )
     processes: int = Field(
         1, ge=1, le=64, description="Processes on this machine, one for each GPU; each has its own batches."

@@ -22,6 +22,7 @@ FIELDS: dict[str, frozenset[str]] = {
         "data": "train held_out images skipped reasons fingerprint",
         "phase": "name done total",
         "step": "step total epoch loss learning_rate grad_norm examples_per_s memory_gib eta_s",
+        "drill": "batch_size gradient_accumulation_steps memory_gib grown_gib step_s eta_s",
         "evaluated": "step loss metrics examples",
         "sample": "step example_id image question answer prediction",
         "checkpoint": "step path",
@@ -32,6 +33,9 @@ FIELDS: dict[str, frozenset[str]] = {
     }.items()
 }
 """What each kind of event carries besides `time` (UNIX seconds) and `kind`."""
+
+ADDED = {"step": frozenset({"padding"})}
+"""What a kind may carry besides: runs of earlier versions have written it without. A fraction of 1."""
 
 FINAL = frozenset({"finished", "stopped", "failed"})
 """The kinds that give a run its outcome."""
@@ -55,7 +59,7 @@ class EventLog:
         """
         if kind not in FIELDS:
             raise ValueError(f"unknown kind of event: {kind}")
-        if set(fields) != FIELDS[kind]:
+        if set(fields) - ADDED.get(kind, frozenset()) != FIELDS[kind]:
             raise ValueError(f"{kind} carries {sorted(FIELDS[kind])}, got {sorted(fields)}")
         event = {"time": time.time(), "kind": kind} | _finite(fields)
         # backslashreplace turns a lone surrogate, which UTF-8 can't hold, into its own JSON escape.

@@ -6,10 +6,11 @@ workspace, where other runs on the same base find them.
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
+import torch
 import transformers
 from PIL import Image
 from transformers import PreTrainedModel
@@ -21,6 +22,7 @@ from vlm import hub
 from vlm.example import Example
 from vlm.image_features import Features, ImageEncoder, image_encoder, takes_features
 from vlm.loading import LoadedModel
+from vlm.out_of_memory import with_less
 from vlm.prompting import PromptStyle
 from vlm.settings import ModelSettings
 from vlm.towers import find_towers
@@ -32,6 +34,7 @@ MEMORY_SHARE = 0.25
 """Of the memory that is free: what features may take before they stay on disk."""
 
 Pictures = tuple[Path, ...]
+Inputs = Mapping[str, torch.Tensor]
 
 
 class ImageFeatures:
@@ -74,7 +77,7 @@ def proved(
     model: PreTrainedModel, encoder: ImageEncoder, prompt: PromptStyle, examples: Sequence[Example]
 ) -> bool:
     """Whether the model takes features of these examples' images as it takes the images themselves."""
-    pair = _different(examples)
+    pair = different(examples)
     if pair is None:
         return False
     images = [pictures_of(example) for example in pair]
@@ -104,7 +107,8 @@ def encode_images(
         progress(len(wanted) - len(lacking) + start * ranks.world, len(wanted))
         part = missing[start : start + BATCH_SIZE]
         batches = [prompt.training_batch([example.messages], [pictures_of(example)]) for _, example in part]
-        encoded = encoder([encoder.inputs(batch) for batch in batches])
+        inputs = [encoder.inputs(batch) for batch in batches]
+        encoded = with_less(len(inputs), lambda size, inputs=inputs: _in_parts(encoder, inputs, size))
         for (key, _), features in zip(part, encoded, strict=True):
             store.add(key, features)
     store.flush()
@@ -115,6 +119,11 @@ def encode_images(
     for gone in evict(store.folder.parent, keep=store.folder) if ranks.first else ():
         logger.info("made room: %s of the image-feature cache was out of use for longest", gone.name)
     return ImageFeatures(store, keys, ranks.world)
+
+
+def _in_parts(encoder: ImageEncoder, inputs: Sequence[Inputs], size: int) -> list[Features]:
+    parts = [inputs[start : start + size] for start in range(0, len(inputs), size)]
+    return [features for part in parts for features in encoder(part)]
 
 
 def open_store(workspace: Path, settings: ModelSettings, loaded: LoadedModel) -> TensorStore:
@@ -131,7 +140,7 @@ def pictures_of(example: Example) -> list[Image.Image]:
 
 def _identity(settings: ModelSettings, loaded: LoadedModel) -> Iterable[str]:
     yield from (settings.model, str(loaded.model.dtype), loaded.device.type, transformers.__version__)
-    yield from (settings.quantization, str(settings.quantize_vision))
+    yield from (settings.quantization, str(settings.quantize_vision), settings.attn_implementation)
     yield loaded.processor.image_processor.to_json_string()
     yield str(loaded.model.config.to_dict())
     for name in hub.parts(settings.model):
@@ -154,7 +163,7 @@ def _key(images: Pictures, digests: dict[Path, str]) -> str:
     return hashlib.sha256(" ".join(digests[file] for file in images).encode()).hexdigest()
 
 
-def _different(examples: Sequence[Example]) -> tuple[Example, Example] | None:
+def different(examples: Sequence[Example]) -> tuple[Example, Example] | None:
     """Two examples whose images differ, as many each: they tell a model that looks from one that doesn't."""
     if not examples or not examples[0].images:
         return None

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from vlm.out_of_memory import is_out_of_memory
 from vlm.prompting import IGNORED
 
 TOLERANCE = 1e-5
@@ -39,8 +40,10 @@ def can_be_trimmed(model: nn.Module, base: PreTrainedModel, batch: Mapping[str, 
     model.eval()
     try:
         whole, cut = model(**batch).loss, model(**trimmed(batch)).loss
-    except (TypeError, ValueError, RuntimeError, IndexError):  # it names the argument and can't use it
-        return False
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        return False  # it names the argument and can't use it
     finally:
         model.train(was_training)
     loose = TOLERANCE if base.dtype == torch.float32 else 1000 * TOLERANCE

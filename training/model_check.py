@@ -69,8 +69,8 @@ def _checked(check: "_Check", meter: Meter, progress: Progress, cancelled: Calla
     check.tell(_about_answers(check, counted))
     lengths = _lengths(check, meter, counted, sizes, forms, cancelled)
     check.tell(_about_lengths(check, meter, counted, lengths))
-    tokens = tuple(lengths.values())
-    found = Lengths(tokens, meter.limit, meter.model_limit, check.measured)
+    tokens = tuple(map(max, lengths.values()))
+    found = Lengths(tokens, meter.limit, meter.model_limit, check.measured, lengths)
     return replace(check.report, findings=[*check.report.findings, *check.findings], lengths=found)
 
 
@@ -175,26 +175,25 @@ def _lengths(
     sizes: Sizes,
     forms: Forms,
     cancelled: Callable[[], bool],
-) -> dict[str, int]:
-    """The tokens of each example's longest stream, by its id; near the limit they are measured."""
+) -> dict[str, tuple[int, ...]]:
+    """The tokens of each example's streams, by its id; near the limit they are measured."""
 
-    def estimate(example: Example) -> int:
+    def estimate(example: Example) -> tuple[int, ...]:
         images = (sizes.of(check.sizes_of(example)), 0)
         parts = zip(counted[example.id].streams, forms.of(form_of(example)), images, strict=False)
-        return round(max(text + added + image for text, added, image in parts))
+        return tuple(round(text + added + image) for text, added, image in parts)
 
     lengths = {example.id: estimate(example) for example in check.examples}
     margin = NEAR_TOKENS + NEAR_PART * meter.limit
-    near = [example for example in check.examples if abs(lengths[example.id] - meter.limit) <= margin]
-    fitting = [example for example in check.examples if lengths[example.id] <= meter.limit + margin]
+    near = [e for e in check.examples if abs(max(lengths[e.id]) - meter.limit) <= margin]
+    fitting = [e for e in check.examples if max(lengths[e.id]) <= meter.limit + margin]
     spot, marked = _spread(fitting), _marked(fitting, meter)  # of a book it is enough to know that it is one
     began, refused = time.monotonic(), []
     for example in {e.id: e for e in [*spot, *near[:MOST_NEAR], *marked[:MOST_NEAR]]}.values():
         if cancelled() or time.monotonic() - began > SECONDS_FOR_NEAR:
             break
         try:
-            streams, _ = meter.measure(example.messages, check.sizes_of(example))
-            lengths[example.id] = max(streams)
+            lengths[example.id], _ = meter.measure(example.messages, check.sizes_of(example))
             check.measured += 1
         except UserError as refusal:
             refused.append(check.finding(example, refusal.problem, refusal.remedy))
@@ -204,10 +203,10 @@ def _lengths(
 
 
 def _about_lengths(
-    check: _Check, meter: Meter, counted: dict[str, Counted], lengths: dict[str, int]
+    check: _Check, meter: Meter, counted: dict[str, Counted], lengths: dict[str, tuple[int, ...]]
 ) -> Iterator[Finding]:
     for example in check.examples:
-        tokens = lengths[example.id]
+        tokens = max(lengths[example.id])
         if tokens <= meter.limit:
             continue
         question, *answer = counted[example.id].streams

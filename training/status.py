@@ -17,7 +17,7 @@ State = Literal["starting", "running", "finished", "stopped", "failed", "interru
 STARTING_S = 4.0
 """How long a worker may take from its start to its lock: within 5 s a reader knows that one died before."""
 
-_KINDS = FINAL | {"queued", "started", "phase", "step", "checkpoint"}
+_KINDS = FINAL | {"queued", "started", "phase", "drill", "step", "checkpoint"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,8 @@ def _progress(events: list[Event], attempt: list[Event]) -> Status:
                 step, phase, eta_s = saved, None, None
             case "phase":
                 phase = event["name"]
+            case "drill":
+                eta_s = event["eta_s"]
             case "step":
                 step, total, eta_s = event["step"], event["total"], event["eta_s"]
             case "checkpoint":

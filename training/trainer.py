@@ -5,6 +5,7 @@ the number to `forward`. Four batches of one therefore give what one batch of fo
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.data import Sampler
 from transformers import (
+    BatchFeature,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -20,38 +22,34 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from training import adalora
 from training.checkpoints import rotate, seal
-from training.collate import Collator
+from training.collate import IMAGE_ORDER, Collator
 from training.config import TrainingConfig
 from training.loss import can_be_trimmed, trimmed
+from training.sampling import ImageGroups, LengthBuckets, Streams
+from training.shared_images import with_features
 from training.shares import Filled, FullBatches, collate_filled
+from training.speed import check_speed
 from training.trackers import PROJECT
 from vlm import adapters
 from vlm.errors import UserError
 from vlm.example import Example
 from vlm.loading import LoadedModel
+from vlm.prompting import IGNORED
 
-BUCKET = 40
-"""Characters of an answer: those of one bucket may share a batch."""
+ABOUT = "about"
+"""Under this name a batch tells what it is made of."""
 
 
-class LengthBuckets(LengthGroupedSampler):
-    """Batches of answers of like length, in an order that seed and epoch decide: a resumed run has it too.
+@dataclass(frozen=True, slots=True)
+class About:
+    """The examples of a batch, its tokens, and how many of those are padding; labels apart count too."""
 
-    One long caption among short answers makes the decoder read a whole batch at the caption's length. Within
-    a bucket the order is random, so that short answers of all kinds stay mixed.
-    """
-
-    def __init__(self, batch_size: int, examples: Sequence[Example], seed: int) -> None:
-        lengths = [len(example.answer) // BUCKET for example in examples]
-        super().__init__(batch_size, lengths=lengths, generator=torch.Generator().manual_seed(seed))
-        self.seed = seed
-
-    def set_epoch(self, epoch: int) -> None:
-        self.generator.manual_seed(self.seed + epoch)
+    example_ids: list[str]
+    tokens: int
+    padded: int
 
 
 class AdapterTrainer(Trainer):
@@ -68,20 +66,33 @@ class AdapterTrainer(Trainer):
         *,
         dataset_fingerprint: str,
         on_sealed: Callable[[int, Path], None],
+        streams: Streams | None = None,
     ) -> None:
         self.uses_adalora = model.peft_config["default"].peft_type == "ADALORA"
         callbacks = [callback, _AdaLoraSteps()] if self.uses_adalora else [callback]
         self.examples = examples
-        if arguments.world_size > 1:
+        self.collate = _Told(collator)
+        several = arguments.world_size > 1
+        if several:
             callbacks.append(_OneDecision())
-            examples, collator = Filled(examples), collate_filled(collator)
         super().__init__(
-            model, arguments, data_collator=collator, train_dataset=examples, callbacks=callbacks
+            model,
+            arguments,
+            data_collator=collate_filled(self.collate) if several else self.collate,
+            train_dataset=Filled(examples) if several else examples,
+            callbacks=[*callbacks, _Updates(self)],
         )
         self.remove_callback(PrinterCallback)  # RunCallback logs what matters, in words
         self.config = config
         self.trims: bool | None = None
         """Whether the head computes answers' tokens alone: known after the first batch."""
+        self.streams = streams or {}
+        self.example_ids: list[str] = []
+        """Which examples go through the model, or were the last to."""
+        self.tokens = self.padded = 0
+        """Since the last step that was logged."""
+        self.drilling = self.updating = False
+        """Whether this is the fire drill's pass, or the optimizer's turn (training.micro_batch)."""
         self.dataset_fingerprint = dataset_fingerprint
         self.on_sealed = on_sealed
 
@@ -95,17 +106,45 @@ class AdapterTrainer(Trainer):
             self.optimizer = optimizer_class(groups, **settings)
         return self.optimizer
 
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        about = inputs.pop(ABOUT)
+        self.example_ids = about.example_ids
+        self.tokens += about.tokens
+        self.padded += about.padded
+        return super().training_step(model, inputs, *args, **kwargs)
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         if self.trims is None:
             prompts = self.model.peft_config["default"].is_prompt_learning  # its tokens shift the positions
-            self.trims = not prompts and can_be_trimmed(self.model, self.model.get_base_model(), inputs)
+            # Two short examples are proof enough: all of a batch's logits might not fit.
+            short = sorted(self.examples, key=lambda example: sum(len(m.text) for m in example.messages))
+            batch = self._prepare_inputs(self.collate.collator(short[:2]))
+            self.trims = not prompts and can_be_trimmed(self.model, self.model.get_base_model(), batch)
+        if IMAGE_ORDER in inputs:
+            with self.accelerator.autocast():
+                inputs = with_features(inputs, self.collate.collator.encoder)
         return super().compute_loss(model, trimmed(inputs) if self.trims else inputs, *args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        super().log(logs | {"padding": self.padding()} if "loss" in logs else logs, *args, **kwargs)
+
+    def padding(self) -> float | None:
+        """The part of all tokens since this was last asked for that was padding."""
+        tokens, padded = self.tokens, self.padded
+        self.tokens = self.padded = 0
+        return padded / tokens if tokens else None
 
     def _get_train_sampler(self, train_dataset: Sequence[Example] | None = None) -> Sampler[int]:
         at_once = self.args.train_batch_size * self.args.world_size
-        order = LengthBuckets(at_once * self.args.gradient_accumulation_steps, self.examples, self.args.seed)
+        in_a_step = at_once * self.args.gradient_accumulation_steps
+        if self.config.group_by_image:
+            order = ImageGroups(in_a_step, self.examples, self.args.seed)
+        else:
+            order = LengthBuckets(in_a_step, self.examples, self.args.seed, self.streams)
         return order if self.args.world_size == 1 else FullBatches(order, at_once)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -114,6 +153,7 @@ class AdapterTrainer(Trainer):
             adapters.save(self.model, Path(output_dir or self.args.output_dir), state_dict)
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
+        self.state.train_batch_size = self.args.train_batch_size  # not what it was before it was halved
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # each rank writes its own random state
         if not self.args.should_save:
@@ -145,6 +185,40 @@ class _OneDecision(TrainerCallback):
         decided = decided.to(torch.int32)
         dist.all_reduce(decided, op=dist.ReduceOp.MAX)
         control.should_training_stop, control.should_save, control.should_log = decided.bool().tolist()
+
+
+class _Told:
+    """The collator's batches, and what they are made of."""
+
+    def __init__(self, collator: Collator) -> None:
+        self.collator = collator
+
+    def __call__(self, examples: Sequence[Example]) -> BatchFeature:
+        batch = self.collator.shared(examples) if self.collator.shares else self.collator(examples)
+        masks = [batch["attention_mask"] != 0] if "attention_mask" in batch else []
+        if not masks or batch["labels"].shape != masks[0].shape:  # an encoder-decoder's: no answer has a hole
+            masks.append(batch["labels"] != IGNORED)
+        tokens = sum(mask.numel() for mask in masks)
+        padded = tokens - sum(int(mask.sum()) for mask in masks)
+        batch[ABOUT] = About([example.id for example in examples], tokens, padded)
+        return batch
+
+
+class _Updates(TrainerCallback):
+    """Tells the trainer when the optimizer is at work: memory that runs out there is no batch's fault."""
+
+    def __init__(self, trainer: AdapterTrainer) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ):
+        self.trainer.updating = True
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ):
+        self.trainer.updating = False
 
 
 class _AdaLoraSteps(TrainerCallback):
@@ -196,6 +270,7 @@ def training_arguments(config: TrainingConfig, loaded: LoadedModel, output_dir: 
             f"{type(loaded.model).__name__} can't compute its activations again.",
             "Leave --gradient_checkpointing out, and lower --batch_size instead.",
         )
+    check_speed(config, loaded.device.type)
     return TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=config.epochs,
@@ -223,6 +298,9 @@ def training_arguments(config: TrainingConfig, loaded: LoadedModel, output_dir: 
         project=PROJECT,
         disable_tqdm=True,
         remove_unused_columns=False,
+        dataloader_num_workers=config.dataloader_num_workers,
+        torch_compile=config.torch_compile,
+        use_liger_kernel=config.use_liger_kernel,
         dataloader_pin_memory=loaded.device.type == "cuda",
         average_tokens_across_devices=True,
         ddp_find_unused_parameters=True,  # a rank whose batch has no image uses nothing of the vision tower

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from training import ranks, runs
+from training import imports, ranks, runs
 from training.events import EventLog
 from training.ranks import Failure
 from training.runs import Run
@@ -28,8 +28,8 @@ WORDS_WITHIN_S = 3.0
 DONE, UNEXPECTED, BAD_INPUT, STOPPED, DISK_FULL, NOT_FINITE = 0, 1, 2, 3, 4, 5
 
 
-def main(run: Run) -> int:
-    """Carry the run in this folder to its end, and return the exit code.
+def main(run: Run, *, alone: bool = False) -> int:
+    """Carry the run in this folder to its end, and return the exit code. `alone`: the process ends with it.
 
     SIGTERM and Ctrl-C mean Stop: finish the step, save, end. Raises `UserError` where another process
     has the run; what goes wrong later is a `failed` event.
@@ -45,12 +45,15 @@ def main(run: Run) -> int:
         def give_up(failure: Failure) -> None:
             os._exit(fail(failure))
 
+        def stop_requested() -> bool:
+            return asked.is_set() or runs.stop_requested(run)
+
         company = ranks.ALONE
         try:
             with ranks.gathered(run.config(), run.path) as company:
                 company.watch(give_up)
                 try:
-                    return _attempt(run, log, lambda: asked.is_set() or runs.stop_requested(run), company)
+                    return _attempt(run, log, stop_requested, company, alone=alone)
                 except RuntimeError:  # where another rank ended, it says no more than that it is gone
                     if (lost := company.failure(WORDS_WITHIN_S)) is None:
                         raise
@@ -67,7 +70,7 @@ def assist() -> int:
         run = Run(folder)
         with _logging_to(run.output_log, f"rank {company.rank}: ", logging.WARNING):
             try:
-                _attempt(run, NoLog(), asked.is_set, company)
+                _attempt(run, NoLog(), asked.is_set, company, alone=True)
                 company.part()
             except Exception as error:
                 if not company.is_over():
@@ -78,12 +81,19 @@ def assist() -> int:
 
 
 def _attempt(
-    run: Run, log: "EventLog | NoLog", stop_requested: Callable[[], bool], company: ranks.Ranks
+    run: Run,
+    log: "EventLog | NoLog",
+    stop_requested: Callable[[], bool],
+    company: ranks.Ranks,
+    *,
+    alone: bool,
 ) -> int:
-    from training.attempt import Attempt
+    with imports.left_out(imports.unneeded(run.config()) if alone else ()):
+        with imports.left_out(imports.BY_TRAINER if alone else ()):
+            from training.attempt import Attempt
 
-    ranks.require_devices(run.config())
-    return DONE if Attempt(run, log, stop_requested, company).work() else STOPPED
+        ranks.require_devices(run.config())
+        return DONE if Attempt(run, log, stop_requested, company).work() else STOPPED
 
 
 class NoLog:

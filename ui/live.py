@@ -252,6 +252,11 @@ def _log_words(language: Language, event: Event) -> list[str]:
             return [
                 say(language, "log_evaluated", step=number(language, event["step"]), loss=loss, exact=score)
             ]
+        case "drill":
+            figures = {"memory": number(language, event["memory_gib"], 1)}
+            figures["step_s"] = number(language, event["step_s"], 2)
+            figures["time"] = duration(language, event["eta_s"])
+            return [say(language, "log_drill", size=event["batch_size"], **figures)]
         case "finished" | "stopped":
             return [
                 say(language, f"log_{kind}", step=event["step"], time=duration(language, event["elapsed_s"]))

@@ -12,6 +12,8 @@ import torch
 from transformers import BatchFeature, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from vlm.out_of_memory import is_out_of_memory
+
 TEXT_INPUTS = {
     *("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels"),
     *("decoder_input_ids", "decoder_attention_mask"),
@@ -44,6 +46,10 @@ class ImageEncoder:
 
     @torch.no_grad()
     def __call__(self, inputs: Sequence[Mapping[str, torch.Tensor]]) -> list[Features]:
+        """`encode` without a gradient."""
+        return self.encode(inputs)
+
+    def encode(self, inputs: Sequence[Mapping[str, torch.Tensor]]) -> list[Features]:
         """Features for the image inputs of each example, in one pass where they have one shape.
 
         Inputs of equal shapes and grids have as many features each, so the output is cut into equal parts.
@@ -60,6 +66,7 @@ class ImageEncoder:
             encoded += _cut(output, len(group), self.constant)
         return encoded
 
+    @torch.no_grad()
     def _find_constant(self, inputs: Mapping[str, torch.Tensor]) -> set[str]:
         """Fields of the output that do not grow with the images: Ovis2 gives its marks around images too."""
         once, twice = (
@@ -135,8 +142,10 @@ def takes_features(
                 (rest, {"mm_encoder_outputs": hand_over(features[::-1])}),
             )
         ]
-    except (TypeError, ValueError, RuntimeError, IndexError):  # it names the argument and can't use it
-        return False
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        return False  # it names the argument and can't use it
     finally:
         model.train(was_training)
     loose = TOLERANCE if encoder.model.dtype == torch.float32 else 100 * TOLERANCE

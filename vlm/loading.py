@@ -30,6 +30,7 @@ from transformers import (
 )
 
 from vlm import hub
+from vlm.attention import attention_arguments
 from vlm.building import BUILDING
 from vlm.composed import ComposedConfig, ComposedForConditionalGeneration, ComposedProcessor
 from vlm.errors import UserError
@@ -78,6 +79,7 @@ def load_base(settings: ModelSettings) -> LoadedModel:
     processor = load_processor(settings)
     skipped = [] if settings.quantization == "none" else full_precision_modules(settings, blueprint, towers)
     quantization = quantization_config(settings, skipped, precision, device)
+    attention = attention_arguments(settings, blueprint, device.type, precision)
     with _explained(settings.model), _memory_told(settings, device):
         model = _read_weights(
             settings,
@@ -85,6 +87,7 @@ def load_base(settings: ModelSettings) -> LoadedModel:
             dtype=DTYPES[precision],
             quantization_config=quantization,
             device_map=None if quantization is None else {"": device},
+            **attention,
         )
         if quantization is None:
             model.to(device)

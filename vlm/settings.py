@@ -24,6 +24,7 @@ TextPart = Literal["all", "encoder", "decoder"]
 Quantization = Literal["none", "8bit", "4bit"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Attention = Literal["auto", "sdpa", "flash_attention_2", "eager"]
 
 
 class ModelSettings(BaseModel):
@@ -53,6 +54,9 @@ class ModelSettings(BaseModel):
     )
     device: Device = Field(
         "auto", description="Where to compute; `auto` takes CUDA, then Apple's MPS, then the CPU."
+    )
+    attn_implementation: Attention = Field(
+        "auto", description="What computes attention; `auto` is SDPA where the model knows it."
     )
 
 

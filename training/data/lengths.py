@@ -3,7 +3,8 @@
 `training.model_check` counts the tokens; check and page show this.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from statistics import median
 
 STEP = 64
@@ -26,13 +27,15 @@ class Lengths:
 
     Nothing above `limit` can be trained on: it is the smaller of `max_length` and `model_limit`, which is the
     most that the model reads at all. `measured` examples went through the processor; of the others the text
-    was counted, and the rest taken from examples of the same form.
+    was counted, and the rest taken from examples of the same form. `streams` has the tokens of each stream by
+    an example's id: of an encoder-decoder what it reads and what it writes, else all of them in one.
     """
 
     tokens: tuple[int, ...]
     limit: int
     model_limit: int
     measured: int
+    streams: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def longest(self) -> int:
