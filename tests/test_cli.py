@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from training import cli, runs
-from training.__main__ import COMMANDS, main
+from training.__main__ import COMMANDS, describe_event, main
 from training.config import TrainingConfig, build
 from training.events import EventLog
 from training.runs import Run
@@ -185,6 +185,12 @@ def test_a_run_is_shown_for_people_and_for_programs(finished: Run, capsys: pytes
     facts = json.loads(capsys.readouterr().out)
     assert facts["config"]["text_lora_r"] == 16
     assert facts["evaluated"][0]["metrics"] == {"exact_match": 0.75}
+
+
+def test_a_metric_is_shown_with_its_interval():
+    event = {"kind": "evaluated", "step": 7, "metrics": {"exact_match": 0.75}}
+    told = describe_event(event | {"intervals": {"exact_match": [0.3, 0.954]}})
+    assert told == "evaluated at step 7: exact_match 0.750 (0.300 to 0.954)"
 
 
 def test_a_failed_run_is_shown_with_problem_and_remedy(stopped: Run, capsys: pytest.CaptureFixture[str]):

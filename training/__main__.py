@@ -225,13 +225,19 @@ def describe_event(event: events.Event) -> str | None:
         case "step":
             return f"step {event['step']} of {event['total']}: loss {_number(event['loss'])}"
         case "evaluated":
-            metrics = ", ".join(f"{name} {_number(value)}" for name, value in event["metrics"].items())
-            return f"evaluated at step {event['step']}: {metrics}"
+            intervals = event.get("intervals", {})
+            metrics = [_rate(name, value, intervals.get(name)) for name, value in event["metrics"].items()]
+            return f"evaluated at step {event['step']}: {', '.join(metrics)}"
         case "checkpoint":
             return f"checkpoint at step {event['step']}: {event['path']}"
         case "warning":
             return f"{event['problem']} {event['remedy']}"
     return None
+
+
+def _rate(name: str, value: float | None, interval: list[float] | None) -> str:
+    around = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+    return f"{name} {_number(value)}{around}"
 
 
 def _number(value: float | None) -> str:

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -234,7 +235,7 @@ class Attempt:
             batch_size=2 * self.config.batch_size,  # nothing is kept for a backward pass
         )
         self.log.append(
-            "evaluated", step=step, loss=result.loss, metrics=result.metrics, examples=len(examples)
+            "evaluated", step=step, loss=result.loss, examples=len(examples), **asdict(result.scores)
         )
         whose = "base" if step == 0 else f"step {step}"
         logger.info(

@@ -1,61 +1,27 @@
-"""Evaluation: metrics on (prediction, answer), and a model's answers to held-out examples."""
+"""Evaluation: a model's loss on examples and its answers to them, scored by `training.metrics`."""
 
-import unicodedata
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import mean
 
 import torch
 from torch import nn
 
 from training.collate import Collator
+from training.metrics import Scores, score
 from vlm.example import Example
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a model said: `loss` is the mean over answer tokens, metrics are fractions of 1."""
+    """What a model said, by example id, and what it is worth. `loss` is the mean over answer tokens."""
 
     loss: float
-    metrics: dict[str, float]
+    scores: Scores
     predictions: dict[str, str]
 
-
-def normalize(text: str) -> str:
-    """NFC, one case, single spaces, no closing full stop: what two equal answers have in common."""
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split()).removesuffix(".")
-
-
-def exact_match(prediction: str, answer: str) -> float:
-    """1 where both say the same after `normalize`, else 0."""
-    return float(normalize(prediction) == normalize(answer))
-
-
-def token_f1(prediction: str, answer: str) -> float:
-    """Harmonic mean of word precision and recall, as in SQuAD (arXiv:1606.05250). Two empty texts give 1."""
-    predicted, wanted = normalize(prediction).split(), normalize(answer).split()
-    if not predicted or not wanted:
-        return float(predicted == wanted)
-    common = (Counter(predicted) & Counter(wanted)).total()
-    return 2 * common / (len(predicted) + len(wanted))
-
-
-def score(examples: Sequence[Example], predictions: dict[str, str]) -> dict[str, float]:
-    """`exact_match` and `token_f1` over questions, and `caption_token_f1` over captions.
-
-    Captions are scored apart, because hardly any is word for word the one written. A dataset of captions
-    alone has its `exact_match` and `token_f1` over captions.
-    """
-    captions = [example for example in examples if example.is_caption]
-    scored = [example for example in examples if not example.is_caption] or captions
-    metrics = {
-        "exact_match": mean(exact_match(predictions[e.id], e.answer) for e in scored),
-        "token_f1": mean(token_f1(predictions[e.id], e.answer) for e in scored),
-    }
-    if captions:
-        metrics["caption_token_f1"] = mean(token_f1(predictions[e.id], e.answer) for e in captions)
-    return metrics
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.scores.metrics
 
 
 @torch.inference_mode()

@@ -33,6 +33,9 @@ FIELDS: dict[str, frozenset[str]] = {
 }
 """What each kind of event carries besides `time` (UNIX seconds) and `kind`."""
 
+OPTIONAL: dict[str, frozenset[str]] = {"evaluated": frozenset({"intervals", "groups"})}
+"""What it may carry too: older logs don't."""
+
 FINAL = frozenset({"finished", "stopped", "failed"})
 """The kinds that give a run its outcome."""
 
@@ -55,7 +58,7 @@ class EventLog:
         """
         if kind not in FIELDS:
             raise ValueError(f"unknown kind of event: {kind}")
-        if set(fields) != FIELDS[kind]:
+        if set(fields) - OPTIONAL.get(kind, frozenset()) != FIELDS[kind]:
             raise ValueError(f"{kind} carries {sorted(FIELDS[kind])}, got {sorted(fields)}")
         event = {"time": time.time(), "kind": kind} | _finite(fields)
         # backslashreplace turns a lone surrogate, which UTF-8 can't hold, into its own JSON escape.

@@ -1,10 +1,10 @@
 """A run's events gathered into what the page tells about it: counts, curve, evaluations, answers. No HTML."""
 
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from training.events import Event
+from training.metrics import normalize
 
 __all__ = ["Event", "Story", "exact_match", "gather", "is_right"]
 
@@ -66,9 +66,5 @@ def exact_match(evaluated: Event) -> float:
 
 
 def is_right(prediction: str, answer: str) -> bool:
-    """The tick beside a sample answer. The same rule as `training.evaluation`'s, which brings torch along."""
-    return _plain(prediction) == _plain(answer)
-
-
-def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split()).removesuffix(".")
+    """The tick beside a sample answer."""
+    return normalize(prediction) == normalize(answer)
