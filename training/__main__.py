@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training import adapters, cli, events, runs
+from training import adapters, cli, evaluating, events, runs
 from training.config import refusal
 from training.data.check import check_dataset
 from training.data.datasets import open_configured, say_nothing
@@ -196,6 +196,23 @@ def merge(typed: cli.Typed) -> int:
     return 0
 
 
+def evaluate(typed: cli.Typed) -> int:
+    values, workspace = typed.values, _workspace(typed)
+    folder, known = evaluating.known_settings(workspace, values["adapter"], values["dataset"])
+    found = evaluating.evaluated(
+        cli.check_settings(typed, known),
+        folder,
+        part=values.get("part") or "auto",
+        trained_on_it="dataset" in known,
+        most=cli.whole_number(values, "most"),
+        blindfold=bool(values.get("blindfold")),
+        output=None if values.get("output") is None else Path(values["output"]).expanduser(),
+        progress=_progress if sys.stderr.isatty() else say_nothing,
+    )
+    print(_as_json(found.facts()) if values.get("json") else evaluating.describe(found))
+    return 0
+
+
 def _progress(what: str, done: int, total: int) -> None:
     """A line that is written over; how many rows a file has is not known before its end (0)."""
     if done % 100 == 0 or done == total:
@@ -276,6 +293,7 @@ COMMANDS = {
     "adapters": list_adapters,
     "inspect": inspect,
     "merge": merge,
+    "evaluate": evaluate,
 }
 
 

@@ -1,0 +1,90 @@
+"""The blindfold test: who gets which image, and what is said of a model that does as well without its own."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from training.blindfold import Blindfold, blindfolded, judged
+from vlm.example import Example, Message
+
+
+def example(name: str, *images: Path, answer: str = "red", question: str = "?") -> Example:
+    return Example(name, images, (Message("user", question), Message("assistant", answer)))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Five pictures, of which the last is the first again."""
+    paths = []
+    for number, colour in enumerate(("red", "green", "blue", "black", "red")):
+        paths.append(tmp_path / f"{number}.png")
+        Image.new("RGB", (8, 8), colour).save(paths[-1])
+    return paths
+
+
+def test_each_example_gets_another_ones_different_image(files: list[Path]) -> None:
+    examples = [example(f"{file.stem}-{turn}", file) for file in files for turn in range(3)]
+    shuffled = blindfolded(examples, 0)
+    assert shuffled.keys() == {item.id for item in examples}
+    assert len({item.id for item in shuffled.values()} | shuffled.keys()) == 30
+    for item in examples:
+        (own,), (other,) = item.images, shuffled[item.id].images
+        assert other in files
+        assert own.read_bytes() != other.read_bytes()
+        assert shuffled[item.id].messages == item.messages
+    assert blindfolded(examples, 0) == shuffled
+    assert any(blindfolded(examples, seed) != shuffled for seed in range(1, 4))
+
+
+def test_images_are_exchanged_among_examples_with_as_many(files: list[Path]) -> None:
+    one, other = example("one", *files[:2]), example("other", *files[2:4])
+    alone, text = example("alone", files[0]), example("text")
+    shuffled = blindfolded([one, alone, other, text], 0)
+    assert shuffled.keys() == {"one", "other"}
+    assert (shuffled["one"].images, shuffled["other"].images) == (other.images, one.images)
+
+
+def test_images_that_are_all_the_same_cannot_be_tested(files: list[Path]) -> None:
+    examples = [example("a", files[0]), example("b", files[4])]
+    assert blindfolded(examples, 0) == {}
+    found = judged(examples, {"a": "red", "b": "red"}, {})
+    assert (found.verdict, found.gap, found.warning) == ("untestable", None, None)
+    assert "no two of these examples have different images" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("count", "own", "blind", "verdict"),
+    [
+        (100, 80, 30, "looks"),
+        (100, 80, 79, "guesses"),
+        (100, 80, 72, "guesses"),  # within the interval of its own: 71 % to 87 %
+        (100, 80, 70, "looks"),
+        (100, 80, 90, "guesses"),
+        (19, 15, 15, "unclear"),
+        (100, 9, 9, "unclear"),
+    ],
+)
+def test_a_model_guesses_where_its_rate_without_its_images_lies_in_the_interval_of_its_own(
+    count: int, own: int, blind: int, verdict: str
+) -> None:
+    examples = [example(str(number)) for number in range(count)]
+
+    def answers(right: int) -> dict[str, str]:
+        return {item.id: "red" if int(item.id) < right else "blue" for item in examples}
+
+    found = judged(examples, answers(own), answers(blind))
+    assert (found.verdict, found.examples, found.metric) == (verdict, count, "exact_match")
+    assert found.gap == pytest.approx((own - blind) / count)
+    assert (found.warning is not None) == (verdict == "guesses")
+    if found.warning:
+        assert f"{blind / count:.0%} right, with its own {own / count:.0%}" in found.warning[0]
+        assert "--use_vision_lora" in found.warning[1]
+
+
+def test_captions_are_judged_by_their_words() -> None:
+    examples = [example(str(number), question="", answer="a red circle") for number in range(30)]
+    own = {item.id: "a red square" for item in examples}
+    found = judged(examples, own, own)
+    assert isinstance(found, Blindfold)
+    assert (found.metric, found.verdict, found.own) == ("token_f1", "guesses", pytest.approx(2 / 3))
