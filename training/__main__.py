@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from training import adapters, cli, evaluating, events, runs
+from training.blindfold import Blindfold
 from training.config import refusal
 from training.data.check import check_dataset
 from training.data.datasets import open_configured, say_nothing
@@ -115,15 +116,16 @@ def list_runs(typed: cli.Typed) -> int:
 def show(typed: cli.Typed) -> int:
     run = _named(typed)
     if typed.values.get("json"):
-        evaluated = run.events({"evaluated"})
-        print(
-            _as_json(_facts(run) | {"config": run.config().model_dump(mode="json"), "evaluated": evaluated})
-        )
+        found = {kind: run.events({kind}) for kind in ("evaluated", "blindfold", "hard")}
+        told = {"evaluated": found["evaluated"], **{kind: found[kind][-1:] for kind in ("blindfold", "hard")}}
+        print(_as_json(_facts(run) | {"config": run.config().model_dump(mode="json")} | told))
         return 0
     if typed.values.get("follow"):
         for event in events.follow(run.events_path, until=lambda: not run.status().live):
             if line := describe_event(event):
                 print(line, flush=True)
+    if typed.values.get("hard"):
+        print("\n".join(hardest(run.events({"hard"}))))
     if typed.values.get("log"):
         print(*events.tail(run.output_log, LOG_LINES), sep="\n")
     status = run.status()
@@ -247,9 +249,25 @@ def describe_event(event: events.Event) -> str | None:
             return f"evaluated at step {event['step']}: {', '.join(metrics)}"
         case "checkpoint":
             return f"checkpoint at step {event['step']}: {event['path']}"
+        case "blindfold":
+            return str(Blindfold.from_event(event))
         case "warning":
             return f"{event['problem']} {event['remedy']}"
     return None
+
+
+def hardest(told: Sequence[events.Event]) -> list[str]:
+    """The examples of highest loss in the newest epoch, a line each."""
+    if not told:
+        return ["No epoch has ended yet, or this model's loss can't be told apart by example."]
+    newest = told[-1]
+    lines = [
+        f"Highest loss of {newest['seen']:,} examples in epoch {newest['epoch']:.3g}; look for wrong labels:"
+    ]
+    for sample in newest["samples"]:
+        asked = f"{sample['question']} → " if sample["question"] else ""
+        lines.append(f"  {_number(sample['loss'])}  {sample['example_id']}: {asked}{sample['answer']}")
+    return lines
 
 
 def _rate(name: str, value: float | None, interval: list[float] | None) -> str:

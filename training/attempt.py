@@ -9,21 +9,25 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import set_seed
+from transformers import TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging as transformers_logging
 
 from training import checkpoints
+from training.best import Best
 from training.callback import RunCallback
 from training.card import write_card
+from training.checkpoints import Checkpoint
 from training.collate import Collator
 from training.data.check import Report, check_dataset
-from training.data.datasets import Dataset, image_relpath, open_configured, usable_examples
-from training.evaluation import Evaluation, evaluate
+from training.data.datasets import Dataset, open_configured, usable_examples
 from training.events import EventLog
+from training.examiner import Examiner, chosen
+from training.hard import HardSamples
 from training.image_features import encode_images, encoder_of, open_store, proved
 from training.model_check import check_with_model
 from training.runs import Run
@@ -87,14 +91,12 @@ class Attempt:
         self._tell_start(loaded, counts)
 
         prompt = prompt_style(loaded.model.config, loaded.processor, self.config.max_length)
-        held_out = spread(held_out, self.config.eval_examples)
         collator = self._collator(loaded, model, prompt, [*train, *held_out])
         self._try_method(model, collator, train[:1])
 
-        def evaluate_at(step: int) -> None:
-            self._evaluate(model, collator, held_out, dataset, step)
-
-        callback = RunCallback(self.config, self.log, evaluate_at, self.stop_requested)
+        best = Best.so_far(self.config, self.run.events({"evaluated"}), checkpoint.step if checkpoint else 0)
+        examiner = Examiner(self.config, self.log, model, collator, held_out, dataset, best, self._phase)
+        callback = RunCallback(self.config, self.log, examiner.evaluate, self.stop_requested, best)
         trainer = AdapterTrainer(
             model,
             self.config,
@@ -104,14 +106,36 @@ class Attempt:
             callback,
             dataset_fingerprint=dataset.fingerprint,
             on_sealed=self._tell_checkpoint,
+            best=best,
+            hard=HardSamples(collator, train, dataset, self.log),
         )
         if checkpoint is None:
             # An adapter that changes the base is, before its first step, what gives the base's answers.
             with model.disable_adapter() if start is None else nullcontext():
-                evaluate_at(0)
+                examiner.evaluate(0)
         set_seed(self.config.seed)
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
-        return self._finish(model, counts, trainer, callback, begun_as, start)
+        if checkpoint is None:
+            trainer.train()
+        else:
+            self._go_on(trainer, callback, examiner, checkpoint)
+        return self._finish(model, counts, trainer, callback, examiner, begun_as, start)
+
+    def _go_on(
+        self, trainer: AdapterTrainer, callback: RunCallback, examiner: Examiner, checkpoint: Checkpoint
+    ) -> None:
+        """Train on from a checkpoint, as if nobody had stopped there.
+
+        An evaluation that the stop left out is made up for, and a run that had come to its early end ends.
+        """
+        state = TrainerState.load_from_json(str(checkpoint.path / TRAINER_STATE_NAME))
+        told = {event["step"] for event in self.run.events({"evaluated"})}
+        if checkpoint.step in callback.evaluation_steps(state.max_steps) and checkpoint.step not in told:
+            trainer.load_weights(checkpoint.path)
+            examiner.evaluate(checkpoint.step)
+        if examiner.best is not None and examiner.best.is_over and checkpoint.step < state.max_steps:
+            trainer.state, callback.ended_early = state, True
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint.path))
 
     def _adapt(self, loaded: LoadedModel) -> adapters.PeftModel:
         """The base with a fresh adapter, or with the one that this run goes on from."""
@@ -152,6 +176,7 @@ class Attempt:
         dataset = report.cleaned()
         examples = usable_examples(dataset, skip_bad_rows=config.skip_bad_rows)
         train, held_out = report.sides(config.held_out, config.seed)
+        asked = chosen(held_out, config)
         images = len({image for example in examples for image in example.images})
         self.log.append(
             "data",
@@ -166,7 +191,7 @@ class Attempt:
         )
         if dataset.findings:
             logger.warning("%s rows skipped, %s first", report.left_out, dataset.findings[0])
-        return dataset, train, held_out
+        return dataset, train, asked
 
     def _checked(self) -> Report:
         """The dataset as `python -m training check` sees it: rows, pixels, and what the model takes of it."""
@@ -211,59 +236,13 @@ class Attempt:
         logger.info("%s distinct images are encoded; they won't be encoded again", len(features))
         return Collator(prompt, features, encoder)
 
-    def _evaluate(
-        self,
-        model: adapters.PeftModel,
-        collator: Collator,
-        examples: Sequence[Example],
-        dataset: Dataset,
-        step: int,
-    ) -> None:
-        """Evaluate, and tell metrics and sample answers. The base's own evaluation is step 0."""
-        if not examples:
-            return
-
-        def progress(done: int, total: int) -> None:
-            self._phase("evaluating", done, total, may_stop=step == 0)
-
-        result = evaluate(
-            model,
-            collator,
-            examples,
-            self.config.max_new_tokens,
-            progress,
-            batch_size=2 * self.config.batch_size,  # nothing is kept for a backward pass
-        )
-        self.log.append(
-            "evaluated", step=step, loss=result.loss, examples=len(examples), **asdict(result.scores)
-        )
-        whose = "base" if step == 0 else f"step {step}"
-        logger.info(
-            "%s: held-out loss %.3f, exact match %.2f", whose, result.loss, result.metrics["exact_match"]
-        )
-        self._tell_samples(result, examples, dataset, step)
-
-    def _tell_samples(
-        self, result: Evaluation, examples: Sequence[Example], dataset: Dataset, step: int
-    ) -> None:
-        questions = [example for example in examples if not example.is_caption] or examples
-        for example in spread(questions, self.config.sample_answers):
-            self.log.append(
-                "sample",
-                step=step,
-                example_id=example.id,
-                image=image_relpath(dataset, example),
-                question=example.question,
-                answer=example.answer,
-                prediction=result.predictions[example.id],
-            )
-
     def _finish(
         self,
         model: adapters.PeftModel,
         counts: TowerCounts,
         trainer: AdapterTrainer,
         callback: RunCallback,
+        examiner: Examiner,
         begun_as: str,
         start: Path | None,
     ) -> bool:
@@ -272,25 +251,49 @@ class Attempt:
         `begun_as` and `start` tell how the adapter was before its first step (vlm.adapters).
         """
         step, total = trainer.state.global_step, trainer.state.max_steps
-        if step < total and not callback.stopped:
+        if step < total and not (callback.stopped or callback.ended_early):
             raise UserError(
                 f"Training ended at step {step} of {total}.", "Read output.log, then resume the run."
             )
+        kept = self._kept(trainer, callback)
+        if not callback.stopped:
+            examiner.tell_blindfold(step if kept is None else kept)
         self.log.append("phase", name="saving", done=0, total=1)
         folder = self.run.adapter_path
         draft = folder.with_name("adapter.draft")
         adapters.save(model, draft, start=start)
         adapters.verify_saved(model, draft, begun_as=begun_as, converted=start is not None)
-        write_card(draft / "README.md", self.config, counts, self.run.events(("evaluated", "data")))
+        told = self.run.events(("evaluated", "data", "blindfold"))
+        write_card(draft / "README.md", self.config, counts, told, kept)
         adapters.replace_folder(draft, folder)
         if start is not None:
             shutil.rmtree(start)
-        self._end("stopped" if callback.stopped else "finished", step)
+        extra = {} if kept is None else {"best_step": kept, "best_metric": self.config.best_metric}
+        if callback.ended_early:
+            extra["ended_early"] = True
+        self._end("stopped" if callback.stopped else "finished", step, **extra)
         return not callback.stopped
 
-    def _end(self, kind: str, step: int) -> None:
+    def _kept(self, trainer: AdapterTrainer, callback: RunCallback) -> int | None:
+        """Put the best evaluation's adapter back in place: its step; None where the last one is kept."""
+        best, last = callback.best, trainer.state.global_step
+        if best is None or best.step is None:
+            return None
+        if callback.ended_early:
+            logger.info("nothing was better than step %s for %s evaluations", best.step, best.since)
+        if best.step == last:
+            return last
+        folder = checkpoints.sealed(self.run.checkpoints_path, best.step)
+        if folder is None:
+            problem = f"The checkpoint of the best step, {best.step}, is gone: the last one is kept."
+            self.log.append("warning", problem=problem, remedy="Train again with these settings.")
+            return None
+        trainer.load_weights(folder)
+        return best.step
+
+    def _end(self, kind: str, step: int, **extra: Any) -> None:
         elapsed_s = time.monotonic() - self.began
-        extra = {"adapter": self.run.adapter_path.name} if kind == "finished" else {}
+        extra |= {"adapter": self.run.adapter_path.name} if kind == "finished" else {}
         logger.info("%s at step %s after %.0f s", kind, step, elapsed_s)
         self.log.append(kind, step=step, elapsed_s=elapsed_s, **extra)
 
@@ -322,13 +325,6 @@ class Attempt:
 def base_name(model: str) -> str:
     """How an adapter names its base: a folder by its last part, so that no path of this machine leaves it."""
     return Path(model).name if Path(model).is_absolute() else model
-
-
-def spread(examples: Sequence[Example], count: int) -> list[Example]:
-    """At most `count` of the examples, evenly spaced."""
-    if len(examples) <= count:
-        return list(examples)
-    return [examples[index * len(examples) // count] for index in range(count)]
 
 
 def versions() -> dict[str, str]:

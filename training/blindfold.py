@@ -7,9 +7,9 @@ seed decides, so that nobody keeps its own and the questions about one picture s
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from training.data.splits import digest_of
 from training.metrics import Interval, score
@@ -47,6 +47,10 @@ class Blindfold:
     blind: float | None = None
     own_interval: Interval | None = None
     blind_interval: Interval | None = None
+
+    @classmethod
+    def from_event(cls, event: Mapping[str, Any]) -> "Blindfold":
+        return cls(**{field.name: event[field.name] for field in fields(cls)})
 
     @property
     def gap(self) -> float | None:

@@ -72,6 +72,9 @@ class ShowCommand(BaseModel):
     workspace: Path = TrainingConfig.model_fields["workspace"]
     log: CliToggleFlag[bool] = Field(False, description="Print the end of what the worker printed.")
     follow: CliToggleFlag[bool] = Field(False, description="Print what happens until the run ends.")
+    hard: CliToggleFlag[bool] = Field(
+        False, description="Print the training examples of highest loss: look for wrong labels there."
+    )
     json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
 
 

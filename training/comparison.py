@@ -12,6 +12,8 @@ NAMES = {
     "anls": "ANLS",
     "caption_token_f1": "captions, token F1",
     "caption_chrf": "captions, chrF",
+    "loss": "loss",
+    "blindfold_gap": "blindfold gap",
 }
 
 
@@ -38,6 +40,14 @@ class Row:
     examples: int
     before: Rate | None
     after: Rate | None
+
+
+def ends(evaluated: Sequence[Event], best_step: int | None = None) -> tuple[Event | None, Event | None]:
+    """The base's evaluation, and that of the adapter that was kept: the best step's, else the last one."""
+    base = next((event for event in evaluated if event["step"] == 0), None)
+    later = [event for event in evaluated if event["step"] > 0]
+    kept = next((event for event in reversed(later) if event["step"] == best_step), None)
+    return base, kept or next(reversed(later), None)
 
 
 def rows(before: Event | None, after: Event | None) -> list[Row]:

@@ -138,7 +138,7 @@ def describe(found: Found) -> str:
 def _examples(
     config: TrainingConfig, part: str, trained_on_it: bool, most: int | None, progress: Progress
 ) -> tuple[Dataset, list[Example], str]:
-    from training.attempt import spread
+    from training.examiner import spread
     from training.model_check import check_with_model
 
     opened = open_configured(config, progress)

@@ -24,6 +24,8 @@ FIELDS: dict[str, frozenset[str]] = {
         "step": "step total epoch loss learning_rate grad_norm examples_per_s memory_gib eta_s",
         "evaluated": "step loss metrics examples",
         "sample": "step example_id image question answer prediction",
+        "blindfold": "step verdict metric examples own blind own_interval blind_interval",
+        "hard": "step epoch seen samples",
         "checkpoint": "step path",
         "warning": "problem remedy",
         "finished": "step elapsed_s adapter",
@@ -33,7 +35,11 @@ FIELDS: dict[str, frozenset[str]] = {
 }
 """What each kind of event carries besides `time` (UNIX seconds) and `kind`."""
 
-OPTIONAL: dict[str, frozenset[str]] = {"evaluated": frozenset({"intervals", "groups"})}
+OPTIONAL: dict[str, frozenset[str]] = {
+    "evaluated": frozenset({"intervals", "groups"}),
+    "finished": frozenset({"best_step", "best_metric", "ended_early"}),
+    "stopped": frozenset({"best_step", "best_metric"}),
+}
 """What it may carry too: older logs don't."""
 
 FINAL = frozenset({"finished", "stopped", "failed"})

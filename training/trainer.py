@@ -21,9 +21,11 @@ from transformers import (
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from training import adalora
+from training.best import Best
 from training.checkpoints import rotate, seal
 from training.collate import Collator
 from training.config import TrainingConfig
+from training.hard import NUMBERS, HardSamples
 from training.loss import can_be_trimmed, trimmed
 from vlm import adapters
 from vlm.errors import UserError
@@ -64,11 +66,13 @@ class AdapterTrainer(Trainer):
         *,
         dataset_fingerprint: str,
         on_sealed: Callable[[int, Path], None],
+        best: Best | None = None,
+        hard: HardSamples | None = None,
     ) -> None:
         self.uses_adalora = model.peft_config["default"].peft_type == "ADALORA"
-        callbacks = [callback, _AdaLoraSteps()] if self.uses_adalora else [callback]
+        callbacks = [callback, *([_AdaLoraSteps()] if self.uses_adalora else []), *([hard] if hard else [])]
         super().__init__(
-            model, arguments, data_collator=collator, train_dataset=examples, callbacks=callbacks
+            model, arguments, data_collator=hard or collator, train_dataset=examples, callbacks=callbacks
         )
         self.remove_callback(PrinterCallback)  # RunCallback logs what matters, in words
         self.config = config
@@ -76,6 +80,8 @@ class AdapterTrainer(Trainer):
         """Whether the head computes answers' tokens alone: known after the first batch."""
         self.dataset_fingerprint = dataset_fingerprint
         self.on_sealed = on_sealed
+        self.best = best
+        self.hard = hard
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW over one group of parameters for each tower, with its learning rate."""
@@ -90,10 +96,17 @@ class AdapterTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        numbers = inputs.pop(NUMBERS, None)
         if self.trims is None:
             prompts = self.model.peft_config["default"].is_prompt_learning  # its tokens shift the positions
             self.trims = not prompts and can_be_trimmed(self.model, self.model.get_base_model(), inputs)
-        return super().compute_loss(model, trimmed(inputs) if self.trims else inputs, *args, **kwargs)
+        batch = trimmed(inputs) if self.trims else inputs
+        if self.hard is None or numbers is None:
+            return super().compute_loss(model, batch, *args, **kwargs)
+        loss, outputs = super().compute_loss(model, batch, *args, **(kwargs | {"return_outputs": True}))
+        logits, tokens = outputs.get("logits"), kwargs.get("num_items_in_batch")
+        self.hard.look(self.model, numbers, batch, loss, logits, tokens)
+        return loss
 
     def _get_train_sampler(self, train_dataset: Sequence[Example] | None = None) -> LengthBuckets:
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
@@ -110,8 +123,12 @@ class AdapterTrainer(Trainer):
         if self.uses_adalora:
             adalora.save_state(self.model, folder)
         seal(folder, self.state.global_step, self.dataset_fingerprint)
-        rotate(folder.parent, self.config.checkpoints_kept)
+        rotate(folder.parent, self.config.checkpoints_kept, self.best and self.best.step)
         self.on_sealed(self.state.global_step, folder)
+
+    def load_weights(self, checkpoint: Path) -> None:
+        """The adapter as it was at this checkpoint, without its optimizer."""
+        self._load_from_checkpoint(str(checkpoint))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.uses_adalora:  # its adapter's file holds only the ranks that are left
