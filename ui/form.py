@@ -36,6 +36,7 @@ ADVANCED: dict[str, tuple[str, ...]] = {
         "precision",
         "revision",
     ),
+    "group_evaluation": ("best_metric", "early_stopping_patience", "blindfold_test", "pinned_examples"),
     "group_data": (
         "held_out",
         "max_length",
