@@ -71,6 +71,7 @@ class RunCallback(TrainerCallback):
             began = time.monotonic()
             self.evaluate(state.global_step)
             self.evaluation_s = time.monotonic() - began
+            self.log.append("phase", name="training", done=state.global_step, total=state.max_steps)
             self._look_at_best(state, control)
         # The loss is looked at before anything is written: a checkpoint of NaN would push out a good one.
         control.should_log |= control.should_save or state.global_step >= state.max_steps
