@@ -1,11 +1,17 @@
 """The blindfold test: who gets which image, and what is said of a model that does as well without its own."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
+from training import TrainingConfig, train
 from training.blindfold import Blindfold, blindfolded, judged
+from training.config import build
+from training.runs import Run
 from vlm.example import Example, Message
 
 
@@ -88,3 +94,37 @@ def test_captions_are_judged_by_their_words() -> None:
     found = judged(examples, own, own)
     assert isinstance(found, Blindfold)
     assert (found.metric, found.verdict, found.own) == ("token_f1", "guesses", pytest.approx(2 / 3))
+
+
+@pytest.fixture(scope="module")
+def guessing(tiny_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run on twelve noisy pictures with four questions each, whose answers the questions give away."""
+    folder = tmp_path_factory.mktemp("given-away")
+    rows = []
+    for number in range(12):
+        Image.effect_noise((48, 48), 90).convert("RGB").save(folder / f"{number}.png")
+        rows += [
+            {"file_name": f"{number}.png", "question": f"{word}?", "answer": word}
+            for word in ("a", "b", "c", "d")
+        ]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    lesson = {"held_out": 0.5, "max_steps": 60, "learning_rate": 2e-2, "evaluations": 1, "eval_examples": 24}
+    chosen = {"dataset": str(folder), "batch_size": 8, "workspace": tmp_path_factory.mktemp("guessing")}
+    return train(build(tiny_settings | lesson | chosen))
+
+
+def test_a_run_that_learned_to_answer_from_the_text_alone_is_warned_of(guessing: Run) -> None:
+    [found] = guessing.events({"blindfold"})
+    assert found["own"] == found["blind"] > 0.5
+    assert (found["verdict"], found["examples"], found["step"]) == ("guesses", 24, 60)
+    [warning] = guessing.events({"warning"})
+    assert "it hardly looks at them" in warning["problem"]
+    card = (guessing.adapter_path / "README.md").read_text()
+    assert "Blindfold test on 24 examples" in card
+    assert "the model guesses" in card
+
+
+def test_the_test_can_be_turned_off(tiny_config: Callable[..., TrainingConfig]) -> None:
+    run = train(tiny_config(blindfold_test=False, max_steps=2))
+    assert run.events({"blindfold"}) == []
+    assert "lindfold" not in (run.adapter_path / "README.md").read_text().split("Settings:")[0]
