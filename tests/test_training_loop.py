@@ -233,6 +233,8 @@ def test_a_finished_run_leaves_an_adapter_with_a_card_and_no_pickled_arguments(f
     assert "base model `tiny`" in card
     assert "| base |" in card
     assert "| step 7 |" in card
+    assert "|  | base | this adapter |" in card
+    assert re.search(r"\| exact match \| 0\.0 % \(0\.0 to 39\.0\) \| \d+\.\d % \(", card)
     for text in (card, (finished.adapter_path / "adapter_config.json").read_text()):
         assert not re.search(r"""(?:^|["'`\s:=])/\w""", text, re.MULTILINE)
 

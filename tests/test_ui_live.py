@@ -136,7 +136,9 @@ def test_an_ended_run_shows_base_and_adapter_with_intervals_and_groups():
     after = evaluated(9, 0.71) | {"intervals": {"exact_match": [0.64, 0.77]}, "groups": {"count": GROUP}}
     story = gather([before, after])
     assert learned.results("en", Status("running"), story) == ""
-    shown = learned.results("en", Status("finished"), story)
+    shown = learned.results("en", Status("finished", 9, 9), story)
+    assert '<th scope="col">Adapter</th>' in shown
+    assert '<th scope="col">step 9</th>' in learned.results("en", Status("stopped", 12, 20), story)
     assert "<b>3 %</b> <span>1 to 7</span></td><td><b>71 %</b> <span>64 to 77</span>" in shown
     assert '<th scope="row">count (2)</th><td><b>50 %</b> <span>9 to 91</span>' in shown
     assert "Khớp hoàn toàn theo loại" in learned.results("vi", Status("stopped"), story)

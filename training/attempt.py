@@ -255,20 +255,21 @@ class Attempt:
             raise UserError(
                 f"Training ended at step {step} of {total}.", "Read output.log, then resume the run."
             )
-        kept = self._kept(trainer, callback)
+        best = self._kept(trainer, callback)
+        kept = step if best is None else best
         if not callback.stopped:
-            examiner.tell_blindfold(step if kept is None else kept)
+            examiner.tell_blindfold(kept)
         self.log.append("phase", name="saving", done=0, total=1)
         folder = self.run.adapter_path
         draft = folder.with_name("adapter.draft")
         adapters.save(model, draft, start=start)
         adapters.verify_saved(model, draft, begun_as=begun_as, converted=start is not None)
         told = self.run.events(("evaluated", "data", "blindfold"))
-        write_card(draft / "README.md", self.config, counts, told, kept)
+        write_card(draft / "README.md", self.config, counts, told, kept, best)
         adapters.replace_folder(draft, folder)
         if start is not None:
             shutil.rmtree(start)
-        extra = {} if kept is None else {"best_step": kept, "best_metric": self.config.best_metric}
+        extra = {} if best is None else {"best_step": best, "best_metric": self.config.best_metric}
         if callback.ended_early:
             extra["ended_early"] = True
         self._end("stopped" if callback.stopped else "finished", step, **extra)

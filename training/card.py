@@ -47,11 +47,12 @@ def write_card(
     config: TrainingConfig,
     counts: TowerCounts,
     events: Sequence[Event],
+    step: int,
     best_step: int | None = None,
 ) -> None:
-    """Write the card; `events` are the run's `data`, `evaluated` and `blindfold`.
+    """Write the card of the adapter of this step; `events` are the run's `data`, `evaluated` and `blindfold`.
 
-    `best_step` is the step whose adapter this is, where it was chosen by `best_metric`; else it is the last.
+    `best_step` is that step again where it was chosen by `best_metric`.
     """
     base, dataset = (Path(value).name for value in (config.model, config.dataset))
     data = next((event for event in reversed(events) if event["kind"] == "data"), None)
@@ -73,7 +74,7 @@ def write_card(
             name=config.name,
             base=base,
             examples=trained_on,
-            before_and_after=_before_and_after(config, events, evaluated, best_step),
+            before_and_after=_before_and_after(config, events, evaluated, step, best_step),
             evaluations="\n".join(rows),
             towers="\n".join(towers),
             settings="\n".join(f"{field}: {value}" for field, value in settings.items()),
@@ -83,15 +84,20 @@ def write_card(
 
 
 def _before_and_after(
-    config: TrainingConfig, events: Sequence[Event], evaluated: Sequence[Event], best_step: int | None
+    config: TrainingConfig,
+    events: Sequence[Event],
+    evaluated: Sequence[Event],
+    step: int,
+    best_step: int | None,
 ) -> str:
     """Base and adapter side by side, and what else is to be known of the numbers."""
     before, after = comparison.ends(evaluated, best_step)
     if after is None:
         return ""
+    whose = "this adapter" if after["step"] == step else f"step {after['step']}, before this adapter"
     told = [
         f"Answers to {after['examples']:,} held-out examples, with 95 % intervals (Wilson):",
-        comparison.table(comparison.rows(before, after), "base", "this adapter"),
+        comparison.table(comparison.rows(before, after), "base", whose),
     ]
     if best_step is not None:
         metric = comparison.NAMES.get(config.best_metric, config.best_metric)

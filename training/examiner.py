@@ -66,7 +66,7 @@ class Examiner:
 
     def tell_blindfold(self, step: int) -> None:
         """Ask the adapter of this step about others' images, and warn if it does as well."""
-        if not (self.config.blindfold_test and self.examples):
+        if not (self.config.blindfold_test and self.config.evaluations and self.examples):
             return
         found = self._blindfolded(step)
         logger.info(found)

@@ -6,7 +6,7 @@ from training import comparison
 from training.comparison import Rate, Row
 from training.evaluation_settings import BestMetric
 from training.status import Status
-from ui.film import ImageOf, picture
+from ui.film import ImageOf, at_step, picture
 from ui.story import Event, Story
 from ui.text import TEXTS, Language, escaped, number, percent, say
 
@@ -25,7 +25,9 @@ def results(language: Language, status: Status, story: Story) -> str:
     if story.blindfold is not None:
         notes.append(blindfold_words(language, story.blindfold))
     said = "".join(f'<p class="small">{escape(note)}</p>' for note in notes)
-    heads = "".join(f'<th scope="col">{escaped(language, key)}</th>' for key in ("base", "adapter"))
+    is_last = after["step"] == (story.best_step or status.step)
+    whose = say(language, "base"), say(language, "adapter") if is_last else at_step(language, after["step"])
+    heads = "".join(f'<th scope="col">{escape(who)}</th>' for who in whose)
     metrics = "".join(_row(language, row) for row in rows if row.group is None)
     groups = "".join(_row(language, row) for row in rows if row.group is not None)
     if groups:
