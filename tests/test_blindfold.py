@@ -84,7 +84,10 @@ def test_a_model_guesses_where_its_rate_without_its_images_lies_in_the_interval_
     assert found.gap == pytest.approx((own - blind) / count)
     assert (found.warning is not None) == (verdict == "guesses")
     if found.warning:
-        assert f"{blind / count:.0%} right, with its own {own / count:.0%}" in found.warning[0]
+        assert (
+            f"has {100 * blind / count:.0f} % right, with its own {100 * own / count:.0f} %"
+            in found.warning[0]
+        )
         assert "--use_vision_lora" in found.warning[1]
 
 

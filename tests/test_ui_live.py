@@ -138,6 +138,7 @@ def test_an_ended_run_shows_base_and_adapter_with_intervals_and_groups():
     assert learned.results("en", Status("running"), story) == ""
     shown = learned.results("en", Status("finished", 9, 9), story)
     assert '<th scope="col">Adapter</th>' in shown
+    assert "95 % interval of the last: 64 to 77." in live.scores("en", story)
     assert '<th scope="col">step 9</th>' in learned.results("en", Status("stopped", 12, 20), story)
     assert "<b>3 %</b> <span>1 to 7</span></td><td><b>71 %</b> <span>64 to 77</span>" in shown
     assert '<th scope="row">count (2)</th><td><b>50 %</b> <span>9 to 91</span>' in shown

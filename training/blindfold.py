@@ -22,7 +22,7 @@ LEAST_RIGHT = 0.1
 Verdict = Literal["looks", "guesses", "unclear", "untestable"]
 
 GUESSES = (
-    "With other images the model answers {blind:.0%} right, with its own {own:.0%}: it hardly looks at them.",
+    "With other images the model has {blind:.0f} % right, with its own {own:.0f} %: it hardly looks at them.",
     "Ask what only the image tells, even out the answers, or train the vision tower too: --use_vision_lora.",
 )
 VERDICTS = {
@@ -59,7 +59,8 @@ class Blindfold:
     def __str__(self) -> str:
         if self.verdict == "untestable":
             return "blindfold test: no two of these examples have different images"
-        told = f"with their own images {self.own:.1%}, with others' {self.blind:.1%} {NAMES[self.metric]}"
+        rates = f"with their own images {100 * self.own:.1f} %, with others' {100 * self.blind:.1f} %"
+        told = f"{rates} {NAMES[self.metric]}"
         return f"blindfold test on {self.examples:,} examples: {told}: {VERDICTS[self.verdict]}"
 
     @property
@@ -67,7 +68,7 @@ class Blindfold:
         """Problem and remedy, where the model guesses."""
         if self.verdict != "guesses":
             return None
-        return GUESSES[0].format(own=self.own, blind=self.blind), GUESSES[1]
+        return GUESSES[0].format(own=100 * self.own, blind=100 * self.blind), GUESSES[1]
 
 
 def blindfolded(examples: Sequence[Example], seed: int) -> dict[str, Example]:

@@ -131,7 +131,7 @@ def describe(found: Found) -> str:
     name = None if found.adapter is None else "adapter"
     lines.append(comparison.table(comparison.rows(found.base, found.adapter), "base", name))
     if found.blindfold is not None:
-        lines += ["", str(found.blindfold)]
+        lines += ["", str(found.blindfold), *(found.blindfold.warning or ())]
     return "\n".join([*lines, "", f"Every answer is in {found.output}"])
 
 

@@ -157,6 +157,9 @@ def scores(language: Language, story: Story) -> str:
         for seen in shown
     )
     note = say(language, "scores_note", count=number(language, newest["examples"]))
+    if interval := newest.get("intervals", {}).get("exact_match"):
+        low, high = (number(language, 100 * bound) for bound in interval)
+        note += " " + say(language, "scores_interval", low=low, high=high)
     return f'<table class="scores">{rows}</table><p class="small">{escape(note)}</p>'
 
 

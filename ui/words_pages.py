@@ -64,6 +64,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "Exact match on {count} examples the adapter never trains on.",
         "Khớp hoàn toàn trên {count} ví dụ mà adapter không hề được học.",
     ),
+    "scores_interval": (
+        "95 % interval of the last: {low} to {high}.",
+        "Khoảng tin cậy 95 % của lần cuối: {low} đến {high}.",
+    ),
     "scores_waiting": (
         "The untouched base is asked first, then the adapter as it learns.",
         "Mô hình gốc được hỏi trước, rồi đến adapter trong lúc học.",
