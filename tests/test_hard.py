@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import BatchFeature, TrainerCallback
 
 from tests.families import FAMILIES
 from training import TrainingConfig, runs, worker
 from training.collate import Collator
 from training.data.datasets import open_dataset
 from training.events import EventLog
-from training.hard import NUMBERS, HardSamples
-from training.trainer import AdapterTrainer, training_arguments
+from training.hard import HardSamples
+from training.trainer import EXAMPLE_IDS, AdapterTrainer, training_arguments
 from vlm import adapters
+from vlm.example import Example
 from vlm.loading import load_base
 from vlm.prompting import prompt_style
 
@@ -30,7 +31,7 @@ def tell_tale(config: TrainingConfig, log: EventLog) -> tuple[AdapterTrainer, Ha
     model = adapters.attach(loaded.model, config, "tiny")
     dataset = open_dataset(config.dataset, config.workspace)
     collator = Collator(prompt_style(loaded.model.config, loaded.processor, config.max_length))
-    hard = HardSamples(collator, dataset.examples, dataset, log)
+    hard = HardSamples(dataset.examples, dataset, log)
     return AdapterTrainer(
         model,
         config,
@@ -44,20 +45,27 @@ def tell_tale(config: TrainingConfig, log: EventLog) -> tuple[AdapterTrainer, Ha
     ), hard
 
 
+def collate(trainer: AdapterTrainer, *examples: Example) -> BatchFeature:
+    """These examples as the model takes them."""
+    batch = trainer.data_collator(examples)
+    assert batch.pop(EXAMPLE_IDS) == [example.id for example in examples]
+    return batch
+
+
 def test_the_loss_of_each_example_is_the_one_it_has_alone(
     tiny_config: MakeConfig, pictures: Path, tmp_path: Path
 ) -> None:
     log = EventLog(tmp_path / "events.jsonl")
     # The first step's learning rate is 0, so that the model is the same before and after.
     config = tiny_config(dataset=str(pictures), max_steps=1, lora_dropout=0.0)
-    trainer, hard = tell_tale(config, log)
+    trainer, _ = tell_tale(config, log)
     trainer.train()
     [told] = runs.events.read(log.path, {"hard"})
     assert (told["step"], told["seen"], len(told["samples"])) == (1, 4, 4)
     model = trainer.model.eval()
     losses = {}
-    for example in hard.examples:
-        batch = hard.collator([example])
+    for example in trainer.train_dataset:
+        batch = collate(trainer, example)
         with torch.no_grad():
             losses[example.id] = model(**batch).loss.item()
     assert {sample["example_id"]: sample["loss"] for sample in told["samples"]} == pytest.approx(losses)
@@ -79,13 +87,12 @@ def test_a_loss_that_the_logits_do_not_give_is_not_told_apart(
 ) -> None:
     log = EventLog(tmp_path / "events.jsonl")
     trainer, hard = tell_tale(tiny_config(max_steps=2), log)
-    batch = hard(hard.examples[:4])
-    numbers = batch.pop(NUMBERS)
-    outputs = trainer.model(**batch)
+    batch = collate(trainer, *trainer.train_dataset[:4])
+    outputs, names = trainer.model(**batch), ["a", "b", "c", "d"]
     with caplog.at_level("INFO"):
-        hard.look(trainer.model, numbers, batch, 2 * outputs.loss, outputs.logits, None)
+        hard.look(names, batch, outputs, 2 * outputs.loss, None, encoder_decoder=True)
     assert "no hard samples" in caplog.text
-    hard.look(trainer.model, numbers, batch, outputs.loss, outputs.logits, None)
+    hard.look(names, batch, outputs, outputs.loss, None, encoder_decoder=True)
     assert hard.seen == []
 
 
@@ -105,9 +112,9 @@ def test_a_chat_models_losses_are_told_apart_whether_its_logits_are_trimmed_or_w
     assert hard.works
     trainer.model.eval()
     for sample in told["samples"]:
-        [example] = [item for item in hard.examples if item.id == sample["example_id"]]
+        batch = collate(trainer, hard.examples[sample["example_id"]])
         with torch.no_grad():
-            loss = trainer.model(**hard.collator([example])).loss.item()
+            loss = trainer.model(**batch).loss.item()
         assert sample["loss"] == pytest.approx(loss, rel=1e-4)
 
 

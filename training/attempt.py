@@ -107,7 +107,7 @@ class Attempt:
             dataset_fingerprint=dataset.fingerprint,
             on_sealed=self._tell_checkpoint,
             best=best,
-            hard=HardSamples(collator, train, dataset, self.log),
+            hard=HardSamples(train, dataset, self.log),
         )
         if checkpoint is None:
             # An adapter that changes the base is, before its first step, what gives the base's answers.

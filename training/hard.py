@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import BatchFeature, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from training.collate import Collator
 from training.data.datasets import Dataset, image_relpath
 from training.events import EventLog
 from vlm.example import Example
@@ -21,7 +20,6 @@ from vlm.prompting import IGNORED
 
 logger = logging.getLogger(__name__)
 
-NUMBERS = "example_numbers"
 HARDEST = 20
 LONGEST_SHOWN = 300
 MOST_TOLD = 50
@@ -31,40 +29,31 @@ TOLERANCE = 0.02
 
 
 class HardSamples(TrainerCallback):
-    """Makes the trainer's batches, is shown what the model said of them, and tells after each epoch."""
+    """Is shown what the model said of each batch, and tells after each epoch."""
 
-    def __init__(
-        self, collator: Collator, examples: Sequence[Example], dataset: Dataset, log: EventLog
-    ) -> None:
-        self.collator = collator
-        self.examples = examples
+    def __init__(self, examples: Sequence[Example], dataset: Dataset, log: EventLog) -> None:
+        self.examples = {example.id: example for example in examples}
         self.dataset = dataset
         self.log = log
-        self.number_of = {example.id: number for number, example in enumerate(examples)}
         self.works: bool | None = None
         """Whether the model's logits give its loss: known after the first batch."""
-        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def __call__(self, examples: Sequence[Example]) -> BatchFeature:
-        """The collator's batch, and which examples are in it: `NUMBERS` [B]."""
-        batch = self.collator(examples)
-        batch[NUMBERS] = torch.tensor([self.number_of[example.id] for example in examples])
-        return batch
+        self.seen: list[tuple[list[str], torch.Tensor]] = []
 
     @torch.no_grad()
     def look(
         self,
-        model: nn.Module,
-        numbers: torch.Tensor,
+        example_ids: list[str],
         batch: Mapping[str, Any],
+        outputs: Mapping[str, Any],
         loss: torch.Tensor,
-        logits: torch.Tensor | None,
         tokens: torch.Tensor | int | None,
+        *,
+        encoder_decoder: bool,
     ) -> None:
         """Keep a batch's losses. `loss` is the model's: its sum over `tokens`, or else over the batch's."""
         if self.works is False:
             return
-        labels = _labels(batch, encoder_decoder=model.config.is_encoder_decoder)
+        labels, logits = _labels(batch, encoder_decoder=encoder_decoder), outputs.get("logits")
         if logits is None or logits.shape[:2] != labels.shape:
             self._give_up()
             return
@@ -74,7 +63,7 @@ class HardSamples(TrainerCallback):
             if not self.works:
                 self._give_up()
                 return
-        self.seen.append((numbers, sums / counts.clamp(min=1)))
+        self.seen.append((example_ids, sums / counts.clamp(min=1)))
 
     def _give_up(self) -> None:
         self.works = False
@@ -89,14 +78,12 @@ class HardSamples(TrainerCallback):
         self.seen.clear()
 
     def _tell(self, state: TrainerState) -> None:
-        numbers = torch.cat([numbers for numbers, _ in self.seen]).tolist()
+        ids = [name for names, _ in self.seen for name in names]
         losses = torch.cat([losses for _, losses in self.seen]).tolist()
-        by_number = dict(zip(numbers, losses, strict=True))
-        hardest = sorted(by_number, key=lambda number: -by_number[number])[:HARDEST]
-        samples = [self._sample(self.examples[number], by_number[number]) for number in hardest]
-        self.log.append(
-            "hard", step=state.global_step, epoch=state.epoch, seen=len(by_number), samples=samples
-        )
+        by_id = dict(zip(ids, losses, strict=True))
+        hardest = sorted(by_id, key=lambda name: -by_id[name])[:HARDEST]
+        samples = [self._sample(self.examples[name], by_id[name]) for name in hardest]
+        self.log.append("hard", step=state.global_step, epoch=state.epoch, seen=len(by_id), samples=samples)
 
     def _sample(self, example: Example, loss: float) -> dict[str, Any]:
         return {

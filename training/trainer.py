@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    BatchFeature,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -25,7 +26,7 @@ from training.best import Best
 from training.checkpoints import rotate, seal
 from training.collate import Collator
 from training.config import TrainingConfig
-from training.hard import NUMBERS, HardSamples
+from training.hard import HardSamples
 from training.loss import can_be_trimmed, trimmed
 from vlm import adapters
 from vlm.errors import UserError
@@ -34,6 +35,9 @@ from vlm.loading import LoadedModel
 
 BUCKET = 40
 """Characters of an answer: those of one bucket may share a batch."""
+
+
+EXAMPLE_IDS = "example_ids"
 
 
 class LengthBuckets(LengthGroupedSampler):
@@ -72,7 +76,7 @@ class AdapterTrainer(Trainer):
         self.uses_adalora = model.peft_config["default"].peft_type == "ADALORA"
         callbacks = [callback, *([_AdaLoraSteps()] if self.uses_adalora else []), *([hard] if hard else [])]
         super().__init__(
-            model, arguments, data_collator=hard or collator, train_dataset=examples, callbacks=callbacks
+            model, arguments, data_collator=_Named(collator), train_dataset=examples, callbacks=callbacks
         )
         self.remove_callback(PrinterCallback)  # RunCallback logs what matters, in words
         self.config = config
@@ -96,16 +100,17 @@ class AdapterTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
-        numbers = inputs.pop(NUMBERS, None)
+        example_ids = inputs.pop(EXAMPLE_IDS, None)
         if self.trims is None:
             prompts = self.model.peft_config["default"].is_prompt_learning  # its tokens shift the positions
             self.trims = not prompts and can_be_trimmed(self.model, self.model.get_base_model(), inputs)
         batch = trimmed(inputs) if self.trims else inputs
-        if self.hard is None or numbers is None:
+        if self.hard is None or example_ids is None:
             return super().compute_loss(model, batch, *args, **kwargs)
         loss, outputs = super().compute_loss(model, batch, *args, **(kwargs | {"return_outputs": True}))
-        logits, tokens = outputs.get("logits"), kwargs.get("num_items_in_batch")
-        self.hard.look(self.model, numbers, batch, loss, logits, tokens)
+        reads_first = self.model.config.is_encoder_decoder
+        tokens = kwargs.get("num_items_in_batch")
+        self.hard.look(example_ids, batch, outputs, loss, tokens, encoder_decoder=reads_first)
         return loss
 
     def _get_train_sampler(self, train_dataset: Sequence[Example] | None = None) -> LengthBuckets:
@@ -135,6 +140,18 @@ class AdapterTrainer(Trainer):
             adalora.load_state(self.model, Path(resume_from_checkpoint))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+class _Named:
+    """The collator's batches, with the ids of the examples in them."""
+
+    def __init__(self, collator: Collator) -> None:
+        self.collator = collator
+
+    def __call__(self, examples: Sequence[Example]) -> BatchFeature:
+        batch = self.collator(examples)
+        batch[EXAMPLE_IDS] = [example.id for example in examples]
+        return batch
 
 
 class _AdaLoraSteps(TrainerCallback):
