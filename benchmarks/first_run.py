@@ -6,7 +6,6 @@ no run has seen, and 100 captions, which are scored apart. Prints a table, then 
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 import tempfile
@@ -46,14 +45,6 @@ class Result:
     run_s: float | None = None
 
 
-def wilson(rate: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a rate (Wilson 1927)."""
-    z = 1.96
-    middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def ask(dataset: str, folder: Path, adapter: Path | None, model: str, run_s: float | None = None) -> Result:
     """Answer the test set of `dataset` with the base or an adapter on it."""
     make_sample(
@@ -68,8 +59,8 @@ def ask(dataset: str, folder: Path, adapter: Path | None, model: str, run_s: flo
     asked = adapters.load(loaded.model, adapter) if adapter else loaded.model
     collator = Collator(prompt_style(loaded.model.config, loaded.processor, 512), None)
     examples = open_dataset(str(folder / dataset), folder).examples
-    metrics = evaluate(asked, collator, examples, 64, lambda done, total: None).metrics
-    low, high = wilson(metrics["exact_match"], QUESTIONS)
+    scores = evaluate(asked, collator, examples, 64, lambda done, total: None).scores
+    metrics, (low, high) = scores.metrics, scores.intervals["exact_match"]
     return Result(model, dataset, metrics["exact_match"], low, high, metrics["caption_token_f1"], run_s)
 
 

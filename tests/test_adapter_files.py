@@ -161,11 +161,16 @@ CARD = """
     ("name", "text", "metrics"),
     [
         ("README.md", CARD, {"exact_match": 0.875, "token_F1": 0.9, "loss": 0.4}),
+        (
+            "README.md",
+            CARD.replace("step 40", "step 40 (kept)"),
+            {"exact_match": 0.5, "token_F1": 0.6, "loss": 1.2},
+        ),
         ("all_results.json", '{"eval_loss": 1.5, "epoch": 3, "eval_bad": NaN}', {"eval_loss": 1.5}),
         ("eval_results.json", "[" * 100_000, {}),
         ("README.md", "| held out |", {}),
     ],
-    ids=["our card", "LLaMA-Factory", "brackets", "half a card"],
+    ids=["our card", "our card of the best step", "LLaMA-Factory", "brackets", "half a card"],
 )
 def test_metrics_are_what_the_folder_tells(
     name: str, text: str, metrics: dict[str, float], trained: PeftModel, tmp_path: Path

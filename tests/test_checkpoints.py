@@ -124,6 +124,7 @@ def test_a_run_that_goes_on_equals_one_that_never_stopped(
     run = stopped_after(tiny_config(save_steps=2), 2)
     status = run.status()
     assert (status.state, status.step, status.resumable) == ("stopped", 3, True)
+    assert "| step 2, before this adapter |" in (run.adapter_path / "README.md").read_text()
     halfway = weights(run)
     assert go_on(run) == worker.DONE
     assert not same(halfway, unbroken)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from training import cli, runs
-from training.__main__ import COMMANDS, main
+from training.__main__ import COMMANDS, describe_event, main
 from training.config import TrainingConfig, build
 from training.events import EventLog
 from training.runs import Run
@@ -185,6 +185,29 @@ def test_a_run_is_shown_for_people_and_for_programs(finished: Run, capsys: pytes
     facts = json.loads(capsys.readouterr().out)
     assert facts["config"]["text_lora_r"] == 16
     assert facts["evaluated"][0]["metrics"] == {"exact_match": 0.75}
+
+
+def test_the_hardest_examples_of_the_newest_epoch_are_listed(
+    finished: Run, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["show", "done", "--hard"]) == 0
+    assert "No epoch has ended yet" in capsys.readouterr().out
+    sample = {"example_id": "rows:7", "image": None, "question": "màu gì?", "answer": "đỏ", "loss": 4.25}
+    for epoch in (1.0, 2.0):
+        samples = [sample | {"loss": 4.25 / epoch}]
+        EventLog(finished.events_path).append("hard", step=7, epoch=epoch, seen=40, samples=samples)
+    assert main(["show", "done", "--hard"]) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == "Highest loss of 40 examples in epoch 2; look for wrong labels:"
+    assert second == "  2.125  rows:7: màu gì? → đỏ"
+    assert main(["show", "done", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hard"][0]["epoch"] == 2
+
+
+def test_a_metric_is_shown_with_its_interval():
+    event = {"kind": "evaluated", "step": 7, "metrics": {"exact_match": 0.75}}
+    told = describe_event(event | {"intervals": {"exact_match": [0.3, 0.954]}})
+    assert told == "evaluated at step 7: exact_match 0.750 (0.300 to 0.954)"
 
 
 def test_a_failed_run_is_shown_with_problem_and_remedy(stopped: Run, capsys: pytest.CaptureFixture[str]):

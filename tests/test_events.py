@@ -49,6 +49,17 @@ def test_a_lone_surrogate_and_line_separators_survive(log: EventLog):
     assert [event["problem"] for event in read(log.path)] == [text]
 
 
+def test_a_log_from_before_intervals_and_groups_is_still_read(log: EventLog):
+    told = {"step": 1, "loss": 0.5, "metrics": {"exact_match": 0.5}, "examples": 3}
+    log.append("evaluated", **told)
+    log.append("evaluated", **told, intervals={"exact_match": (0.1, 0.9)}, groups={})
+    old, new = read(log.path)
+    assert "intervals" not in old
+    assert new["intervals"] == {"exact_match": [0.1, 0.9]}
+    with pytest.raises(ValueError, match="evaluated carries"):
+        log.append("evaluated", **told, colour="red")
+
+
 def test_a_loss_that_is_not_finite_is_written_as_null(log: EventLog):
     log.append("step", **(STEP | {"loss": float("nan"), "grad_norm": float("inf")}))
     log.append("evaluated", step=1, loss=0.5, metrics={"exact_match": float("-inf")}, examples=3)

@@ -112,6 +112,31 @@ def test_hostile_text_in_a_run_is_shown_and_not_executed(page, app):
         see(page, ".runs", "Failed")
 
 
+def test_what_a_run_learned_is_shown_and_fits_a_phone(chromium, app):
+    with made_run(app.workspace, "learned") as (_, log):
+        group = {"examples": 40, "exact_match": 0.5, "interval": [0.35, 0.65]}
+        for step in range(12):
+            known = {"loss": 1.0, "examples": 200, "groups": {"a rather long name of a group": group}}
+            intervals = {"exact_match": [0.4, 0.6]}
+            log.append("evaluated", step=step, metrics={"exact_match": 0.5}, intervals=intervals, **known)
+            asked = {"image": None, "question": "what is this? " * 9, "answer": "a red circle"}
+            for name in "ab":
+                log.append("sample", step=step, example_id=name, prediction="a red square " * 9, **asked)
+        samples = [asked | {"example_id": f"rows.jsonl:{n}", "loss": 4.25} for n in range(20)]
+        log.append("hard", step=11, epoch=1.0, seen=200, samples=samples)
+        rates = {"own": 0.8, "blind": 0.79, "own_interval": [0.74, 0.85], "blind_interval": [0.7, 0.8]}
+        log.append("blindfold", step=11, verdict="guesses", metric="exact_match", examples=200, **rates)
+        log.append("finished", step=11, elapsed_s=1.0, adapter="adapter")
+        with visitor(chromium, app, 390) as page:
+            see(page, ".results", "a rather long name of a group (40)")
+            see(page, ".results + .small + .small", "It guesses.")
+            expect(page.locator(".film thead th")).to_have_count(13)
+            expect(page.locator(".hardest li")).to_have_count(20)
+            page.locator("#language").click()
+            see(page, "#live", "Trước và sau")
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_an_interrupted_run_offers_to_resume_and_can_be_deleted_after_a_question(page, app):
     with made_run(app.workspace, "broken-off") as (run, log):
         towers = {tower: {"trainable": 1, "total": 2} for tower in ("vision", "connector", "text")}

@@ -167,7 +167,9 @@ def test_a_run_ends_finished_and_tells_its_story_in_order(finished: Run) -> None
     assert kinds[-1] == "finished"
     assert {"warning", "failed", "stopped"}.isdisjoint(kinds)
     phases = list(dict.fromkeys(event["name"] for event in events if event["kind"] == "phase"))
-    assert phases == ["reading data", "loading", "evaluating", "fire drill", "training", "saving"]
+    assert phases == [
+        *("reading data", "loading", "evaluating", "fire drill", "training", "blindfold", "saving"),
+    ]
     assert finished.status().state == "finished"
     assert finished.status().step == finished.status().total == 7
     assert events[-1]["adapter"] == "adapter"
@@ -235,6 +237,8 @@ def test_a_finished_run_leaves_an_adapter_with_a_card_and_no_pickled_arguments(f
     assert "base model `tiny`" in card
     assert "| base |" in card
     assert "| step 7 |" in card
+    assert "|  | base | this adapter |" in card
+    assert re.search(r"\| exact match \| 0\.0 % \(0\.0 to 39\.0\) \| \d+\.\d % \(", card)
     for text in (card, (finished.adapter_path / "adapter_config.json").read_text()):
         assert not re.search(r"""(?:^|["'`\s:=])/\w""", text, re.MULTILINE)
 

@@ -1,11 +1,15 @@
 """A run's events as HTML: what is told, and that nothing from a run or a dataset is executed."""
 
+import html
+import re
+
 import pytest
 
 from training.status import Status
-from ui import answers_html, live
+from ui import answers_html, learned, live
 from ui.answers_html import Reply
 from ui.chart import ceiling, loss_chart, thinned
+from ui.film import film
 from ui.story import Story, exact_match, gather, is_right
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>{{value}} ${alert(3)}"
@@ -43,6 +47,20 @@ def sample(
 ) -> dict:
     known = {"example_id": "a", "image": image, "question": question, "answer": answer}
     return {"time": 3.0, "kind": "sample", "step": number, "prediction": prediction, **known}
+
+
+GROUP = {"examples": 2, "exact_match": 0.5, "interval": [0.09, 0.91]}
+
+
+def hard(step: int, question: str = "màu gì?", epoch: float = 2.0) -> dict:
+    sample = {"example_id": question, "image": "images/1.png", "question": question, "answer": question}
+    known = {"time": 3.0, "kind": "hard", "step": step, "epoch": epoch, "seen": 1}
+    return known | {"samples": [sample | {"loss": 4.25}]}
+
+
+def blindfold(verdict: str) -> dict:
+    rates = {"own": 0.71, "blind": 0.34} if verdict != "untestable" else {"own": None, "blind": None}
+    return {"time": 3.0, "kind": "blindfold", "step": 9, "verdict": verdict, "examples": 40} | rates
 
 
 def test_time_left_is_told_only_after_five_steps():
@@ -91,13 +109,15 @@ def test_a_failure_is_told_with_its_remedy_and_a_good_run_has_no_notice():
     assert live.failure("en", Status("running")) == live.warnings("en", Story()) == ""
 
 
-def test_the_filmstrip_ticks_the_right_answers_and_shows_the_base_and_the_newest():
-    answers = [sample(0, "red"), *(sample(n, "lam") for n in (10, 20, 30)), sample(40, " Đỏ. ")]
-    shown = live.film("en", gather(answers), lambda image: "data:image/webp;base64,AA")
-    assert "base" in shown
-    assert "step 40" in shown
-    assert "step 10<" not in shown
-    assert shown.count("✓") == 1
+def test_the_filmstrip_has_a_column_for_the_base_and_the_newest_and_marks_right_and_wrong():
+    answers = [sample(0, "red"), *(sample(n, "lam") for n in range(1, 20)), sample(40, " Đỏ. ")]
+    shown = film("en", gather(answers), lambda image: "data:image/webp;base64,AA")
+    assert re.findall(r'<th scope="col">(?:step )?(\w+)</th>', shown) == [
+        "base",
+        *(str(number) for number in range(10, 20)),
+        "40",
+    ]
+    assert (shown.count("✓"), shown.count("✗")) == (1, 11)
     assert 'src="data:image/webp;base64,AA"' in shown
 
 
@@ -109,6 +129,65 @@ def test_an_answer_is_right_whatever_its_case_spaces_or_composition():
 
 def test_an_evaluation_without_a_number_counts_as_nothing_right():
     assert exact_match(evaluated(0, 0.0) | {"metrics": {"exact_match": None}}) == 0.0
+
+
+def test_an_ended_run_shows_base_and_adapter_with_intervals_and_groups():
+    before = evaluated(0, 0.03) | {"intervals": {"exact_match": [0.01, 0.07]}, "groups": {"count": GROUP}}
+    after = evaluated(9, 0.71) | {"intervals": {"exact_match": [0.64, 0.77]}, "groups": {"count": GROUP}}
+    story = gather([before, after])
+    assert learned.results("en", Status("running"), story) == ""
+    shown = learned.results("en", Status("finished", 9, 9), story)
+    assert '<th scope="col">Adapter</th>' in shown
+    assert "95 % interval of the last: 64 to 77." in live.scores("en", story)
+    assert '<th scope="col">step 9</th>' in learned.results("en", Status("stopped", 12, 20), story)
+    assert "<b>3 %</b> <span>1 to 7</span></td><td><b>71 %</b> <span>64 to 77</span>" in shown
+    assert '<th scope="row">count (2)</th><td><b>50 %</b> <span>9 to 91</span>' in shown
+    assert "Khớp hoàn toàn theo loại" in learned.results("vi", Status("stopped"), story)
+
+
+def test_a_log_from_before_intervals_and_groups_is_shown_without():
+    shown = learned.results("en", Status("finished"), gather([evaluated(0, 0.1), evaluated(9, 0.5)]))
+    assert "<b>50 %</b></td>" in shown
+    assert "by type" not in shown
+
+
+def test_the_kept_step_is_what_the_page_tells_of():
+    told = [evaluated(0, 0.1), evaluated(5, 0.8), evaluated(9, 0.5)]
+    ended = {"time": 4.0, "kind": "finished", "step": 9, "elapsed_s": 1.0, "adapter": "adapter"}
+    assert gather([*told, ended]).score == 0.5
+    early = ended | {"best_step": 5, "best_metric": "exact_match", "ended_early": True}
+    story = gather([*told, early])
+    assert story.score == 0.8
+    shown = learned.results("en", Status("finished"), story)
+    assert "<b>80 %</b>" in shown
+    assert "Ended early: nothing was better than step 5 by Exact match" in shown
+    assert gather([*told, early, {"time": 5.0, "kind": "queued"}]).best_step is None
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        ("looks", "71 % right, with other examples' 34 %. It looks."),
+        ("guesses", "It guesses."),
+        ("unclear", "40 examples are too few"),
+        ("untestable", "no two held-out examples have different images"),
+    ],
+)
+def test_the_blindfold_test_is_told_in_a_sentence(verdict, words):
+    story = gather([evaluated(0, 0.1), evaluated(9, 0.5), blindfold(verdict)])
+    assert words in html.unescape(learned.results("en", Status("finished"), story))
+    assert words in html.unescape(live.log("en", story))
+    assert "bịt mắt" in learned.results("vi", Status("finished"), story)
+
+
+def test_the_hardest_examples_of_the_newest_epoch_are_shown():
+    shown = learned.hardest("en", gather([hard(5, "old", 1.0), hard(10, "new")]), lambda image: None)
+    assert "epoch 2" in shown
+    assert "wrong label" in shown
+    assert "loss 4.25" in shown
+    assert "new" in shown
+    assert "old" not in shown
+    assert learned.hardest("en", Story(), lambda image: None) == ""
 
 
 @pytest.mark.parametrize("language", ["en", "vi"])
@@ -128,13 +207,26 @@ def test_hostile_text_is_inert_wherever_a_run_is_told(language):
         {"kind": "phase", "time": 1.0, "name": HOSTILE, "done": 1, "total": 2},
         {"kind": "warning", "time": 1.0, "problem": HOSTILE, "remedy": HOSTILE},
         sample(0, HOSTILE, HOSTILE, HOSTILE),
+        evaluated(0, 0.1),
+        evaluated(9, 0.5) | {"metrics": {HOSTILE: 0.5}, "groups": {HOSTILE: GROUP}, "intervals": {}},
+        hard(9, HOSTILE),
+        {
+            "time": 4.0,
+            "kind": "finished",
+            "step": 9,
+            "elapsed_s": 1.0,
+            "best_step": 9,
+            "best_metric": HOSTILE,
+        },
     ]
     story = gather(events)
     status = Status("failed", problem=HOSTILE, remedy=HOSTILE)
     shown = [
         live.run_head(language, HOSTILE, Status("running"), story),
         live.failure(language, status),
-        live.film(language, story, lambda image: 'x" onerror="alert(1)'),
+        film(language, story, lambda image: 'x" onerror="alert(1)'),
+        learned.results(language, status, story),
+        learned.hardest(language, story, lambda image: 'x" onerror="alert(1)'),
         live.warnings(language, story),
         live.log(language, story),
         live.output([HOSTILE]),

@@ -13,7 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training import adapters, cli, events, ranks, runs
+from training import adapters, cli, evaluating, events, ranks, runs
+from training.blindfold import Blindfold
 from training.config import refusal
 from training.data.check import check_dataset
 from training.data.datasets import open_configured, say_nothing
@@ -136,15 +137,16 @@ def list_runs(typed: cli.Typed) -> int:
 def show(typed: cli.Typed) -> int:
     run = _named(typed)
     if typed.values.get("json"):
-        evaluated = run.events({"evaluated"})
-        print(
-            _as_json(_facts(run) | {"config": run.config().model_dump(mode="json"), "evaluated": evaluated})
-        )
+        found = {kind: run.events({kind}) for kind in ("evaluated", "blindfold", "hard")}
+        told = {"evaluated": found["evaluated"], **{kind: found[kind][-1:] for kind in ("blindfold", "hard")}}
+        print(_as_json(_facts(run) | {"config": run.config().model_dump(mode="json")} | told))
         return 0
     if typed.values.get("follow"):
         for event in events.follow(run.events_path, until=lambda: not run.status().live):
             if line := describe_event(event):
                 print(line, flush=True)
+    if typed.values.get("hard"):
+        print("\n".join(hardest(run.events({"hard"}))))
     if typed.values.get("log"):
         print(*events.tail(run.output_log, LOG_LINES), sep="\n")
     status = run.status()
@@ -217,6 +219,23 @@ def merge(typed: cli.Typed) -> int:
     return 0
 
 
+def evaluate(typed: cli.Typed) -> int:
+    values, workspace = typed.values, _workspace(typed)
+    folder, known = evaluating.known_settings(workspace, values["adapter"], values["dataset"])
+    found = evaluating.evaluated(
+        cli.check_settings(typed, known),
+        folder,
+        part=values.get("part") or "auto",
+        trained_on_it="dataset" in known,
+        most=cli.whole_number(values, "most"),
+        blindfold=bool(values.get("blindfold")),
+        output=None if values.get("output") is None else Path(values["output"]).expanduser(),
+        progress=_progress if sys.stderr.isatty() else say_nothing,
+    )
+    print(_as_json(found.facts()) if values.get("json") else evaluating.describe(found))
+    return 0
+
+
 def _progress(what: str, done: int, total: int) -> None:
     """A line that is written over; how many rows a file has is not known before its end (0)."""
     if done % 100 == 0 or done == total:
@@ -246,13 +265,35 @@ def describe_event(event: events.Event) -> str | None:
         case "step":
             return f"step {event['step']} of {event['total']}: loss {_number(event['loss'])}"
         case "evaluated":
-            metrics = ", ".join(f"{name} {_number(value)}" for name, value in event["metrics"].items())
-            return f"evaluated at step {event['step']}: {metrics}"
+            intervals = event.get("intervals", {})
+            metrics = [_rate(name, value, intervals.get(name)) for name, value in event["metrics"].items()]
+            return f"evaluated at step {event['step']}: {', '.join(metrics)}"
         case "checkpoint":
             return f"checkpoint at step {event['step']}: {event['path']}"
+        case "blindfold":
+            return str(Blindfold.from_event(event))
         case "warning":
             return f"{event['problem']} {event['remedy']}"
     return None
+
+
+def hardest(told: Sequence[events.Event]) -> list[str]:
+    """The examples of highest loss in the newest epoch, a line each."""
+    if not told:
+        return ["No epoch has ended yet, or this model's loss can't be told apart by example."]
+    newest = told[-1]
+    lines = [
+        f"Highest loss of {newest['seen']:,} examples in epoch {newest['epoch']:.3g}; look for wrong labels:"
+    ]
+    for sample in newest["samples"]:
+        asked = f"{sample['question']} → " if sample["question"] else ""
+        lines.append(f"  {_number(sample['loss'])}  {sample['example_id']}: {asked}{sample['answer']}")
+    return lines
+
+
+def _rate(name: str, value: float | None, interval: list[float] | None) -> str:
+    around = f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+    return f"{name} {_number(value)}{around}"
 
 
 def _number(value: float | None) -> str:
@@ -292,6 +333,7 @@ COMMANDS = {
     "adapters": list_adapters,
     "inspect": inspect,
     "merge": merge,
+    "evaluate": evaluate,
 }
 
 

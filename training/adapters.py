@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from training import runs
+from training import comparison, runs
 from training.runs import Run
 from vlm.errors import UserError
 from vlm.settings import ModelSettings
@@ -110,8 +110,12 @@ def _adapters() -> ModuleType:
 def facts(info: "AdapterInfo", name: str, folder: Path, run: Run | None) -> dict[str, Any]:
     """An adapter as JSON has it; of a run's adapter the metrics are the run's."""
     told = asdict(info) | {"name": name, "path": str(folder), "label": info.label}
-    evaluated = run.events({"evaluated"}) if run else []
-    return told | {"metrics": evaluated[-1]["metrics"]} if evaluated else told
+    ended = run.events({"evaluated", "finished", "stopped"}) if run else []
+    evaluated = [event for event in ended if event["kind"] == "evaluated"]
+    kept = ended[-1].get("best_step") if ended else None
+    _, after = comparison.ends(evaluated, kept)
+    after = after or next(reversed(evaluated), None)
+    return told if after is None else told | {"metrics": after["metrics"]}
 
 
 def describe(told: dict[str, Any]) -> str:

@@ -10,21 +10,25 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import set_seed
+from transformers import TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging as transformers_logging
 
 from training import checkpoints
 from training.batches import make_collator
+from training.best import Best
 from training.callback import RunCallback
 from training.card import write_card
 from training.collate import Collator
 from training.data.check import Report, check_dataset
-from training.data.datasets import Dataset, image_relpath, open_configured, usable_examples
-from training.evaluation import Evaluation, evaluate
+from training.data.datasets import Dataset, open_configured, usable_examples
 from training.events import Event, EventLog
+from training.examiner import Examiner, chosen
 from training.fire_drill import FireDrill
+from training.hard import HardSamples
 from training.micro_batch import MicroBatch, begun_with, train_within_memory, what_helps
 from training.model_check import check_with_model
 from training.ranks import ALONE, Ranks
@@ -39,14 +43,14 @@ from vlm.example import Example
 from vlm.loading import LoadedModel, load_base
 from vlm.memory import give_blocks_back
 from vlm.methods import METHODS
-from vlm.out_of_memory import is_out_of_memory, with_less
+from vlm.out_of_memory import is_out_of_memory
 from vlm.prompting import prompt_style
 
 logger = logging.getLogger(__name__)
 
 VERSIONS_OF = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 REASONS_TOLD = 20
-TOLD_ON_CARD = ("evaluated", "data", "started", "step")
+TOLD_ON_CARD = ("evaluated", "data", "started", "step", "blindfold")
 UNFIT = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
 """What a model or PEFT raises where a method and a model don't go together."""
 PROGRESS_EVERY_S = 0.5
@@ -69,7 +73,6 @@ class Attempt:
         self.stop_requested = stop_requested
         self.streams: Streams = {}
         """Tokens of each example's streams, by its id."""
-        self.at_once = MicroBatch(self.config.batch_size, self.config.gradient_accumulation_steps)
         self.trainer: AdapterTrainer | None = None
         self.untracked: list[Event] = []
         """Evaluations that a tracker has still to be told of: the base's comes before there is a trainer."""
@@ -111,7 +114,6 @@ class Attempt:
         self._tell_start(loaded, counts)
 
         prompt = prompt_style(loaded.model.config, loaded.processor, self.config.max_length)
-        held_out = spread(held_out, self.config.eval_examples)
         collator = make_collator(
             self.config,
             loaded,
@@ -123,19 +125,38 @@ class Attempt:
         )
         self._try_method(model, collator, train[:1])
 
+        best = Best.so_far(self.config, self.run.events({"evaluated"}), checkpoint.step if checkpoint else 0)
+        examiner = Examiner(self.config, self.log, model, collator, held_out, dataset, best, self._phase)
+        examiner.asks = self.ranks.first or self.ranks.share_weights
+
         def evaluate_at(step: int) -> None:
-            self._evaluate(model, collator, held_out, dataset, step)
+            evaluated = examiner.evaluate(step)
+            self.untracked += [evaluated] if evaluated and self.ranks.first else []
             self._track()
 
         callback = RunCallback(
-            self.config, self.log, evaluate_at, lambda: self.ranks.any(self.stop_requested())
+            self.config, self.log, evaluate_at, lambda: self.ranks.any(self.stop_requested()), best
         )
         if checkpoint is None:
             # An adapter that changes the base is, before its first step, what gives the base's answers.
             with model.disable_adapter() if start is None else nullcontext():
                 callback.evaluate_now(0)
-        trainer = self._train(model, loaded, collator, train, callback, dataset, checkpoint)
-        return self._finish(model, counts, trainer, callback, begun_as, start)
+        trainer = self._train(model, loaded, collator, train, callback, examiner, dataset, checkpoint)
+        return self._finish(model, counts, trainer, callback, examiner, begun_as, start)
+
+    def _caught_up(
+        self, trainer: AdapterTrainer, callback: RunCallback, checkpoint: checkpoints.Checkpoint
+    ) -> bool:
+        """Make up for an evaluation that a stop left out. True where the run had come to its early end."""
+        state = TrainerState.load_from_json(str(checkpoint.path / TRAINER_STATE_NAME))
+        told = self.ranks.of_first(lambda: {event["step"] for event in self.run.events({"evaluated"})})
+        if checkpoint.step in callback.evaluation_steps(state.max_steps) and checkpoint.step not in told:
+            trainer.load_weights(checkpoint.path)
+            callback.evaluate_now(checkpoint.step)
+        over = self.ranks.of_first(lambda: callback.best is not None and callback.best.is_over)
+        if over and checkpoint.step < state.max_steps:
+            trainer.state, callback.ended_early = state, True
+        return callback.ended_early
 
     def _adapt(self, loaded: LoadedModel) -> adapters.PeftModel:
         """The base with a fresh adapter, or with the one that this run goes on from."""
@@ -155,6 +176,7 @@ class Attempt:
         collator: Collator,
         examples: Sequence[Example],
         callback: RunCallback,
+        examiner: Examiner,
         dataset: Dataset,
         checkpoint: checkpoints.Checkpoint | None,
     ) -> AdapterTrainer:
@@ -165,11 +187,11 @@ class Attempt:
             self._tell_checkpoint(step, folder)
 
         def make_trainer(at_once: MicroBatch) -> AdapterTrainer:
-            self.at_once = at_once
-            chosen = {"batch_size": at_once.size, "gradient_accumulation_steps": at_once.times}
+            examiner.batch_size = 2 * at_once.size  # nothing is kept for a backward pass
+            smaller = {"batch_size": at_once.size, "gradient_accumulation_steps": at_once.times}
             if collator.features is not None:  # nothing is left to decode
-                chosen["dataloader_num_workers"] = 0
-            config = self.config.model_copy(update=chosen)
+                smaller["dataloader_num_workers"] = 0
+            config = self.config.model_copy(update=smaller)
             trainer = AdapterTrainer(
                 model,
                 config,
@@ -180,6 +202,8 @@ class Attempt:
                 dataset_fingerprint=dataset.fingerprint,
                 on_sealed=sealed,
                 streams=self.streams,
+                best=callback.best,
+                hard=HardSamples(examples, dataset, self.log),
             )
             drill = FireDrill(trainer, callback, self.log, self.streams)
             trainer.callback_handler.callbacks.insert(0, drill)  # it is over before training is told of
@@ -189,6 +213,10 @@ class Attempt:
             return trainer
 
         at_once = begun_with(self.config, checkpoint)
+        if checkpoint is not None:
+            trainer = make_trainer(at_once)
+            if self._caught_up(trainer, callback, checkpoint):
+                return trainer
         return train_within_memory(self.config, self.log, at_once, checkpoint, make_trainer)
 
     def _try_method(self, model: adapters.PeftModel, collator: Collator, examples: Sequence[Example]) -> None:
@@ -220,6 +248,7 @@ class Attempt:
         streams = kept_lengths(self.run.path / "lengths.json", report.lengths.streams)
         examples = usable_examples(dataset, skip_bad_rows=config.skip_bad_rows)
         train, held_out = report.sides(config.held_out, config.seed)
+        asked = chosen(held_out, config)
         images = len({image for example in examples for image in example.images})
         self.log.append(
             "data",
@@ -235,7 +264,7 @@ class Attempt:
         )
         if dataset.findings:
             logger.warning("%s rows skipped, %s first", report.left_out, dataset.findings[0])
-        return dataset, train, held_out, streams
+        return dataset, train, asked, streams
 
     def _checked(self) -> Report:
         """The dataset as `python -m training check` sees it: rows, pixels, and what the model takes of it."""
@@ -252,56 +281,10 @@ class Attempt:
         report = check_dataset(dataset, held_out=config.held_out, seed=config.seed, progress=progress)
         return check_with_model(report, config, progress)
 
-    def _evaluate(
-        self,
-        model: adapters.PeftModel,
-        collator: Collator,
-        examples: Sequence[Example],
-        dataset: Dataset,
-        step: int,
-    ) -> None:
-        """Evaluate, and tell metrics and sample answers. The base's own evaluation is step 0."""
-        if not examples or not (self.ranks.first or self.ranks.share_weights):
-            return
-
-        def progress(done: int, total: int) -> None:
-            self._phase("evaluating", done, total, may_stop=step == 0)
-
-        result = with_less(
-            2 * self.at_once.size,  # nothing is kept for a backward pass
-            lambda size: evaluate(
-                model, collator, examples, self.config.max_new_tokens, progress, batch_size=size
-            ),
-        )
-        evaluated = self.log.append(
-            "evaluated", step=step, loss=result.loss, metrics=result.metrics, examples=len(examples)
-        )
-        self.untracked += [evaluated] if self.ranks.first else []
-        whose = "base" if step == 0 else f"step {step}"
-        logger.info(
-            "%s: held-out loss %.3f, exact match %.2f", whose, result.loss, result.metrics["exact_match"]
-        )
-        self._tell_samples(result, examples, dataset, step)
-
     def _track(self) -> None:
         """Hand to the trackers what they have not been told."""
         while self.trainer is not None and self.untracked:
             track_evaluation(self.trainer, self.untracked.pop(0))
-
-    def _tell_samples(
-        self, result: Evaluation, examples: Sequence[Example], dataset: Dataset, step: int
-    ) -> None:
-        questions = [example for example in examples if not example.is_caption] or examples
-        for example in spread(questions, self.config.sample_answers):
-            self.log.append(
-                "sample",
-                step=step,
-                example_id=example.id,
-                image=image_relpath(dataset, example),
-                question=example.question,
-                answer=example.answer,
-                prediction=result.predictions[example.id],
-            )
 
     def _finish(
         self,
@@ -309,6 +292,7 @@ class Attempt:
         counts: TowerCounts,
         trainer: AdapterTrainer,
         callback: RunCallback,
+        examiner: Examiner,
         begun_as: str,
         start: Path | None,
     ) -> bool:
@@ -316,11 +300,15 @@ class Attempt:
 
         `begun_as` and `start` tell how the adapter was before its first step (vlm.adapters).
         """
+        step, total = trainer.state.global_step, trainer.state.max_steps
+        best = self._kept(trainer, callback) if examiner.asks else None
+        kept = step if best is None else best
+        if not callback.stopped:
+            examiner.tell_blindfold(kept)
         state_dict = trainer.gathered_weights()
         if not self.ranks.first:
             return not callback.stopped
-        step, total = trainer.state.global_step, trainer.state.max_steps
-        if step < total and not callback.stopped:
+        if step < total and not (callback.stopped or callback.ended_early):
             raise UserError(
                 f"Training ended at step {step} of {total}.", "Read output.log, then resume the run."
             )
@@ -331,16 +319,36 @@ class Attempt:
         adapters.verify_saved(model, draft, state_dict, begun_as=begun_as, converted=start is not None)
         commit = hub.commit(self.config.model, self.config.revision)
         told = self.run.events(TOLD_ON_CARD)
-        write_card(draft / "README.md", self.config, counts, told, base_commit=commit)
+        write_card(draft / "README.md", self.config, counts, told, kept, best, base_commit=commit)
         adapters.replace_folder(draft, folder)
         if start is not None:
             shutil.rmtree(start)
-        self._end("stopped" if callback.stopped else "finished", step)
+        extra = {} if best is None else {"best_step": best, "best_metric": self.config.best_metric}
+        if callback.ended_early:
+            extra["ended_early"] = True
+        self._end("stopped" if callback.stopped else "finished", step, **extra)
         return not callback.stopped
 
-    def _end(self, kind: str, step: int) -> None:
+    def _kept(self, trainer: AdapterTrainer, callback: RunCallback) -> int | None:
+        """Put the best evaluation's adapter back in place: its step; None where the last one is kept."""
+        best, last = callback.best, trainer.state.global_step
+        if best is None or best.step is None:
+            return None
+        if callback.ended_early:
+            logger.info("nothing was better than step %s for %s evaluations", best.step, best.since)
+        if best.step == last:
+            return last
+        folder = checkpoints.sealed(self.run.checkpoints_path, best.step)
+        if folder is None:
+            problem = f"The checkpoint of the best step, {best.step}, is gone: the last one is kept."
+            self.log.append("warning", problem=problem, remedy="Train again with these settings.")
+            return None
+        trainer.load_weights(folder)
+        return best.step
+
+    def _end(self, kind: str, step: int, **extra: Any) -> None:
         elapsed_s = time.monotonic() - self.began
-        extra = {"adapter": self.run.adapter_path.name} if kind == "finished" else {}
+        extra |= {"adapter": self.run.adapter_path.name} if kind == "finished" else {}
         logger.info("%s at step %s after %.0f s", kind, step, elapsed_s)
         self.log.append(kind, step=step, elapsed_s=elapsed_s, **extra)
 
@@ -372,13 +380,6 @@ class Attempt:
 def base_name(model: str) -> str:
     """How an adapter names its base: a folder by its last part, so that no path of this machine leaves it."""
     return Path(model).name if Path(model).is_absolute() else model
-
-
-def spread(examples: Sequence[Example], count: int) -> list[Example]:
-    """At most `count` of the examples, evenly spaced."""
-    if len(examples) <= count:
-        return list(examples)
-    return [examples[index * len(examples) // count] for index in range(count)]
 
 
 def versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ import psutil
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from training.best import Best
 from training.config import TrainingConfig
 from training.events import EventLog
 from vlm.errors import UserError
@@ -35,6 +36,7 @@ class RunCallback(TrainerCallback):
         log: EventLog,
         evaluate: Callable[[int], None],
         stop_requested: Callable[[], bool],
+        best: Best | None = None,
     ) -> None:
         self.config = config
         self.log = log
@@ -44,6 +46,8 @@ class RunCallback(TrainerCallback):
         self.evaluation_s = 0.0
         self.step_began = 0.0
         self.stopped = False
+        self.best = best
+        self.ended_early = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
@@ -63,10 +67,20 @@ class RunCallback(TrainerCallback):
             control.should_save = True
         if self.stop_requested() and state.global_step < state.max_steps:
             self.stopped = control.should_training_stop = control.should_save = True
-        # The loss is looked at before anything is written: a checkpoint of NaN would push out a good one.
-        control.should_log |= control.should_save or state.global_step >= state.max_steps
         if state.global_step in evaluation_steps and not self.stopped:
             self.evaluate_now(state.global_step)
+            self.log.append("phase", name="training", done=state.global_step, total=state.max_steps)
+            self._look_at_best(state, control)
+        # The loss is looked at before anything is written: a checkpoint of NaN would push out a good one.
+        control.should_log |= control.should_save or state.global_step >= state.max_steps
+
+    def _look_at_best(self, state: TrainerState, control: TrainerControl) -> None:
+        """Keep what is the best so far; end the run where nothing better came for long enough."""
+        if self.best is None:
+            return
+        control.should_save |= self.best.step == state.global_step
+        if self.best.is_over and state.global_step < state.max_steps:
+            self.ended_early = control.should_training_stop = control.should_save = True
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict, **_: object

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from training import comparison
+from training.blindfold import Blindfold
 from training.config import TrainingConfig
 from training.events import Event
 from training.provenance import sections, shown
@@ -17,7 +19,7 @@ tags: [lora, vision-language, lora-lens]
 # {name}
 
 A LoRA adapter for the base model `{base}`, trained with LoRA Lens on {examples}.
-
+{before_and_after}
 | held out | exact match | token F1 | loss |
 |---|---|---|---|
 {evaluations}
@@ -35,14 +37,21 @@ def write_card(
     config: TrainingConfig,
     counts: TowerCounts,
     events: Sequence[Event],
+    step: int,
+    best_step: int | None = None,
     *,
     base_commit: str | None = None,
 ) -> None:
-    """Write the card; `events` are the run's `data`, `started`, `step` and `evaluated`."""
+    """Write the card of the adapter of this step.
+
+    `events` are the run's `data`, `started`, `step`, `evaluated` and `blindfold`. `best_step` is that step
+    again where it was chosen by `best_metric`.
+    """
     base, dataset = shown(config.model), shown(config.dataset)
     data = next((event for event in reversed(events) if event["kind"] == "data"), None)
     trained_on = f"`{dataset}`" if data is None else f"{data['train']:,} examples of `{dataset}`"
-    rows = [_evaluation_row(event) for event in events if event["kind"] == "evaluated"]
+    evaluated = list({event["step"]: event for event in events if event["kind"] == "evaluated"}.values())
+    rows = [_evaluation_row(event, best_step) for event in evaluated]
     towers = [
         f"| {name} | {tower['trainable']:,} | {tower['total']:,} |"
         for name, tower in counts.as_dict().items()
@@ -52,6 +61,7 @@ def write_card(
             name=config.name,
             base=base,
             examples=trained_on,
+            before_and_after=_before_and_after(config, events, evaluated, step, best_step),
             evaluations="\n".join(rows),
             towers="\n".join(towers),
             provenance=sections(config, events, path.parent, base_commit),
@@ -60,6 +70,36 @@ def write_card(
     )
 
 
-def _evaluation_row(event: Event) -> str:
-    metrics, whose = event["metrics"], "base" if event["step"] == 0 else f"step {event['step']}"
+def _before_and_after(
+    config: TrainingConfig,
+    events: Sequence[Event],
+    evaluated: Sequence[Event],
+    step: int,
+    best_step: int | None,
+) -> str:
+    """Base and adapter side by side, and what else is to be known of the numbers."""
+    before, after = comparison.ends(evaluated, best_step)
+    if after is None:
+        return ""
+    whose = "this adapter" if after["step"] == step else f"step {after['step']}, before this adapter"
+    told = [
+        f"Answers to {after['examples']:,} held-out examples, with 95 % intervals (Wilson):",
+        comparison.table(comparison.rows(before, after), "base", whose),
+    ]
+    if best_step is not None:
+        metric = comparison.NAMES.get(config.best_metric, config.best_metric)
+        told.append(
+            f"This adapter is that of step {best_step}, the best of {sum(e['step'] > 0 for e in evaluated)}"
+            f" evaluations by {metric}; the numbers of the one that is chosen so are a little too good."
+        )
+    blindfold = next((event for event in reversed(events) if event["kind"] == "blindfold"), None)
+    if blindfold is not None:
+        said = str(Blindfold.from_event(blindfold))
+        told.append(f"{said[0].upper()}{said[1:]}.")
+    return "\n" + "\n\n".join(told) + "\n"
+
+
+def _evaluation_row(event: Event, best_step: int | None) -> str:
+    metrics, step = event["metrics"], event["step"]
+    whose = "base" if step == 0 else f"step {step} (kept)" if step == best_step else f"step {step}"
     return f"| {whose} | {metrics['exact_match']:.3f} | {metrics['token_f1']:.3f} | {event['loss']:.3f} |"

@@ -52,10 +52,20 @@ def newest(checkpoints: Path) -> Checkpoint | None:
     return None
 
 
-def rotate(checkpoints: Path, keep: int) -> None:
-    """Delete all but the `keep` newest checkpoints, by step: a clock that jumps must not decide."""
-    for _, folder in sorted(_by_step(checkpoints), reverse=True)[keep:]:
-        shutil.rmtree(folder)
+def sealed(checkpoints: Path, step: int) -> Path | None:
+    """The checkpoint of this step, if it is complete."""
+    folder = checkpoints / f"checkpoint-{step}"
+    return folder if _verified(folder) is not None else None
+
+
+def rotate(checkpoints: Path, keep: int, best: int | None = None) -> None:
+    """Delete all but the `keep` newest checkpoints and the one of step `best`.
+
+    By step: a clock that jumps must not decide.
+    """
+    for step, folder in sorted(_by_step(checkpoints), reverse=True)[keep:]:
+        if step != best:
+            shutil.rmtree(folder)
 
 
 def require_same_dataset(checkpoint: Checkpoint, dataset: str) -> None:

@@ -5,7 +5,7 @@ words apart here: values are checked by `training.config`, so that everything th
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -89,6 +89,9 @@ class ShowCommand(BaseModel):
     workspace: Path = TrainingConfig.model_fields["workspace"]
     log: CliToggleFlag[bool] = Field(False, description="Print the end of what the worker printed.")
     follow: CliToggleFlag[bool] = Field(False, description="Print what happens until the run ends.")
+    hard: CliToggleFlag[bool] = Field(
+        False, description="Print the training examples of highest loss: look for wrong labels there."
+    )
     json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
 
 
@@ -167,6 +170,41 @@ class MergeCommand(BaseModel):
     workspace: Path = TrainingConfig.model_fields["workspace"]
 
 
+class EvaluateCommand(BaseModel):
+    """Ask base and adapter about a dataset: a table of both, and every answer in a file."""
+
+    adapter: CliPositionalArg[str] = Field(
+        description="An adapter's folder, or the run it is of; `base`: none."
+    )
+    dataset: CliPositionalArg[str] = Field(
+        description="A sample's name, a folder, a file of rows or a Hub id."
+    )
+    part: str = Field(
+        "auto", description="held_out, all; `auto`: held_out where the adapter was trained on this dataset."
+    )
+    most: int | None = Field(None, description="Ask about so many examples, evenly spaced.")
+    output: Path | None = Field(
+        None, description="JSONL of every answer; in the workspace's evaluations if not given."
+    )
+    blindfold: CliToggleFlag[bool] = Field(False, description="Ask again about other examples' images.")
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+    model: str | None = Field(None, description="Base model; its run's if not given.")
+    revision: str | None = TrainingConfig.model_fields["revision"]
+    quantization: str | None = Field(None, description="none, 8bit or 4bit; its run's if not given.")
+    precision: str | None = Field(None, description="Number format; its run's if not given.")
+    device: str | None = Field(None, description="Where to compute; as in its run if not given.")
+    max_length: int | None = Field(None, description="Longest example in tokens; its run's if not given.")
+    max_new_tokens: int | None = Field(None, description="Longest answer; its run's if not given.")
+    batch_size: int | None = Field(None, description="Half of the examples that are asked about at once.")
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    columns: str | None = TrainingConfig.model_fields["columns"]
+    dataset_split: str | None = Field(None, description="Split to ask about, where it has its own.")
+    held_out_split: str | None = TrainingConfig.model_fields["held_out_split"]
+    held_out: float | None = Field(None, description="Fraction held out; as in its run if not given.")
+    seed: int | None = Field(None, description="Seed of the split; as in its run if not given.")
+    skip_bad_rows: bool = TrainingConfig.model_fields["skip_bad_rows"]
+
+
 class CommandLine(BaseSettings):
     """Teach a vision-language model your images. `python -m training COMMAND --help` says more."""
 
@@ -185,6 +223,7 @@ class CommandLine(BaseSettings):
     adapters: CliSubCommand[AdaptersCommand] = Field(description=AdaptersCommand.__doc__)
     inspect: CliSubCommand[InspectCommand] = Field(description=InspectCommand.__doc__)
     merge: CliSubCommand[MergeCommand] = Field(description=MergeCommand.__doc__)
+    evaluate: CliSubCommand[EvaluateCommand] = Field(description=EvaluateCommand.__doc__)
     unknown: CliUnknownArgs
 
 
@@ -263,10 +302,13 @@ def job_settings(typed: Typed) -> JobSettings:
     )
 
 
-def check_settings(typed: Typed) -> TrainingConfig:
-    """The settings of a check or an export, as a run would have them. `UserError` as of `settings`."""
+def check_settings(typed: Typed, known: Mapping[str, Any] | None = None) -> TrainingConfig:
+    """The settings of a check or an export, as a run would have them: what was typed, before what is `known`.
+
+    `UserError` as of `settings`.
+    """
     said = {key: value for key, value in typed.values.items() if key in TrainingConfig.model_fields}
-    values = {key: value for key, value in said.items() if value is not None}
+    values = dict(known or {}) | {key: value for key, value in said.items() if value is not None}
     values.setdefault("workspace", default_workspace())
     if problems := check(values) + typed.problems:
         raise refusal(problems)
@@ -279,6 +321,16 @@ def export_format(typed: Typed) -> Format:
     if wanted not in FORMATS:
         raise UserError(f"--format: {wanted!r} can't be used.", f"Give one of {', '.join(FORMATS)}.")
     return wanted
+
+
+def whole_number(values: Mapping[str, Any], flag: str) -> int | None:
+    """A flag's value, above 0; None where it was not given. Raises `UserError` where it is no such number."""
+    said = values.get(flag)
+    if said is None:
+        return None
+    if not str(said).isdecimal() or int(said) < 1:
+        raise UserError(f"--{flag}: {said!r} can't be used.", "Give a whole number from 1.")
+    return int(said)
 
 
 def default_workspace() -> Path:

@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_v
 
 from training import names
 from training.data import layouts
+from training.evaluation_settings import EvaluationSettings, evaluation_rules
 from training.speed import SpeedSettings
 from vlm.errors import UserError
 from vlm.methods import METHODS
@@ -33,7 +34,7 @@ MAY_BE_FOLDERS = ("dataset", "model", "from_adapter")
 ONE_SETTING_A_LINE = "Write one `setting: value` on each line."
 
 
-class TrainingConfig(GenerationSettings, SpeedSettings, AdapterSettings, ModelSettings):
+class TrainingConfig(EvaluationSettings, GenerationSettings, SpeedSettings, AdapterSettings, ModelSettings):
     """All settings of a run. Bounds hold on construction; rules across fields are asked when a run starts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
@@ -296,6 +297,7 @@ def broken_rules(config: TrainingConfig, unusable: Collection[str] = ()) -> list
             f"{config.sample_answers} answers can't be shown of --eval_examples {config.eval_examples}",
             f"Give at most {config.eval_examples}.",
         ),
+        *evaluation_rules(config, evaluates=bool(config.evaluations and config.held_out)),
         *(
             (
                 (field,),

@@ -1,61 +1,29 @@
-"""Evaluation: metrics on (prediction, answer), and a model's answers to held-out examples."""
+"""Evaluation: a model's loss on examples and its answers to them, scored by `training.metrics`."""
 
-import unicodedata
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import mean
 
 import torch
 from torch import nn
 
+from training.blindfold import Blindfold, blindfolded, judged
 from training.collate import Collator
+from training.metrics import Scores, score
 from vlm.example import Example
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a model said: `loss` is the mean over answer tokens, metrics are fractions of 1."""
+    """What a model said, by example id, and what it is worth. `loss` is the mean over answer tokens."""
 
     loss: float
-    metrics: dict[str, float]
+    scores: Scores
     predictions: dict[str, str]
 
-
-def normalize(text: str) -> str:
-    """NFC, one case, single spaces, no closing full stop: what two equal answers have in common."""
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split()).removesuffix(".")
-
-
-def exact_match(prediction: str, answer: str) -> float:
-    """1 where both say the same after `normalize`, else 0."""
-    return float(normalize(prediction) == normalize(answer))
-
-
-def token_f1(prediction: str, answer: str) -> float:
-    """Harmonic mean of word precision and recall, as in SQuAD (arXiv:1606.05250). Two empty texts give 1."""
-    predicted, wanted = normalize(prediction).split(), normalize(answer).split()
-    if not predicted or not wanted:
-        return float(predicted == wanted)
-    common = (Counter(predicted) & Counter(wanted)).total()
-    return 2 * common / (len(predicted) + len(wanted))
-
-
-def score(examples: Sequence[Example], predictions: dict[str, str]) -> dict[str, float]:
-    """`exact_match` and `token_f1` over questions, and `caption_token_f1` over captions.
-
-    Captions are scored apart, because hardly any is word for word the one written. A dataset of captions
-    alone has its `exact_match` and `token_f1` over captions.
-    """
-    captions = [example for example in examples if example.is_caption]
-    scored = [example for example in examples if not example.is_caption] or captions
-    metrics = {
-        "exact_match": mean(exact_match(predictions[e.id], e.answer) for e in scored),
-        "token_f1": mean(token_f1(predictions[e.id], e.answer) for e in scored),
-    }
-    if captions:
-        metrics["caption_token_f1"] = mean(token_f1(predictions[e.id], e.answer) for e in captions)
-    return metrics
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.scores.metrics
 
 
 @torch.inference_mode()
@@ -72,22 +40,60 @@ def evaluate(
 
     The model is put in eval mode and back. `progress(done, total)` counts examples.
     """
-    was_training = model.training
-    model.eval()
-    ordered = sorted(examples, key=lambda example: len(example.answer))
     predictions: dict[str, str] = {}
     loss_sum, tokens = 0.0, 0
-    for start in range(0, len(ordered), batch_size):
-        progress(start, len(ordered))
-        batch = ordered[start : start + batch_size]
-        labelled = collator(batch).to(model.device)
-        count = int((labelled["labels"] != -100).sum())
-        loss_sum += model(**labelled).loss.item() * count
-        tokens += count
-        inputs = collator.inputs(batch).to(model.device)
-        generated = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        answers = collator.prompt.decode(generated, inputs)
-        predictions |= {example.id: answer for example, answer in zip(batch, answers, strict=True)}
-    progress(len(ordered), len(ordered))
-    model.train(was_training)
+    with _evaluating(model):
+        for batch in _batches(examples, batch_size, progress):
+            labelled = collator(batch).to(model.device)
+            count = int((labelled["labels"] != -100).sum())
+            loss_sum += model(**labelled).loss.item() * count
+            tokens += count
+            predictions |= _asked(model, collator, batch, max_new_tokens)
     return Evaluation(loss_sum / max(tokens, 1), score(examples, predictions), predictions)
+
+
+@torch.inference_mode()
+def ask_blindfolded(
+    model: nn.Module,
+    collator: Collator,
+    examples: Sequence[Example],
+    own: Mapping[str, str],
+    seed: int,
+    max_new_tokens: int,
+    progress: Callable[[int, int], None],
+    *,
+    batch_size: int = 64,
+) -> tuple[Blindfold, dict[str, str]]:
+    """Ask again about others' images, beside the answers about their `own`; the second are by example id."""
+    others = blindfolded(examples, seed)
+    answers: dict[str, str] = {}
+    with _evaluating(model):
+        for batch in _batches([*others.values()], batch_size, progress):
+            answers |= _asked(model, collator, batch, max_new_tokens)
+    said = {name: answers[other.id] for name, other in others.items()}
+    return judged(examples, own, said), said
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    yield
+    model.train(was_training)
+
+
+def _batches(
+    examples: Sequence[Example], size: int, progress: Callable[[int, int], None]
+) -> Iterator[list[Example]]:
+    ordered = sorted(examples, key=lambda example: len(example.answer))
+    for start in range(0, len(ordered), size):
+        progress(start, len(ordered))
+        yield ordered[start : start + size]
+    progress(len(ordered), len(ordered))
+
+
+def _asked(model: nn.Module, collator: Collator, batch: list[Example], max_new_tokens: int) -> dict[str, str]:
+    inputs = collator.inputs(batch).to(model.device)
+    generated = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    answers = collator.prompt.decode(generated, inputs)
+    return {example.id: answer for example, answer in zip(batch, answers, strict=True)}

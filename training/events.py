@@ -25,6 +25,8 @@ FIELDS: dict[str, frozenset[str]] = {
         "drill": "batch_size gradient_accumulation_steps memory_gib grown_gib step_s eta_s",
         "evaluated": "step loss metrics examples",
         "sample": "step example_id image question answer prediction",
+        "blindfold": "step verdict metric examples own blind own_interval blind_interval",
+        "hard": "step epoch seen samples",
         "checkpoint": "step path",
         "warning": "problem remedy",
         "finished": "step elapsed_s adapter",
@@ -34,8 +36,13 @@ FIELDS: dict[str, frozenset[str]] = {
 }
 """What each kind of event carries besides `time` (UNIX seconds) and `kind`."""
 
-ADDED = {"step": frozenset({"padding"})}
-"""What a kind may carry besides: runs of earlier versions have written it without. A fraction of 1."""
+OPTIONAL: dict[str, frozenset[str]] = {
+    "step": frozenset({"padding"}),
+    "evaluated": frozenset({"intervals", "groups"}),
+    "finished": frozenset({"best_step", "best_metric", "ended_early"}),
+    "stopped": frozenset({"best_step", "best_metric"}),
+}
+"""What it may carry too: older logs don't. `padding` is a fraction of 1."""
 
 FINAL = frozenset({"finished", "stopped", "failed"})
 """The kinds that give a run its outcome."""
@@ -59,7 +66,7 @@ class EventLog:
         """
         if kind not in FIELDS:
             raise ValueError(f"unknown kind of event: {kind}")
-        if set(fields) - ADDED.get(kind, frozenset()) != FIELDS[kind]:
+        if set(fields) - OPTIONAL.get(kind, frozenset()) != FIELDS[kind]:
             raise ValueError(f"{kind} carries {sorted(FIELDS[kind])}, got {sorted(fields)}")
         event = {"time": time.time(), "kind": kind} | _finite(fields)
         # backslashreplace turns a lone surrogate, which UTF-8 can't hold, into its own JSON escape.

@@ -24,9 +24,11 @@ from transformers import (
 )
 
 from training import adalora
+from training.best import Best
 from training.checkpoints import rotate, seal
 from training.collate import IMAGE_ORDER, Collator
 from training.config import TrainingConfig
+from training.hard import HardSamples
 from training.loss import can_be_trimmed, trimmed
 from training.sampling import ImageGroups, LengthBuckets, Streams
 from training.shared_images import with_features
@@ -67,9 +69,11 @@ class AdapterTrainer(Trainer):
         dataset_fingerprint: str,
         on_sealed: Callable[[int, Path], None],
         streams: Streams | None = None,
+        best: Best | None = None,
+        hard: HardSamples | None = None,
     ) -> None:
         self.uses_adalora = model.peft_config["default"].peft_type == "ADALORA"
-        callbacks = [callback, _AdaLoraSteps()] if self.uses_adalora else [callback]
+        callbacks = [callback, *([_AdaLoraSteps()] if self.uses_adalora else []), *([hard] if hard else [])]
         self.examples = examples
         self.collate = _Told(collator)
         several = arguments.world_size > 1
@@ -95,6 +99,8 @@ class AdapterTrainer(Trainer):
         """Whether this is the fire drill's pass, or the optimizer's turn (training.micro_batch)."""
         self.dataset_fingerprint = dataset_fingerprint
         self.on_sealed = on_sealed
+        self.best = best
+        self.hard = hard
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW over one group of parameters for each tower, with its learning rate."""
@@ -127,7 +133,14 @@ class AdapterTrainer(Trainer):
         if IMAGE_ORDER in inputs:
             with self.accelerator.autocast():
                 inputs = with_features(inputs, self.collate.collator.encoder)
-        return super().compute_loss(model, trimmed(inputs) if self.trims else inputs, *args, **kwargs)
+        batch = trimmed(inputs) if self.trims else inputs
+        if self.hard is None or self.drilling:
+            return super().compute_loss(model, batch, *args, **kwargs)
+        loss, outputs = super().compute_loss(model, batch, *args, **(kwargs | {"return_outputs": True}))
+        tokens, reads_first = kwargs.get("num_items_in_batch"), self.model.config.is_encoder_decoder
+        own = loss if tokens is None else loss / self.args.world_size  # DDP takes the mean over the ranks
+        self.hard.look(self.example_ids, batch, outputs, own, tokens, encoder_decoder=reads_first)
+        return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         super().log(logs | {"padding": self.padding()} if "loss" in logs else logs, *args, **kwargs)
@@ -162,13 +175,17 @@ class AdapterTrainer(Trainer):
         if self.uses_adalora:
             adalora.save_state(self.model, folder)
         seal(folder, self.state.global_step, self.dataset_fingerprint)
-        rotate(folder.parent, self.config.checkpoints_kept)
+        rotate(folder.parent, self.config.checkpoints_kept, self.best and self.best.step)
         self.on_sealed(self.state.global_step, folder)
 
     def gathered_weights(self) -> dict[str, torch.Tensor] | None:
         """All weights, if FSDP or DeepSpeed has spread them over the ranks, which must all ask; else None."""
         spread = self.is_fsdp_enabled or self.is_deepspeed_enabled
         return self.accelerator.get_state_dict(self.model_wrapped) if spread else None
+
+    def load_weights(self, checkpoint: Path) -> None:
+        """The adapter as it was at this checkpoint, without its optimizer."""
+        self._load_from_checkpoint(str(checkpoint))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.uses_adalora:  # its adapter's file holds only the ranks that are left

@@ -12,6 +12,7 @@ from ui.text import Language, Wording, Wordings, escaped, say
 UNSET = {
     **{"_alpha": "as_given_2r", "_rate": "as_given_rate", "revision": "as_given_newest"},
     **{"columns": "as_given_guessed", "held_out_split": "as_given_guessed"},
+    **{"pinned_examples": "as_given_spread", "best_metric": "as_given_last"},
 }
 """What an empty box of an optional setting stands for, by the end of its name."""
 
@@ -79,6 +80,13 @@ def setting(wordings: Wordings, name: str, visible: bool) -> gr.components.Compo
         control = gr.Dropdown(
             list(form.choices_of(name)), value=form.shown(name, default), multiselect=True, **shared
         )
+    elif form.is_optional(name) and form.choices_of(name):
+
+        def options(language: Language) -> list[tuple[str, str]]:
+            return [(say(language, UNSET[name]), ""), *((choice, choice) for choice in form.choices_of(name))]
+
+        control = gr.Dropdown(options("en"), value=form.shown(name, default), filterable=False, **shared)
+        return wordings.bind(control, label=name, choices=options)
     elif choices := form.choices_of(name):
         control = gr.Dropdown(list(choices), value=default, filterable=False, **shared)
     elif form.is_switch(name):

@@ -37,6 +37,7 @@ ADVANCED: dict[str, tuple[str, ...]] = {
         "precision",
         "revision",
     ),
+    "group_evaluation": ("best_metric", "early_stopping_patience", "blindfold_test", "pinned_examples"),
     "group_data": (
         "held_out",
         "max_length",

@@ -1,12 +1,14 @@
 """A run as it goes: its story in, HTML out. Every value from a run or a dataset is escaped."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from training.status import Status
 from ui.chart import loss_chart
-from ui.story import Event, Story, exact_match, is_right
+from ui.film import at_step
+from ui.learned import blindfold_words
+from ui.story import Event, Story, exact_match
 from ui.text import TEXTS, Language, duration, escaped, number, percent, say
 
 ANSWERS_SHOWN = 4
@@ -14,9 +16,6 @@ ANSWERS_SHOWN = 4
 
 STEPS_BEFORE_ETA = 5
 LOG_LINES = 60
-
-ImageOf = Callable[[str], str | None]
-"""From an image's path within the dataset to something an <img> can show."""
 
 
 def run_head(language: Language, name: str, status: Status, story: Story) -> str:
@@ -158,49 +157,10 @@ def scores(language: Language, story: Story) -> str:
         for seen in shown
     )
     note = say(language, "scores_note", count=number(language, newest["examples"]))
+    if interval := newest.get("intervals", {}).get("exact_match"):
+        low, high = (number(language, 100 * bound) for bound in interval)
+        note += " " + say(language, "scores_interval", low=low, high=high)
     return f'<table class="scores">{rows}</table><p class="small">{escape(note)}</p>'
-
-
-def at_step(language: Language, step: int) -> str:
-    return say(language, "base") if step == 0 else say(language, "step_n", step=number(language, step))
-
-
-def film(language: Language, story: Story, image_of: ImageOf) -> str:
-    """The filmstrip: held-out pictures with question, right answer, and what was said at each evaluation."""
-    body = "".join(_frame(language, answers, image_of) for answers in story.samples.values())
-    body = (
-        f'<div class="film">{body}</div>'
-        if body
-        else f'<p class="small">{escaped(language, "film_waiting")}</p>'
-    )
-    return f'<div class="card"><h2>{escaped(language, "film")}</h2>{body}</div>'
-
-
-def _frame(language: Language, answers: Sequence[Event], image_of: ImageOf) -> str:
-    first = answers[0]
-    question = first["question"] or say(language, "describe")
-    source = image_of(first["image"]) if first["image"] else None
-    picture = (
-        f'<img src="{escape(source)}" alt="{escape(question)}">'
-        if source
-        else '<div class="nopicture"></div>'
-    )
-    shown = answers if len(answers) <= ANSWERS_SHOWN else [first, *answers[1 - ANSWERS_SHOWN :]]
-    rows = "".join(
-        f"<div><span>{escape(at_step(language, said['step']))}</span>{_said(language, said)}</div>"
-        for said in shown
-    )
-    return (
-        f'<div class="frame">{picture}<p>{escape(question)}</p>'
-        f'<p class="right">→ {escape(first["answer"])}</p>{rows}</div>'
-    )
-
-
-def _said(language: Language, said: Mapping[str, str]) -> str:
-    words = escape(said["prediction"].strip() or say(language, "nothing_said"))
-    if is_right(said["prediction"], said["answer"]):
-        return f'<span class="ok">{words}&nbsp;✓</span>'
-    return f'<span class="no" title="{words}">{words}</span>'
 
 
 def log(language: Language, story: Story) -> str:
@@ -257,6 +217,8 @@ def _log_words(language: Language, event: Event) -> list[str]:
             figures["step_s"] = number(language, event["step_s"], 2)
             figures["time"] = duration(language, event["eta_s"])
             return [say(language, "log_drill", size=event["batch_size"], **figures)]
+        case "blindfold":
+            return [blindfold_words(language, event)]
         case "finished" | "stopped":
             return [
                 say(language, f"log_{kind}", step=event["step"], time=duration(language, event["elapsed_s"]))

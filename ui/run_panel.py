@@ -15,7 +15,8 @@ from training.config import TrainingConfig
 from training.data.datasets import SAMPLES
 from training.events import tail
 from training.runs import Run, Status
-from ui import form_html, live
+from ui import form_html, learned, live
+from ui.film import film
 from ui.pictures import data_uri
 from ui.remedies import named_change
 from ui.story import Story, gather
@@ -67,7 +68,9 @@ def build_run_panel(wordings: Wordings) -> RunPanel:
                 parts["retry"] = gr.Button(visible=False, size="sm", elem_classes="link", elem_id="retry")
             parts["notice"] = _html(visible=False)
             parts["charts"] = _html()
+            parts["results"] = _html(visible=False)
             parts["film"] = _html()
+            parts["hardest"] = _html(visible=False)
             parts["log"] = _html()
             with gr.Accordion(say("en", "output"), open=False, elem_classes="log fold") as output:
                 parts["output"] = _html()
@@ -118,6 +121,8 @@ def shown(run: Run, language: Language, can_train: bool) -> Shown:
     status, story = run.status(), story_of(run)
     stopping = status.live and runs.stop_requested(run)
     warnings, failure = live.warnings(language, story), live.failure(language, status)
+    results = learned.results(language, status, story)
+    hardest = learned.hardest(language, story, lambda image: picture_of(run, image))
     change = change_of(run, status) if can_train else None
     return {
         "welcome": {"visible": False},
@@ -142,10 +147,12 @@ def shown(run: Run, language: Language, can_train: bool) -> Shown:
             "value": live.charts(language, status, story),
             "visible": status.live or bool(story.steps or story.evaluations),
         },
+        "results": {"value": results, "visible": bool(results)},
         "film": {
-            "value": live.film(language, story, lambda image: picture_of(run, image)),
+            "value": film(language, story, lambda image: picture_of(run, image)),
             "visible": status.live or bool(story.samples),
         },
+        "hardest": {"value": hardest, "visible": bool(hardest)},
         "log": {"value": live.log(language, story)},
         "output": {"value": live.output(tail(run.output_log, OUTPUT_LINES))},
     }

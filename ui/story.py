@@ -1,10 +1,11 @@
 """A run's events gathered into what the page tells about it: counts, curve, evaluations, answers. No HTML."""
 
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from training.events import Event
+from training import comparison
+from training.events import FINAL, Event
+from training.metrics import normalize
 
 __all__ = ["Event", "Story", "exact_match", "gather", "is_right"]
 
@@ -20,6 +21,11 @@ class Story:
     samples: dict[str, list[Event]] = field(default_factory=dict)
     warnings: list[Event] = field(default_factory=list)
     log: list[Event] = field(default_factory=list)
+    blindfold: Event | None = None
+    hard: Event | None = None
+    best_step: int | None = None
+    best_metric: str = ""
+    ended_early: bool = False
 
     @property
     def base_score(self) -> float | None:
@@ -28,8 +34,9 @@ class Story:
 
     @property
     def score(self) -> float | None:
-        """Exact match of the adapter at the newest evaluation."""
-        return next((exact_match(seen) for seen in reversed(self.evaluations) if seen["step"] > 0), None)
+        """Exact match of the adapter: at the newest evaluation, or at the best where that was kept."""
+        _, after = comparison.ends(self.evaluations, self.best_step)
+        return None if after is None else exact_match(after)
 
 
 def gather(events: Iterable[Event]) -> Story:
@@ -42,6 +49,8 @@ def gather(events: Iterable[Event]) -> Story:
                 _add(story.samples.setdefault(event["example_id"], []), event)
             case "phase":
                 story.phase = event
+            case "hard":
+                story.hard = event
             case kind:
                 story.log.append(event)
                 if kind == "started":
@@ -50,6 +59,12 @@ def gather(events: Iterable[Event]) -> Story:
                     _add(story.evaluations, event)
                 elif kind == "warning":
                     story.warnings.append(event)
+                elif kind == "blindfold":
+                    story.blindfold = event
+                elif kind in FINAL | {"queued"}:
+                    story.best_step = event.get("best_step")
+                    story.best_metric = event.get("best_metric", "")
+                    story.ended_early = event.get("ended_early", False)
     return story
 
 
@@ -66,9 +81,5 @@ def exact_match(evaluated: Event) -> float:
 
 
 def is_right(prediction: str, answer: str) -> bool:
-    """The tick beside a sample answer. The same rule as `training.evaluation`'s, which brings torch along."""
-    return _plain(prediction) == _plain(answer)
-
-
-def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split()).removesuffix(".")
+    """The tick beside a sample answer."""
+    return normalize(prediction) == normalize(answer)

@@ -29,11 +29,13 @@ class Example:
 
     `images` are files that were found to lie inside the dataset's folder; they are opened only when needed.
     The placeholders in `messages` stand for `images`, both in order. The last message is the assistant's.
+    `group` is what kind of question it is (colour, count, …), "" where the dataset does not say.
     """
 
     id: str
     images: tuple[Path, ...]
     messages: tuple[Message, ...]
+    group: str = ""
 
     @property
     def question(self) -> str:

@@ -8,7 +8,7 @@ import re
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -42,6 +42,7 @@ class Draft:
 
     images: tuple[Path, ...]
     messages: tuple[Message, ...]
+    group: str = ""
 
     @classmethod
     def asked(cls, image: Path, question: str, answer: str) -> "Draft":
@@ -91,7 +92,9 @@ def save_version(dataset: Dataset, edits: Edits, workspace: Path, name: str | No
     with new_folder(folder) as draft_folder:
         for image in images:
             copy_image(image, draft_folder / names[image])
-        written = (message_row(key, row.images, row.messages, names, split) for key, row, split in rows)
+        written = (
+            message_row(key, row.images, row.messages, names, split, row.group) for key, row, split in rows
+        )
         write_messages(draft_folder, folder.name, written, made_from=_made_from(dataset, version))
         _require_good(open_dataset(str(draft_folder), draft_folder))
     return version
@@ -136,6 +139,7 @@ def _rows(dataset: Dataset, edits: Edits, bad: Collection[str]) -> Iterator[tupl
         if example.id in edits.excluded:
             continue
         draft = edits.fixed.get(example.id, Draft(example.images, example.messages))
+        draft = replace(draft, group=example.group)  # a mended question is of the kind that it was
         yield key_of(dataset, example), draft, split_of(dataset, example)
     train = next(iter(dataset.parts)) if dataset.held_out else None
     for place in (place for place in edits.fixed if place in bad and place not in edits.excluded):

@@ -33,6 +33,7 @@ NO_TEXT = re.compile("[\0\ud800-\udfff]")
 """Characters that no tokenizer takes: NUL, and halves of a surrogate pair (JSON can spell both)."""
 ROWS_BETWEEN_PROGRESS = 1000
 COLUMNS_SHOWN = 10
+GROUP_SHOWN = 60
 
 
 @dataclass(slots=True)
@@ -157,7 +158,14 @@ def _example_or_findings(
         faults.append(fault)
     if faults:
         return [Finding.at(row.where, fault) for fault in faults]
-    return Example(id=f"{row.file}:{row.line}", images=tuple(images), messages=messages)
+    group = mapping.get("type", row.values)
+    return Example(f"{row.file}:{row.line}", tuple(images), messages, _group(group))
+
+
+def _group(value: object) -> str:
+    """What kind of example it is, where the row says so in a word or two."""
+    is_text = isinstance(value, str) and not NO_TEXT.search(value)
+    return " ".join(value.split())[:GROUP_SHOWN] if is_text else ""
 
 
 def _image_references(values: dict[str, object]) -> list[object]:

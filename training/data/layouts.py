@@ -39,6 +39,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "system": ("system",),
     "id": ("id",),
     "split": ("split",),
+    "type": ("type",),
 }
 """What a column may be called, by what it is; the first that a row has is taken. Capitals, spaces and hyphens
 make no difference."""
@@ -142,7 +143,7 @@ def guessed(values: Values, mapping: Mapping = NOTHING_MAPPED) -> dict[str, str]
         "conversations": ("images", "conversations", "system"),
         "captions": ("images", "text"),
     }.get(layout, ("images", "question", "input", "answer", "history", "system"))
-    found = {kind: mapping.column(kind, values) for kind in (*kinds, "id", "split")}
+    found = {kind: mapping.column(kind, values) for kind in (*kinds, "id", "split", "type")}
     return {SHOWN_KINDS.get(kind, kind): column for kind, column in found.items() if column is not None}
 
 
@@ -166,7 +167,7 @@ def canonical(values: Values, mapping: Mapping = NOTHING_MAPPED, layout: str | N
 def used_columns(values: Values, mapping: Mapping = NOTHING_MAPPED) -> set[str]:
     """The columns of a row that say something to us; the others are ignored."""
     columns = {mapping.column(kind, values) for kind in KINDS if kind != "split"}
-    ours = {*OUR_IMAGES, *OUR_TEXTS, "id", "type", *mapping.columns.values()}
+    ours = {*OUR_IMAGES, *OUR_TEXTS, "id", *mapping.columns.values()}
     return {column for column in columns if column is not None} | ours
 
 

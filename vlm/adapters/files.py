@@ -24,7 +24,7 @@ LARGEST_CONFIG = 4_000_000
 LARGEST_HEADER = 20_000_000
 """Bytes. PEFT's own configurations have thousands, and a header has some 150 for each tensor."""
 FLOATS = ("F32", "F16", "BF16", "F64")
-CARD_ROW = re.compile(r"^\| *step (\d+) *\|(.+)\|$", re.MULTILINE)
+CARD_ROW = re.compile(r"^\| *step \d+( \(kept\))? *\|(.+)\|$", re.MULTILINE)
 CARD_HEAD = re.compile(r"^\| held out \|(.+)\|$", re.MULTILINE)
 HUB_CACHE = re.compile(r"models--(.+?)--(.+?)/snapshots/\w+$")
 RESULT_FILES = ("eval_results.json", "all_results.json")
@@ -143,13 +143,15 @@ def same_model(one: str, other: str) -> bool:
 def read_metrics(folder: Path) -> dict[str, float]:
     """The last metrics that the folder itself tells of: our model card's, or other tools' results.
 
-    Empty where there are none; what can't be read is no reason to refuse an adapter.
+    Of a card that says which step was kept, those of that step. Empty where there are none; what can't be
+    read is no reason to refuse an adapter.
     """
     card = _small_text(folder / "README.md")
     head, rows = CARD_HEAD.search(card), CARD_ROW.findall(card)
     if head and rows:
         names = [cell.strip().replace(" ", "_") for cell in head[1].split("|")]
-        values = [_as_number(cell) for cell in rows[-1][1].split("|")]
+        kept = next((row for row in rows if row[0]), rows[-1])
+        values = [_as_number(cell) for cell in kept[1].split("|")]
         return {name: value for name, value in zip(names, values, strict=False) if value is not None}
     for file in RESULT_FILES:
         try:

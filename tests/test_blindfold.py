@@ -1,0 +1,133 @@
+"""The blindfold test: who gets which image, and what is said of a model that does as well without its own."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from training import TrainingConfig, train
+from training.blindfold import Blindfold, blindfolded, judged
+from training.config import build
+from training.runs import Run
+from vlm.example import Example, Message
+
+
+def example(name: str, *images: Path, answer: str = "red", question: str = "?") -> Example:
+    return Example(name, images, (Message("user", question), Message("assistant", answer)))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Five pictures, of which the last is the first again."""
+    paths = []
+    for number, colour in enumerate(("red", "green", "blue", "black", "red")):
+        paths.append(tmp_path / f"{number}.png")
+        Image.new("RGB", (8, 8), colour).save(paths[-1])
+    return paths
+
+
+def test_each_example_gets_another_ones_different_image(files: list[Path]) -> None:
+    examples = [example(f"{file.stem}-{turn}", file) for file in files for turn in range(3)]
+    shuffled = blindfolded(examples, 0)
+    assert shuffled.keys() == {item.id for item in examples}
+    assert len({item.id for item in shuffled.values()} | shuffled.keys()) == 30
+    for item in examples:
+        (own,), (other,) = item.images, shuffled[item.id].images
+        assert other in files
+        assert own.read_bytes() != other.read_bytes()
+        assert shuffled[item.id].messages == item.messages
+    assert blindfolded(examples, 0) == shuffled
+    assert any(blindfolded(examples, seed) != shuffled for seed in range(1, 4))
+
+
+def test_images_are_exchanged_among_examples_with_as_many(files: list[Path]) -> None:
+    one, other = example("one", *files[:2]), example("other", *files[2:4])
+    alone, text = example("alone", files[0]), example("text")
+    shuffled = blindfolded([one, alone, other, text], 0)
+    assert shuffled.keys() == {"one", "other"}
+    assert (shuffled["one"].images, shuffled["other"].images) == (other.images, one.images)
+
+
+def test_images_that_are_all_the_same_cannot_be_tested(files: list[Path]) -> None:
+    examples = [example("a", files[0]), example("b", files[4])]
+    assert blindfolded(examples, 0) == {}
+    found = judged(examples, {"a": "red", "b": "red"}, {})
+    assert (found.verdict, found.gap, found.warning) == ("untestable", None, None)
+    assert "no two of these examples have different images" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("count", "own", "blind", "verdict"),
+    [
+        (100, 80, 30, "looks"),
+        (100, 80, 79, "guesses"),
+        (100, 80, 72, "guesses"),  # within the interval of its own: 71 % to 87 %
+        (100, 80, 70, "looks"),
+        (100, 80, 90, "guesses"),
+        (19, 15, 15, "unclear"),
+        (100, 9, 9, "unclear"),
+    ],
+)
+def test_a_model_guesses_where_its_rate_without_its_images_lies_in_the_interval_of_its_own(
+    count: int, own: int, blind: int, verdict: str
+) -> None:
+    examples = [example(str(number)) for number in range(count)]
+
+    def answers(right: int) -> dict[str, str]:
+        return {item.id: "red" if int(item.id) < right else "blue" for item in examples}
+
+    found = judged(examples, answers(own), answers(blind))
+    assert (found.verdict, found.examples, found.metric) == (verdict, count, "exact_match")
+    assert found.gap == pytest.approx((own - blind) / count)
+    assert (found.warning is not None) == (verdict == "guesses")
+    if found.warning:
+        assert (
+            f"has {100 * blind / count:.0f} % right, with its own {100 * own / count:.0f} %"
+            in found.warning[0]
+        )
+        assert "--use_vision_lora" in found.warning[1]
+
+
+def test_captions_are_judged_by_their_words() -> None:
+    examples = [example(str(number), question="", answer="a red circle") for number in range(30)]
+    own = {item.id: "a red square" for item in examples}
+    found = judged(examples, own, own)
+    assert isinstance(found, Blindfold)
+    assert (found.metric, found.verdict, found.own) == ("token_f1", "guesses", pytest.approx(2 / 3))
+
+
+@pytest.fixture(scope="module")
+def guessing(tiny_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run on twelve noisy pictures with four questions each, whose answers the questions give away."""
+    folder = tmp_path_factory.mktemp("given-away")
+    rows = []
+    for number in range(12):
+        Image.effect_noise((48, 48), 90).convert("RGB").save(folder / f"{number}.png")
+        rows += [
+            {"file_name": f"{number}.png", "question": f"{word}?", "answer": word}
+            for word in ("a", "b", "c", "d")
+        ]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    lesson = {"held_out": 0.5, "max_steps": 60, "learning_rate": 2e-2, "evaluations": 1, "eval_examples": 24}
+    chosen = {"dataset": str(folder), "batch_size": 8, "workspace": tmp_path_factory.mktemp("guessing")}
+    return train(build(tiny_settings | lesson | chosen))
+
+
+def test_a_run_that_learned_to_answer_from_the_text_alone_is_warned_of(guessing: Run) -> None:
+    [found] = guessing.events({"blindfold"})
+    assert found["own"] == found["blind"] > 0.5
+    assert (found["verdict"], found["examples"], found["step"]) == ("guesses", 24, 60)
+    [warning] = guessing.events({"warning"})
+    assert "it hardly looks at them" in warning["problem"]
+    card = (guessing.adapter_path / "README.md").read_text()
+    assert "Blindfold test on 24 examples" in card
+    assert "the model guesses" in card
+
+
+def test_the_test_can_be_turned_off(tiny_config: Callable[..., TrainingConfig]) -> None:
+    run = train(tiny_config(blindfold_test=False, max_steps=2))
+    assert run.events({"blindfold"}) == []
+    assert "lindfold" not in (run.adapter_path / "README.md").read_text().split("Settings:")[0]
