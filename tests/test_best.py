@@ -23,7 +23,7 @@ WANDERS: Mapping[str, Any] = {
     "early_stopping_patience": 2,
     "checkpoints_kept": 1,
 }
-"""Steps so large that the first is better than the two after it."""
+"""Steps so large that the second is better than the two after it."""
 
 
 def evaluated(step: int, loss: float | None, exact: float = 0.0) -> dict[str, Any]:
@@ -84,19 +84,19 @@ def ended(tiny_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactor
 
 def test_a_run_ends_early_and_its_adapter_is_the_best_checkpoints(ended: Run) -> None:
     [finished] = ended.events({"finished"})
-    assert finished["step"] == ended.status().step == 3
-    assert (finished["best_step"], finished["best_metric"], finished["ended_early"]) == (1, "loss", True)
+    assert finished["step"] == ended.status().step == 4
+    assert (finished["best_step"], finished["best_metric"], finished["ended_early"]) == (2, "loss", True)
     losses = {event["step"]: event["loss"] for event in ended.events({"evaluated"})}
-    assert losses[1] == min(losses[step] for step in (1, 2, 3))
-    assert names(ended.checkpoints_path) == ["checkpoint-1", "checkpoint-3"]
-    at = {step: adapter_of(ended.checkpoints_path / f"checkpoint-{step}") for step in (1, 3)}
-    assert same(weights(ended), at[1])
-    assert not same(weights(ended), at[3])
+    assert losses[2] == min(losses[step] for step in (1, 2, 3, 4))
+    assert names(ended.checkpoints_path) == ["checkpoint-2", "checkpoint-4"]
+    at = {step: adapter_of(ended.checkpoints_path / f"checkpoint-{step}") for step in (2, 4)}
+    assert same(weights(ended), at[2])
+    assert not same(weights(ended), at[4])
     card = (ended.adapter_path / "README.md").read_text()
-    assert "| step 1 (kept) |" in card
-    assert "This adapter is that of step 1, the best of 3 evaluations by loss" in card
+    assert "| step 2 (kept) |" in card
+    assert "This adapter is that of step 2, the best of 4 evaluations by loss" in card
     [told] = adapters.listed(ended.workspace)
-    assert told["metrics"] == ended.events({"evaluated"})[1]["metrics"]
+    assert told["metrics"] == ended.events({"evaluated"})[2]["metrics"]
 
 
 def adapter_of(folder: Path) -> dict[str, Any]:
@@ -106,12 +106,12 @@ def adapter_of(folder: Path) -> dict[str, Any]:
 
 
 def test_a_resumed_run_ends_as_early_with_the_same_adapter(tiny_config: MakeConfig, ended: Run) -> None:
-    run = stopped_after(tiny_config(**WANDERS), 1)
-    assert run.status().step == 2
-    assert names(run.checkpoints_path) == ["checkpoint-1", "checkpoint-2"]
+    run = stopped_after(tiny_config(**WANDERS), 2)
+    assert run.status().step == 3
+    assert names(run.checkpoints_path) == ["checkpoint-2", "checkpoint-3"]
     assert same(weights(run), weights(ended))  # the best so far
     assert go_on(run) == worker.DONE
-    assert (run.events({"finished"})[0]["step"], run.events({"finished"})[0]["best_step"]) == (3, 1)
+    assert (run.events({"finished"})[0]["step"], run.events({"finished"})[0]["best_step"]) == (4, 2)
     assert same(weights(run), weights(ended))
 
 
@@ -124,7 +124,7 @@ def test_a_run_that_died_after_its_early_end_trains_no_further(tiny_config: Make
     run.events_path.write_text("".join(lines[: last + 1]))
     assert run.status().state == "interrupted"
     assert go_on(run) == worker.DONE
-    assert [event["step"] for event in run.events({"step"})] == [1, 2, 3]
+    assert [event["step"] for event in run.events({"step"})] == [1, 2, 3, 4]
     assert run.events({"finished"})[0]["ended_early"]
     assert same(weights(run), weights(ended))
 

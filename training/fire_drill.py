@@ -20,7 +20,6 @@ from training.callback import RunCallback
 from training.events import EventLog
 from training.trainer import AdapterTrainer
 from vlm.example import Example
-from vlm.out_of_memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +27,10 @@ LOOK_EVERY_S = 0.005
 
 
 class FireDrill(TrainerCallback):
-    """Holds the drill when a new run's model and optimizer are ready. `lengths` are tokens by example id."""
+    """Holds the drill when a new run's model and optimizer are ready. `lengths` are tokens by example id.
+
+    Several processes hold none: DDP would take its gradients for those of the first step.
+    """
 
     def __init__(
         self,
@@ -45,14 +47,14 @@ class FireDrill(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ):
-        if state.global_step:  # a resumed run has shown that it fits
+        if state.global_step or args.world_size > 1:  # a resumed run has shown that it fits
             return
         self.log.append("phase", name="fire drill", done=0, total=1)
         size, examples = args.train_batch_size, self.trainer.examples
         self.trainer.drilling = True
         with _put_back(self.trainer.model), _peak_bytes(args.device) as peak:
             before = peak[0]
-            self._together(largest(examples, self.lengths, size))
+            self._pass(largest(examples, self.lengths, size))
             step_s = self._pass(usual(examples, self.lengths, size)) * args.gradient_accumulation_steps
         self.trainer.drilling = False
         self.trainer.padding()  # the run's own begins with step 1
@@ -72,32 +74,17 @@ class FireDrill(TrainerCallback):
             eta_s=eta_s,
         )
 
-    def _together(self, examples: Sequence[Example]) -> None:
-        """A pass that all processes know the end of: where one has no memory left, all of them say so."""
-        failed = None
-        try:
-            self._pass(examples)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            failed = error
-        accelerator = self.trainer.accelerator
-        if accelerator.num_processes > 1:
-            someone = torch.tensor(float(failed is not None), device=accelerator.device)
-            if accelerator.reduce(someone, "sum").item() and failed is None:
-                failed = torch.OutOfMemoryError("another process has no memory left")
-        if failed is not None:
-            raise failed
-
     def _pass(self, examples: Sequence[Example]) -> float:
         """Seconds that a forward and backward pass of these examples takes, with their preparation."""
-        trainer, model = self.trainer, self.trainer.model_wrapped
+        trainer, model = (
+            self.trainer,
+            self.trainer.model,
+        )  # not DDP's: it would count this as one of its passes
         began = time.monotonic()
         batch = trainer.collate(list(examples))
         items = trainer._get_num_items_in_batch([batch], trainer.args.device)
         trainer.current_gradient_accumulation_steps = 1
-        with trainer.accelerator.no_sync(model):
-            trainer.training_step(model, batch, items)
+        trainer.training_step(model, batch, items)
         if trainer.args.device.type == "cuda":
             torch.cuda.synchronize(trainer.args.device)
         model.zero_grad()
