@@ -16,7 +16,7 @@ run:
 test:
 	@sh tools/setup.sh requirements.txt requirements-dev.txt
 	$(python) tests/browser.py
-	$(python) -m pytest
+	$(python) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint:
 	@sh tools/setup.sh requirements.txt requirements-dev.txt

@@ -1,7 +1,7 @@
 """What the first run teaches, and how long it takes: `python -m benchmarks.first_run`.
 
-Trains with the command line, as a user would, then asks base and adapters 500 questions about scenes that
-no run has seen, and 100 captions, which are scored apart. Prints a table, then one line of JSON.
+Trains with the command line, as a user would, then asks base and adapters 2,000 questions about scenes that
+no run has seen, and 400 captions, which are scored apart. Prints a table, then one line of JSON.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from vlm.loading import load_base
 from vlm.prompting import prompt_style
 from vlm.settings import ModelSettings
 
-QUESTIONS = 500
+QUESTIONS = 2000
 CAPTION_EVERY = 5
 TEST_SEED = 770_077
 RUNS = {

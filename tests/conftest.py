@@ -5,6 +5,10 @@ import os
 # Before gradio and huggingface_hub are imported, which read them once; child processes inherit them.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # as many tests at a time as there are cores: a second thread slows all
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
 from collections.abc import Callable, Iterator

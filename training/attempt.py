@@ -150,12 +150,14 @@ class Attempt:
         """Make up for an evaluation that a stop left out. True where the run had come to its early end."""
         state = TrainerState.load_from_json(str(checkpoint.path / TRAINER_STATE_NAME))
         told = self.ranks.of_first(lambda: {event["step"] for event in self.run.events({"evaluated"})})
+        trainer.state = state
         if checkpoint.step in callback.evaluation_steps(state.max_steps) and checkpoint.step not in told:
             trainer.load_weights(checkpoint.path)
             callback.evaluate_now(checkpoint.step)
         over = self.ranks.of_first(lambda: callback.best is not None and callback.best.is_over)
         if over and checkpoint.step < state.max_steps:
-            trainer.state, callback.ended_early = state, True
+            trainer.load_weights(checkpoint.path)
+            callback.ended_early = True
         return callback.ended_early
 
     def _adapt(self, loaded: LoadedModel) -> adapters.PeftModel:
@@ -203,7 +205,8 @@ class Attempt:
                 on_sealed=sealed,
                 streams=self.streams,
                 best=callback.best,
-                hard=HardSamples(examples, dataset, self.log),
+                # Of several processes each sees a part of the examples.
+                hard=HardSamples(examples, dataset, self.log) if self.ranks.world == 1 else None,
             )
             drill = FireDrill(trainer, callback, self.log, self.streams)
             trainer.callback_handler.callbacks.insert(0, drill)  # it is over before training is told of
@@ -213,11 +216,11 @@ class Attempt:
             return trainer
 
         at_once = begun_with(self.config, checkpoint)
-        if checkpoint is not None:
-            trainer = make_trainer(at_once)
-            if self._caught_up(trainer, callback, checkpoint):
-                return trainer
-        return train_within_memory(self.config, self.log, at_once, checkpoint, make_trainer)
+
+        def caught_up(trainer: AdapterTrainer, checkpoint: checkpoints.Checkpoint) -> bool:
+            return self._caught_up(trainer, callback, checkpoint)
+
+        return train_within_memory(self.config, self.log, at_once, checkpoint, make_trainer, caught_up)
 
     def _try_method(self, model: adapters.PeftModel, collator: Collator, examples: Sequence[Example]) -> None:
         """One loss and one token with an unusual method, since some models can't run with some of PEFT's.
@@ -301,6 +304,10 @@ class Attempt:
         `begun_as` and `start` tell how the adapter was before its first step (vlm.adapters).
         """
         step, total = trainer.state.global_step, trainer.state.max_steps
+        if step < total and not (callback.stopped or callback.ended_early):
+            raise UserError(
+                f"Training ended at step {step} of {total}.", "Read output.log, then resume the run."
+            )
         best = self._kept(trainer, callback) if examiner.asks else None
         kept = step if best is None else best
         if not callback.stopped:
@@ -308,10 +315,6 @@ class Attempt:
         state_dict = trainer.gathered_weights()
         if not self.ranks.first:
             return not callback.stopped
-        if step < total and not (callback.stopped or callback.ended_early):
-            raise UserError(
-                f"Training ended at step {step} of {total}.", "Read output.log, then resume the run."
-            )
         self.log.append("phase", name="saving", done=0, total=1)
         folder = self.run.adapter_path
         draft = folder.with_name("adapter.draft")
@@ -332,6 +335,9 @@ class Attempt:
     def _kept(self, trainer: AdapterTrainer, callback: RunCallback) -> int | None:
         """Put the best evaluation's adapter back in place: its step; None where the last one is kept."""
         best, last = callback.best, trainer.state.global_step
+        if best is not None and best.step is None and not callback.stopped:
+            problem = f"No evaluation could measure {best.metric}: the last step's adapter is kept."
+            self.log.append("warning", problem=problem, remedy="Choose another --best_metric.")
         if best is None or best.step is None:
             return None
         if callback.ended_early:

@@ -20,7 +20,7 @@ class Best:
         self.rank = (-math.inf, -math.inf)
         """What is to be as high as it can be: the metric, then the loss with a minus."""
         self.since = 0
-        """Evaluations since the metric was last better than before."""
+        """Evaluations since the best one; without those that could not measure the metric."""
 
     @classmethod
     def so_far(cls, settings: EvaluationSettings, events: Sequence[Event], step: int) -> "Best | None":
@@ -38,9 +38,12 @@ class Best:
         loss = _number(evaluated["loss"], math.inf)
         rate = _number(evaluated["metrics"].get(self.metric), -math.inf)
         rank = (-loss if self.metric == "loss" else rate, -loss)
-        self.since = 0 if rank[0] > self.rank[0] else self.since + 1
+        if self.metric != "loss" and not math.isfinite(rate):
+            return False  # it measured nothing
         if not math.isfinite(rank[0]) or rank <= self.rank:
+            self.since += 1
             return False
+        self.since = 0
         self.step, self.rank = evaluated["step"], rank
         return True
 

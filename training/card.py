@@ -92,7 +92,8 @@ def _before_and_after(
             f"This adapter is that of step {best_step}, the best of {sum(e['step'] > 0 for e in evaluated)}"
             f" evaluations by {metric}; the numbers of the one that is chosen so are a little too good."
         )
-    blindfold = next((event for event in reversed(events) if event["kind"] == "blindfold"), None)
+    tested = [event for event in events if event["kind"] == "blindfold" and event["step"] == step]
+    blindfold = tested[-1] if tested else None
     if blindfold is not None:
         said = str(Blindfold.from_event(blindfold))
         told.append(f"{said[0].upper()}{said[1:]}.")
@@ -102,4 +103,5 @@ def _before_and_after(
 def _evaluation_row(event: Event, best_step: int | None) -> str:
     metrics, step = event["metrics"], event["step"]
     whose = "base" if step == 0 else f"step {step} (kept)" if step == best_step else f"step {step}"
-    return f"| {whose} | {metrics['exact_match']:.3f} | {metrics['token_f1']:.3f} | {event['loss']:.3f} |"
+    loss = "not finite" if event["loss"] is None else f"{event['loss']:.3f}"
+    return f"| {whose} | {metrics['exact_match']:.3f} | {metrics['token_f1']:.3f} | {loss} |"

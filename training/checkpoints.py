@@ -83,7 +83,8 @@ def require_same_ranks(checkpoint: Checkpoint, ranks: int) -> None:
     if written != ranks:
         raise UserError(
             f"Step {checkpoint.step} was trained by {written} processes, and here are {ranks}.",
-            f"Resume with {written}, or start a new run.",
+            f"Resume it with as many: `torchrun --nproc_per_node {written}`, or `processes: {written}` in "
+            "its config.yaml. Or start a new run.",
         )
 
 

@@ -166,26 +166,32 @@ def _asked(
     from training.evaluation import ask_blindfolded, evaluate
     from vlm import adapters as weights
     from vlm.loading import load_base
+    from vlm.out_of_memory import with_less
     from vlm.prompting import prompt_style
 
     loaded = load_base(config)
     collator = Collator(prompt_style(loaded.model.config, loaded.processor, config.max_length))
-    how = {"batch_size": 2 * config.batch_size}
+    at_once, tokens = 2 * config.batch_size, config.max_new_tokens
 
     def counted(what: str) -> Callable[[int, int], None]:
         return lambda done, total: progress(what, done, total)
 
+    def answers(what: str) -> "Evaluation":
+        told = counted(what)
+        return with_less(at_once, lambda n: evaluate(model, collator, examples, tokens, told, batch_size=n))
+
     model, last = loaded.model, None
-    base = evaluate(model, collator, examples, config.max_new_tokens, counted("base"), **how)
+    base = answers("base")
     if folder is not None:
         model = weights.load(loaded.model, folder)
-        last = evaluate(model, collator, examples, config.max_new_tokens, counted("adapter"), **how)
+        last = answers("adapter")
     if not blindfold:
         return base, last, None, {}
     own = (last or base).predictions
     told = counted("blindfolded")
-    found, said = ask_blindfolded(
-        model, collator, examples, own, config.seed, config.max_new_tokens, told, **how
+    found, said = with_less(
+        at_once,
+        lambda n: ask_blindfolded(model, collator, examples, own, config.seed, tokens, told, batch_size=n),
     )
     return base, last, found, said
 

@@ -60,15 +60,19 @@ def train_within_memory(
     at_once: MicroBatch,
     checkpoint: Checkpoint | None,
     make_trainer: Callable[[MicroBatch], AdapterTrainer],
+    caught_up: Callable[[AdapterTrainer, Checkpoint], bool],
 ) -> AdapterTrainer:
     """Train to the end, with fewer examples at once where memory runs out. Returns the trainer that ended.
 
-    A step that ran out of memory begins anew: nothing of it had reached the weights. Raises `UserError` where
-    one example alone, or the optimizer, does not fit.
+    A step that ran out of memory begins anew: nothing of it had reached the weights. `caught_up` is asked
+    before a run goes on from a checkpoint: whether it was over. Raises `UserError` where one example alone,
+    or the optimizer, does not fit.
     """
     while True:
         trainer = make_trainer(at_once)
         try:
+            if checkpoint is not None and caught_up(trainer, checkpoint):
+                return trainer
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
             return trainer
         except (RuntimeError, MemoryError) as error:
@@ -116,7 +120,8 @@ def _does_not_fit(config: TrainingConfig, trainer: AdapterTrainer, smaller: Micr
     if smaller is not None:
         return UserError(
             f"{trainer.args.train_batch_size} examples at once do not fit into the memory of one process.",
-            f"Resume with {smaller.flags}: the losses are the same.",
+            f"Set batch_size: {smaller.size} and gradient_accumulation_steps: {smaller.times} in the run's "
+            "config.yaml and resume: the losses are the same.",
         )
     return UserError(
         f"One example alone does not fit into memory: {', '.join(trainer.example_ids)}.",

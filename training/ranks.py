@@ -156,8 +156,10 @@ def _died(rank: int, world: int, code: int) -> Failure:
 
 
 @contextmanager
-def gathered(config: TrainingConfig, run_path: Path) -> Iterator[Ranks]:
+def gathered(config: TrainingConfig, run_path: Path, lost: Callable[[Failure], None]) -> Iterator[Ranks]:
     """For the first rank: all ranks of this run, met. They part at the end, and those started here end.
+
+    `lost` is called where one that was started here ends before all have met.
 
     Raises:
         UserError: more processes than devices.
@@ -173,10 +175,14 @@ def gathered(config: TrainingConfig, run_path: Path) -> Iterator[Ranks]:
     before = {name: os.environ.get(name) for name in place}
     os.environ.update(place)
     children = [_start(rank, run_path) for rank in range(1, config.processes)]
+    met = threading.Event()
     try:
+        threading.Thread(target=_watch_start, args=(children, met, lost), daemon=True).start()
         with _met(run_path, children) as ranks:
+            met.set()
             yield ranks
     finally:
+        met.set()
         for name, value in before.items():
             os.environ.pop(name)
             if value is not None:
@@ -185,6 +191,16 @@ def gathered(config: TrainingConfig, run_path: Path) -> Iterator[Ranks]:
             child.terminate()
         for child in children:
             _end(child)
+
+
+def _watch_start(
+    children: Sequence[subprocess.Popen[bytes]], met: threading.Event, lost: Callable[[Failure], None]
+) -> None:
+    while not met.wait(LOOK_EVERY_S):
+        for rank, child in enumerate(children, start=1):
+            if (code := child.poll()) is not None and not met.is_set():
+                lost(_died(rank, len(children) + 1, code))
+                return
 
 
 def join() -> tuple[Ranks, Path]:

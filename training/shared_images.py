@@ -15,6 +15,7 @@ from training.collate import IMAGE_INPUTS, IMAGE_ORDER, Collator
 from training.image_features import different
 from vlm.example import Example
 from vlm.image_features import ImageEncoder, hand_over
+from vlm.out_of_memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ def can_be_shared(
             found.append((loss.item(), trained))
             model.zero_grad()
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
         logger.info("images can't be encoded apart from their text: %s", error)
         return False
     finally:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import (
     BatchFeature,
     PrinterCallback,
@@ -150,6 +150,13 @@ class AdapterTrainer(Trainer):
         tokens, padded = self.tokens, self.padded
         self.tokens = self.padded = 0
         return padded / tokens if tokens else None
+
+    def get_train_dataloader(self) -> DataLoader:
+        loader = super().get_train_dataloader()
+        if self.args.world_size > 1:  # else the order of a resumed epoch would be the first one's
+            shard = loader.batch_sampler
+            shard.set_epoch = shard.batch_sampler.sampler.set_epoch
+        return loader
 
     def _get_train_sampler(self, train_dataset: Sequence[Example] | None = None) -> Sampler[int]:
         at_once = self.args.train_batch_size * self.args.world_size

@@ -50,7 +50,7 @@ def main(run: Run, *, alone: bool = False) -> int:
 
         company = ranks.ALONE
         try:
-            with ranks.gathered(run.config(), run.path) as company:
+            with ranks.gathered(run.config(), run.path, give_up) as company:
                 company.watch(give_up)
                 try:
                     return _attempt(run, log, stop_requested, company, alone=alone)
