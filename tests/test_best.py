@@ -1,6 +1,7 @@
 """The best evaluation: which one it is; its checkpoint stays and becomes the adapter; when a run ends."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,20 @@ def test_a_resumed_run_ends_as_early_with_the_same_adapter(tiny_config: MakeConf
     assert go_on(run) == worker.DONE
     assert (run.events({"finished"})[0]["step"], run.events({"finished"})[0]["best_step"]) == (4, 2)
     assert same(weights(run), weights(ended))
+
+
+def test_a_run_that_died_after_its_early_end_has_its_weights_though_no_best_is_left(
+    tiny_config: MakeConfig,
+) -> None:
+    run = runs.prepare(tiny_config(**WANDERS))
+    assert worker.main(run) == worker.DONE
+    lines = run.events_path.read_text().splitlines(keepends=True)
+    last = max(n for n, line in enumerate(lines) if json.loads(line)["kind"] == "checkpoint")
+    run.events_path.write_text("".join(lines[: last + 1]))
+    shutil.rmtree(run.checkpoints_path / "checkpoint-2")
+    assert go_on(run) == worker.DONE
+    assert same(weights(run), adapter_of(run.checkpoints_path / "checkpoint-4"))
+    assert "is gone" in run.events({"warning"})[-1]["problem"]
 
 
 def test_a_run_that_died_after_its_early_end_trains_no_further(tiny_config: MakeConfig, ended: Run) -> None:

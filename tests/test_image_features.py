@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -46,8 +47,10 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     """Pictures of different shapes; two questions about one of them; answers of different lengths."""
     folder = tmp_path_factory.mktemp("pictures")
     sizes = {"red": (56, 56), "blue": (56, 28), "green": (28, 56)}
-    for colour, size in sizes.items():
-        Image.effect_noise(size, 90).convert("RGB").save(folder / f"{colour}.png")
+    draw = np.random.default_rng(0)
+    for colour, (width, height) in sizes.items():
+        noise = draw.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{colour}.png")
     asked = [*((colour, "what is this?", f"a {colour} one") for colour in COLOURS), ("red", "how many?", "1")]
     return [
         Example(

@@ -92,7 +92,18 @@ def check(page: Page, verdict: str) -> None:
     see(page, ".verdict", verdict)
 
 
-def test_a_zip_with_every_planted_fault_is_read_mended_and_may_be_trained_on(page, app, planted):
+def train(page: Page, dataset: str) -> None:
+    """On Train, a short run on the dataset that was chosen on Data, to its end."""
+    page.get_by_role("tab", name="Train").click()
+    page.locator("#advanced > button").click()
+    page.locator("#epochs input").fill("2")
+    see(page, ".command", f"--dataset {dataset} --epochs 2")
+    page.locator("#start").click()
+    see(page, "#live", dataset)
+    see(page, ".runline .state", "Finished", timeout=TRAINED_MS)
+
+
+def test_a_zip_with_every_planted_fault_is_read_mended_and_trained_on(page, app, planted):
     drop(page, planted, "planted")
     check(page, "A run would be refused")
     for told in (
@@ -125,8 +136,7 @@ def test_a_zip_with_every_planted_fault_is_read_mended_and_may_be_trained_on(pag
     expect(page.locator("#data-dataset input")).to_have_value("planted-v2", timeout=SHOWN_MS)
     check(page, "A run can start")
     assert len(open_dataset("planted-v2", app.workspace).examples) == GOOD + 2
-    page.get_by_role("tab", name="Train").click()
-    see(page, ".command", "--dataset planted-v2")
+    train(page, "planted-v2")
 
 
 def test_after_another_dataset_is_chosen_the_page_comes_to_rest(page, planted):
@@ -245,19 +255,16 @@ def test_columns_that_are_called_otherwise_are_corrected_and_are_the_runs(page, 
     see(page, ".command", "question=ask,answer=say")
 
 
-def test_a_llama_factory_dataset_dropped_as_it_is_trains(chromium, tmp_path):
-    with served(tmp_path) as app, visitor(chromium, app) as page:
-        open_data(page)
-        drop(page, packed("llama_factory", tmp_path), "llama_factory")
-        see(page, ".facts", "LLaMA-Factory")
-        check(page, "A run can start")
-        page.get_by_role("tab", name="Train").click()
-        page.locator("#advanced > button").click()
-        page.locator("#epochs input").fill("4")
-        see(page, ".command", "--dataset llama_factory --epochs 4")
-        page.locator("#start").click()
-        see(page, ".runline .state", "Finished", timeout=TRAINED_MS)
-        see(page, ".film", "Which colour is it?")
+@pytest.mark.parametrize(
+    ("layout", "told"),
+    [("llama_factory", "LLaMA-Factory"), ("ms_swift", "JSON Lines · queries"), ("llava", "JSON · conv")],
+)
+def test_another_programs_dataset_dropped_as_it_is_trains(page, tmp_path, layout, told):
+    drop(page, packed(layout, tmp_path), layout)
+    see(page, ".facts", told)
+    check(page, "A run can start")
+    train(page, layout)
+    see(page, ".film", "Which colour is it?")
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen_and_every_control_has_a_name(chromium, app, planted):

@@ -12,8 +12,10 @@ import yaml
 from test_training_loop import Setting, finish
 from training import TrainingConfig, provenance, runs
 from training.__main__ import main
+from training.card import write_card
 from training.runs import Run
 from vlm import adapters, hub
+from vlm.counts import TowerCount, TowerCounts
 from vlm.loading import load_base
 
 MakeConfig = Callable[..., TrainingConfig]
@@ -72,6 +74,32 @@ def test_the_card_tells_data_and_adapter_by_hash_and_settings_counts_curve_and_v
     written = yaml.safe_load(taught.config_path.read_text())
     assert told.keys() == written.keys()
     assert {name for name in told if told[name] != written[name]} == {"dataset", "model"}
+
+
+def test_a_loss_that_was_not_finite_is_said_and_another_steps_blindfold_test_is_not(
+    taught: Run, tmp_path: Path
+) -> None:
+    metrics = {"exact_match": 0.5, "token_f1": 0.5}
+    evaluated = [
+        {"kind": "evaluated", "step": n, "loss": None, "examples": 4, "metrics": metrics} for n in (0, 2)
+    ]
+    rates = {"own": 1.0, "blind": 0.0, "own_interval": [0.5, 1.0], "blind_interval": [0.0, 0.5]}
+    tested = {
+        "kind": "blindfold",
+        "step": 2,
+        "verdict": "looks",
+        "metric": "exact_match",
+        "examples": 4,
+    } | rates
+    told = [*taught.events({"data", "started", "step"}), *evaluated, tested]
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    counts = TowerCounts(TowerCount(1, 2), TowerCount(0, 0), TowerCount(1, 2))
+    write_card(tmp_path / "README.md", taught.config(), counts, told, 2)
+    card = (tmp_path / "README.md").read_text()
+    assert "| not finite |" in card
+    assert "Blindfold test" in card
+    write_card(tmp_path / "README.md", taught.config(), counts, told, 0)
+    assert "Blindfold test" not in (tmp_path / "README.md").read_text()
 
 
 def test_a_curve_takes_the_last_of_a_step_trained_twice_and_leaves_out_what_is_no_number() -> None:

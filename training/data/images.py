@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from PIL import Image, ImageOps
 
-from training.data.paths import open_regular, quoted
+from training.data.paths import open_regular, quoted, quoted_path
 from vlm.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -69,7 +69,7 @@ def examine_image(path: Path, *, name: str | None = None) -> ImageFacts:
 def _decode(path: Path, name: str | None) -> tuple[Image.Image, int]:
     """The picture, and how many frames its file has."""
     called = name or str(path)
-    shown = quoted(called)
+    shown = quoted_path(called)
     with open_regular(path, called) as file:
         try:
             image = Image.open(file, formats=FORMATS)

@@ -32,6 +32,11 @@ def quoted(text: str) -> str:
     return "'" + UNSHOWABLE.sub("\N{REPLACEMENT CHARACTER}", shown) + "'"
 
 
+def quoted_path(path: str) -> str:
+    """A path in quotes: of a long one its end, where the file's name is."""
+    return quoted(path if len(path) <= SHOWN_CHARACTERS else "…" + path[1 - SHOWN_CHARACTERS :])
+
+
 def open_regular(path: Path, name: str) -> BinaryIO:
     """`path` opened for reading, if it is a regular file; messages call it `name`.
 
