@@ -170,6 +170,7 @@ def test_a_check_ends_when_its_visitor_leaves(pets):
     check = run_check(pets, "en", values("pets"), "visitor")
     next(check)
     check.close()
+    assert next(check, None) is None
     cancel_check("visitor")  # nobody is there any more
 
 

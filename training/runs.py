@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -218,10 +218,8 @@ def launch(run: Run, command: Sequence[str] | None = None) -> None:
 def _reap(run: Run, process: subprocess.Popen[bytes]) -> None:
     """Wait for the worker, so that it does not stay a zombie, and keep how it ended: nobody else can know."""
     code = process.wait()
-    try:
+    with suppress(FileNotFoundError):  # the folder was deleted meanwhile, and with it who would read this
         _write_whole(run.exit_code_path, str(code))
-    except FileNotFoundError:
-        pass  # the folder was deleted meanwhile, and with it the one who would read this
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -242,9 +240,8 @@ def stop(run: Run, grace_s: float = GRACE_S) -> Status:
         return status
     asked_at = _stop_asked_at(run)
     if asked_at is None:
-        _write_whole(
-            run.stop_path, str(time.monotonic())
-        )  # a wall clock that jumps would end the grace period
+        # A wall clock that jumps would end the grace period.
+        _write_whole(run.stop_path, str(time.monotonic()))
     elif time.monotonic() - asked_at > grace_s:
         _kill(run)
     return status
@@ -262,13 +259,11 @@ def _kill(run: Run) -> None:
     worker = lock.holder(run.lock_path)
     if worker is None:
         return
-    try:
+    with suppress(ProcessLookupError):  # it ended by itself
         if os.getpgid(worker.pid) == worker.pid:
             os.killpg(worker.pid, signal.SIGKILL)
         else:  # in the foreground of a script: the group is the script's
             worker.kill()
-    except ProcessLookupError:
-        pass  # it ended by itself
 
 
 def stop_requested(run: Run) -> bool:
