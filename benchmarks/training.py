@@ -193,9 +193,8 @@ def plain(job: Told) -> Told:
 
     watch = Watch()
     watch.start()
-    trainer = InOrder(
-        model, TrainingArguments(**arguments(job)), train_dataset=examples, data_collator=collate
-    )
+    once = arguments(job) | {"num_train_epochs": 1}  # `places` has the batches of all epochs
+    trainer = InOrder(model, TrainingArguments(**once), train_dataset=examples, data_collator=collate)
     trainer.train()
     return watch.stop() | {"losses": [row["loss"] for row in trainer.state.log_history if "loss" in row]}
 

@@ -89,10 +89,11 @@ def test_a_loss_that_the_logits_do_not_give_is_not_told_apart(
     trainer, hard = tell_tale(tiny_config(max_steps=2), log)
     batch = collate(trainer, *trainer.train_dataset[:4])
     outputs, names = trainer.model(**batch), ["a", "b", "c", "d"]
+    owners = torch.arange(4)[:, None].expand_as(batch["labels"])
     with caplog.at_level("INFO"):
-        hard.look(names, batch, outputs, 2 * outputs.loss, None, encoder_decoder=True)
+        hard.look(names, owners, batch, outputs, 2 * outputs.loss, None, encoder_decoder=True)
     assert "no hard samples" in caplog.text
-    hard.look(names, batch, outputs, outputs.loss, None, encoder_decoder=True)
+    hard.look(names, owners, batch, outputs, outputs.loss, None, encoder_decoder=True)
     assert hard.seen == []
 
 

@@ -18,10 +18,11 @@ from training.collate import Collator
 from training.image_features import encode_images, encoder_of, open_store, proved
 from training.loss import can_be_trimmed, trimmed
 from training.tensor_store import TensorStore, evict
+from vlm import adapters
 from vlm.example import IMAGE, Example, Message
 from vlm.loading import LoadedModel, load_base
 from vlm.prompting import PromptStyle, prompt_style
-from vlm.settings import ModelSettings
+from vlm.settings import AdapterSettings, ModelSettings
 
 MakeConfig = Callable[..., TrainingConfig]
 
@@ -71,12 +72,13 @@ def test_every_family_that_takes_features_has_the_same_losses_and_answers_with_t
     family: str, folders: Callable[[str], Path], examples: list[Example], tmp_path: Path
 ) -> None:
     loaded, prompt, settings = load(folders(family))
-    encoder = encoder_of(loaded)
+    model = adapters.attach(loaded.model, AdapterSettings(text_lora_r=4), family)
+    encoder, store = encoder_of(loaded), open_store(tmp_path, settings, loaded)
     if family in WITHOUT_CACHE:
-        assert encoder is None or not proved(loaded.model, encoder, prompt, examples)
+        assert encoder is None or not proved(model, encoder, prompt, examples, store)
         return
-    assert proved(loaded.model, encoder, prompt, examples)
-    store = open_store(tmp_path, settings, loaded)
+    assert proved(model, encoder, prompt, examples, store)
+    assert len([key for key in store.pending if not key.startswith("proof")]) == 2, "what it took to prove it"
     features = encode_images(loaded, encoder, prompt, examples, store, lambda done, total: None)
     assert len(features) == 3
     kept, opened = Collator(prompt, features, encoder), Collator(prompt)

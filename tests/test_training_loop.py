@@ -63,8 +63,8 @@ class Setting:
         encoder = encoder_of(self.loaded) if cached else None
         self.collator = Collator(prompt)
         if encoder is not None:
-            assert proved(self.model, encoder, prompt, self.examples)
             store = open_store(config.workspace, config, self.loaded)
+            assert proved(self.model, encoder, prompt, self.examples, store)
             features = encode_images(
                 self.loaded, encoder, prompt, self.examples, store, lambda done, total: None
             )

@@ -4,21 +4,23 @@ Asked once by the attempt, when the adapted model is there. What a model can do 
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
-from training.collate import Collator
+from training.collate import IMAGE_ORDER, OWNERS, Collator
 from training.config import TrainingConfig
 from training.image_features import encode_images, encoder_of, open_store, proved
+from training.proof import train_alike
 from training.ranks import ALONE, Ranks
 from training.row_store import open_rows
-from training.shared_images import can_be_shared
-from training.tensor_store import TensorStore
+from training.shared_images import can_be_shared, with_features
+from training.shared_prefix import SharedPrefixes
 from vlm.adapters import PeftModel
 from vlm.errors import UserError
 from vlm.example import Example
-from vlm.image_features import ImageEncoder, image_encoder
+from vlm.image_features import image_encoder
 from vlm.loading import DTYPES, LoadedModel
 from vlm.prompting import PromptStyle
 
@@ -41,12 +43,14 @@ def make_collator(
     wanted = config.cache_image_features
     encoder = encoder_of(loaded) if wanted != "off" else None
     store = open_store(config.workspace, config, loaded) if encoder is not None else None
-    if store is not None and not ranks.any(not _proved_before(store, model, encoder, prompt, examples)):
+    if store is not None and not ranks.any(not proved(model, encoder, prompt, examples, store)):
         features = encode_images(loaded, encoder, prompt, examples, store, progress, ranks)
         logger.info("%s distinct images are encoded; they won't be encoded again", len(features))
         collator = Collator(prompt, features, encoder)
         if not prompt.reads_cache:
             collator.kept = open_rows(config.workspace, prompt, encoder)
+        if config.group_by_image:
+            _merge_prefixes(collator, model, examples, _autocast(loaded), ranks)
         return collator
     if wanted == "on":
         raise UserError(
@@ -55,30 +59,61 @@ def make_collator(
         )
     collator = Collator(prompt, encoder=image_encoder(loaded.model))
     if len({example.images for example in examples}) < len(examples):  # else there is nothing to share
-        precise = loaded.precision == "fp32"
-        autocast = torch.autocast(
-            loaded.device.type, None if precise else DTYPES[loaded.precision], not precise
-        )
+        autocast = _autocast(loaded)
         alike = collator.encoder is not None and can_be_shared(model, collator, examples, autocast)
         collator.shares = not ranks.any(not alike)
         how = (
             "once for all its questions in a batch" if collator.shares else "again for each of its questions"
         )
         logger.info("an image is encoded %s", how)
+        if collator.shares and config.group_by_image:
+            _merge_prefixes(collator, model, examples, autocast, ranks)
     return collator
 
 
-def _proved_before(
-    store: TensorStore,
+def _autocast(loaded: LoadedModel) -> torch.autocast:
+    """What Trainer computes in."""
+    precise = loaded.precision == "fp32"
+    return torch.autocast(loaded.device.type, None if precise else DTYPES[loaded.precision], not precise)
+
+
+def _merge_prefixes(
+    collator: Collator,
     model: PeftModel,
-    encoder: ImageEncoder,
-    prompt: PromptStyle,
     examples: Sequence[Example],
+    autocast: torch.autocast,
+    ranks: Ranks,
+) -> None:
+    """Let the collator merge what questions about one image have in common, where the model is proved to."""
+    try:
+        collator.prefixes = SharedPrefixes(collator.encoder.model, collator.prompt.tokenizer.pad_token_id)
+        merges = not model.peft_config["default"].is_prompt_learning and can_merge(
+            collator, model, examples, autocast
+        )
+    except ValueError as reason:
+        logger.info("questions about one image stay apart: %s", reason)
+        merges = False
+    if ranks.any(not merges):
+        collator.prefixes = None
+        return
+    logger.info("what the questions about one image in a batch have in common is computed once")
+
+
+def can_merge(
+    collator: Collator, model: PeftModel, examples: Sequence[Example], autocast: torch.autocast
 ) -> bool:
-    """Whether the model takes features: what one run has proved, the next of its base and method believes."""
-    proof = f"proof {model.peft_config['default'].peft_type}"
-    if proof not in store:
-        if not proved(model, encoder, prompt, examples):
-            return False
-        store.add(proof, {"yes": torch.ones(1)})
-    return True
+    """Two questions about each of two images: loss and gradients merged, beside those apart."""
+    asked: dict[tuple, list[Example]] = {}
+    for example in examples:
+        if example.images:
+            asked.setdefault(example.images, []).append(example)
+    four = [example for group in [g for g in asked.values() if len(g) > 1][:2] for example in group[:2]]
+    if not four or OWNERS not in collator.to_train(four):
+        return False
+    encoder = collator.encoder
+
+    def merged() -> Mapping[str, Any]:
+        batch = {name: x for name, x in collator.to_train(four).items() if name != OWNERS}
+        return with_features(batch, encoder) if IMAGE_ORDER in batch else batch
+
+    return train_alike(model, encoder.model, (lambda: collator(four), merged), autocast)

@@ -4,7 +4,7 @@ Where image features are kept, no image is opened, preprocessed or encoded again
 rows of text that were encoded once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from transformers import BatchFeature
 
 from training.image_features import ImageFeatures, pictures_of
 from training.row_store import RowStore, key_of
+from training.shared_prefix import SharedPrefixes
 from vlm.errors import UserError
 from vlm.example import Example
 from vlm.image_features import TEXT_INPUTS, ImageEncoder, hand_over
@@ -21,6 +22,8 @@ from vlm.prompting import IGNORED, PromptStyle
 Row = dict[str, torch.Tensor]
 IMAGE_INPUTS, IMAGE_ORDER = "image_inputs", "image_order"
 """Of a shared batch: what the encoder reads of each distinct set of images, and which is whose."""
+OWNERS = "owners"
+"""Of a batch with merged rows: which example each token belongs to."""
 
 
 class Collator:
@@ -39,6 +42,8 @@ class Collator:
         """Where rows are on disk, if they need images to be written."""
         self.shares = False
         """Whether a batch to train on is made by `shared`: known once it is proved."""
+        self.prefixes: SharedPrefixes | None = None
+        """What merges the rows of a batch to train on, where that is wanted and proved."""
         self.rows: dict[tuple[str, bool], Row] = {}
 
     def inputs(self, examples: Sequence[Example]) -> BatchFeature:
@@ -53,6 +58,12 @@ class Collator:
             return self._joined(examples, to_train=True)
         return self.prompt.training_batch(_conversations(examples), self._images(examples))
 
+    def to_train(self, examples: Sequence[Example]) -> BatchFeature:
+        """The cheapest batch that has these examples' loss, as far as the model is proved to take it."""
+        if self.shares:
+            return self.shared(examples)
+        return self._merged(examples) if self.features is not None else self(examples)
+
     def shared(self, examples: Sequence[Example]) -> BatchFeature:
         """What `training.shared_images` makes a training batch of: each distinct image opened once."""
         inputs: dict[tuple[Path, ...], Row] = {}
@@ -62,10 +73,10 @@ class Collator:
             if example.images in order and example.images not in inputs:
                 encoded = self.prompt.training_batch([example.messages], [pictures_of(example)])
                 inputs[example.images] = self.encoder.inputs(encoded)
-        batch = BatchFeature(join(rows, self.prompt.tokenizer.pad_token_id, left=False))
+        batch, seen = self._together(examples, rows, [example.images for example in examples])
         if order:
             batch[IMAGE_INPUTS] = [inputs[images] for images in order]
-            batch[IMAGE_ORDER] = [order.index(example.images) for example in examples if example.images]
+            batch[IMAGE_ORDER] = [order.index(example.images) for example in seen]
         return batch
 
     def flush(self) -> None:
@@ -84,6 +95,26 @@ class Collator:
                 f"Example {example.id} has {len(example.images)} images; this model takes exactly one.",
                 "Remove the row, or give it one image.",
             )
+
+    def _merged(self, examples: Sequence[Example]) -> BatchFeature:
+        rows = [self._row(example, to_train=True) for example in examples]
+        images = [self.features.keys.get(example.images) for example in examples]
+        batch, seen = self._together(examples, rows, images)
+        if seen:
+            batch["mm_encoder_outputs"] = hand_over([self.features.of(example) for example in seen])
+        return batch
+
+    def _together(
+        self, examples: Sequence[Example], rows: Sequence[Row], images: Sequence[Hashable]
+    ) -> tuple[BatchFeature, list[Example]]:
+        """The batch of these rows, merged where that saves something, and those whose images it takes."""
+        merged = self.prefixes and self.prefixes.merge(rows, images)
+        if merged:
+            batch = BatchFeature(merged.inputs | {OWNERS: merged.owners})
+            examples = [examples[first] for first in merged.firsts]
+        else:
+            batch = BatchFeature(join(rows, self.prompt.tokenizer.pad_token_id, left=False))
+        return batch, [example for example in examples if example.images]
 
     def _joined(self, examples: Sequence[Example], *, to_train: bool) -> BatchFeature:
         rows = [self._row(example, to_train) for example in examples]

@@ -4,6 +4,7 @@ One forward and backward pass without an update, then one of usual examples for 
 and random numbers are put back: a run with the drill is the run without it, bit for bit.
 """
 
+import itertools
 import logging
 import random
 import threading
@@ -18,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from training.callback import RunCallback
 from training.events import EventLog
+from training.sampling import ImageGroups
 from training.trainer import AdapterTrainer
 from vlm.example import Example
 
@@ -55,7 +57,7 @@ class FireDrill(TrainerCallback):
         with _put_back(self.trainer.model), _peak_bytes(args.device) as peak:
             before = peak[0]
             self._pass(largest(examples, self.lengths, size))
-            step_s = self._pass(usual(examples, self.lengths, size)) * args.gradient_accumulation_steps
+            step_s = self._pass(self._usual(size)) * args.gradient_accumulation_steps
         self.trainer.drilling = False
         self.trainer.padding()  # the run's own begins with step 1
         grown, eta_s = max(0, peak[0] - before), self.callback.time_left_s(state, step_s)
@@ -73,6 +75,14 @@ class FireDrill(TrainerCallback):
             step_s=step_s,
             eta_s=eta_s,
         )
+
+    def _usual(self, size: int) -> list[Example]:
+        """Examples of the median length; with questions of one image together, those of a batch of them."""
+        examples = self.trainer.examples
+        if not self.trainer.config.group_by_image:
+            return usual(examples, self.lengths, size)
+        order = iter(ImageGroups(size, examples, self.trainer.args.seed))
+        return [examples[index] for index in itertools.islice(order, size)]
 
     def _pass(self, examples: Sequence[Example]) -> float:
         """Seconds that a forward and backward pass of these examples takes, with their preparation."""

@@ -43,6 +43,7 @@ class HardSamples(TrainerCallback):
     def look(
         self,
         example_ids: list[str],
+        owners: torch.Tensor,
         batch: Mapping[str, Any],
         outputs: Mapping[str, Any],
         loss: torch.Tensor,
@@ -50,14 +51,18 @@ class HardSamples(TrainerCallback):
         *,
         encoder_decoder: bool,
     ) -> None:
-        """Keep a batch's losses. `loss` is the model's: its sum over `tokens`, or else over the batch's."""
+        """Keep a batch's losses. `loss` is the model's: its sum over `tokens`, or else over the batch's.
+
+        `owners`, shaped as the batch's labels were before they were trimmed, are places in `example_ids`.
+        """
         if self.works is False:
             return
         labels, logits = _labels(batch, encoder_decoder=encoder_decoder), outputs.get("logits")
         if logits is None or logits.shape[:2] != labels.shape:
             self._give_up()
             return
-        sums, counts = _sums(logits, labels)
+        owners = _said_by(owners, batch, encoder_decoder=encoder_decoder)
+        sums, counts = _sums(logits, labels, owners.to(labels.device), len(example_ids))
         if self.works is None:
             self.works = _is_loss(loss, sums, counts, tokens)
             if not self.works:
@@ -103,13 +108,24 @@ def _labels(batch: Mapping[str, Any], *, encoder_decoder: bool) -> torch.Tensor:
     return labels if encoder_decoder else nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
-def _sums(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _said_by(owners: torch.Tensor, batch: Mapping[str, Any], *, encoder_decoder: bool) -> torch.Tensor:
+    """The owners of what `_labels` gives."""
+    if "logits_to_keep" in batch:
+        return owners[:, batch["logits_to_keep"].to(owners.device) + 1]
+    return owners if encoder_decoder else nn.functional.pad(owners[:, 1:], (0, 1))
+
+
+def _sums(
+    logits: torch.Tensor, labels: torch.Tensor, owners: torch.Tensor, examples: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Each example's loss, summed over its answer tokens, and their number: [B] both."""
-    sums = [
-        nn.functional.cross_entropy(row.float(), wanted, ignore_index=IGNORED, reduction="sum")
-        for row, wanted in zip(logits, labels, strict=True)  # one by one: in fp32 a batch's logits are large
-    ]
-    return torch.stack(sums), (labels != IGNORED).sum(1)
+    sums, counts = logits.new_zeros(examples, dtype=torch.float32), labels.new_zeros(examples)
+    for row, wanted, owner in zip(logits, labels, owners, strict=True):  # a batch's in fp32 would be large
+        learned = wanted != IGNORED
+        losses = nn.functional.cross_entropy(row[learned].float(), wanted[learned], reduction="none")
+        sums.index_add_(0, owner[learned], losses)
+        counts.index_add_(0, owner[learned], torch.ones_like(wanted[learned]))
+    return sums, counts
 
 
 def _is_loss(

@@ -13,12 +13,12 @@ import psutil
 import torch
 import transformers
 from PIL import Image
-from transformers import PreTrainedModel
 
 from training.data.images import load_image
 from training.ranks import ALONE, Ranks
 from training.tensor_store import TensorStore, evict
 from vlm import hub
+from vlm.adapters import PeftModel
 from vlm.example import Example
 from vlm.image_features import Features, ImageEncoder, image_encoder, takes_features
 from vlm.loading import LoadedModel
@@ -74,16 +74,33 @@ def encoder_of(loaded: LoadedModel) -> ImageEncoder | None:
 
 
 def proved(
-    model: PreTrainedModel, encoder: ImageEncoder, prompt: PromptStyle, examples: Sequence[Example]
+    model: PeftModel,
+    encoder: ImageEncoder,
+    prompt: PromptStyle,
+    examples: Sequence[Example],
+    store: TensorStore,
 ) -> bool:
-    """Whether the model takes features of these examples' images as it takes the images themselves."""
+    """Whether the model takes features of these examples' images as it takes the images themselves.
+
+    What one run has proved, the next of its base and method believes: it stands in the store, beside the
+    features that it took to prove it.
+    """
+    proof = f"proof {model.peft_config['default'].peft_type}"
+    if proof in store:
+        return True
     pair = different(examples)
     if pair is None:
         return False
     images = [pictures_of(example) for example in pair]
     one_by_one = [prompt.training_batch([e.messages], [i]) for e, i in zip(pair, images, strict=True)]
+    features = encoder([encoder.inputs(example) for example in one_by_one])
     whole = prompt.training_batch([example.messages for example in pair], images)
-    return takes_features(model, encoder, one_by_one, whole)
+    if not takes_features(model, encoder, features, whole):
+        return False
+    for key, found in zip(_keys(pair).values(), features, strict=True):
+        store.add(key, found)
+    store.add(proof, {"yes": torch.ones(1)})
+    return True
 
 
 def encode_images(

@@ -4,7 +4,6 @@ Where the vision tower or the connector trains, no features can be kept; but ten
 need it once. That a model gives the plain way's loss and gradients so is proved on three examples.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -13,14 +12,9 @@ import torch
 
 from training.collate import IMAGE_INPUTS, IMAGE_ORDER, Collator
 from training.image_features import different
+from training.proof import train_alike
 from vlm.example import Example
 from vlm.image_features import ImageEncoder, hand_over
-from vlm.out_of_memory import is_out_of_memory
-
-logger = logging.getLogger(__name__)
-
-TOLERANCE = 1e-4
-"""How far loss and gradients may lie apart in fp32, as parts of themselves."""
 
 
 def with_features(batch: Mapping[str, Any], encoder: ImageEncoder) -> dict[str, Any]:
@@ -42,41 +36,6 @@ def can_be_shared(
         return False
     first, other = pair
     again = next((e for e in examples if e.images == first.images and e is not first), first)
-    three, device, was_training = [first, other, again], collator.encoder.model.device, model.training
-    model.eval()
-    found = []
-    try:
-        for shared in (False, True):
-            with autocast:
-                if shared:
-                    batch = with_features(collator.shared(three), collator.encoder)
-                else:
-                    batch = collator(three)
-                loss = model(**_placed(batch, device)).loss
-            loss.backward()
-            trained = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-            found.append((loss.item(), trained))
-            model.zero_grad()
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        if is_out_of_memory(error):
-            raise
-        logger.info("images can't be encoded apart from their text: %s", error)
-        return False
-    finally:
-        model.zero_grad()
-        model.train(was_training)
-    loose = TOLERANCE if collator.encoder.model.dtype == torch.float32 else 100 * TOLERANCE
-    return _alike(*found, loose)
-
-
-def _alike(plain: tuple[float, dict], shared: tuple[float, dict], loose: float) -> bool:
-    (loss, gradients), (other_loss, others) = plain, shared
-    if gradients.keys() != others.keys() or abs(loss - other_loss) > loose * abs(loss):
-        return False
-    size = torch.stack([gradient.float().norm() for gradient in gradients.values()]).norm()
-    apart = torch.stack([(gradients[name] - others[name]).float().norm() for name in gradients]).norm()
-    return bool(apart <= 10 * loose * size)
-
-
-def _placed(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    return {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in batch.items()}
+    three = [first, other, again]
+    ways = (lambda: collator(three), lambda: with_features(collator.shared(three), collator.encoder))
+    return train_alike(model, collator.encoder.model, ways, autocast)

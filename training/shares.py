@@ -11,6 +11,8 @@ import torch
 from torch.utils.data import Sampler
 from transformers import BatchFeature
 
+from training.about import ABOUT
+from training.shared_prefix import NOBODY
 from vlm.example import Example
 from vlm.prompting import IGNORED
 
@@ -49,12 +51,13 @@ class FullBatches(Sampler[int]):
 
 
 def collate_filled(collate: Callable[[Sequence[Example]], BatchFeature]) -> Callable:
-    """A collator of `Filled`'s pairs: those that don't count have no labels."""
+    """A collator of `Filled`'s pairs, of one that tells of its batches: what doesn't count has no labels."""
 
     def collate_pairs(dealt: Sequence[Dealt]) -> BatchFeature:
         batch = collate([example for example, _ in dealt])
         counts = torch.tensor([counts for _, counts in dealt])
-        batch["labels"][~counts] = IGNORED
+        owners = batch[ABOUT].owners
+        batch["labels"][(owners != NOBODY) & ~counts[owners]] = IGNORED
         return batch
 
     return collate_pairs

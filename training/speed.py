@@ -20,7 +20,7 @@ class SpeedSettings(BaseModel):
         "auto", description="Encode each image once where it stays the same; `on` refuses where it can't."
     )
     group_by_image: bool = Field(
-        False, description="Questions about one image in one batch: what trains on it encodes it once."
+        False, description="Questions about one image in one batch: what they share is computed once."
     )
     dataloader_num_workers: int = Field(
         0, ge=0, le=64, description="Processes that decode images ahead, where pixels are needed."

@@ -5,7 +5,6 @@ the number to `forward`. Four batches of one therefore give what one batch of fo
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import (
-    BatchFeature,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -24,6 +22,7 @@ from transformers import (
 )
 
 from training import adalora
+from training.about import ABOUT, Told
 from training.best import Best
 from training.checkpoints import rotate, seal
 from training.collate import IMAGE_ORDER, Collator
@@ -39,19 +38,6 @@ from vlm import adapters
 from vlm.errors import UserError
 from vlm.example import Example
 from vlm.loading import LoadedModel
-from vlm.prompting import IGNORED
-
-ABOUT = "about"
-"""Under this name a batch tells what it is made of."""
-
-
-@dataclass(frozen=True, slots=True)
-class About:
-    """The examples of a batch, its tokens, and how many of those are padding; labels apart count too."""
-
-    example_ids: list[str]
-    tokens: int
-    padded: int
 
 
 class AdapterTrainer(Trainer):
@@ -75,7 +61,7 @@ class AdapterTrainer(Trainer):
         self.uses_adalora = model.peft_config["default"].peft_type == "ADALORA"
         callbacks = [callback, *([_AdaLoraSteps()] if self.uses_adalora else []), *([hard] if hard else [])]
         self.examples = examples
-        self.collate = _Told(collator)
+        self.collate = Told(collator)
         several = arguments.world_size > 1
         if several:
             callbacks.append(_OneDecision())
@@ -92,7 +78,8 @@ class AdapterTrainer(Trainer):
         """Whether the head computes answers' tokens alone: known after the first batch."""
         self.streams = streams or {}
         self.example_ids: list[str] = []
-        """Which examples go through the model, or were the last to."""
+        """Which examples go through the model, or were the last to; `owners` are whose its tokens are."""
+        self.owners = torch.empty(0)
         self.tokens = self.padded = 0
         """Since the last step that was logged."""
         self.drilling = self.updating = False
@@ -116,7 +103,7 @@ class AdapterTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         about = inputs.pop(ABOUT)
-        self.example_ids = about.example_ids
+        self.example_ids, self.owners = about.example_ids, about.owners
         self.tokens += about.tokens
         self.padded += about.padded
         return super().training_step(model, inputs, *args, **kwargs)
@@ -139,7 +126,8 @@ class AdapterTrainer(Trainer):
         loss, outputs = super().compute_loss(model, batch, *args, **(kwargs | {"return_outputs": True}))
         tokens, reads_first = kwargs.get("num_items_in_batch"), self.model.config.is_encoder_decoder
         own = loss if tokens is None else loss / self.args.world_size  # DDP takes the mean over the ranks
-        self.hard.look(self.example_ids, batch, outputs, own, tokens, encoder_decoder=reads_first)
+        about = (self.example_ids, self.owners)
+        self.hard.look(*about, batch, outputs, own, tokens, encoder_decoder=reads_first)
         return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -209,23 +197,6 @@ class _OneDecision(TrainerCallback):
         decided = decided.to(torch.int32)
         dist.all_reduce(decided, op=dist.ReduceOp.MAX)
         control.should_training_stop, control.should_save, control.should_log = decided.bool().tolist()
-
-
-class _Told:
-    """The collator's batches, and what they are made of."""
-
-    def __init__(self, collator: Collator) -> None:
-        self.collator = collator
-
-    def __call__(self, examples: Sequence[Example]) -> BatchFeature:
-        batch = self.collator.shared(examples) if self.collator.shares else self.collator(examples)
-        masks = [batch["attention_mask"] != 0] if "attention_mask" in batch else []
-        if not masks or batch["labels"].shape != masks[0].shape:  # an encoder-decoder's: no answer has a hole
-            masks.append(batch["labels"] != IGNORED)
-        tokens = sum(mask.numel() for mask in masks)
-        padded = tokens - sum(int(mask.sum()) for mask in masks)
-        batch[ABOUT] = About([example.id for example in examples], tokens, padded)
-        return batch
 
 
 class _Updates(TrainerCallback):

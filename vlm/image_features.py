@@ -55,28 +55,29 @@ class ImageEncoder:
         Inputs of equal shapes and grids have as many features each, so the output is cut into equal parts.
         """
         first = inputs[0]
-        if self.constant is None:
-            self.constant = self._find_constant(first)
         alike = all(_shapes(other) == _shapes(first) for other in inputs)
-        groups = [inputs] if alike else [[one] for one in inputs]
-        encoded: list[Features] = []
-        for group in groups:
-            joined = {name: torch.cat([one[name] for one in group]) for name in first}
-            output = self.encode_images(**self._placed(joined))
-            encoded += _cut(output, len(group), self.constant)
-        return encoded
+        outputs = [self._joined(group) for group in ([inputs] if alike else [[one] for one in inputs])]
+        if self.constant is None:
+            several = outputs[0] if alike and len(inputs) > 1 else self._joined([first, first])
+            self.constant = self._find_constant(first, several)
+        parts = len(inputs) // len(outputs)
+        return [features for output in outputs for features in _cut(output, parts, self.constant)]
+
+    def _joined(self, inputs: Sequence[Mapping[str, torch.Tensor]]) -> Mapping:
+        joined = {name: torch.cat([one[name] for one in inputs]) for name in inputs[0]}
+        return self.encode_images(**self._placed(joined))
 
     @torch.no_grad()
-    def _find_constant(self, inputs: Mapping[str, torch.Tensor]) -> set[str]:
-        """Fields of the output that do not grow with the images: Ovis2 gives its marks around images too."""
-        once, twice = (
-            self.encode_images(**self._placed({name: torch.cat([x] * times) for name, x in inputs.items()}))
-            for times in (1, 2)
-        )
+    def _find_constant(self, inputs: Mapping[str, torch.Tensor], several: Mapping) -> set[str]:
+        """Fields that do not grow with the images: Ovis2 gives its marks around images too.
+
+        `several` is what more than one such input gave.
+        """
+        once = self._joined([inputs])
         return {
             field
             for field, value in once.items()
-            if isinstance(value, torch.Tensor) and value.shape == twice[field].shape
+            if isinstance(value, torch.Tensor) and value.shape == several[field].shape
         }
 
     def _placed(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -123,15 +124,14 @@ def _under(name: str, features: Features) -> list[torch.Tensor]:
 
 @torch.no_grad()
 def takes_features(
-    model: torch.nn.Module, encoder: ImageEncoder, examples: Sequence[BatchFeature], whole: BatchFeature
+    model: torch.nn.Module, encoder: ImageEncoder, features: Sequence[Features], whole: BatchFeature
 ) -> bool:
     """Whether features in place of pixels give the same loss, and each other's features another.
 
-    `examples` are two batches of one example whose images differ, `whole` both in one batch.
+    `whole` is a batch of two examples whose images differ, `features` what the encoder gave for each.
     """
     was_training = model.training
     model.eval()
-    features = encoder([encoder.inputs(example) for example in examples])
     rest, device = encoder.rest(whole), encoder.model.device
     try:
         losses = [
