@@ -70,7 +70,7 @@ def lora_lens(job: Told) -> Told:
     }
     if job["vision"]:
         settings |= {"use_vision_lora": True, "vision_lora_r": LORA_R, "vision_lora_alpha": 2 * LORA_R}
-        settings |= {"group_by_image": True}
+    settings |= {"group_by_image": job["together"]}
     run, watch = runs.prepare(build(settings)), Watch()
     order, lengths, times = [], [], {}
     tell, train, collate = attempt.Attempt._tell_start, AdapterTrainer.train, Collator.__call__

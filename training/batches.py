@@ -43,7 +43,7 @@ def make_collator(
     wanted = config.cache_image_features
     encoder = encoder_of(loaded) if wanted != "off" else None
     store = open_store(config.workspace, config, loaded) if encoder is not None else None
-    if store is not None and not ranks.any(not proved(model, encoder, prompt, examples, store)):
+    if store is not None and not ranks.any(not proved(model, encoder, prompt, examples, store, ranks)):
         features = encode_images(loaded, encoder, prompt, examples, store, progress, ranks)
         logger.info("%s distinct images are encoded; they won't be encoded again", len(features))
         collator = Collator(prompt, features, encoder)

@@ -79,6 +79,7 @@ def proved(
     prompt: PromptStyle,
     examples: Sequence[Example],
     store: TensorStore,
+    ranks: Ranks = ALONE,
 ) -> bool:
     """Whether the model takes features of these examples' images as it takes the images themselves.
 
@@ -97,9 +98,10 @@ def proved(
     whole = prompt.training_batch([example.messages for example in pair], images)
     if not takes_features(model, encoder, features, whole):
         return False
-    for key, found in zip(_keys(pair).values(), features, strict=True):
-        store.add(key, found)
-    store.add(proof, {"yes": torch.ones(1)})
+    if ranks.first:
+        for key, found in zip(_keys(pair).values(), features, strict=True):
+            store.add(key, found)
+        store.add(proof, {"yes": torch.ones(1)})
     return True
 
 
