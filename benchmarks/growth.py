@@ -33,7 +33,7 @@ Told = dict[str, Any]
 
 PICTURE, BATCH, STEPS, STEP_PICTURES = 96, 4, 6, 8
 PATCH, SCALE, WIDTH = 16, 2, 192
-QUESTION = "which number is this, at the time"
+QUESTION = "part"
 LEAST = {"s": 1e-3, "gb": 1e-3}
 """Less than a millisecond or a megabyte counts as one: below, noise would have a logarithm."""
 
@@ -54,8 +54,8 @@ STEP = ("step_s", "step_gb", "run_gb", "full_step_s", "full_step_gb", "full_run_
 SERIES = (
     Series("images", (100, 300, 1000, 3000, 10_000), (100, 300, 1000), RUN, fixed=1),
     Series("questions an image", (1, 2, 4, 8, 16), (1, 4, 16), RUN, fixed=300),
-    Series("image tokens", (16, 64, 256, 1024), (16, 64, 256), STEP, fixed=32_768),
-    Series("vocabulary", (4096, 16_384, 65_536, 131_072), (4096, 16_384, 65_536), STEP, fixed=256),
+    Series("image tokens", (64, 144, 400, 1024), (64, 256), STEP, fixed=32_768),
+    Series("vocabulary", (4096, 16_384, 65_536, 131_072), (4096, 65_536), STEP, fixed=256),
 )
 QUICK_FIXED = {"questions an image": 100, "image tokens": 16_384, "vocabulary": 64}
 WORDS = {
@@ -120,9 +120,11 @@ def make_model(folder: Path, image_tokens: int, vocabulary: int) -> str:
         SmolVLMProcessor,
         SmolVLMVideoProcessor,
     )
+    from transformers.utils.logging import disable_progress_bar
 
     from benchmarks.memory_models import TEMPLATE, tokenizer
 
+    disable_progress_bar()
     torch.manual_seed(0)
     words, side = tokenizer(), side_of(image_tokens)
     sizes = {"hidden_size": WIDTH, "intermediate_size": 3 * WIDTH, "num_attention_heads": 6}
@@ -221,14 +223,14 @@ def run_point(root: Path, series: Series, size: int, fixed: int) -> Told:
     """One epoch on the starter, on so many images or questions."""
     images, questions = (size, fixed) if series.grows == "images" else (fixed, size)
     dataset = write_rows(root / "pictures", images, questions)
-    return in_child(settings(root, f"{images}-{questions}", dataset, {"epochs": 1}))
+    return in_child(settings(root, f"{series.grows}-{size}", dataset, {"epochs": 1}))
 
 
 def step_point(root: Path, series: Series, size: int, fixed: int) -> Told:
     """A few steps of a model with so many image tokens or words: as ours, and with all logits."""
     image_tokens, vocabulary = (size, fixed) if series.grows == "image tokens" else (fixed, size)
-    name = f"{image_tokens}-{vocabulary}"
-    pictures = root / f"pictures-{image_tokens}"
+    name = f"{series.grows}-{size}"
+    pictures = root / f"pictures of {name}"
     make_pictures(pictures, STEP_PICTURES, side_of(image_tokens))
     more = {"model": make_model(root / f"model-{name}", image_tokens, vocabulary)}
     more |= {"batch_size": BATCH, "max_steps": STEPS}

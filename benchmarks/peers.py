@@ -145,7 +145,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         variable = f"{name.upper()}_PYTHON"
         parser.add_argument(
             f"--{name}-python",
-            type=Path,
+            type=_python,
             default=os.environ.get(variable),
             help=f"Python of an environment with {PEERS[name].package}, to be measured too; or {variable}",
         )
@@ -154,12 +154,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def given_peers(given: argparse.Namespace) -> dict[str, Path]:
     """The peers whose Python is given, and where it is."""
     named = {name: getattr(given, f"{name}_python") for name in PEERS}
-    return {name: Path(python).absolute() for name, python in named.items() if python}
+    return {name: python for name, python in named.items() if python}
 
 
-def version(name: str, python: Path) -> str:
+def _python(text: str) -> Path:
+    """Absolute, but not resolved: an environment's Python is a link."""
+    if not (python := Path(text).absolute()).is_file():
+        raise argparse.ArgumentTypeError(f"there is no {text}")
+    return python
+
+
+def version(name: str, python: Path) -> str | None:
+    """The peer's version; None where that environment hasn't got it."""
     asked = f"from importlib.metadata import version; print(version({PEERS[name].package!r}))"
-    return subprocess.run([python, "-c", asked], check=True, capture_output=True, text=True).stdout.strip()
+    told = subprocess.run([python, "-c", asked], check=False, capture_output=True, text=True)
+    return told.stdout.strip() or None
 
 
 def rss_anon(process: psutil.Process) -> int:
@@ -241,8 +250,10 @@ def compare_peers(pythons: dict[str, Path], job: Told) -> dict[str, Told]:
     """Each peer's run and version, printed as a row of benchmarks.training's table."""
     found = {}
     for name, python in pythons.items():
-        found[name] = told = {"version": version(name, python)} | run_peer(name, python, job)
-        print(row(f"{PEERS[name].package} {told['version']}", told, job["examples"]), flush=True)
+        there, package = version(name, python), PEERS[name].package
+        told = run_peer(name, python, job) if there else {"problem": f"{package} is not in that environment"}
+        found[name] = {"version": there} | told
+        print(row(f"{package} {there or ''}".strip(), told, job["examples"]), flush=True)
     return found
 
 

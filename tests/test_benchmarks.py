@@ -90,12 +90,20 @@ def test_a_peer_that_failed_has_its_reason_in_its_row_and_no_ratio() -> None:
 
 def test_only_peers_whose_python_is_given_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LLAMAFACTORY_PYTHON", raising=False)
-    monkeypatch.setenv("SWIFT_PYTHON", "/env/bin/python")
+    monkeypatch.setenv("SWIFT_PYTHON", sys.executable)
     parser = argparse.ArgumentParser()
     peers.add_arguments(parser)
-    assert peers.given_peers(parser.parse_args([])) == {"swift": Path("/env/bin/python")}
-    given = parser.parse_args(["--llamafactory-python", "/other/bin/python"])
+    assert peers.given_peers(parser.parse_args([])) == {"swift": Path(sys.executable)}
+    given = parser.parse_args(["--llamafactory-python", sys.executable])
     assert list(peers.given_peers(given)) == ["llamafactory", "swift"]
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--llamafactory-python", "/nowhere/python"])
+
+
+def test_an_environment_without_the_peer_is_a_row_that_says_so(capsys: pytest.CaptureFixture) -> None:
+    found = peers.compare_peers({"swift": Path(sys.executable)}, {"examples": 8})
+    assert found["swift"]["problem"] == "ms-swift is not in that environment"
+    assert "failed: ms-swift is not in that environment |" in capsys.readouterr().out
 
 
 PROCESS = """
