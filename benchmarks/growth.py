@@ -34,8 +34,8 @@ Told = dict[str, Any]
 PICTURE, BATCH, STEPS, STEP_PICTURES = 96, 4, 6, 8
 PATCH, SCALE, WIDTH = 16, 2, 192
 QUESTION = "part"
-LEAST = {"s": 1e-3, "gb": 1e-3}
-"""Less than a millisecond or a megabyte counts as one: below, noise would have a logarithm."""
+LEAST = {"s": 1e-3, "ms": 1e-3, "gb": 1e-3}
+"""What is less counts as so much: below, noise would have a logarithm."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Series:
     fixed: int = 0
 
 
-RUN = ("encoding_s", "epoch_s", "run_gb")
+RUN = ("encoding_s", "image_ms", "epoch_s", "example_ms", "run_gb")
 STEP = ("step_s", "step_gb", "run_gb", "full_step_s", "full_step_gb", "full_run_gb")
 SERIES = (
     Series("images", (100, 300, 1000, 3000, 10_000), (100, 300, 1000), RUN, fixed=1),
@@ -60,7 +60,9 @@ SERIES = (
 QUICK_FIXED = {"questions an image": 100, "image tokens": 16_384, "vocabulary": 64}
 WORDS = {
     "encoding_s": "encoding, s",
+    "image_ms": "an image, ms",
     "epoch_s": "an epoch, s",
+    "example_ms": "an example, ms",
     "run_gb": "a run, GB",
     "step_s": "a step, s",
     "step_gb": "a step, GB",
@@ -223,7 +225,9 @@ def run_point(root: Path, series: Series, size: int, fixed: int) -> Told:
     """One epoch on the starter, on so many images or questions."""
     images, questions = (size, fixed) if series.grows == "images" else (fixed, size)
     dataset = write_rows(root / "pictures", images, questions)
-    return in_child(settings(root, f"{series.grows}-{size}", dataset, {"epochs": 1}))
+    told = in_child(settings(root, f"{series.grows}-{size}", dataset, {"epochs": 1}))
+    each = {"image_ms": told["encoding_s"] / images, "example_ms": told["epoch_s"] / (images * questions)}
+    return told | {name: 1000 * seconds for name, seconds in each.items()}
 
 
 def step_point(root: Path, series: Series, size: int, fixed: int) -> Told:
@@ -265,33 +269,41 @@ def report(root: Path, series: Series, quick: bool) -> Told:
 
 
 def plot(found: Mapping[str, Told], file: Path) -> None:
-    """A panel for each series, both axes in logarithms; greys and colours that both light and dark bear."""
+    """A panel for each series, both axes in logarithms; grey and colours that light and dark pages bear."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     grey = "#808080"
-    greys = {f"{what}.color": grey for what in ("xtick", "ytick", "text")}
-    greys |= {"axes.labelcolor": grey, "axes.edgecolor": grey, "grid.color": grey, "grid.alpha": 0.3}
-    with mpl.rc_context({**greys, "svg.fonttype": "none", "svg.hashsalt": "growth", "font.size": 8}):
-        figure = Figure(figsize=(8, 6), layout="constrained")
-        for panel, (grows, told) in zip(figure.subplots(2, 2).flat, found.items(), strict=True):
-            sizes = [row["size"] for row in told["rows"]]
-            names = [
-                n for n in told["exponents"] if not (n.endswith("run_gb") and "step_gb" in told["exponents"])
-            ]
-            for name in names:
+    look = {f"{what}.color": grey for what in ("xtick", "ytick", "text", "grid")}
+    look |= {"axes.labelcolor": grey, "axes.edgecolor": grey, "axes.facecolor": "none", "grid.alpha": 0.3}
+    look |= {"figure.facecolor": "none", "legend.frameon": False, "font.size": 8, "axes.ymargin": 0.2}
+    with mpl.rc_context({**look, "svg.fonttype": "none", "svg.hashsalt": "growth"}):
+        figure = Figure(figsize=(8, 3 * -(-len(found) // 2)), layout="constrained")
+        panels = figure.subplots(-(-len(found) // 2), 2, squeeze=False).flat
+        for panel, (grows, told) in zip(panels, found.items(), strict=False):
+            for name in drawn(told["exponents"]):
                 values = [max(row[name], LEAST[name.rsplit("_", 1)[-1]]) for row in told["rows"]]
-                colour = "#d1495b" if name.startswith("full") else "#3d8bd4"
-                label = f"{WORDS[name]}: exponent {told['exponents'][name]:.2f}"
                 panel.loglog(
-                    sizes, values, "o--" if name.endswith("gb") else "o-", color=colour, ms=3, label=label
+                    [row["size"] for row in told["rows"]],
+                    values,
+                    "o--" if name.endswith("gb") else "o-",
+                    color="#d1495b" if name.startswith("full") else "#3d8bd4",
+                    markersize=3,
+                    label=f"{WORDS[name]}: exponent {told['exponents'][name]:.2f}",
                 )
             panel.set_xlabel(grows)
+            panel.minorticks_off()
             panel.grid()
-            panel.patch.set_alpha(0)
-            panel.legend(frameon=False)
-        figure.patch.set_alpha(0)
+            panel.legend()
+        for panel in list(figure.axes)[len(found) :]:
+            panel.remove()
         figure.savefig(file, metadata={"Date": None})
+
+
+def drawn(measures: Iterable[str]) -> list[str]:
+    """Those of a series that are lines: not each one's time, and of a step's series not the run's memory."""
+    names = [name for name in measures if not name.endswith("_ms")]
+    return [name for name in names if not (name.endswith("run_gb") and "step_gb" in names)]
 
 
 def main() -> None:
@@ -314,9 +326,9 @@ def main() -> None:
         ]
         make_pictures(root / "pictures", max([*sizes, SERIES[1].fixed]), PICTURE)
         found = {series.grows: report(root, series, given.quick) for series in chosen}
+    grown = {grows: told["exponents"] for grows, told in found.items()}
     if given.plot is not None:
         plot(found, given.plot)
-    grown = {grows: told["exponents"] for grows, told in found.items()}
     print("\n" + json.dumps({"exponents": grown, "series": found}))
 
 

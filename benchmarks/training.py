@@ -4,7 +4,7 @@ One model, dataset and recipe; each tool in a process of its own, one after the 
 the adapted model in memory to the last step: it includes the encoding of images. Memory is what RssAnon grows
 by meanwhile, at its peak. Prints a table, then one line of JSON.
 
-Needs `pip install -r benchmarks/requirements.txt`.
+Needs `pip install -r benchmarks/requirements.txt`. What has an environment of its own is in benchmarks.peers.
 """
 
 import argparse

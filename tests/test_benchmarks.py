@@ -28,6 +28,11 @@ def test_each_side_of_a_picture_becomes_its_image_tokens() -> None:
         assert (growth.side_of(tokens) // (growth.PATCH * growth.SCALE)) ** 2 == tokens
 
 
+def test_a_step_and_a_run_are_drawn_without_what_is_derived() -> None:
+    assert growth.drawn(growth.RUN) == ["encoding_s", "epoch_s", "run_gb"]
+    assert growth.drawn(growth.STEP) == ["step_s", "step_gb", "full_step_s", "full_step_gb"]
+
+
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
