@@ -4,7 +4,7 @@ One model, dataset and recipe; each tool in a process of its own, one after the 
 the adapted model in memory to the last step: it includes the encoding of images. Memory is what RssAnon grows
 by meanwhile, at its peak. Prints a table, then one line of JSON.
 
-Needs `pip install -r benchmarks/requirements.txt`.
+Needs `pip install -r benchmarks/requirements.txt`. What has an environment of its own is in benchmarks.peers.
 """
 
 import argparse
@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from benchmarks import peers
 
 BATCH, LORA_R, RATE = 4, 16, 1e-4
 IMAGES, QUICK_IMAGES, EPOCHS = 24, 8, 3
@@ -282,6 +284,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--folder", type=Path, help="keep the model here, and use the one that is here")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    peers.add_arguments(parser)
     given = parser.parse_args()
     if given.child:
         print(json.dumps(TOOLS[given.child["tool"]](given.child)))
@@ -301,6 +304,8 @@ def main() -> None:
             flush=True,
         )
         frozen = compare(job, False, ["lora_lens", "plain", "trl"])
+        recipe = job | {"batch": BATCH, "rate": RATE, "lora_r": LORA_R}
+        beside = peers.compare_peers(peers.given_peers(given), recipe)
         both = compare(job, True, ["lora_lens", "trl"])
     ours, theirs = frozen["lora_lens"], frozen["trl"]
     apart = max(abs(a - b) for a, b in zip(ours["losses"], frozen["plain"]["losses"], strict=False))
@@ -314,6 +319,7 @@ def main() -> None:
         "losses_apart_from_plain": apart,
         "matmul_gflops": peak / 1e9,
     }
+    found |= peers.ratios(beside, ours) | {"peers": beside}
     print(json.dumps(found | {"frozen": slim(frozen), "both": slim(both)}))
 
 

@@ -1,0 +1,126 @@
+"""The pure parts of benchmarks.growth and benchmarks.peers: exponents, datasets handed on, logs read."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks import growth, peers
+
+
+def test_the_exponent_is_the_power_with_which_values_grow() -> None:
+    sizes = (100, 300, 1000, 10_000)
+    assert growth.exponent(sizes, [0.02 * size**1.3 for size in sizes], 1e-3) == pytest.approx(1.3)
+    assert growth.exponent(sizes, [0.5] * 4, 1e-3) == pytest.approx(0.0)
+
+
+def test_what_is_too_small_to_measure_counts_as_the_least() -> None:
+    rows = [{"size": size, "step_s": 1e-6, "step_gb": -0.2} for size in (1, 2, 4)]
+    assert growth.exponents(rows, ("step_s", "step_gb")) == pytest.approx({"step_s": 0.0, "step_gb": 0.0})
+
+
+def test_each_side_of_a_picture_becomes_its_image_tokens() -> None:
+    for tokens in growth.SERIES[2].sizes:
+        assert (growth.side_of(tokens) // (growth.PATCH * growth.SCALE)) ** 2 == tokens
+
+
+def test_a_step_and_a_run_are_drawn_without_what_is_derived() -> None:
+    assert growth.drawn(growth.RUN) == ["encoding_s", "epoch_s", "run_gb"]
+    assert growth.drawn(growth.STEP) == ["step_s", "step_gb", "full_step_s", "full_step_gb"]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = [{"file_name": f"{n}.jpg", "question": f"what {n}?", "answer": f"it is {n}"} for n in (0, 1)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def test_llamafactory_gets_rows_and_the_names_of_their_columns(dataset: Path, tmp_path: Path) -> None:
+    peers.llamafactory_dataset(dataset, tmp_path)
+    about = json.loads((tmp_path / "dataset_info.json").read_text())["rows"]
+    rows = json.loads((tmp_path / about["file_name"]).read_text())
+    tags, turns = about["tags"], rows[1][about["columns"]["messages"]]
+    assert [turn[tags["role_tag"]] for turn in turns] == [tags["user_tag"], tags["assistant_tag"]]
+    assert [turn[tags["content_tag"]] for turn in turns] == ["<image>what 1?", "it is 1"]
+    assert rows[1][about["columns"]["images"]] == [str(dataset / "1.jpg")]
+
+
+def test_swift_gets_a_row_a_line(dataset: Path, tmp_path: Path) -> None:
+    peers.swift_dataset(dataset, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [row["messages"][0]["content"] for row in rows] == ["<image>what 0?", "<image>what 1?"]
+    assert [row["images"] for row in rows] == [[str(dataset / "0.jpg")], [str(dataset / "1.jpg")]]
+
+
+def test_both_are_given_the_same_recipe(tmp_path: Path) -> None:
+    job = {"model": "base", "batch": 4, "epochs": 3, "rate": 1e-4, "lora_r": 16}
+    flags = peers.swift_command(Path("/env/bin/python"), job, tmp_path)
+    assert flags[:2] == ["/env/bin/swift", "sft"]
+    given = dict(zip(flags[2::2], flags[3::2], strict=True))
+    python, _, verb, written = peers.llamafactory_command(Path("/env/bin/python"), job, tmp_path)
+    assert (python, verb) == ("/env/bin/python", "train")
+    recipe = yaml.safe_load(Path(written).read_text())
+    for name, value in peers.recipe(job).items():
+        assert recipe[name] == value
+        assert given[f"--{name}"] == (str(value).lower() if isinstance(value, bool) else str(value))
+
+
+HISTORY = [
+    {"loss": 10.5, "step": 1},
+    {"loss": "9.25", "step": 2},
+    {"train_runtime": "29.2", "train_loss": 9.9},
+]
+
+
+def test_seconds_and_losses_are_read_from_what_each_wrote(tmp_path: Path) -> None:
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": HISTORY}))
+    lines = [{"loss": "10.5"}, {"global_step": 2, "log_history": HISTORY}]
+    (tmp_path / "logging.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    for history in (peers.llamafactory_history, peers.swift_history):
+        assert peers.timed(history(tmp_path)) == {"seconds": 29.2, "losses": [10.5, 9.25]}
+
+
+def test_a_peer_that_failed_has_its_reason_in_its_row_and_no_ratio() -> None:
+    found = {"llamafactory": {"seconds": 50.0}, "swift": {"problem": "ValueError: a | b"}}
+    assert peers.ratios(found, {"seconds": 25.0}) == {"ratio_vs_llamafactory_frozen_vision": 2.0}
+    assert "failed: ValueError: a   b |" in peers.row("ms-swift 4.6.0", found["swift"], 8)
+
+
+def test_only_peers_whose_python_is_given_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LLAMAFACTORY_PYTHON", raising=False)
+    monkeypatch.setenv("SWIFT_PYTHON", sys.executable)
+    parser = argparse.ArgumentParser()
+    peers.add_arguments(parser)
+    assert peers.given_peers(parser.parse_args([])) == {"swift": Path(sys.executable)}
+    given = parser.parse_args(["--llamafactory-python", sys.executable])
+    assert list(peers.given_peers(given)) == ["llamafactory", "swift"]
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--llamafactory-python", "/nowhere/python"])
+
+
+def test_an_environment_without_the_peer_is_a_row_that_says_so(capsys: pytest.CaptureFixture) -> None:
+    found = peers.compare_peers({"swift": Path(sys.executable)}, {"examples": 8})
+    assert found["swift"]["problem"] == "ms-swift is not in that environment"
+    assert "failed: ms-swift is not in that environment |" in capsys.readouterr().out
+
+
+PROCESS = """
+import time
+print("begins", flush=True)
+held = bytearray(200_000_000)
+time.sleep(1)
+"""
+
+
+def test_a_process_is_watched_from_outside(tmp_path: Path) -> None:
+    told = peers.watched([sys.executable, "-c", PROCESS], tmp_path, dict(os.environ), "begins")
+    assert told.code == 0
+    assert told.lines == ["begins"]
+    assert 0.15e9 < told.growth < 0.3e9
