@@ -18,6 +18,8 @@ def results(language: Language, status: Status, story: Story) -> str:
         return ""
     rows = comparison.rows(before, after)
     notes = [say(language, "results_note", count=number(language, after["examples"]))]
+    if several := after.get("several"):
+        notes.append(say(language, "several_note", count=number(language, several)))
     if story.best_step is not None:
         key = "ended_early" if story.ended_early else "best_kept"
         metric = metric_name(language, story.best_metric)

@@ -86,6 +86,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "{count} examples that the adapter never trained on; beside each rate its 95 % interval.",
         "{count} ví dụ mà adapter không hề được học; bên cạnh mỗi tỷ lệ là khoảng tin cậy 95 %.",
     ),
+    "several_note": (
+        "{count} of them have several right answers: the nearest one counts.",
+        "{count} ví dụ trong đó có nhiều câu trả lời đúng: tính theo câu gần nhất.",
+    ),
     "by_group": ("Exact match by type", "Khớp hoàn toàn theo loại"),
     "group_count": ("{group} ({count})", "{group} ({count})"),
     "metric_exact_match": ("Exact match", "Khớp hoàn toàn"),
