@@ -66,12 +66,23 @@ def _rate(language: Language, rate: Rate | None) -> str:
 
 
 def blindfold_words(language: Language, found: Event) -> str:
-    """What the blindfold test found, in a sentence."""
+    """What the blindfold test found, in a sentence or three; older logs tell less."""
     if found["verdict"] == "untestable":
         return say(language, "blindfold_untestable")
     rates = {key: percent(language, found[key]) for key in ("own", "blind")}
     count = number(language, found["examples"])
-    return say(language, f"blindfold_{found['verdict']}", count=count, **rates)
+    told = [say(language, f"blindfold_{found['verdict']}", count=count, **rates)]
+    if gap := found.get("gap_interval"):
+        low, high = (number(language, 100 * bound) for bound in gap)
+        told.append(say(language, "blindfold_gap", low=low, high=high))
+    if found["verdict"] == "unclear" and "needed" in found:
+        needed = found["needed"]
+        told.append(
+            say(language, "blindfold_needed", needed=number(language, needed))
+            if needed
+            else say(language, "blindfold_few_right")
+        )
+    return " ".join(told)
 
 
 def hardest(language: Language, story: Story, image_of: ImageOf) -> str:
