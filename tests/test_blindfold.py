@@ -75,6 +75,7 @@ def test_images_that_are_all_the_same_cannot_be_tested(files: list[Path]) -> Non
         (40, 36, 36, "guesses", None),
         (100, 12, 9, "unclear", 220),  # three points of twelve may be a quarter
         (100, 9, 9, "unclear", None),
+        (100, 9, 0, "looks", None),
     ],
 )
 def test_the_verdict_is_given_where_the_pairs_of_answers_are_clear(

@@ -136,10 +136,10 @@ def judged(examples: Sequence[Example], own: Mapping[str, str], blind: Mapping[s
         for example in scored
     ]
     gap, small = gap_interval(gains), min(SMALL_GAP, SMALL_SHARE * rate)
-    if rate < LEAST_RIGHT:
-        verdict, needed = "unclear", None
-    elif sign_test(gains) < BY_CHANCE and sum(gains) > 0:
+    if sign_test(gains) < BY_CHANCE and sum(gains) > 0:
         verdict, needed = "looks", None
+    elif rate < LEAST_RIGHT:
+        verdict, needed = "unclear", None
     elif gap[1] < small:
         verdict, needed = "guesses", None
     else:
@@ -156,7 +156,7 @@ def sign_test(gains: Sequence[float]) -> float:
 
 def gap_interval(gains: Sequence[float]) -> Interval:
     """The 95 % interval of the mean gain, with one gain and one loss added, so that few examples without any
-    difference are not taken for proof (Bonett and Price 2012, doi:10.3102/1076998611411915)."""
+    difference are not taken for proof (Bonett and Price 2012)."""
     mean, spread = _moments([*gains, 1.0, -1.0])
     half = Z * math.sqrt(spread / (len(gains) + 2))
     return max(-1.0, mean - half), min(1.0, mean + half)
