@@ -15,7 +15,7 @@ from test_training_loop import Setting, finish
 from tests.families import FAMILIES
 from training import TrainingConfig, tensor_store
 from training.collate import Collator
-from training.image_features import encode_images, encoder_of, open_store, proved
+from training.image_features import different, encode_images, encoder_of, open_store, proved
 from training.loss import can_be_trimmed, trimmed
 from training.tensor_store import TensorStore, evict
 from vlm import adapters
@@ -193,3 +193,26 @@ def test_what_was_longest_out_of_use_makes_room_and_what_is_in_use_stays(
     monkeypatch.setattr(tensor_store, "LARGEST_SHARE", 0.0)
     assert evict(tmp_path, keep=tmp_path / "oldest") == [tmp_path / "middle", tmp_path / "newest"]
     assert [path.name for path in tmp_path.iterdir()] == ["oldest"]
+
+
+def test_a_shard_is_opened_once_however_much_is_read_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = TensorStore(tmp_path)
+    for key in "abc":
+        store.add(key, {"pooler_output": torch.ones(2)})
+    store.flush()
+    opened, real = [], tensor_store.safe_open
+    monkeypatch.setattr(
+        tensor_store, "safe_open", lambda file, framework: opened.append(file) or real(file, framework)
+    )
+    assert all(store[key]["pooler_output"].sum() == 2 for key in "abcab")
+    assert len(opened) == 1
+
+
+def test_two_examples_of_one_text_do_not_stand_for_a_dataset_with_others(examples: list[Example]) -> None:
+    """Their losses add up to the same with their features exchanged: no model could be proved with them."""
+    alike = Example("alike", examples[1].images, examples[0].messages)
+    assert different([examples[0], alike, examples[2]]) == (examples[0], examples[2])
+    assert different([examples[0], alike]) == (examples[0], alike), "better than none"
+    assert different(examples[:1]) is None

@@ -169,7 +169,7 @@ def test_the_kept_step_is_what_the_page_tells_of():
     [
         ("looks", "71 % right, with other examples' 34 %. It looks."),
         ("guesses", "It guesses."),
-        ("unclear", "40 examples are too few"),
+        ("unclear", "of 40 examples that does not tell whether it looks."),
         ("untestable", "no two held-out examples have different images"),
     ],
 )
@@ -178,6 +178,14 @@ def test_the_blindfold_test_is_told_in_a_sentence(verdict, words):
     assert words in html.unescape(learned.results("en", Status("finished"), story))
     assert words in html.unescape(live.log("en", story))
     assert "bịt mắt" in learned.results("vi", Status("finished"), story)
+
+
+def test_the_blindfold_tests_gap_and_what_would_tell_are_told():
+    unclear = blindfold("unclear") | {"gap_interval": [-0.108, 0.199], "needed": 250}
+    words = learned.blindfold_words("en", unclear)
+    assert words.endswith("a difference of -11 to 20 points (95 %). About 250 held-out examples would tell.")
+    assert "khoảng 250 ví dụ" in learned.blindfold_words("vi", unclear)
+    assert "too few answers are right" in learned.blindfold_words("en", unclear | {"needed": None})
 
 
 def test_the_hardest_examples_of_the_newest_epoch_are_shown():

@@ -4,6 +4,7 @@ Then it reads the question and guesses. Each distinct picture is handed on to th
 seed decides, so that nobody keeps its own and the questions about one picture share another.
 """
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,23 +13,28 @@ from pathlib import Path
 from typing import Any, Literal
 
 from training.data.splits import digest_of
-from training.metrics import Interval, score
+from training.metrics import Interval, nearest, score
 from vlm.example import Example
 
-LEAST_EXAMPLES = 20
 LEAST_RIGHT = 0.1
-"""With fewer examples, or fewer right answers, nothing can be said."""
+"""With fewer right answers there is nothing that a picture could be missed in."""
+SMALL_GAP, SMALL_SHARE = 0.1, 0.25
+"""What the images may add where they are called unused: below ten points and a quarter of what is right."""
+BY_CHANCE = 0.025
+"""What is less likely than this by chance is held for certain; on either side, that makes 95 %."""
+Z = 1.96
 
 Verdict = Literal["looks", "guesses", "unclear", "untestable"]
 
 GUESSES = (
-    "With other images the model has {blind:.0f} % right, with its own {own:.0f} %: it hardly looks at them.",
+    "With other images the model has {blind:.0f} % right, with its own {own:.0f} %: it hardly looks at them"
+    " (a gap of {least:.0f} to {most:.0f} points at 95 %).",
     "Ask what only the image tells, even out the answers, or train the vision tower too: --use_vision_lora.",
 )
 VERDICTS = {
     "looks": "the model looks",
     "guesses": "the model guesses",
-    "unclear": "too few examples or right answers to tell",
+    "unclear": "unclear whether the model looks",
 }
 NAMES = {"exact_match": "exact match", "token_f1": "token F1"}
 
@@ -37,7 +43,9 @@ NAMES = {"exact_match": "exact match", "token_f1": "token F1"}
 class Blindfold:
     """`metric` with the examples' `own` images and `blind`, with others'; fractions of 1 and intervals.
 
-    All four are None where the images are all the same: `untestable`.
+    `gap_interval` is that of their difference, answer by answer. All five are None where the images are all
+    the same: `untestable`. `needed`: how many examples would tell where it is unclear, None where none would,
+    because too few answers are right. Older logs have neither.
     """
 
     verdict: Verdict
@@ -47,10 +55,12 @@ class Blindfold:
     blind: float | None = None
     own_interval: Interval | None = None
     blind_interval: Interval | None = None
+    gap_interval: Interval | None = None
+    needed: int | None = None
 
     @classmethod
     def from_event(cls, event: Mapping[str, Any]) -> "Blindfold":
-        return cls(**{field.name: event[field.name] for field in fields(cls)})
+        return cls(**{field.name: event[field.name] for field in fields(cls) if field.name in event})
 
     @property
     def gap(self) -> float | None:
@@ -61,14 +71,27 @@ class Blindfold:
             return "blindfold test: no two of these examples have different images"
         rates = f"with their own images {100 * self.own:.1f} %, with others' {100 * self.blind:.1f} %"
         told = f"{rates} {NAMES[self.metric]}"
-        return f"blindfold test on {self.examples:,} examples: {told}: {VERDICTS[self.verdict]}"
+        if self.gap_interval is not None:
+            low, high = (100 * bound for bound in self.gap_interval)
+            told += f", a gap of {low:.1f} to {high:.1f} points (95 %)"
+        return f"blindfold test on {self.examples:,} examples: {told}: {VERDICTS[self.verdict]}{self._why}"
+
+    @property
+    def _why(self) -> str:
+        if self.verdict != "unclear":
+            return ""
+        if self.needed is None:
+            return ", because too few answers are right"
+        return f"; about {self.needed:,} held-out examples would tell"
 
     @property
     def warning(self) -> tuple[str, str] | None:
         """Problem and remedy, where the model guesses."""
         if self.verdict != "guesses":
             return None
-        return GUESSES[0].format(own=100 * self.own, blind=100 * self.blind), GUESSES[1]
+        least, most = (100 * bound for bound in self.gap_interval)
+        rates = {"own": 100 * self.own, "blind": 100 * self.blind, "least": least, "most": most}
+        return GUESSES[0].format(**rates), GUESSES[1]
 
 
 def blindfolded(examples: Sequence[Example], seed: int) -> dict[str, Example]:
@@ -96,7 +119,9 @@ def blindfolded(examples: Sequence[Example], seed: int) -> dict[str, Example]:
 def judged(examples: Sequence[Example], own: Mapping[str, str], blind: Mapping[str, str]) -> Blindfold:
     """What the answers say, by example id; `blind` has those of the examples that could be tested.
 
-    The model guesses where its rate with others' images lies within the 95 % interval of its own.
+    Each answer is compared with its own other one. The model looks where an exact sign test (of right and
+    wrong it is McNemar's, 1947) says that its answers are better with their own images. It guesses where the
+    95 % interval of the gap ends below `SMALL_GAP` and `SMALL_SHARE`. Anything else is unclear.
     """
     tested = [example for example in examples if example.id in blind]
     metric = "token_f1" if all(example.is_caption for example in examples) else "exact_match"
@@ -104,13 +129,53 @@ def judged(examples: Sequence[Example], own: Mapping[str, str], blind: Mapping[s
         return Blindfold("untestable", metric, 0)
     seen, unseen = score(tested, own), score(tested, blind)
     rate, other = seen.metrics[metric], unseen.metrics[metric]
-    scored = sum(not example.is_caption for example in tested) or len(tested)
-    if scored < LEAST_EXAMPLES or rate < LEAST_RIGHT:
-        verdict: Verdict = "unclear"
+    scored = [example for example in tested if not example.is_caption] or tested
+    gains = [
+        nearest(metric, own[example.id], example.accepted)
+        - nearest(metric, blind[example.id], example.accepted)
+        for example in scored
+    ]
+    gap, small = gap_interval(gains), min(SMALL_GAP, SMALL_SHARE * rate)
+    if sign_test(gains) < BY_CHANCE and sum(gains) > 0:
+        verdict, needed = "looks", None
+    elif rate < LEAST_RIGHT:
+        verdict, needed = "unclear", None
+    elif gap[1] < small:
+        verdict, needed = "guesses", None
     else:
-        verdict = "guesses" if other >= seen.intervals[metric][0] else "looks"
-    intervals = seen.intervals[metric], unseen.intervals[metric]
-    return Blindfold(verdict, metric, scored, rate, other, *intervals)
+        verdict, needed = "unclear", examples_needed(gains, small)
+    intervals = seen.intervals[metric], unseen.intervals[metric], gap
+    return Blindfold(verdict, metric, len(scored), rate, other, *intervals, needed)
+
+
+def sign_test(gains: Sequence[float]) -> float:
+    """How likely it is by chance alone that so few of the answers that differ are losses."""
+    differ, losses = sum(gain != 0 for gain in gains), sum(gain < 0 for gain in gains)
+    return sum(math.comb(differ, count) for count in range(losses + 1)) / 2**differ
+
+
+def gap_interval(gains: Sequence[float]) -> Interval:
+    """The 95 % interval of the mean gain, with one gain and one loss added, so that few examples without any
+    difference are not taken for proof (Bonett and Price 2012)."""
+    mean, spread = _moments([*gains, 1.0, -1.0])
+    half = Z * math.sqrt(spread / (len(gains) + 2))
+    return max(-1.0, mean - half), min(1.0, mean + half)
+
+
+def examples_needed(gains: Sequence[float], small: float) -> int:
+    """About how many examples would tell, if gains and losses stay as frequent; to two digits."""
+    mean, spread = _moments([*gains, 1.0, -1.0])
+    to_look = Z * Z * spread / mean**2 if mean > 0 else math.inf
+    to_guess = Z * Z * spread / (small - mean) ** 2 if mean < small else math.inf
+    count = max(min(to_look, to_guess), len(gains) + 1)
+    step = 10 ** max(0, math.floor(math.log10(count)) - 1)
+    return math.ceil(count / step) * step
+
+
+def _moments(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and variance."""
+    mean = sum(values) / len(values)
+    return mean, sum((value - mean) ** 2 for value in values) / len(values)
 
 
 def _key(example: Example, digests: dict[Path, bytes]) -> tuple[bytes, ...]:

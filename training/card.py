@@ -86,6 +86,8 @@ def _before_and_after(
         f"Answers to {after['examples']:,} held-out examples, with 95 % intervals (Wilson):",
         comparison.table(comparison.rows(before, after), "base", whose),
     ]
+    if several := comparison.several(after):
+        told.append(several)
     if best_step is not None:
         metric = comparison.NAMES.get(config.best_metric, config.best_metric)
         told.append(

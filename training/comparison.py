@@ -75,6 +75,12 @@ def table(found: Sequence[Row], before: str = "base", after: str | None = "adapt
     return "\n".join(lines)
 
 
+def several(event: Mapping) -> str:
+    """What is to be known where examples have several right answers; older logs say nothing of it."""
+    count = event.get("several", 0)
+    return f"{count:,} of these examples have several right answers: the nearest one counts." if count else ""
+
+
 def _metric(event: Mapping, name: str) -> Rate | None:
     value, interval = event.get("metrics", {}).get(name), event.get("intervals", {}).get(name)
     return None if value is None else Rate(value, interval and tuple(interval))

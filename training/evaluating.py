@@ -130,6 +130,8 @@ def describe(found: Found) -> str:
     lines = [f"{found.examples:,} {which} of {found.dataset}", ""]
     name = None if found.adapter is None else "adapter"
     lines.append(comparison.table(comparison.rows(found.base, found.adapter), "base", name))
+    if told := comparison.several(found.base):
+        lines += ["", told]
     if found.blindfold is not None:
         lines += ["", str(found.blindfold), *(found.blindfold.warning or ())]
     return "\n".join([*lines, "", f"Every answer is in {found.output}"])
@@ -214,7 +216,7 @@ def _lines(
             "group": example.group,
             "question": example.question,
             "answer": example.answer,
-        }
+        } | ({"answers": [*example.references]} if example.references else {})
         asked = {
             "base": base.predictions,
             "adapter": adapter and adapter.predictions,
@@ -223,7 +225,7 @@ def _lines(
         said = {
             who: answers[example.id] for who, answers in asked.items() if answers and example.id in answers
         }
-        scores = {who: of_answer(answer, example.answer) for who, answer in said.items()}
+        scores = {who: of_answer(answer, example.accepted) for who, answer in said.items()}
         lines.append(line | said | {"scores": scores})
     return lines
 

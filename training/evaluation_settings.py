@@ -33,8 +33,12 @@ class EvaluationSettings(BaseModel):
 
 def pinned_ids(settings: EvaluationSettings) -> list[str]:
     """The ids in order, each once."""
-    written = (settings.pinned_examples or "").split(",")
-    return list(dict.fromkeys(name.strip() for name in written if name.strip()))
+    return ids_in(settings.pinned_examples)
+
+
+def ids_in(written: str | None) -> list[str]:
+    """The ids that are written with commas between them, each once."""
+    return list(dict.fromkeys(name.strip() for name in (written or "").split(",") if name.strip()))
 
 
 def evaluation_rules(settings: EvaluationSettings, *, evaluates: bool) -> list[Rule]:

@@ -38,7 +38,9 @@ FIELDS: dict[str, frozenset[str]] = {
 
 OPTIONAL: dict[str, frozenset[str]] = {
     "step": frozenset({"padding"}),
-    "evaluated": frozenset({"intervals", "groups"}),
+    "evaluated": frozenset({"intervals", "groups", "several"}),
+    "sample": frozenset({"references"}),
+    "blindfold": frozenset({"gap_interval", "needed"}),
     "finished": frozenset({"best_step", "best_metric", "ended_early"}),
     "stopped": frozenset({"best_step", "best_metric"}),
 }

@@ -127,6 +127,7 @@ class Examiner:
                 question=example.question,
                 answer=example.answer,
                 prediction=result.predictions[example.id],
+                **({"references": example.references} if example.references else {}),
             )
 
 

@@ -183,12 +183,15 @@ def _key(images: Pictures, digests: dict[Path, str]) -> str:
 
 
 def different(examples: Sequence[Example]) -> tuple[Example, Example] | None:
-    """Two examples whose images differ, as many each: they tell a model that looks from one that doesn't."""
+    """Two examples whose images differ, as many each: they tell a model that looks from one that doesn't.
+
+    Their texts differ too where any do: of one text, features exchanged would give the same sum of losses.
+    """
     if not examples or not examples[0].images:
         return None
     first, digests = examples[0], {}
-    for other in examples[1:]:
-        if len(other.images) == len(first.images) and other.images != first.images:
-            if _key(other.images, digests) != _key(first.images, digests):
-                return first, other
+    others = [e for e in examples if len(e.images) == len(first.images) and e.images != first.images]
+    for other in sorted(others, key=lambda example: example.messages == first.messages):
+        if _key(other.images, digests) != _key(first.images, digests):
+            return first, other
     return None

@@ -98,17 +98,23 @@ class Scores:
     """Metrics of all answers, fractions of 1; the interval of each; right answers group by group.
 
     A group is `{"examples": n, "exact_match": rate, "interval": [low, high]}`; without a column `type` there
-    are none.
+    are none. `several` counts the examples with more than one right answer.
     """
 
     metrics: dict[str, float]
     intervals: dict[str, Interval]
     groups: dict[str, dict[str, Any]]
+    several: int = 0
 
 
-def of_answer(prediction: str, answer: str) -> dict[str, float]:
-    """Every metric of one answer."""
-    return {name: metric(prediction, answer) for name, metric in METRICS.items()}
+def of_answer(prediction: str, accepted: Sequence[str]) -> dict[str, float]:
+    """Every metric of one answer, by the accepted one that it comes nearest to: so SQuAD and ANLS have it."""
+    return {name: nearest(name, prediction, accepted) for name in METRICS}
+
+
+def nearest(metric: str, prediction: str, accepted: Sequence[str]) -> float:
+    """The best that the metric says of an answer beside each of those that are accepted."""
+    return max(METRICS[metric](prediction, answer) for answer in accepted)
 
 
 def score(examples: Sequence[Example], predictions: Mapping[str, str]) -> Scores:
@@ -119,7 +125,7 @@ def score(examples: Sequence[Example], predictions: Mapping[str, str]) -> Scores
     """
     captions = [example for example in examples if example.is_caption]
     scored = [example for example in examples if not example.is_caption] or captions
-    found = {example.id: of_answer(predictions[example.id], example.answer) for example in examples}
+    found = {example.id: of_answer(predictions[example.id], example.accepted) for example in examples}
     metrics, intervals = {}, {}
     told = [(name, name, scored) for name in METRICS]
     told += [(f"caption_{name}", name, captions) for name in CAPTION_METRICS if captions]
@@ -127,7 +133,8 @@ def score(examples: Sequence[Example], predictions: Mapping[str, str]) -> Scores
         metrics[told_as] = mean(found[example.id][name] for example in those)
         intervals[told_as] = wilson(metrics[told_as], len(those))
     rights = {example.id: found[example.id]["exact_match"] for example in scored}
-    return Scores(metrics, intervals, _by_group(scored, rights))
+    several = sum(bool(example.references) for example in examples)
+    return Scores(metrics, intervals, _by_group(scored, rights), several)
 
 
 def _by_group(examples: Sequence[Example], rights: Mapping[str, float]) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,6 +30,8 @@ class TensorStore:
         self.pending: dict[str, Tensors] = {}
         self.pending_bytes = 0
         self.places: dict[str, tuple[Path, list[str]]] = {}
+        self.opened: dict[Path, Any] = {}
+        """Shards that were read from stay open: opening one reads the names of all it holds."""
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)
         for shard in sorted(folder.glob("*.safetensors")):
@@ -43,8 +46,9 @@ class TensorStore:
             return self.pending[key]
         shard, names = self.places[key]
         try:
-            with safe_open(shard, framework="pt") as tensors:
-                return {name: tensors.get_tensor(f"{key}/{name}") for name in names}
+            if shard not in self.opened:
+                self.opened[shard] = safe_open(shard, framework="pt")
+            return {name: self.opened[shard].get_tensor(f"{key}/{name}") for name in names}
         except (OSError, SafetensorError) as error:
             raise KeyError(key) from error
 

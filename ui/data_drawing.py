@@ -10,12 +10,13 @@ import gradio as gr
 
 from training.data.datasets import Dataset
 from training.data.pending import pending
+from training.evaluation_settings import ids_in
 from ui import changes_card, check_html, eye_html, form_html, found_card, gallery
 from ui.adding import choices_with
 from ui.check_card import find_checked
 from ui.data_parts import DATA, NAME, DataTab, Given
 from ui.events import QUIET, Trigger
-from ui.eye_card import which
+from ui.eye_card import pin_button, which
 from ui.fixing import mark_of, same_dataset, state_of
 from ui.looking import eye
 from ui.opened import Wanted, rows_read
@@ -121,10 +122,11 @@ def look(tab: DataTab, trigger: Trigger) -> None:
     def wait(*inputs: Any) -> tuple[Any, ...]:
         given, dataset, looking = find(inputs)
         if dataset is None:
-            return gr.update(visible=False), gr.skip(), gr.skip()
+            return gr.update(visible=False), gr.skip(), gr.skip(), gr.skip()
         example = dataset.examples[looking]
         head = which(given.language, looking, len(dataset.examples), dataset.place_of(example))
-        return gr.update(visible=True), head, eye_html.waiting(given.language, example)
+        pin = pin_button(given.language, example.id in ids_in(given.values["pinned_examples"]))
+        return gr.update(visible=True), head, pin, eye_html.waiting(given.language, example)
 
     def see(*inputs: Any) -> Any:
         given, dataset, looking = find(inputs)
@@ -157,13 +159,14 @@ def _found(tab: DataTab, given: Given, dataset: Dataset | None) -> list[Any]:
 def _marker(
     tab: DataTab, values: dict[str, Any], dataset: Dataset | None, checked: tuple[Any, ...] | None
 ) -> Callable[[Example], str]:
-    """What is known of an example, as a word of `mark_…`: what was done to it, or that it is bad."""
+    """What is known of an example, as a word of `mark_…`: what was done to it, that it is bad, or pinned."""
     found = find_checked(checked)
     unusable = found.report.unusable() if found and same_dataset(values, checked) else set()
     changes = pending(dataset, tab.workspace) if dataset else None
+    pinned = ids_in(values["pinned_examples"])
 
     def mark(example: Example) -> str:
         done = mark_of(changes, example.id) if changes else ""
-        return done or ("bad" if example.id in unusable else "")
+        return done or ("bad" if example.id in unusable else "pinned" if example.id in pinned else "")
 
     return mark

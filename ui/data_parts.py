@@ -44,6 +44,7 @@ class DataTab:
     editor: EditorCard
     eye: EyeCard
     gallery: GalleryCard
+    pins: gr.BrowserState
 
     @property
     def known(self) -> list[gr.blocks.Block]:
@@ -103,7 +104,9 @@ class Given:
         return cls(language, tab.values(chosen, controls), tuple(own))
 
 
-def build_data_tab(workspace: Path, built: Form, wordings: Wordings, language: gr.BrowserState) -> DataTab:
+def build_data_tab(
+    workspace: Path, built: Form, wordings: Wordings, language: gr.BrowserState, pins: gr.BrowserState
+) -> DataTab:
     with gr.Row(elem_classes="page"):
         with gr.Column(elem_classes="settings"):
             source = build_source_card(wordings)
@@ -114,4 +117,4 @@ def build_data_tab(workspace: Path, built: Form, wordings: Wordings, language: g
             editor = build_editor_card(wordings)
             looking = build_eye_card(wordings)
             examples = build_gallery_card(wordings)
-    return DataTab(workspace, built, language, source, check, changes, found, editor, looking, examples)
+    return DataTab(workspace, built, language, source, check, changes, found, editor, looking, examples, pins)

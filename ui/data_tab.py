@@ -19,6 +19,7 @@ from ui.form import Chosen
 from ui.found_card import safe_value
 from ui.gallery import A_PAGE
 from ui.opened import OF_DATASET
+from ui.pinning import add_pinning_events
 from ui.source_card import MIRRORED, mapped, sides_words
 
 __all__ = ["DataTab", "add_data_tab_events", "build_data_tab"]
@@ -41,6 +42,7 @@ def add_data_tab_events(tab: DataTab, select: Sequence[Trigger], selected: gr.St
     add_gallery_events(tab)
     add_eye_events(tab, select)
     add_editing_events(tab)
+    add_pinning_events(tab)
 
 
 def add_source_events(tab: DataTab) -> None:

@@ -1,6 +1,6 @@
 """The filmstrip as HTML: held-out pictures, and what was said about them at each evaluation, side by side."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 from ui.story import Event, Story, is_right
@@ -49,18 +49,23 @@ def _strip(language: Language, answers: Sequence[Event], steps: Sequence[int], i
     first = answers[0]
     question = first["question"] or say(language, "describe")
     shown = picture(image_of(first["image"]) if first["image"] else None, question)
+    right = escape(" / ".join(_accepted(first)))
     said = {answer["step"]: answer for answer in answers}
     cells = "".join(f"<td>{_said(language, said[step]) if step in said else ''}</td>" for step in steps)
     return (
         f'<tr><th scope="row"><div class="asked">{shown}<p title="{escape(first["example_id"])}">'
-        f'{escape(question)}<span class="right">→ {escape(first["answer"])}</span></p></div></th>{cells}</tr>'
+        f'{escape(question)}<span class="right">→ {right}</span></p></div></th>{cells}</tr>'
     )
 
 
-def _said(language: Language, said: Mapping[str, str]) -> str:
+def _accepted(said: Event) -> Sequence[str]:
+    return said.get("references") or [said["answer"]]
+
+
+def _said(language: Language, said: Event) -> str:
     """An answer with its mark, which does not stand by its colour alone."""
     words = escape(said["prediction"].strip() or say(language, "nothing_said"))
-    right = is_right(said["prediction"], said["answer"])
+    right = any(is_right(said["prediction"], answer) for answer in _accepted(said))
     kind, mark, key = ("ok", "✓", "is_right") if right else ("no", "✗", "is_wrong")
     sign = f'<b role="img" aria-label="{escaped(language, key)}">{mark}</b>'
     return f'<span class="{kind}" title="{words}">{words} {sign}</span>'

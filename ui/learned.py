@@ -18,6 +18,8 @@ def results(language: Language, status: Status, story: Story) -> str:
         return ""
     rows = comparison.rows(before, after)
     notes = [say(language, "results_note", count=number(language, after["examples"]))]
+    if several := after.get("several"):
+        notes.append(say(language, "several_note", count=number(language, several)))
     if story.best_step is not None:
         key = "ended_early" if story.ended_early else "best_kept"
         metric = metric_name(language, story.best_metric)
@@ -64,12 +66,23 @@ def _rate(language: Language, rate: Rate | None) -> str:
 
 
 def blindfold_words(language: Language, found: Event) -> str:
-    """What the blindfold test found, in a sentence."""
+    """What the blindfold test found, in a sentence or three; older logs tell less."""
     if found["verdict"] == "untestable":
         return say(language, "blindfold_untestable")
     rates = {key: percent(language, found[key]) for key in ("own", "blind")}
     count = number(language, found["examples"])
-    return say(language, f"blindfold_{found['verdict']}", count=count, **rates)
+    told = [say(language, f"blindfold_{found['verdict']}", count=count, **rates)]
+    if gap := found.get("gap_interval"):
+        low, high = (number(language, 100 * bound) for bound in gap)
+        told.append(say(language, "blindfold_gap", low=low, high=high))
+    if found["verdict"] == "unclear" and "needed" in found:
+        needed = found["needed"]
+        told.append(
+            say(language, "blindfold_needed", needed=number(language, needed))
+            if needed
+            else say(language, "blindfold_few_right")
+        )
+    return " ".join(told)
 
 
 def hardest(language: Language, story: Story, image_of: ImageOf) -> str:

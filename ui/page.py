@@ -45,6 +45,8 @@ def build_page(workspace: Path, *, can_train: bool = True) -> gr.Blocks:
         title="LoRA Lens", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)
     ) as demo:
         language = gr.BrowserState("en", storage_key="lora-lens-language", secret="remembers-only-a-choice")
+        # In no tab: what lies in one that is not selected is not read at load.
+        pins = gr.BrowserState({}, storage_key="lora-lens-pins", secret="remembers-only-names")
         selected = gr.State("train")
         gr.HTML("<h1>LoRA Lens</h1>", elem_id="brand", apply_default_css=False)
         switch = build_tools(wordings)
@@ -52,7 +54,7 @@ def build_page(workspace: Path, *, can_train: bool = True) -> gr.Blocks:
             with gr.Tab(say("en", "train"), id="train") as train_page:
                 train = build_train_tab(workspace, can_train, wordings, language)
             with gr.Tab(say("en", "data"), id="data") as data_page:
-                data = build_data_tab(workspace, train.form, wordings, language)
+                data = build_data_tab(workspace, train.form, wordings, language, pins)
             with gr.Tab(say("en", "try"), id="try") as try_page:
                 trying = build_try_tab(wordings)
             with gr.Tab(say("en", "runs"), id="runs") as runs_page:

@@ -162,8 +162,7 @@ def drawings(
 def sides_words(language: Language, dataset: Dataset, values: Mapping[str, Any]) -> str:
     """How many examples stand on each side; nothing while the settings of the split can't be used."""
     held_out, seed = values["held_out"], values["seed"]
-    fine = isinstance(held_out, int | float) and 0 <= held_out < 1 and isinstance(seed, int) and seed >= 0
-    if not fine:
+    if not can_split(values):
         return form_html.small(say(language, "split_unusable"))
     key = (dataset.fingerprint, len(dataset.examples), held_out, seed)
     found = _sides.find(key)
@@ -171,6 +170,12 @@ def sides_words(language: Language, dataset: Dataset, values: Mapping[str, Any])
         train, kept = split_dataset(dataset, held_out, seed)
         found = _sides.keep(key, (len(train), len(kept)))
     return data_html.sides(language, *found, bool(dataset.held_out))
+
+
+def can_split(values: Mapping[str, Any]) -> bool:
+    """Whether something can be held out by these settings as they are typed."""
+    held_out, seed = values["held_out"], values["seed"]
+    return isinstance(held_out, int | float) and 0 <= held_out < 1 and isinstance(seed, int) and seed >= 0
 
 
 _sides: Shelf[tuple[int, int]] = Shelf(SPLITS_KEPT)

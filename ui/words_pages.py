@@ -86,6 +86,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "{count} examples that the adapter never trained on; beside each rate its 95 % interval.",
         "{count} ví dụ mà adapter không hề được học; bên cạnh mỗi tỷ lệ là khoảng tin cậy 95 %.",
     ),
+    "several_note": (
+        "{count} of them have several right answers: the nearest one counts.",
+        "{count} ví dụ trong đó có nhiều câu trả lời đúng: tính theo câu gần nhất.",
+    ),
     "by_group": ("Exact match by type", "Khớp hoàn toàn theo loại"),
     "group_count": ("{group} ({count})", "{group} ({count})"),
     "metric_exact_match": ("Exact match", "Khớp hoàn toàn"),
@@ -113,10 +117,22 @@ WORDS: dict[str, tuple[str, str]] = {
         "Thử bịt mắt: với ảnh của mình đúng {own}, với ảnh của ví dụ khác vẫn {blind}. Mô hình đoán.",
     ),
     "blindfold_unclear": (
-        "Blindfold test: {own} right with its own images, {blind} with others'; {count} examples are too few,"
-        " or too few are right, to tell whether it looks.",
-        "Thử bịt mắt: đúng {own} với ảnh của mình, {blind} với ảnh khác; {count} ví dụ là quá ít, hoặc quá ít"
-        " câu đúng, để biết mô hình có nhìn ảnh không.",
+        "Blindfold test: {own} right with its own images, {blind} with other examples'; of {count} examples"
+        " that does not tell whether it looks.",
+        "Thử bịt mắt: đúng {own} với ảnh của mình, {blind} với ảnh của ví dụ khác; với {count} ví dụ, chưa"
+        " thể biết mô hình có nhìn ảnh không.",
+    ),
+    "blindfold_gap": (
+        "Its own images make a difference of {low} to {high} points (95 %).",
+        "Ảnh của mình tạo chênh lệch từ {low} đến {high} điểm (95 %).",
+    ),
+    "blindfold_needed": (
+        "About {needed} held-out examples would tell.",
+        "Cần khoảng {needed} ví dụ giữ lại để biết.",
+    ),
+    "blindfold_few_right": (
+        "More examples would not tell: too few answers are right.",
+        "Thêm ví dụ cũng không giúp được: còn quá ít câu trả lời đúng.",
     ),
     "blindfold_untestable": (
         "Blindfold test: no two held-out examples have different images, so there is nothing to exchange.",

@@ -30,12 +30,14 @@ class Example:
     `images` are files that were found to lie inside the dataset's folder; they are opened only when needed.
     The placeholders in `messages` stand for `images`, both in order. The last message is the assistant's.
     `group` is what kind of question it is (colour, count, …), "" where the dataset does not say.
+    `references` are all answers that are right, first the one that is trained on; empty where there is one.
     """
 
     id: str
     images: tuple[Path, ...]
     messages: tuple[Message, ...]
     group: str = ""
+    references: tuple[str, ...] = ()
 
     @property
     def question(self) -> str:
@@ -46,6 +48,11 @@ class Example:
     def answer(self) -> str:
         """The last assistant turn: what the model should say."""
         return self.messages[-1].plain_text if self.messages and self.messages[-1].role == "assistant" else ""
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """Every answer that is right; an answer is scored by the one that it comes nearest to."""
+        return self.references or (self.answer,)
 
     @property
     def is_caption(self) -> bool:

@@ -4,7 +4,7 @@ The images may lie in any subfolder: they are found by their names.
 """
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from training.data.findings import Finding
 from training.data.json_files import list_in, read_document
 from training.data.lines import Row, place
 from training.data.paths import DatasetFolder
+from training.data.references import are_answers, most_given
 from training.data.splits import split_word
 from vlm.errors import UserError
 
@@ -75,7 +76,7 @@ def partner(questions: Path) -> Path | None:
 
 
 def vqa_rows(pair: Pair, name: str, images: Iterable[str], split: str = "") -> Iterator[Row | Finding]:
-    """VQAv2 (arXiv:1612.00837): each question with its most given answer; `images` are the files there are.
+    """VQAv2 (arXiv:1612.00837): each question with its answers. `images` are the files there are.
 
     An image is the file whose name ends in its number: COCO_train2014_000000000042.jpg is 42.
     """
@@ -105,9 +106,11 @@ def vqa_rows(pair: Pair, name: str, images: Iterable[str], split: str = "") -> I
         values = {
             "image": found[0],
             "question": item.get("question"),
-            "answer": _most_given(answer),
+            "answer": _trained(answer),
             "type": answer.get("answer_type"),
         }
+        if are_answers(answer.get("answers")):
+            values["answers"] = answer["answers"]
         yield Row(name, number, values, "question", split)
 
 
@@ -117,11 +120,6 @@ def _of_split(images: list[str], split: str) -> list[str]:
     return named if len(images) > 1 and named else images
 
 
-def _most_given(annotation: dict) -> object:
-    if annotation.get("multiple_choice_answer") is not None:
-        return annotation["multiple_choice_answer"]
-    given = annotation.get("answers")
-    answers = (
-        [item.get("answer") for item in given if isinstance(item, dict)] if isinstance(given, list) else []
-    )
-    return Counter(map(str, answers)).most_common(1)[0][0] if answers else None
+def _trained(annotation: dict) -> object:
+    said = annotation.get("multiple_choice_answer")
+    return most_given(annotation.get("answers")) if said is None else said

@@ -43,6 +43,7 @@ class Draft:
     images: tuple[Path, ...]
     messages: tuple[Message, ...]
     group: str = ""
+    references: tuple[str, ...] = ()
 
     @classmethod
     def asked(cls, image: Path, question: str, answer: str) -> "Draft":
@@ -93,7 +94,8 @@ def save_version(dataset: Dataset, edits: Edits, workspace: Path, name: str | No
         for image in images:
             copy_image(image, draft_folder / names[image])
         written = (
-            message_row(key, row.images, row.messages, names, split, row.group) for key, row, split in rows
+            message_row(key, row.images, row.messages, names, split, row.group, row.references)
+            for key, row, split in rows
         )
         write_messages(draft_folder, folder.name, written, made_from=_made_from(dataset, version))
         _require_good(open_dataset(str(draft_folder), draft_folder))
@@ -139,7 +141,9 @@ def _rows(dataset: Dataset, edits: Edits, bad: Collection[str]) -> Iterator[tupl
         if example.id in edits.excluded:
             continue
         draft = edits.fixed.get(example.id, Draft(example.images, example.messages))
-        draft = replace(draft, group=example.group)  # a mended question is of the kind that it was
+        # A mended question is of the kind that it was; a mended answer is the only one that is right.
+        references = example.references if draft.messages[-1:] == example.messages[-1:] else ()
+        draft = replace(draft, group=example.group, references=references)
         yield key_of(dataset, example), draft, split_of(dataset, example)
     train = next(iter(dataset.parts)) if dataset.held_out else None
     for place in (place for place in edits.fixed if place in bad and place not in edits.excluded):

@@ -119,14 +119,19 @@ def message_row(
     names: Mapping[Path, str],
     split: str | None = None,
     group: str = "",
+    references: Sequence[str] = (),
 ) -> Row:
-    """One row of messages and images; `split` where the dataset has its own, `type` where it says it."""
+    """One row of messages and images; `split` where the dataset has its own, `type` where it says it.
+
+    `answers` where several are right.
+    """
     row: Row = {
         "id": key,
         "messages": [{"role": message.role, "content": message.text} for message in messages],
         "images": [names[image] for image in images],
     }
-    return row | ({} if split is None else {"split": split}) | ({"type": group} if group else {})
+    told = {"split": split, "type": group, "answers": [*references]}
+    return row | {column: value for column, value in told.items() if value}
 
 
 def key_of(dataset: Dataset, example: Example) -> str:
@@ -172,7 +177,13 @@ def _write_messages(
 def _message_row(dataset: Dataset, example: Example, names: Mapping[Path, str]) -> Row:
     split = split_of(dataset, example)
     return message_row(
-        key_of(dataset, example), example.images, example.messages, names, split, example.group
+        key_of(dataset, example),
+        example.images,
+        example.messages,
+        names,
+        split,
+        example.group,
+        example.references,
     )
 
 
@@ -188,7 +199,7 @@ def _write_imagefolder(
         files = {"file_name": images[0]} if one_image else {"file_names": images}
         full = _message_row(dataset, example, names)
         text = _plain_columns(example) if plain else {"messages": full["messages"]}
-        return files | text | {key: full[key] for key in ("id", "split", "type") if key in full}
+        return files | text | {key: full[key] for key in ("id", "split", "type", "answers") if key in full}
 
     _write_lines(folder / "metadata.jsonl", map(row, examples))
 
@@ -196,6 +207,7 @@ def _write_imagefolder(
 def _write_csv(dataset: Dataset, examples: Sequence[Example], names: dict[Path, str], folder: Path) -> None:
     columns = ["file_name", "question", "answer", "text", "id", *(["split"] if dataset.held_out else [])]
     columns += ["type"] if any(example.group for example in examples) else []
+    columns += ["answers"] if any(example.references for example in examples) else []
     with (folder / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, columns, restval="")
         table.writeheader()
@@ -205,6 +217,7 @@ def _write_csv(dataset: Dataset, examples: Sequence[Example], names: dict[Path, 
                 "id": key_of(dataset, example),
                 "split": split_of(dataset, example),
                 "type": example.group,
+                "answers": json.dumps(example.references, ensure_ascii=False) if example.references else "",
             }
             row |= _plain_columns(example)
             table.writerow({column: inert(row.get(column) or "") for column in columns})

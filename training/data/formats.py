@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import get_args
 
 from training.data.findings import Finding
-from training.data.layouts import SILENT, Mapping, canonical, guessed, layout_of, used_columns
+from training.data.layouts import SILENT, Mapping, canonical, guessed, layout_of, unpacked, used_columns
 from training.data.lines import Row
 from training.data.paths import DatasetFolder, quoted
+from training.data.references import distinct, texts_of
 from vlm.errors import UserError
 from vlm.example import IMAGE, Example, Message, Role
 
@@ -153,13 +154,29 @@ def _example_or_findings(
                 images.append(folder.file(_path_of(reference), row.folder))
             except UserError as fault:
                 faults.append(fault)
+        answers = _answers(row.values, mapping, layout)
         messages = _with_image_places(_messages(values), len(references))
     except UserError as fault:
         faults.append(fault)
     if faults:
         return [Finding.at(row.where, fault) for fault in faults]
     group = mapping.get("type", row.values)
-    return Example(f"{row.file}:{row.line}", tuple(images), messages, _group(group))
+    example = Example(f"{row.file}:{row.line}", tuple(images), messages, _group(group))
+    return replace(example, references=distinct(example.answer, answers)) if answers else example
+
+
+def _answers(values: dict[str, object], mapping: Mapping, layout: str) -> list[str]:
+    """The answers of a row that has a list of them."""
+    several = None if layout == "captions" else mapping.answers(unpacked(values, mapping))
+    column, written = several or ("", [])
+    answers = []
+    for number, said in enumerate(texts_of(written), start=1):
+        where = f"answer {number} in {quoted(column)}"
+        text = _text(said, where)
+        if not text.strip():
+            raise UserError(f"{where} is empty", "Write it, or take it out of the list")
+        answers.append(_answer(text, where))
+    return answers
 
 
 def _group(value: object) -> str:

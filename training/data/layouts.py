@@ -9,12 +9,12 @@ column is which where names don't.
 import json
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Mapping as Columns
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from training.data.references import are_answers, most_given
 from training.data.turns import history_turns, lifted, said, tagged, with_system
 from vlm.errors import UserError
 
@@ -79,6 +79,11 @@ class Mapping:
     def column(self, kind: str, values: Values) -> str | None:
         """The column of this kind that the row has and that says something."""
         return next((name for name in self._columns(kind, values) if values.get(name) not in SILENT), None)
+
+    def answers(self, values: Values) -> tuple[str, list[object]] | None:
+        """The column where the row has a list of answers, and that, as it is written."""
+        found = ((name, values.get(name)) for name in self._columns("answer", values))
+        return next(((name, value) for name, value in found if are_answers(value)), None)
 
     def get(self, kind: str, values: Values) -> object:
         """What the row says of this kind: an empty text where it says no more."""
@@ -152,12 +157,12 @@ def canonical(values: Values, mapping: Mapping = NOTHING_MAPPED, layout: str | N
 
     What is ours already stays as it is, right or wrong, so that its faults are told by its own names.
     """
-    values = _unpacked(values, mapping)
+    values = unpacked(values, mapping)
     layout = layout or layout_of(values, mapping)
     column = mapping.column("images", values)
     images = {} if column is None or column in OUR_IMAGES else {"images": values.get(column)}
     if not mapping.columns and not mapping.tags and _says_ours(values):
-        return _with_lifted(values | images)
+        return _with_lifted(values | images | _trained_answer(values, mapping))
     if layout == "captions" and mapping.column("text", values) is None:
         return values | images  # nothing that is known: told with the columns there are
     kept = {name: values[name] for name in ("id", *OUR_IMAGES) if name in values and not images}
@@ -168,7 +173,8 @@ def used_columns(values: Values, mapping: Mapping = NOTHING_MAPPED) -> set[str]:
     """The columns of a row that say something to us; the others are ignored."""
     columns = {mapping.column(kind, values) for kind in KINDS if kind != "split"}
     ours = {*OUR_IMAGES, *OUR_TEXTS, "id", *mapping.columns.values()}
-    return {column for column in columns if column is not None} | ours
+    answers = {column for column in values if _plain(column) == "answers"}
+    return {column for column in columns if column is not None} | answers | ours
 
 
 def _says_ours(values: Values) -> bool:
@@ -176,16 +182,26 @@ def _says_ours(values: Values) -> bool:
     return any(values.get(name) not in SILENT for name in OUR_TEXTS)
 
 
-def _unpacked(values: Values, mapping: Mapping) -> Values:
-    """The row with lists of images and turns read where a table's cell holds them as JSON.
+def _trained_answer(values: Values, mapping: Mapping) -> Values:
+    """Where a question has several answers, the one that is trained on as its `answer`."""
+    several = mapping.answers(values)
+    if several is None or not (values.get("question") or are_answers(values.get("answer"))):
+        return {}
+    return {"answer": most_given(mapping.get("answer", values))}
 
-    A text may be a list in brackets too: an answer is read only where it is turns, with role and content.
+
+def unpacked(values: Values, mapping: Mapping) -> Values:
+    """The row with lists of images, turns and answers read where a table's cell holds them as JSON.
+
+    A text may be a list in brackets too: an answer is read only where it is turns, with role and content, or
+    where its column is called answers.
     """
     if not any(isinstance(value, str) and value[:1] == "[" for value in values.values()):
         return values
     found = dict(values)
-    for kind in ("images", "messages", "conversations", "history", "question", "answer"):
-        column = mapping.column(kind, values)
+    kinds = ("images", "messages", "conversations", "history", "question", "answer")
+    columns = [(kind, mapping.column(kind, values)) for kind in kinds]
+    for kind, column in [*columns, *(("answers", name) for name in values if _plain(name) == "answers")]:
         value = None if column is None else values.get(column)
         if isinstance(value, str) and value[:1] == "[":
             try:
@@ -217,7 +233,7 @@ def _renamed(values: Values, mapping: Mapping, layout: str) -> Values:
         return {"messages": with_system(get("system"), tagged(get("conversations"), tags))}
     if layout == "captions":
         return {"text": _first(get("text"))}
-    question, answer = get("question"), _most_given(get("answer"))
+    question, answer = get("question"), most_given(get("answer"))
     if isinstance(question, list) or isinstance(answer, list):
         return {"messages": [*said(question, "user"), *said(answer, "assistant")]}
     if extra := get("input"):
@@ -233,14 +249,4 @@ def _first(value: object) -> object:
     """The first of several captions that say the same thing; anything else as it is."""
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
         return value[0]
-    return value
-
-
-def _most_given(value: object) -> object:
-    """Of several people's answers, as texts or as VQAv2 has them, the one given most; else as it is."""
-    if not isinstance(value, list) or not value:
-        return value
-    answers = [item.get("answer") if isinstance(item, dict) else item for item in value]
-    if all(isinstance(answer, str) for answer in answers):
-        return Counter(answers).most_common(1)[0][0]
     return value
