@@ -108,7 +108,7 @@ def test_two_processes_leave_one_log_one_adapter_and_the_folder_of_one(pair: Pai
 
 
 def test_each_image_was_encoded_once_by_one_of_the_two(pair: Pair) -> None:
-    """Each wrote a shard: half of what the proof had left, which the first keeps; the run after wrote none."""
+    """Each wrote a shard: half of what the proof had left, which the first keeps; the next none."""
     shards = list((pair.two.workspace / "cache" / "image-features").rglob("*.safetensors"))
     keys = [{name.split("/")[0] for name in load_file(shard)} for shard in shards]
     images = [{key for key in found if not key.startswith("proof")} for found in keys]
