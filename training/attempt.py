@@ -24,6 +24,7 @@ from training.callback import RunCallback
 from training.card import write_card
 from training.collate import Collator
 from training.data.datasets import Dataset
+from training.data.known_images import KnownImages
 from training.events import Event, EventLog
 from training.examiner import Examiner
 from training.fire_drill import FireDrill
@@ -121,6 +122,7 @@ class Attempt:
             [*train, *held_out],
             lambda done, total: self._phase("encoding images", done, total),
             self.ranks,
+            KnownImages(self.config.workspace, dataset.root).digest_of,
         )
         self._try_method(model, collator, train[:1])
 

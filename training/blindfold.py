@@ -6,7 +6,7 @@ seed decides, so that nobody keeps its own and the questions about one picture s
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,9 @@ from vlm.example import Example
 LEAST_EXAMPLES = 20
 LEAST_RIGHT = 0.1
 """With fewer examples, or fewer right answers, nothing can be said."""
+
+Pictures = tuple[Path, ...]
+Content = Hashable
 
 Verdict = Literal["looks", "guesses", "unclear", "untestable"]
 
@@ -71,15 +74,18 @@ class Blindfold:
         return GUESSES[0].format(own=100 * self.own, blind=100 * self.blind), GUESSES[1]
 
 
-def blindfolded(examples: Sequence[Example], seed: int) -> dict[str, Example]:
+def blindfolded(
+    examples: Sequence[Example], seed: int, contents: Mapping[Pictures, Content] | None = None
+) -> dict[str, Example]:
     """By id, each example with another's images, as many and different ones, under an id of its own.
 
-    Left out are examples without images, and those whose images nobody's differ from.
+    Left out are examples without images, and those whose images nobody's differ from. Where `contents` tells
+    images apart by what is in them, their files are not read.
     """
-    digests: dict[Path, bytes] = {}
-    given: dict[int, dict[tuple[bytes, ...], tuple[Path, ...]]] = defaultdict(dict)
+    known = dict(contents or {})
+    given: dict[int, dict[Content, Pictures]] = defaultdict(dict)
     for example in examples:
-        given[len(example.images)].setdefault(_key(example, digests), example.images)
+        given[len(example.images)].setdefault(_content(example, known), example.images)
     passed_on = {}
     for count, pictures in given.items():
         keys = list(pictures) if count else []
@@ -89,7 +95,7 @@ def blindfolded(examples: Sequence[Example], seed: int) -> dict[str, Example]:
     return {
         example.id: replace(example, id=f"{example.id} blindfolded", images=passed_on[key])
         for example in examples
-        if (key := _key(example, digests)) in passed_on
+        if (key := _content(example, known)) in passed_on
     }
 
 
@@ -113,8 +119,7 @@ def judged(examples: Sequence[Example], own: Mapping[str, str], blind: Mapping[s
     return Blindfold(verdict, metric, scored, rate, other, *intervals)
 
 
-def _key(example: Example, digests: dict[Path, bytes]) -> tuple[bytes, ...]:
-    for image in example.images:
-        if image not in digests:
-            digests[image] = digest_of(image)
-    return tuple(digests[image] for image in example.images)
+def _content(example: Example, known: dict[Pictures, Content]) -> Content:
+    if example.images not in known:
+        known[example.images] = tuple(map(digest_of, example.images))
+    return known[example.images]

@@ -66,5 +66,11 @@ def _checked(config: TrainingConfig, phase: Phase) -> Report:
             phase("reading data", done if total else 0, total or 1)
 
     dataset = open_configured(config, progress)
-    report = check_dataset(dataset, held_out=config.held_out, seed=config.seed, progress=progress)
+    report = check_dataset(
+        dataset,
+        workspace=config.workspace,
+        held_out=config.held_out,
+        seed=config.seed,
+        progress=progress,
+    )
     return check_with_model(report, config, progress)
