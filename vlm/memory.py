@@ -278,7 +278,8 @@ def _weights(
     """
     from torch import nn
 
-    from vlm.loading import DTYPES, full_precision_modules
+    from vlm.loading import DTYPES
+    from vlm.quantized_layers import full_precision_modules
     from vlm.towers import find_towers
 
     whole = architecture(model, revision)
