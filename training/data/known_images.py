@@ -67,10 +67,10 @@ class KnownImages:
     def keep(self) -> None:
         """Write what is new. Where the disk is full or read-only, the next check takes longer, no more."""
         try:
-            if self.used.items() <= self.known.items():
-                os.utime(self.file)
-            else:
+            if not self.used.items() <= self.known.items():
                 self._write()
+            elif self.used:
+                os.utime(self.file)
         except OSError as error:
             logger.info("what was found of the images can't be kept: %s", error)
 
