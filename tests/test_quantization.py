@@ -130,7 +130,7 @@ def test_the_bits_are_where_they_were_asked_for(load, caplog: pytest.LogCaptureF
         for quantization, layer in LAYERS.items():
             for quantize_vision, wanted in ((False, text), (True, linear)):
                 caplog.clear()
-                with caplog.at_level(logging.INFO, "vlm.loading"):
+                with caplog.at_level(logging.INFO, "vlm"):
                     small = load(base, quantization=quantization, quantize_vision=quantize_vision).model
                 found = {name for name, module in small.named_modules() if isinstance(module, layer)}
                 assert found == wanted

@@ -169,7 +169,13 @@ def check(typed: cli.Typed) -> int:
     config = cli.check_settings(typed)
     progress = _progress if sys.stderr.isatty() else say_nothing
     dataset = open_configured(config, progress)
-    report = check_dataset(dataset, held_out=config.held_out, seed=config.seed, progress=progress)
+    report = check_dataset(
+        dataset,
+        workspace=config.workspace,
+        held_out=config.held_out,
+        seed=config.seed,
+        progress=progress,
+    )
     if typed.values.get("model"):
         from training.model_check import check_with_model
 

@@ -23,17 +23,17 @@ from training.best import Best
 from training.callback import RunCallback
 from training.card import write_card
 from training.collate import Collator
-from training.data.check import Report, check_dataset
-from training.data.datasets import Dataset, open_configured, usable_examples
+from training.data.datasets import Dataset
+from training.data.known_images import KnownImages
 from training.events import Event, EventLog
-from training.examiner import Examiner, chosen
+from training.examiner import Examiner
 from training.fire_drill import FireDrill
 from training.hard import HardSamples
 from training.micro_batch import MicroBatch, begun_with, train_within_memory, what_helps
-from training.model_check import check_with_model
 from training.ranks import ALONE, Ranks
+from training.reading import read_data
 from training.runs import Run
-from training.sampling import Streams, kept_lengths
+from training.sampling import Streams
 from training.trackers import directed, require_tracker, track_evaluation
 from training.trainer import AdapterTrainer, training_arguments
 from vlm import adapters, hub
@@ -49,11 +49,9 @@ from vlm.prompting import prompt_style
 logger = logging.getLogger(__name__)
 
 VERSIONS_OF = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
-REASONS_TOLD = 20
 TOLD_ON_CARD = ("evaluated", "data", "started", "step", "blindfold")
 UNFIT = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
 """What a model or PEFT raises where a method and a model don't go together."""
-PROGRESS_EVERY_S = 0.5
 
 
 class StopBeforeTraining(Exception):
@@ -95,7 +93,9 @@ class Attempt:
 
     def _work(self) -> bool:
         transformers_logging.disable_progress_bar()
-        dataset, train, held_out, self.streams = self.ranks.of_first(self._read_data)
+        dataset, train, held_out, self.streams = self.ranks.of_first(
+            lambda: read_data(self.config, self.run, self.log, self._phase)
+        )
         checkpoint = self.ranks.of_first(lambda: checkpoints.newest(self.run.checkpoints_path))
         if checkpoint is not None:
             checkpoints.require_same_dataset(checkpoint, dataset.fingerprint)
@@ -122,6 +122,7 @@ class Attempt:
             [*train, *held_out],
             lambda done, total: self._phase("encoding images", done, total),
             self.ranks,
+            KnownImages(self.config.workspace, dataset.root).digest_of,
         )
         self._try_method(model, collator, train[:1])
 
@@ -242,47 +243,6 @@ class Attempt:
                 f"{label} does not work with {kind}: {reason}",
                 "Use --method lora; docs/models.md lists which methods work with which models.",
             ) from error
-
-    def _read_data(self) -> tuple[Dataset, list[Example], list[Example], Streams]:
-        """The dataset, the examples to train on, those to be asked about, and how long each is."""
-        config = self.config
-        report = self._checked()
-        dataset = report.cleaned()
-        streams = kept_lengths(self.run.path / "lengths.json", report.lengths.streams)
-        examples = usable_examples(dataset, skip_bad_rows=config.skip_bad_rows)
-        train, held_out = report.sides(config.held_out, config.seed)
-        asked = chosen(held_out, config)
-        images = len({image for example in examples for image in example.images})
-        self.log.append(
-            "data",
-            train=len(train),
-            held_out=len(held_out),
-            images=images,
-            skipped=report.left_out,
-            reasons=[str(finding) for finding in dataset.findings[:REASONS_TOLD]],
-            fingerprint=dataset.fingerprint,
-        )
-        logger.info(
-            "%s examples (%s held out), %s images", f"{len(examples):,}", len(held_out), f"{images:,}"
-        )
-        if dataset.findings:
-            logger.warning("%s rows skipped, %s first", report.left_out, dataset.findings[0])
-        return dataset, train, asked, streams
-
-    def _checked(self) -> Report:
-        """The dataset as `python -m training check` sees it: rows, pixels, and what the model takes of it."""
-        config, told = self.config, time.monotonic()
-        self._phase("reading data", 0, 1)
-
-        def progress(_: str, done: int, total: int) -> None:
-            nonlocal told
-            if time.monotonic() - told > PROGRESS_EVERY_S:
-                told = time.monotonic()
-                self._phase("reading data", done if total else 0, total or 1)
-
-        dataset = open_configured(config, progress)
-        report = check_dataset(dataset, held_out=config.held_out, seed=config.seed, progress=progress)
-        return check_with_model(report, config, progress)
 
     def _track(self) -> None:
         """Hand to the trackers what they have not been told."""

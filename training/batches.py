@@ -5,12 +5,14 @@ Asked once by the attempt, when the adapted model is there. What a model can do 
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from training.collate import IMAGE_ORDER, OWNERS, Collator
 from training.config import TrainingConfig
+from training.data.splits import digest_of
 from training.image_features import encode_images, encoder_of, open_store, proved
 from training.proof import train_alike
 from training.ranks import ALONE, Ranks
@@ -35,16 +37,18 @@ def make_collator(
     examples: Sequence[Example],
     progress: Callable[[int, int], None],
     ranks: Ranks = ALONE,
+    content: Callable[[Path], bytes] = digest_of,
 ) -> Collator:
     """The collator of a run on these examples. `progress(done, total)` counts images that are encoded.
 
-    Raises `UserError` where features are wanted that can't be kept.
+    `content` gives the sha256 of an image's file. Raises `UserError` where features are wanted that can't be
+    kept.
     """
     wanted = config.cache_image_features
     encoder = encoder_of(loaded) if wanted != "off" else None
     store = open_store(config.workspace, config, loaded) if encoder is not None else None
     if store is not None and not ranks.any(not proved(model, encoder, prompt, examples, store, ranks)):
-        features = encode_images(loaded, encoder, prompt, examples, store, progress, ranks)
+        features = encode_images(loaded, encoder, prompt, examples, store, progress, ranks, content)
         logger.info("%s distinct images are encoded; they won't be encoded again", len(features))
         collator = Collator(prompt, features, encoder)
         if not prompt.reads_cache:

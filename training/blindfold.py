@@ -7,7 +7,7 @@ seed decides, so that nobody keeps its own and the questions about one picture s
 import math
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,9 @@ SMALL_GAP, SMALL_SHARE = 0.1, 0.25
 BY_CHANCE = 0.025
 """What is less likely than this by chance is held for certain; on either side, that makes 95 %."""
 Z = 1.96
+
+Pictures = tuple[Path, ...]
+Content = Hashable
 
 Verdict = Literal["looks", "guesses", "unclear", "untestable"]
 
@@ -94,15 +97,18 @@ class Blindfold:
         return GUESSES[0].format(**rates), GUESSES[1]
 
 
-def blindfolded(examples: Sequence[Example], seed: int) -> dict[str, Example]:
+def blindfolded(
+    examples: Sequence[Example], seed: int, contents: Mapping[Pictures, Content] | None = None
+) -> dict[str, Example]:
     """By id, each example with another's images, as many and different ones, under an id of its own.
 
-    Left out are examples without images, and those whose images nobody's differ from.
+    Left out are examples without images, and those whose images nobody's differ from. Where `contents` tells
+    images apart by what is in them, their files are not read.
     """
-    digests: dict[Path, bytes] = {}
-    given: dict[int, dict[tuple[bytes, ...], tuple[Path, ...]]] = defaultdict(dict)
+    known = dict(contents or {})
+    given: dict[int, dict[Content, Pictures]] = defaultdict(dict)
     for example in examples:
-        given[len(example.images)].setdefault(_key(example, digests), example.images)
+        given[len(example.images)].setdefault(_content(example, known), example.images)
     passed_on = {}
     for count, pictures in given.items():
         keys = list(pictures) if count else []
@@ -112,7 +118,7 @@ def blindfolded(examples: Sequence[Example], seed: int) -> dict[str, Example]:
     return {
         example.id: replace(example, id=f"{example.id} blindfolded", images=passed_on[key])
         for example in examples
-        if (key := _key(example, digests)) in passed_on
+        if (key := _content(example, known)) in passed_on
     }
 
 
@@ -178,8 +184,7 @@ def _moments(values: Sequence[float]) -> tuple[float, float]:
     return mean, sum((value - mean) ** 2 for value in values) / len(values)
 
 
-def _key(example: Example, digests: dict[Path, bytes]) -> tuple[bytes, ...]:
-    for image in example.images:
-        if image not in digests:
-            digests[image] = digest_of(image)
-    return tuple(digests[image] for image in example.images)
+def _content(example: Example, known: dict[Pictures, Content]) -> Content:
+    if example.images not in known:
+        known[example.images] = tuple(map(digest_of, example.images))
+    return known[example.images]

@@ -144,7 +144,13 @@ def _examples(
     from training.model_check import check_with_model
 
     opened = open_configured(config, progress)
-    report = check_dataset(opened, held_out=config.held_out, seed=config.seed, progress=progress)
+    report = check_dataset(
+        opened,
+        workspace=config.workspace,
+        held_out=config.held_out,
+        seed=config.seed,
+        progress=progress,
+    )
     report = check_with_model(report, config, progress)
     dataset = report.cleaned()
     examples = usable_examples(dataset, skip_bad_rows=config.skip_bad_rows)

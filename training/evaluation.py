@@ -65,7 +65,8 @@ def ask_blindfolded(
     batch_size: int = 64,
 ) -> tuple[Blindfold, dict[str, str]]:
     """Ask again about others' images, beside the answers about their `own`; the second are by example id."""
-    others = blindfolded(examples, seed)
+    contents = None if collator.features is None else collator.features.keys
+    others = blindfolded(examples, seed, contents)
     answers: dict[str, str] = {}
     with _evaluating(model):
         for batch in _batches([*others.values()], batch_size, progress):

@@ -7,6 +7,7 @@ workspace, where other runs on the same base find them.
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,7 @@ import transformers
 from PIL import Image
 
 from training.data.images import load_image
+from training.data.splits import digest_of
 from training.ranks import ALONE, Ranks
 from training.tensor_store import TensorStore, evict
 from vlm import hub
@@ -99,7 +101,7 @@ def proved(
     if not takes_features(model, encoder, features, whole):
         return False
     if ranks.first:
-        for key, found in zip(_keys(pair).values(), features, strict=True):
+        for key, found in zip(_keys(pair, digest_of).values(), features, strict=True):
             store.add(key, found)
         store.add(proof, {"yes": torch.ones(1)})
     return True
@@ -113,12 +115,14 @@ def encode_images(
     store: TensorStore,
     progress: Callable[[int, int], None],
     ranks: Ranks = ALONE,
+    content: Callable[[Path], bytes] = digest_of,
 ) -> ImageFeatures:
     """Encode each distinct set of images, by content, that the store has not. `progress(done, total)`.
 
-    Of several ranks each encodes its share, and reads from disk what the others encoded.
+    `content` gives the sha256 of a file. Of several ranks each encodes its share, and reads from disk what
+    the others encoded.
     """
-    keys = ranks.of_first(lambda: _keys(examples))
+    keys = ranks.of_first(lambda: _keys(examples, content))
     wanted = {keys[example.images]: example for example in reversed(examples) if example.images}
     lacking = ranks.of_first(lambda: [key for key in wanted if key not in store])
     missing = [(key, wanted[key]) for key in ranks.share(lacking)]
@@ -169,17 +173,13 @@ def _identity(settings: ModelSettings, loaded: LoadedModel) -> Iterable[str]:
             yield f"{file.resolve()} {status.st_size} {status.st_mtime_ns}"
 
 
-def _keys(examples: Iterable[Example]) -> dict[Pictures, str]:
-    digests: dict[Path, str] = {}
-    return {images: _key(images, digests) for images in dict.fromkeys(e.images for e in examples) if images}
+def _keys(examples: Iterable[Example], content: Callable[[Path], bytes]) -> dict[Pictures, str]:
+    once = cache(content)
+    return {images: _key(images, once) for images in dict.fromkeys(e.images for e in examples) if images}
 
 
-def _key(images: Pictures, digests: dict[Path, str]) -> str:
-    for file in images:
-        if file not in digests:
-            with file.open("rb") as stream:
-                digests[file] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return hashlib.sha256(" ".join(digests[file] for file in images).encode()).hexdigest()
+def _key(images: Pictures, content: Callable[[Path], bytes]) -> str:
+    return hashlib.sha256(" ".join(content(file).hex() for file in images).encode()).hexdigest()
 
 
 def different(examples: Sequence[Example]) -> tuple[Example, Example] | None:
@@ -189,9 +189,9 @@ def different(examples: Sequence[Example]) -> tuple[Example, Example] | None:
     """
     if not examples or not examples[0].images:
         return None
-    first, digests = examples[0], {}
+    first, content = examples[0], cache(digest_of)
     others = [e for e in examples if len(e.images) == len(first.images) and e.images != first.images]
     for other in sorted(others, key=lambda example: example.messages == first.messages):
-        if _key(other.images, digests) != _key(first.images, digests):
+        if _key(other.images, content) != _key(first.images, content):
             return first, other
     return None

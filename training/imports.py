@@ -1,9 +1,11 @@
-"""What a run doesn't need is not imported with what it needs: a quarter of its start, and 130 MiB. No torch.
+"""What a run needs is imported without what it doesn't need, and without looking for garbage. No torch.
 
 transformers' Trainer imports datasets, and with it pandas, to recognise its classes; PEFT imports
-bitsandbytes, and with it torch's compiler. Both ask first whether the package is there.
+bitsandbytes, and with it torch's compiler. Both ask first whether the package is there. Without them a run
+starts a quarter sooner and takes 130 MiB less.
 """
 
+import gc
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -33,3 +35,17 @@ def left_out(packages: Collection[str]) -> Iterator[None]:
     finally:
         for package in hidden:
             sys.modules.pop(package, None)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """While this is open no garbage is looked for, and what there is then is never looked at again.
+
+    Imports make objects that stay; looking through them again and again is a fifth of a run's start.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

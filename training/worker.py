@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from training import imports, ranks, runs
@@ -89,7 +89,8 @@ def _attempt(
     alone: bool,
 ) -> int:
     with imports.left_out(imports.unneeded(run.config()) if alone else ()):
-        with imports.left_out(imports.BY_TRAINER if alone else ()):
+        hidden = imports.left_out(imports.BY_TRAINER if alone else ())
+        with hidden, imports.uncollected() if alone else nullcontext():
             from training.attempt import Attempt
 
         ranks.require_devices(run.config())

@@ -153,6 +153,7 @@ def _found(checking: Checking, workspace: Path, values: Mapping[str, Any]) -> Ch
     checking.tell("images", 0, 0)
     report = check_dataset(
         dataset,
+        workspace=workspace,
         held_out=settings.held_out,
         seed=settings.seed,
         progress=checking.tell,

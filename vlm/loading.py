@@ -3,8 +3,6 @@
 The only file that names BitsAndBytesConfig. Where the files come from is vlm.hub's matter.
 """
 
-import importlib
-import importlib.util
 import logging
 import os
 import re
@@ -35,16 +33,13 @@ from vlm.building import BUILDING
 from vlm.composed import ComposedConfig, ComposedForConditionalGeneration, ComposedProcessor
 from vlm.errors import UserError
 from vlm.model_files import count_weights
+from vlm.quantized_layers import check_quantization, check_quantized, full_precision_modules, mend
 from vlm.settings import ModelSettings
-from vlm.towers import TOWERS, Towers, find_towers, in_stack
+from vlm.towers import find_towers
 
 logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-BITSANDBYTES_DEVICES = ("cpu", "cuda")
-NARROW = 16
-"""A linear layer with fewer inputs or outputs is not quantized."""
-
 _BAD_FILES = (
     *(OSError, ValueError, SafetensorError, StrictDataclassError, ImportError, KeyError, TypeError),
     *(AttributeError, IndexError, ArithmeticError, AssertionError, NotImplementedError),
@@ -92,7 +87,7 @@ def load_base(settings: ModelSettings) -> LoadedModel:
         if quantization is None:
             model.to(device)
     if quantization is not None:
-        _mend(model)
+        mend(model)
         check_quantized(settings, model, towers, skipped)
     _keep_statistics(model)
     model.requires_grad_(False).eval()
@@ -217,53 +212,6 @@ def _computes_bf16() -> bool:
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def check_quantization(settings: ModelSettings, device: torch.device) -> None:
-    """Refuse what bitsandbytes can't do here. Raises `UserError` with what to install or choose."""
-    if settings.quantization == "none":
-        return
-    bits = settings.quantization.removesuffix("bit")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError(
-            f"{bits}-bit training needs bitsandbytes.",
-            "Install it with: pip install bitsandbytes, or use --quantization none.",
-        )
-    if device.type not in BITSANDBYTES_DEVICES:
-        raise UserError(
-            f"{bits}-bit training does not run on {device.type} devices.",
-            "Use --quantization none, or --device cpu.",
-        )
-
-
-def full_precision_modules(settings: ModelSettings, blueprint: PreTrainedModel, towers: Towers) -> list[str]:
-    """Full names of the modules that stay as they are: the output head, vision tower and connector.
-
-    The latter two are quantized as well with `quantize_vision`. bitsandbytes wants full names here; short
-    ones do nothing and drop its own exemption of the output head. A layer that shares its weight with another
-    has to stay, and is the head of models that don't name one. So has a linear layer that takes the pixels:
-    SigLIP 2 makes them numbers of its weight's format, which would be integers. Routers and other narrow
-    layers weigh nothing, and a model may work on their weights itself, as Gemma 3n does.
-    """
-    shared = [*blueprint.all_tied_weights_keys, *blueprint.all_tied_weights_keys.values()]
-    heads = {key.rpartition(".")[0] for key in shared}
-    heads |= {
-        name
-        for name, module in blueprint.named_modules()
-        if module is blueprint.get_output_embeddings() or _is_narrow(module)
-    }
-    if not settings.quantize_vision:
-        return [*sorted(heads), *towers.vision, *towers.connector]
-    first = {
-        name
-        for name, module in blueprint.named_modules()
-        if isinstance(module, nn.Linear) and towers.of(name) == "vision" and not in_stack(name)
-    }
-    return sorted(heads | first)
-
-
-def _is_narrow(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) and min(module.in_features, module.out_features) < NARROW
-
-
 def quantization_config(
     settings: ModelSettings, skipped: list[str], precision: str, device: torch.device
 ) -> BitsAndBytesConfig | None:
@@ -284,67 +232,6 @@ def quantization_config(
         bnb_4bit_compute_dtype=torch.float16 if in_fp16 else DTYPES[precision],
         llm_int8_skip_modules=skipped,
     )
-
-
-def _quantized_layer(quantization: str) -> type[nn.Module]:
-    bitsandbytes = importlib.import_module("bitsandbytes")
-    return getattr(bitsandbytes.nn, {"4bit": "Linear4bit", "8bit": "Linear8bitLt"}[quantization])
-
-
-@cache
-def _any_shape() -> type[nn.Module]:
-    class AnyShape(_quantized_layer("8bit")):
-        """bitsandbytes multiplies [B, D] and [B, L, D] in 8 bits; some vision towers hand over more."""
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            if x.dim() <= 3:
-                return super().forward(x)
-            return super().forward(x.flatten(0, -3)).unflatten(0, x.shape[:-2])
-
-    return AnyShape
-
-
-def _mend(model: PreTrainedModel) -> None:
-    """Make bitsandbytes' layers take what models give them, and stay as they were loaded.
-
-    On a CPU with bf16 instructions 4-bit weights would be packed anew in eval mode and back in training: with
-    a loss each time, so that the frozen base drifts, and only where outputs are multiples of 32 and inputs of
-    64; else it fails.
-    """
-    # It says at each multiplication that 8 bits are made from fp16, which is how LLM.int8 works.
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    for module in model.modules():
-        if isinstance(module, _quantized_layer("4bit")):
-            module.support_avx512bf16_for_cpu = False
-        elif isinstance(module, _quantized_layer("8bit")):
-            module.__class__ = _any_shape()
-
-
-def check_quantized(
-    settings: ModelSettings, model: PreTrainedModel, towers: Towers, skipped: list[str]
-) -> None:
-    """See what is quantized in fact, and say it. Raises `UserError` where the text tower is not at all."""
-    wanted = _quantized_layer(settings.quantization)
-    found: dict[str, int] = dict.fromkeys(TOWERS, 0)
-    left: dict[str, int] = dict.fromkeys(TOWERS, 0)
-    for name, module in model.named_modules():
-        if isinstance(module, wanted):
-            if any(name == other or name.startswith(f"{other}.") for other in skipped):
-                raise AssertionError(f"{name} was to stay as it is and is quantized")
-            found[towers.of(name)] += module.in_features * module.out_features
-        elif not any(True for _ in module.children()):
-            left[towers.of(name)] += sum(weight.numel() for weight in module.parameters(recurse=False))
-    if not found["text"]:
-        raise UserError(
-            f"Nothing in the text tower of {settings.model} can be quantized: it has no plain linear layers.",
-            "Use --quantization none.",
-        )
-    shares = (
-        f"{tower} {found[tower] / (found[tower] + left[tower]):.0%}"
-        for tower in TOWERS
-        if found[tower] + left[tower]
-    )
-    logger.info("Weights in %s: %s.", settings.quantization, ", ".join(shares))
 
 
 @cache

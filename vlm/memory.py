@@ -225,7 +225,7 @@ def best_remedy(settings: RunSettings, memory: int, examples: Examples = Example
 
 def _changes(settings: RunSettings, now: MemoryEstimate, memory: int) -> Iterator[tuple[str, Any]]:
     """Single settings to try, the least of a change first."""
-    from vlm.loading import BITSANDBYTES_DEVICES
+    from vlm.quantized_layers import BITSANDBYTES_DEVICES
 
     base = architecture(settings.model, settings.revision)
     if not settings.gradient_checkpointing and base.supports_gradient_checkpointing:
@@ -278,7 +278,8 @@ def _weights(
     """
     from torch import nn
 
-    from vlm.loading import DTYPES, full_precision_modules
+    from vlm.loading import DTYPES
+    from vlm.quantized_layers import full_precision_modules
     from vlm.towers import find_towers
 
     whole = architecture(model, revision)

@@ -15,6 +15,7 @@ from pathlib import Path
 from training.data.datasets import Dataset, image_relpath
 from training.data.findings import Finding
 from training.data.images import ImageFacts, examine_image
+from training.data.known_images import KnownImages
 from training.data.lengths import Lengths
 from training.data.paths import quoted
 from training.data.splits import split_dataset
@@ -75,9 +76,10 @@ class Report:
         """(train, held-out) of the usable examples, split before the others are left out: whoever splits the
         dataset without having checked it, as Try does, finds the same pictures held out."""
         unusable = self.unusable()
+        digests = {path: facts.digest for path, facts in self.facts.items()}
         train, kept = (
             [example for example in side if example.id not in unusable]
-            for side in split_dataset(self.dataset, held_out, seed)
+            for side in split_dataset(self.dataset, held_out, seed, digests)
         )
         return (train, kept) if train else (kept, [])
 
@@ -98,6 +100,7 @@ class Report:
 def check_dataset(
     dataset: Dataset,
     *,
+    workspace: Path | None = None,
     held_out: float = 0.1,
     seed: int = 0,
     progress: Progress = lambda what, done, total: None,
@@ -105,13 +108,15 @@ def check_dataset(
 ) -> Report:
     """All findings about an opened dataset: its rows, then every distinct image, decoded on all cores.
 
-    `progress(what, done, total)` counts images. When `cancelled()` says so, the pixels seen so far count.
+    An image that a check in `workspace` has decoded is not opened again unless its file has changed; without
+    a workspace all are. `progress(what, done, total)` counts images. When `cancelled()` says so, the pixels
+    seen so far count.
     """
     findings = [*dataset.findings, *dataset.warnings, *_about_rows(dataset)]
     facts: dict[Path, ImageFacts] = {}
     unfit: set[Path] = set()
     users = _users(dataset.examples)
-    for done, (path, seen) in enumerate(_examined(users, cancelled), start=1):
+    for done, (path, seen) in enumerate(_examined(dataset.root, users, workspace, cancelled), start=1):
         progress("images", done, len(users))
         first, count = users[path]
         others = f" and {count - 1} more rows" if count > 1 else ""
@@ -148,24 +153,31 @@ def _users(examples: Iterable[Example]) -> dict[Path, tuple[Example, int]]:
 
 
 def _examined(
-    users: Iterable[Path], cancelled: Callable[[], bool]
+    root: Path, users: Iterable[Path], workspace: Path | None, cancelled: Callable[[], bool]
 ) -> Iterator[tuple[Path, ImageFacts | UserError]]:
     """Each image with what was found, in order; decoding releases the interpreter, so threads do."""
     workers = os.cpu_count() or 1
+    known = None if workspace is None else KnownImages(workspace, root)
     left = iter(users)
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = deque((path, pool.submit(_examine, path)) for path in islice(left, workers * AHEAD))
-        while waiting and not cancelled():
-            path, future = waiting.popleft()
-            yield path, future.result()
-            waiting += [(path, pool.submit(_examine, path)) for path in islice(left, 1)]
-        for _, future in waiting:
-            future.cancel()
-
-
-def _examine(path: Path) -> ImageFacts | UserError:
     try:
-        return examine_image(path, name=path.name)
+        with ThreadPoolExecutor(workers) as pool:
+            waiting = deque(
+                (path, pool.submit(_examine, path, known)) for path in islice(left, workers * AHEAD)
+            )
+            while waiting and not cancelled():
+                path, future = waiting.popleft()
+                yield path, future.result()
+                waiting += [(path, pool.submit(_examine, path, known)) for path in islice(left, 1)]
+            for _, future in waiting:
+                future.cancel()
+    finally:  # a run may be stopped while it reads
+        if known is not None:
+            known.keep()
+
+
+def _examine(path: Path, known: KnownImages | None) -> ImageFacts | UserError:
+    try:
+        return examine_image(path, name=path.name) if known is None else known.examine(path)
     except UserError as fault:
         return fault
 

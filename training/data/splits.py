@@ -73,14 +73,19 @@ def choose_parts(there: Collection[str], train: str, held_out: str | None) -> tu
     return chosen, held_out or next((name for name in HELD_OUT if name in there and name != chosen), None)
 
 
-def split_dataset(dataset: "Dataset", held_out: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """(train, held-out): the dataset's own split if it has one, else by `split`. 0 holds nothing out."""
+def split_dataset(
+    dataset: "Dataset", held_out: float, seed: int, digests: Mapping[Path, bytes] | None = None
+) -> tuple[list[Example], list[Example]]:
+    """(train, held-out): the dataset's own split if it has one, else by `split`. 0 holds nothing out.
+
+    `digests` has the sha256 of images that are known: these are not read.
+    """
     if dataset.held_out:
         train = [example for example in dataset.examples if example.id not in dataset.held_out]
         kept = [example for example in dataset.examples if example.id in dataset.held_out]
         return train, kept if held_out > 0 else []
     images = {image for example in dataset.examples for image in example.images}
-    return split(dataset.examples, held_out, seed, same_pictures(images))
+    return split(dataset.examples, held_out, seed, same_pictures(images, digests))
 
 
 def split(
@@ -107,16 +112,19 @@ def split(
     return train, [example for i, example in enumerate(examples) if i in chosen]
 
 
-def same_pictures(images: Collection[Path]) -> dict[Path, Path]:
+def same_pictures(images: Collection[Path], digests: Mapping[Path, bytes] | None = None) -> dict[Path, Path]:
     """Each file that is byte for byte another one, and the first of these.
 
     Files of one size are looked into, those that begin and end alike are read: of a hundred thousand
-    photographs hardly any is. One that can't be read is nobody's twin; whoever decodes it says so.
+    photographs hardly any is. One that can't be read is nobody's twin; whoever decodes it says so. Those
+    whose content `digests` tells are not opened.
     """
     twins: dict[Path, Path] = {}
+    digests = digests or {}
     for alike in _alike(images, lambda image: image.stat().st_size):
-        for closer in _alike(alike, _ends_of):
-            for same in _alike(closer, digest_of):
+        known = all(image in digests for image in alike)
+        for closer in [alike] if known else _alike(alike, _ends_of):
+            for same in _alike(closer, lambda image: digests.get(image) or digest_of(image)):
                 twins |= dict.fromkeys(same[1:], same[0])
     return twins
 
