@@ -58,7 +58,7 @@ class Watch:
 def lora_lens(job: Told) -> Told:
     """Our worker as it is; noted are its order, its adapter before the first step, and when things happen."""
     from training import attempt, runs, worker
-    from training.collate import Collator
+    from training.about import ABOUT
     from training.config import build
     from training.trainer import AdapterTrainer
     from vlm import adapters
@@ -75,28 +75,28 @@ def lora_lens(job: Told) -> Told:
     settings |= {"group_by_image": job["together"]}
     run, watch = runs.prepare(build(settings)), Watch()
     order, lengths, times = [], [], {}
-    tell, train, collate = attempt.Attempt._tell_start, AdapterTrainer.train, Collator.__call__
+    tell, train, step = attempt.Attempt._tell_start, AdapterTrainer.train, AdapterTrainer.training_step
 
     def started(self: Any, loaded: Any, counts: Any) -> None:
         tell(self, loaded, counts)
         watch.start()
 
-    def noted(self: Any, examples: Any) -> Any:
-        batch = collate(self, examples)
-        if "began" in times and "ended" not in times:
-            order.append([example.id for example in examples])
-            lengths.append([batch["input_ids"].numel(), int((batch["labels"] != -100).sum())])
-        return batch
+    def stepped(self: Any, model: Any, inputs: Told, *args: Any, **kwargs: Any) -> Any:
+        if not self.drilling:
+            times.setdefault("began", time.perf_counter())
+            order.append(inputs[ABOUT].example_ids)
+            lengths.append([inputs["input_ids"].numel(), int((inputs["labels"] != -100).sum())])
+        return step(self, model, inputs, *args, **kwargs)
 
     def trained(self: Any, *args: Any, **kwargs: Any) -> Any:
         adapters.save(self.model, Path(job["folder"]) / "start")
-        times["began"] = time.perf_counter()
         result = train(self, *args, **kwargs)
         times["ended"] = time.perf_counter()
         times.update(watch.stop())
         return result
 
-    attempt.Attempt._tell_start, AdapterTrainer.train, Collator.__call__ = started, trained, noted
+    attempt.Attempt._tell_start, AdapterTrainer.train = started, trained
+    AdapterTrainer.training_step = stepped
     if worker.main(run):
         raise SystemExit(f"the run failed: {run.status().problem}")
     losses = [event["loss"] for event in run.events({"step"})]
@@ -171,7 +171,7 @@ def plain(job: Told) -> Told:
     from transformers import Trainer, TrainingArguments
 
     model, processor, examples = peer(job)
-    turns = json.loads((Path(job["folder"]) / f"order-{job['vision']}.json").read_text())
+    turns = json.loads((Path(job["folder"]) / "order.json").read_text())
     places = [[int(name.rsplit(":", 1)[-1]) - 1 for name in turn] for turn in turns]  # lines count from 1
 
     def collate(batch: list[Told]) -> Told:
@@ -185,7 +185,9 @@ def plain(job: Told) -> Told:
         asked = processor(text=prompts, images=images, padding=True, return_tensors="pt")
         labels = inputs["input_ids"].clone()
         for row, length in enumerate(asked["attention_mask"].sum(1) - 1):  # the tokenizer closes with </s>
+            ends = (labels[row] == processor.tokenizer.eos_token_id).nonzero().flatten()
             labels[row, :length] = -100
+            labels[row, ends[ends >= length][0] + 1 :] = -100  # what the template puts after the answer
         labels[inputs["attention_mask"] == 0] = -100
         return {**inputs, "labels": labels}
 
@@ -248,19 +250,19 @@ def placed(given: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def compare(job: Told, vision: bool, tools: list[str]) -> dict[str, Told]:
+def compare(job: Told, trained: str, tools: list[str]) -> dict[str, Told]:
     """Each tool on the same start; ours first, because the others take over its adapter and its order."""
     found = {}
-    for tool in tools:
-        name = f"{tool.replace('_', '-')}-{'vision' if vision else 'text'}"
-        told = in_child(job | {"tool": tool, "vision": vision, "name": name})
+    for number, tool in enumerate(tools):
+        name = f"{tool.replace('_', '-')}-{job['vision']:d}{job['together']:d}{number}"
+        told = in_child(job | {"tool": tool, "name": name})
         if tool == "lora_lens":
-            (Path(job["folder"]) / f"order-{vision}.json").write_text(json.dumps(told["order"]))
+            (Path(job["folder"]) / "order.json").write_text(json.dumps(told["order"]))
         found[tool] = told
         speed = job["examples"] / told["seconds"]
         first, last = told["losses"][0], told["losses"][-1]
         print(
-            f"| {'vision and text' if vision else 'text, vision frozen'} | {tool} | {speed:.2f} |"
+            f"| {trained} | {tool} | {speed:.2f} |"
             f" {told['seconds']:.0f} | {told['memory_gb']:.2f} | {first:.3f} to {last:.3f} |",
             flush=True,
         )
@@ -294,7 +296,13 @@ def main() -> None:
     images = given.images or (QUICK_IMAGES if given.quick else IMAGES)
     with tempfile.TemporaryDirectory() as folder, placed(given.folder) as kept:
         job = {"folder": folder, "model": str(kept / "smolvlm"), "dataset": str(Path(folder) / "data")}
-        job |= {"epochs": given.epochs, "images": images, "examples": images * QUESTIONS * given.epochs}
+        job |= {
+            "vision": False,
+            "together": False,
+            "epochs": given.epochs,
+            "images": images,
+            "examples": images * QUESTIONS * given.epochs,
+        }
         in_child(job | {"tool": "make"})
         peak = in_child(job | {"tool": "matmul"})["flops_s"]
         print(
@@ -303,10 +311,15 @@ def main() -> None:
             "| trained | tool | examples/s | seconds | memory, GB | loss |\n|---|---|---|---|---|---|",
             flush=True,
         )
-        frozen = compare(job, False, ["lora_lens", "plain", "trl"])
+        frozen = compare(job, "text", ["lora_lens", "plain", "trl"])
         recipe = job | {"batch": BATCH, "rate": RATE, "lora_r": LORA_R}
         beside = peers.compare_peers(peers.given_peers(given), recipe)
-        both = compare(job, True, ["lora_lens", "trl"])
+        together = compare(job | {"together": True}, "text, questions of an image together", ["lora_lens"])[
+            "lora_lens"
+        ]
+        both = compare(
+            job | {"vision": True, "together": True}, "vision and text, together", ["lora_lens", "trl"]
+        )
     ours, theirs = frozen["lora_lens"], frozen["trl"]
     apart = max(abs(a - b) for a, b in zip(ours["losses"], frozen["plain"]["losses"], strict=False))
     found = {
@@ -314,13 +327,15 @@ def main() -> None:
         "epochs": given.epochs,
         "ratio_vs_trl_frozen_vision": theirs["seconds"] / ours["seconds"],
         "ratio_vs_trl_vision_lora": both["trl"]["seconds"] / both["lora_lens"]["seconds"],
+        "ratio_vs_trl_frozen_vision_together": theirs["seconds"] / together["seconds"],
         "share_of_matmul_limit": share_of_limit(ours, peak),
         "memory_vs_trl": ours["memory_gb"] / theirs["memory_gb"],
+        "memory_vs_trl_together": together["memory_gb"] / theirs["memory_gb"],
         "losses_apart_from_plain": apart,
         "matmul_gflops": peak / 1e9,
     }
     found |= peers.ratios(beside, ours) | {"peers": beside}
-    print(json.dumps(found | {"frozen": slim(frozen), "both": slim(both)}))
+    print(json.dumps(found | {"frozen": slim(frozen | {"together": together}), "both": slim(both)}))
 
 
 def slim(found: dict[str, Told]) -> dict[str, Told]:

@@ -153,7 +153,7 @@ def test_images_are_encoded_in_smaller_batches_where_many_do_not_fit(tiny_config
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ViTModel, "forward", limited)
         assert len(Setting(tiny_config()).collator.features) == 12
-    assert max(sizes) == 12
+    assert max(sizes) == 10, "all but the two that were encoded to prove it"
 
 
 def test_memory_that_ran_out_is_recognised_however_it_is_said() -> None:

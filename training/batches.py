@@ -64,14 +64,15 @@ def make_collator(
     collator = Collator(prompt, encoder=image_encoder(loaded.model))
     if len({example.images for example in examples}) < len(examples):  # else there is nothing to share
         autocast = _autocast(loaded)
-        alike = collator.encoder is not None and can_be_shared(model, collator, examples, autocast)
-        collator.shares = not ranks.any(not alike)
+        collator.shares = collator.encoder is not None
+        merges = collator.shares and config.group_by_image
+        if not (merges and _merge_prefixes(collator, model, examples, autocast, ranks)):
+            alike = collator.shares and can_be_shared(model, collator, examples, autocast)
+            collator.shares = not ranks.any(not alike)
         how = (
             "once for all its questions in a batch" if collator.shares else "again for each of its questions"
         )
         logger.info("an image is encoded %s", how)
-        if collator.shares and config.group_by_image:
-            _merge_prefixes(collator, model, examples, autocast, ranks)
     return collator
 
 
@@ -87,8 +88,8 @@ def _merge_prefixes(
     examples: Sequence[Example],
     autocast: torch.autocast,
     ranks: Ranks,
-) -> None:
-    """Let the collator merge what questions about one image have in common, where the model is proved to."""
+) -> bool:
+    """Let the collator merge what questions about one image have in common, if the model is proved to."""
     try:
         collator.prefixes = SharedPrefixes(collator.encoder.model, collator.prompt.tokenizer.pad_token_id)
         merges = not model.peft_config["default"].is_prompt_learning and can_merge(
@@ -99,25 +100,33 @@ def _merge_prefixes(
         merges = False
     if ranks.any(not merges):
         collator.prefixes = None
-        return
+        return False
     logger.info("what the questions about one image in a batch have in common is computed once")
+    return True
 
 
 def can_merge(
     collator: Collator, model: PeftModel, examples: Sequence[Example], autocast: torch.autocast
 ) -> bool:
-    """Two questions about each of two images: loss and gradients merged, beside those apart."""
+    """Two questions about an image and one about another: loss and gradients merged, beside those apart.
+
+    Short ones, because apart they are a batch in which nothing is saved.
+    """
     asked: dict[tuple, list[Example]] = {}
-    for example in examples:
+    for example in sorted(examples, key=lambda example: sum(len(m.text) for m in example.messages)):
         if example.images:
             asked.setdefault(example.images, []).append(example)
-    four = [example for group in [g for g in asked.values() if len(g) > 1][:2] for example in group[:2]]
-    if not four or OWNERS not in collator.to_train(four):
-        return False
-    encoder = collator.encoder
+    several = next((group for group in asked.values() if len(group) > 1), [])
+    other = next((group for group in asked.values() if group is not several), [])
+    three, encoder, prefixes = [*several[:1], *other[:1], *several[1:2]], collator.encoder, collator.prefixes
 
     def merged() -> Mapping[str, Any]:
-        batch = {name: x for name, x in collator.to_train(four).items() if name != OWNERS}
+        batch = collator.to_train(three)
+        if batch.pop(OWNERS, None) is None:
+            raise ValueError("its questions about one image have nothing in common")
         return with_features(batch, encoder) if IMAGE_ORDER in batch else batch
 
-    return train_alike(model, encoder.model, (lambda: collator(four), merged), autocast)
+    prefixes.always = True
+    alike = bool(several) and train_alike(model, encoder.model, (lambda: collator(three), merged), autocast)
+    prefixes.always = False
+    return alike

@@ -4,7 +4,6 @@ One forward and backward pass without an update, then one of usual examples for 
 and random numbers are put back: a run with the drill is the run without it, bit for bit.
 """
 
-import itertools
 import logging
 import random
 import threading
@@ -52,12 +51,13 @@ class FireDrill(TrainerCallback):
         if state.global_step or args.world_size > 1:  # a resumed run has shown that it fits
             return
         self.log.append("phase", name="fire drill", done=0, total=1)
-        size, examples = args.train_batch_size, self.trainer.examples
+        size = args.train_batch_size
         self.trainer.drilling = True
         with _put_back(self.trainer.model), _peak_bytes(args.device) as peak:
             before = peak[0]
-            self._pass(largest(examples, self.lengths, size))
-            step_s = self._pass(self._usual(size)) * args.gradient_accumulation_steps
+            heavy, common = self._drilled(size)
+            self._pass(heavy)
+            step_s = self._pass(common) * args.gradient_accumulation_steps
         self.trainer.drilling = False
         self.trainer.padding()  # the run's own begins with step 1
         grown, eta_s = max(0, peak[0] - before), self.callback.time_left_s(state, step_s)
@@ -76,13 +76,20 @@ class FireDrill(TrainerCallback):
             eta_s=eta_s,
         )
 
-    def _usual(self, size: int) -> list[Example]:
-        """Examples of the median length; with questions of one image together, those of a batch of them."""
-        examples = self.trainer.examples
-        if not self.trainer.config.group_by_image:
-            return usual(examples, self.lengths, size)
-        order = iter(ImageGroups(size, examples, self.trainer.args.seed))
-        return [examples[index] for index in itertools.islice(order, size)]
+    def _drilled(self, size: int) -> tuple[list[Example], list[Example]]:
+        """A batch at its largest, and at its usual: of the first epoch's, where images keep questions."""
+        trainer, lengths = self.trainer, self.lengths
+        if not trainer.config.group_by_image:
+            return largest(trainer.examples, lengths, size), usual(trainer.examples, lengths, size)
+        order = [trainer.examples[index] for index in ImageGroups(size, trainer.examples, trainer.args.seed)]
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+
+        def weight(batch: list[Example]) -> tuple[int, int]:
+            images = len({example.images for example in batch})
+            return images, sum(tokens_of(example, lengths) for example in batch)
+
+        ordered = sorted(batches, key=weight)
+        return ordered[-1], ordered[(len(ordered) - 1) // 2]
 
     def _pass(self, examples: Sequence[Example]) -> float:
         """Seconds that a forward and backward pass of these examples takes, with their preparation."""

@@ -46,6 +46,8 @@ class SharedPrefixes:
             raise ValueError("its attention sees a window alone")
         self.mask_dtype = MASKS[attention]
         self.width = text.hidden_size
+        self.always = False
+        """Whether to merge what is no gain too: for the proof."""
         self.padding = {"input_ids": pad_token_id, "labels": IGNORED}
         self.rope = next((m.get_rope_index for m in model.modules() if hasattr(m, "get_rope_index")), None)
 
@@ -60,7 +62,8 @@ class SharedPrefixes:
         packed = [(group, shared) for group, shared in [*joined, *((one, 0) for one in split)]]
         lengths = [row["input_ids"].shape[1] for row in rows]
         longest = max(sum(lengths[i] - shared for i in group) + shared for group, shared in packed)
-        if self._cost(len(packed), longest) >= self._cost(len(rows), max(lengths)):
+        saves = self._cost(len(packed), longest) < self._cost(len(rows), max(lengths))
+        if not joined or not (saves or self.always):
             return None
         return self._packed(rows, packed, longest)
 
