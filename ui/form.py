@@ -45,6 +45,7 @@ ADVANCED: dict[str, tuple[str, ...]] = {
         "held_out_split",
         "columns",
         "skip_bad_rows",
+        "group_by_image",
         "from_adapter",
     ),
 }

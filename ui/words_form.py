@@ -169,6 +169,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "held_out_split": ("Split held out", "Phần để giữ lại"),
     "columns": ("Columns", "Các cột"),
     "skip_bad_rows": ("Skip bad rows", "Bỏ qua dòng lỗi"),
+    "group_by_image": ("Questions of an image together", "Gộp câu hỏi cùng ảnh"),
     "from_adapter": ("Continue from adapter", "Học tiếp từ adapter"),
     "as_given_2r": ("2r", "2r"),
     "as_given_rate": ("as above", "như trên"),
