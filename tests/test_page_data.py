@@ -13,7 +13,10 @@ from playwright.sync_api import Browser, Page, expect
 
 from page_driver import SHOWN_MS, TRAINED_MS, Served, opened, see, served, status, visitor
 from tests.foreign_layouts import packed
+from training import runs
+from training.config import TrainingConfig
 from training.data.datasets import open_dataset
+from training.events import EventLog
 
 HOSTILE = (
     "<img src=x onerror=window.broken=1><script>window.broken=2</script>{{constructor}} ${window.broken=3}"
@@ -265,6 +268,25 @@ def test_another_programs_dataset_dropped_as_it_is_trains(page, tmp_path, layout
     check(page, "A run can start")
     train(page, layout)
     see(page, ".film", "Which colour is it?")
+
+
+def test_one_of_the_hardest_examples_is_opened_in_its_dataset_and_corrected(page, app, planted):
+    drop(page, planted, "planted")
+    run = runs.prepare(TrainingConfig(name="hard", workspace=app.workspace, dataset="planted"))
+    log = EventLog(run.events_path)
+    hardest = {"example_id": "pets/train.jsonl:3", "image": None, "question": "Picture 2?", "loss": 9.0}
+    log.append("hard", step=1, epoch=1.0, seen=9, samples=[hardest | {"answer": "number 2"}])
+    log.append("finished", step=1, elapsed_s=1.0, adapter="adapter")
+    page.locator("#data-dataset input").click()
+    page.get_by_role("option", name="shapes-vi", exact=True).click()
+    page.get_by_role("tab", name="Train").click()
+    page.locator(".hardest button").click(timeout=SHOWN_MS)
+    expect(page.locator("#data-dataset input")).to_have_value("planted", timeout=SHOWN_MS)
+    see(page, "#eye", "train.jsonl line 3")
+    page.locator("#eye-edit").click()
+    expect(page.locator("#edit-answer textarea")).to_have_value("number 2", timeout=SHOWN_MS)
+    page.get_by_role("tab", name="Train").click()
+    see(page, ".command", "--dataset planted")
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen_and_every_control_has_a_name(chromium, app, planted):

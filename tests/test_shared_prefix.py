@@ -169,6 +169,9 @@ def test_a_run_that_merges_is_the_run_that_does_not(
     monkeypatch.setattr("training.batches.can_merge", lambda *_: False)
     apart, hard_apart, log = run_of(tiny_config, smolvlm, folder, name="apart")
     assert "have in common" not in log
+    assert (
+        "--group_by_image makes" in run_of(tiny_config, smolvlm, folder, name="told", group_by_image=False)[2]
+    )
     assert losses == pytest.approx(apart, rel=1e-5)
     assert len(hard) == 3 * len(more), "epochs of two steps"
     assert [name for name, _ in hard] == [name for name, _ in hard_apart]

@@ -28,6 +28,9 @@ from vlm.prompting import PromptStyle
 
 logger = logging.getLogger(__name__)
 
+WORTH_GROUPING = 3
+"""Questions about each image from which on a run is told of `group_by_image`."""
+
 
 def make_collator(
     config: TrainingConfig,
@@ -47,6 +50,7 @@ def make_collator(
     wanted = config.cache_image_features
     encoder = encoder_of(loaded) if wanted != "off" else None
     store = open_store(config.workspace, config, loaded) if encoder is not None else None
+    _advise_grouping(config, loaded, examples)
     if store is not None and not ranks.any(not proved(model, encoder, prompt, examples, store, ranks)):
         features = encode_images(loaded, encoder, prompt, examples, store, progress, ranks, content)
         logger.info("%s distinct images are encoded; they won't be encoded again", len(features))
@@ -74,6 +78,14 @@ def make_collator(
         )
         logger.info("an image is encoded %s", how)
     return collator
+
+
+def _advise_grouping(config: TrainingConfig, loaded: LoadedModel, examples: Sequence[Example]) -> None:
+    """Say what would make the run faster, where there is much in common to compute once."""
+    pictured = [example.images for example in examples if example.images]
+    asked = len(pictured) / max(1, len(set(pictured)))
+    if asked >= WORTH_GROUPING and not (config.group_by_image or loaded.model.config.is_encoder_decoder):
+        logger.info("%.0f questions about each image: --group_by_image makes the steps faster", asked)
 
 
 def _autocast(loaded: LoadedModel) -> torch.autocast:

@@ -18,7 +18,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from training.callback import RunCallback
 from training.events import EventLog
-from training.sampling import ImageGroups
 from training.trainer import AdapterTrainer
 from vlm.example import Example
 
@@ -81,7 +80,7 @@ class FireDrill(TrainerCallback):
         trainer, lengths = self.trainer, self.lengths
         if not trainer.config.group_by_image:
             return largest(trainer.examples, lengths, size), usual(trainer.examples, lengths, size)
-        order = [trainer.examples[index] for index in ImageGroups(size, trainer.examples, trainer.args.seed)]
+        order = [trainer.examples[index] for index in trainer._get_train_sampler()]
         batches = [order[start : start + size] for start in range(0, len(order), size)]
 
         def weight(batch: list[Example]) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from transformers import PreTrainedModel
 
 from vlm.out_of_memory import is_out_of_memory
@@ -34,7 +35,7 @@ def train_alike(
     try:
         for make in ways:
             with autocast:
-                loss = model(**_placed(make(), base.device)).loss
+                loss = model(**send_to_device(dict(make()), base.device)).loss
             loss.backward()
             trained = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
             found.append((loss.item(), trained))
@@ -57,7 +58,3 @@ def _alike(plain: Found, other: Found, loose: float) -> bool:
     size = torch.stack([gradient.float().norm() for gradient in gradients.values()]).norm()
     apart = torch.stack([(gradients[name] - others[name]).float().norm() for name in gradients]).norm()
     return bool(apart <= 10 * loose * size)
-
-
-def _placed(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    return {name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in batch.items()}

@@ -90,7 +90,8 @@ class SharedPrefixes:
         return 0 if later else shared
 
     def _packed(self, rows: Sequence[Row], packed: Sequence[tuple[list[int], int]], longest: int) -> Merged:
-        texts = [name for name in rows[0] if name in TEXT_INPUTS and name != "attention_mask"]
+        known = dict.fromkeys(name for row in rows for name in row)
+        texts = [name for name in known if name in TEXT_INPUTS and name != "attention_mask"]
         inputs = {n: torch.full((len(packed), longest), self.padding.get(n, 0)) for n in texts}
         owners = torch.full((len(packed), longest), NOBODY)
         branches = torch.full((len(packed), longest), NOBODY)
@@ -98,7 +99,7 @@ class SharedPrefixes:
         for at, (group, shared) in enumerate(packed):
             parts = [(group[0], slice(0, shared)), *((i, slice(shared, None)) for i in group)]
             for name in texts:
-                whole = torch.cat([rows[i][name][0, part] for i, part in parts])
+                whole = torch.cat([_of(rows[i], name)[part] for i, part in parts])
                 inputs[name][at, : len(whole)] = whole
             sizes = [rows[i]["input_ids"][0, part].shape[0] for i, part in parts]
             owner = torch.tensor([i for i, _ in parts]).repeat_interleave(torch.tensor(sizes))
@@ -117,8 +118,11 @@ class SharedPrefixes:
     def _positions(self, row: Row) -> torch.Tensor:
         """[L], or [3, L] where a model counts an image's height and width."""
         ids = row["input_ids"].long()
+        counted = torch.arange(ids.shape[1])
         if self.rope is None:
-            return torch.arange(ids.shape[1])
+            return counted
+        if "mm_token_type_ids" not in row:  # there is no image
+            return counted.expand(3, -1)
         about = {name: x for name, x in row.items() if name.endswith("thw") or name == "mm_token_type_ids"}
         return self.rope(**({"input_ids": ids} | about))[0][:, 0]
 
@@ -129,3 +133,8 @@ class SharedPrefixes:
         if self.mask_dtype == torch.bool:
             return seen[:, None]
         return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(self.mask_dtype).min)[:, None]
+
+
+def _of(row: Row, name: str) -> torch.Tensor:
+    """[L]: a row without images may lack what tells them apart."""
+    return row[name][0] if name in row else torch.zeros_like(row["input_ids"][0])

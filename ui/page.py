@@ -17,6 +17,7 @@ from ui.answerers import BASE, as_typed, listing
 from ui.data_tab import add_data_tab_events, build_data_tab
 from ui.engine import engine
 from ui.events import QUEUED, QUIET
+from ui.hard_samples import add_hard_sample_events
 from ui.runs_tab import RunsTab, add_runs_events, build_runs_tab, runs_table
 from ui.text import Language, Wordings, number, say
 from ui.train_tab import TrainTab, build_train_tab
@@ -66,7 +67,8 @@ def build_page(workspace: Path, *, can_train: bool = True) -> gr.Blocks:
         look_closer = train.form.parts["look_closer"].click(
             lambda: (gr.Tabs(selected="data"), "data"), None, [tabs, selected], **QUIET
         )
-        add_data_tab_events(data, (data_page.select, look_closer.then), selected)
+        row_opened = add_hard_sample_events(data, train.panel, language, tabs, selected)
+        add_data_tab_events(data, (data_page.select, look_closer.then, row_opened), selected)
         add_try_events(trying, workspace, language, try_page.select)
         add_runs_events(listed, workspace, can_train, language, train.opened, tabs)
         add_listing_events(

@@ -17,6 +17,7 @@ from training.events import tail
 from training.runs import Run, Status
 from ui import form_html, learned, live
 from ui.film import film
+from ui.gallery import TELL_ACT
 from ui.pictures import data_uri
 from ui.remedies import named_change
 from ui.story import Story, gather
@@ -70,7 +71,7 @@ def build_run_panel(wordings: Wordings) -> RunPanel:
             parts["charts"] = _html()
             parts["results"] = _html(visible=False)
             parts["film"] = _html()
-            parts["hardest"] = _html(visible=False)
+            parts["hardest"] = _html(visible=False, js_on_load=TELL_ACT)
             parts["log"] = _html()
             with gr.Accordion(say("en", "output"), open=False, elem_classes="log fold") as output:
                 parts["output"] = _html()

@@ -143,6 +143,11 @@ WORDS: dict[str, tuple[str, str]] = {
         "Training examples with the highest loss in epoch {epoch}. A wrong label is often found here.",
         "Các ví dụ huấn luyện có mất mát cao nhất ở vòng {epoch}. Nhãn sai thường nằm ở đây.",
     ),
+    "hardest_open": ("Open in Data", "Mở trong Dữ liệu"),
+    "hardest_gone": (
+        "This example is no longer in the dataset.",
+        "Ví dụ này không còn trong tập dữ liệu.",
+    ),
     "loss_of": ("loss {loss}", "mất mát {loss}"),
     "base": ("base", "gốc"),
     "describe": ("Describe the picture", "Mô tả bức ảnh"),
