@@ -92,16 +92,17 @@ def test_merged_questions_train_as_they_do_apart(family: str, vision: bool, made
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["paligemma", "qwen3_5", "lfm2_vl"])
-def test_a_model_that_sees_back_or_remembers_keeps_its_questions_apart(family: str, made: Callable) -> None:
-    """Attention in both directions, states that run along the row, convolutions: branches would mix."""
-    model, collator, more = made(family, vision=False)
+def test_a_model_that_sees_in_both_directions_keeps_its_questions_apart(made: Callable) -> None:
+    model, collator, more = made("paligemma", vision=False)
     assert not can_merge(collator, model, more, nullcontext())
 
 
-def test_a_model_that_sees_a_window_is_refused(made: Callable) -> None:
-    with pytest.raises(ValueError, match="window"):
-        made("gemma3", vision=False)
+@pytest.mark.parametrize("family", ["gemma3", "qwen3_5", "lfm2_vl"])
+def test_windows_states_and_convolutions_are_refused_whatever_the_numbers_say(
+    family: str, made: Callable
+) -> None:
+    with pytest.raises(ValueError, match="full attention"):
+        made(family, vision=False)
 
 
 def test_a_branch_begins_before_what_predicts_its_answer(made: Callable) -> None:
@@ -142,6 +143,40 @@ def test_images_that_stand_after_different_words_are_not_shared(
     assert OWNERS not in collator.to_train(asked)
 
 
+def test_a_row_without_an_image_goes_beside_merged_ones(made: Callable) -> None:
+    model, collator, more = made("qwen3_vl", vision=False)
+    said = (Message("user", "which colour is grass, as a rule?"), Message("assistant", "green"))
+    mixed = [Example("alone", (), said), *more[:3]]
+    merged = collator.to_train(mixed)
+    owners = merged.pop(OWNERS)
+    assert merged["input_ids"].shape[0] == 2
+    assert {*owners.unique().tolist()} - {NOBODY} == {0, 1, 2, 3}
+    losses = [model(**batch).loss.item() for batch in (collator(mixed), merged)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_memory_that_runs_out_in_the_proof_ends_no_run(
+    made: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, collator, more = made("smolvlm", vision=False)
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "forward", full)
+        assert not can_merge(collator, model, more, nullcontext())
+    assert not collator.prefixes.always
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "qwen3_vl", "paligemma"])
+def test_the_proof_tells_the_same_in_half_precision(family: str, made: Callable) -> None:
+    model, collator, more = made(family, vision=False)
+    autocast = torch.autocast("cpu", torch.bfloat16)
+    assert can_merge(collator, model, more, autocast) == (family != "paligemma")
+
+
 def run_of(tiny_config: MakeConfig, model: Path, dataset: Path, **values: object) -> tuple[list, list, str]:
     chosen = {"batch_size": 4, "max_steps": 6, "lora_dropout": 0.0, "held_out": 0, "group_by_image": True}
     run = finish(tiny_config(model=str(model), dataset=str(dataset), **(chosen | values)))
@@ -170,7 +205,8 @@ def test_a_run_that_merges_is_the_run_that_does_not(
     apart, hard_apart, log = run_of(tiny_config, smolvlm, folder, name="apart")
     assert "have in common" not in log
     assert (
-        "--group_by_image makes" in run_of(tiny_config, smolvlm, folder, name="told", group_by_image=False)[2]
+        "--group_by_image may make"
+        in run_of(tiny_config, smolvlm, folder, name="told", group_by_image=False)[2]
     )
     assert losses == pytest.approx(apart, rel=1e-5)
     assert len(hard) == 3 * len(more), "epochs of two steps"

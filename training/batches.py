@@ -14,7 +14,7 @@ from training.collate import IMAGE_ORDER, OWNERS, Collator
 from training.config import TrainingConfig
 from training.data.splits import digest_of
 from training.image_features import encode_images, encoder_of, open_store, proved
-from training.proof import train_alike
+from training.proof import REFUSES, train_alike
 from training.ranks import ALONE, Ranks
 from training.row_store import open_rows
 from training.shared_images import can_be_shared, with_features
@@ -50,7 +50,6 @@ def make_collator(
     wanted = config.cache_image_features
     encoder = encoder_of(loaded) if wanted != "off" else None
     store = open_store(config.workspace, config, loaded) if encoder is not None else None
-    _advise_grouping(config, loaded, examples)
     if store is not None and not ranks.any(not proved(model, encoder, prompt, examples, store, ranks)):
         features = encode_images(loaded, encoder, prompt, examples, store, progress, ranks, content)
         logger.info("%s distinct images are encoded; they won't be encoded again", len(features))
@@ -58,7 +57,9 @@ def make_collator(
         if not prompt.reads_cache:
             collator.kept = open_rows(config.workspace, prompt, encoder)
         if config.group_by_image:
-            _merge_prefixes(collator, model, examples, _autocast(loaded), ranks)
+            _merge_prefixes(config, collator, model, examples, _autocast(loaded), ranks)
+        else:
+            _advise_grouping(collator, model, examples, ranks)
         return collator
     if wanted == "on":
         raise UserError(
@@ -70,22 +71,24 @@ def make_collator(
         autocast = _autocast(loaded)
         collator.shares = collator.encoder is not None
         merges = collator.shares and config.group_by_image
-        if not (merges and _merge_prefixes(collator, model, examples, autocast, ranks)):
+        if not (merges and _merge_prefixes(config, collator, model, examples, autocast, ranks)):
             alike = collator.shares and can_be_shared(model, collator, examples, autocast)
             collator.shares = not ranks.any(not alike)
         how = (
             "once for all its questions in a batch" if collator.shares else "again for each of its questions"
         )
         logger.info("an image is encoded %s", how)
+        if not config.group_by_image:
+            _advise_grouping(collator, model, examples, ranks)
     return collator
 
 
-def _advise_grouping(config: TrainingConfig, loaded: LoadedModel, examples: Sequence[Example]) -> None:
-    """Say what would make the run faster, where there is much in common to compute once."""
+def _advise_grouping(collator: Collator, model: PeftModel, examples: Sequence[Example], ranks: Ranks) -> None:
+    """Say what may make the run faster, where there is much in common to compute once."""
     pictured = [example.images for example in examples if example.images]
     asked = len(pictured) / max(1, len(set(pictured)))
-    if asked >= WORTH_GROUPING and not (config.group_by_image or loaded.model.config.is_encoder_decoder):
-        logger.info("%.0f questions about each image: --group_by_image makes the steps faster", asked)
+    if ranks.first and asked >= WORTH_GROUPING and (collator.shares or _prefixes(collator, model)):
+        logger.info("%.0f questions about each image: --group_by_image may make the steps faster", asked)
 
 
 def _autocast(loaded: LoadedModel) -> torch.autocast:
@@ -94,7 +97,19 @@ def _autocast(loaded: LoadedModel) -> torch.autocast:
     return torch.autocast(loaded.device.type, None if precise else DTYPES[loaded.precision], not precise)
 
 
+def _prefixes(collator: Collator, model: PeftModel) -> SharedPrefixes | None:
+    """What merges rows for this model; None where its kind rules that out."""
+    if collator.encoder is None or model.peft_config["default"].is_prompt_learning:
+        return None
+    try:
+        return SharedPrefixes(collator.encoder.model, collator.prompt.tokenizer.pad_token_id)
+    except REFUSES as reason:
+        logger.info("questions about one image stay apart: %s", reason)
+        return None
+
+
 def _merge_prefixes(
+    config: TrainingConfig,
     collator: Collator,
     model: PeftModel,
     examples: Sequence[Example],
@@ -102,14 +117,8 @@ def _merge_prefixes(
     ranks: Ranks,
 ) -> bool:
     """Let the collator merge what questions about one image have in common, if the model is proved to."""
-    try:
-        collator.prefixes = SharedPrefixes(collator.encoder.model, collator.prompt.tokenizer.pad_token_id)
-        merges = not model.peft_config["default"].is_prompt_learning and can_merge(
-            collator, model, examples, autocast
-        )
-    except ValueError as reason:
-        logger.info("questions about one image stay apart: %s", reason)
-        merges = False
+    collator.prefixes = _prefixes(collator, model) if config.batch_size > 1 else None
+    merges = collator.prefixes is not None and can_merge(collator, model, examples, autocast)
     if ranks.any(not merges):
         collator.prefixes = None
         return False

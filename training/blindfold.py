@@ -81,7 +81,7 @@ class Blindfold:
 
     @property
     def _why(self) -> str:
-        if self.verdict != "unclear":
+        if self.verdict != "unclear" or self.gap_interval is None:
             return ""
         if self.needed is None:
             return ", because too few answers are right"
@@ -127,10 +127,11 @@ def judged(examples: Sequence[Example], own: Mapping[str, str], blind: Mapping[s
 
     Each answer is compared with its own other one. The model looks where an exact sign test (of right and
     wrong it is McNemar's, 1947) says that its answers are better with their own images. It guesses where the
-    95 % interval of the gap ends below `SMALL_GAP` and `SMALL_SHARE`. Anything else is unclear.
+    95 % interval of the gap ends below `SMALL_GAP` and `SMALL_SHARE`. Anything else is unclear. Both take the
+    examples for independent; questions about one picture are so less than they seem, and certain too soon.
     """
     tested = [example for example in examples if example.id in blind]
-    metric = "token_f1" if all(example.is_caption for example in examples) else "exact_match"
+    metric = "token_f1" if all(e.is_caption for e in tested or examples) else "exact_match"
     if not tested:
         return Blindfold("untestable", metric, 0)
     seen, unseen = score(tested, own), score(tested, blind)
@@ -157,7 +158,11 @@ def judged(examples: Sequence[Example], own: Mapping[str, str], blind: Mapping[s
 def sign_test(gains: Sequence[float]) -> float:
     """How likely it is by chance alone that so few of the answers that differ are losses."""
     differ, losses = sum(gain != 0 for gain in gains), sum(gain < 0 for gain in gains)
-    return sum(math.comb(differ, count) for count in range(losses + 1)) / 2**differ
+    ways = total = 1
+    for count in range(losses):
+        ways = ways * (differ - count) // (count + 1)
+        total += ways
+    return total / 2**differ
 
 
 def gap_interval(gains: Sequence[float]) -> Interval:

@@ -84,8 +84,10 @@ class FireDrill(TrainerCallback):
         batches = [order[start : start + size] for start in range(0, len(order), size)]
 
         def weight(batch: list[Example]) -> tuple[int, int]:
-            images = len({example.images for example in batch})
-            return images, sum(tokens_of(example, lengths) for example in batch)
+            tokens = {}
+            for example in batch:
+                tokens[example.images] = max(tokens.get(example.images, 0), tokens_of(example, lengths))
+            return sum(tokens.values()), sum(tokens_of(example, lengths) for example in batch)
 
         ordered = sorted(batches, key=weight)
         return ordered[-1], ordered[(len(ordered) - 1) // 2]

@@ -187,9 +187,9 @@ def different(examples: Sequence[Example]) -> tuple[Example, Example] | None:
 
     Their texts differ too where any do: of one text, features exchanged would give the same sum of losses.
     """
-    if not examples or not examples[0].images:
+    first, content = next((example for example in examples if example.images), None), cache(digest_of)
+    if first is None:
         return None
-    first, content = examples[0], cache(digest_of)
     others = [e for e in examples if len(e.images) == len(first.images) and e.images != first.images]
     for other in sorted(others, key=lambda example: example.messages == first.messages):
         if _key(other.images, content) != _key(first.images, content):

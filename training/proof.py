@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
 """How far losses may lie apart in fp32, as parts of themselves; gradients ten times as far."""
+REFUSES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError)
+"""What a model raises that can't do with a batch what others can."""
 
 Found = tuple[float, dict[str, torch.Tensor]]
 
@@ -35,20 +37,22 @@ def train_alike(
     try:
         for make in ways:
             with autocast:
+                precise = base.dtype == torch.float32 and not torch.is_autocast_enabled(base.device.type)
                 loss = model(**send_to_device(dict(make()), base.device)).loss
             loss.backward()
             trained = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
             found.append((loss.item(), trained))
             model.zero_grad()
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+    except (*REFUSES, MemoryError) as error:
         if is_out_of_memory(error):
-            raise
-        logger.info("this model does not take it: %s", error)
+            logger.info("there is no memory to prove it in: %s", error)
+        else:
+            logger.info("this model does not take it: %s", error)
         return False
     finally:
         model.zero_grad()
         model.train(was_training)
-    return _alike(*found, TOLERANCE if base.dtype == torch.float32 else 100 * TOLERANCE)
+    return _alike(*found, TOLERANCE if precise else 100 * TOLERANCE)
 
 
 def _alike(plain: Found, other: Found, loose: float) -> bool:

@@ -22,6 +22,9 @@ NOBODY = -1
 MASKS = {"sdpa": torch.bool, "eager": torch.float32}
 """Attention that takes a mask of its own shape: what may be seen, or what is added to the scores."""
 
+FULL = "full_attention"
+"""Other layers see a window or blocks, or remember what came before: branches would meet there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Merged:
@@ -42,8 +45,9 @@ class SharedPrefixes:
         attention = text._attn_implementation
         if self.image_token_id is None or config.is_encoder_decoder or attention not in MASKS:
             raise ValueError("its attention takes no mask of branches")
-        if getattr(text, "sliding_window", None):
-            raise ValueError("its attention sees a window alone")
+        kinds = {*(getattr(text, "layer_types", None) or [FULL])}
+        if getattr(text, "sliding_window", None) or kinds != {FULL}:
+            raise ValueError("not all its layers are full attention")
         self.mask_dtype = MASKS[attention]
         self.width = text.hidden_size
         self.always = False

@@ -52,8 +52,9 @@ def add_pinning_events(tab: DataTab) -> None:
         kept = pins | {given.values["dataset"]: written}
         return kept, written, pin_button(given.language, example.id in ids_in(written)), head
 
-    def of_dataset(pins: dict[str, str], dataset: str | None) -> str:
-        return pins.get(str(dataset), "")
+    def of_dataset(pins: dict[str, str], dataset: str | None, written: str) -> Any:
+        """The dataset's own pins, unless others came with it: those of a run that is gone on from."""
+        return gr.skip() if written and written not in pins.values() else pins.get(str(dataset), "")
 
     def typed(pins: dict[str, str], dataset: str | None, written: str) -> dict[str, str]:
         return pins | {str(dataset): written}
@@ -65,5 +66,5 @@ def add_pinning_events(tab: DataTab) -> None:
         trigger_mode="once",
         **DATA,
     ).then(**data_drawing.examples(tab))
-    gr.on([tab.pins.change, dataset.change], of_dataset, [tab.pins, dataset], pinned, **QUIET)
+    gr.on([tab.pins.change, dataset.change], of_dataset, [tab.pins, dataset, pinned], pinned, **QUIET)
     pinned.blur(typed, [tab.pins, dataset, pinned], tab.pins, **QUIET)

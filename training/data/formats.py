@@ -138,6 +138,10 @@ def _with_own_ids(examples: list[Example], ids: list[object]) -> list[Example]:
     ]
 
 
+CONVERSATIONS = ("messages", "conversations")
+"""Layouts in which the answers stand in turns."""
+
+
 def _example_or_findings(
     row: Row, folder: DatasetFolder, mapping: Mapping, layout: str
 ) -> Example | list[Finding]:
@@ -162,12 +166,17 @@ def _example_or_findings(
         return [Finding.at(row.where, fault) for fault in faults]
     group = mapping.get("type", row.values)
     example = Example(f"{row.file}:{row.line}", tuple(images), messages, _group(group))
+    if layout in CONVERSATIONS and example.answer not in answers:
+        return example  # they may be to its questions, one each
     return replace(example, references=distinct(example.answer, answers)) if answers else example
 
 
 def _answers(values: dict[str, object], mapping: Mapping, layout: str) -> list[str]:
     """The answers of a row that has a list of them."""
-    several = None if layout == "captions" else mapping.answers(unpacked(values, mapping))
+    found = unpacked(values, mapping)
+    if layout in CONVERSATIONS:  # `output` or `response` beside turns are something else
+        found = {name: value for name, value in found.items() if name == "answers"}
+    several = None if layout == "captions" else mapping.answers(found)
     column, written = several or ("", [])
     answers = []
     for number, said in enumerate(texts_of(written), start=1):

@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 MOST_DATASETS = 32
 MOST_IMAGES = 200_000
 """Kept of one dataset's folder; more only where the last check saw more."""
-TICK_S = 0.1
+TICK_S = 2.0
 """A file that changed so shortly before it was looked at may change again at the same time of its disk."""
 
-Stamp = tuple[int, int, int]
-"""Size, and the times of the last change of the content and of the file, in ns: the second can't be set."""
+Stamp = tuple[int, int, int, int]
+"""Size, number on its disk, times of the last change of content and of file, in ns: the last can't be set."""
 
 
 class KnownImages:
@@ -55,7 +55,7 @@ class KnownImages:
             return facts
         stamp, now = _stamp(path), time.time()
         facts = examine_image(path, name=path.name)
-        if stamp is not None and stamp == _stamp(path) and now - stamp[2] / 1e9 > TICK_S:
+        if stamp is not None and stamp == _stamp(path) and now - stamp[-1] / 1e9 > TICK_S:
             self.used[str(path)] = stamp, facts
         return facts
 
@@ -112,7 +112,7 @@ def _stamp(path: Path) -> Stamp | None:
     """None where the file has gone. Of a link it is the link's own: nobody follows one."""
     with suppress(OSError):
         status = path.lstat()
-        return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
     return None
 
 
