@@ -274,7 +274,7 @@ def test_one_of_the_hardest_examples_is_opened_in_its_dataset_and_corrected(page
     drop(page, planted, "planted")
     run = runs.prepare(TrainingConfig(name="hard", workspace=app.workspace, dataset="planted"))
     log = EventLog(run.events_path)
-    hardest = {"example_id": "pets/train.jsonl:3", "image": None, "question": "Picture 2?", "loss": 9.0}
+    hardest = {"example_id": "train.jsonl:3", "image": None, "question": "Picture 2?", "loss": 9.0}
     log.append("hard", step=1, epoch=1.0, seen=9, samples=[hardest | {"answer": "number 2"}])
     log.append("finished", step=1, elapsed_s=1.0, adapter="adapter")
     page.locator("#data-dataset input").click()

@@ -62,7 +62,7 @@ def add_source_events(tab: DataTab) -> None:
     def start_afresh() -> tuple[Any, ...]:
         """What was looked at and edited was of another dataset."""
         hidden = gr.update(visible=False)
-        return None, hidden, None, None, hidden, 0, hidden
+        return None, hidden, None, None, hidden, 0
 
     def choose(dataset: str) -> tuple[Any, ...]:
         chosen = gr.update(choices=choices_with(tab.workspace, dataset), value=dataset)
