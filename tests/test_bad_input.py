@@ -254,7 +254,7 @@ FILE_CASES = [
     ),
     Case(11, "unknown columns", rows(GOOD | {"licence": "y"}, GOOD_B), ("ignored: 'licence'",), 0),
     Case(12, "mixed types", rows(row(), row(answer=3)), ("line 2: answer is int, not text",)),
-    Case(12, "mixed types", rows(row(), row(answer=[1])), ("line 2: answer is list, not text",)),
+    Case(12, "mixed types", rows(row(), row(answer=[1])), ("line 2: answer 1 in 'answer' is int, not text",)),
     Case(
         13, "same ids", rows(row(id=7), row(id=7, question="And?")), ("1 ids stand in more than one row",), 0
     ),
