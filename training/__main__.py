@@ -16,7 +16,7 @@ from typing import Any
 from training import adapters, cli, evaluating, events, ranks, runs
 from training.blindfold import Blindfold
 from training.config import refusal
-from training.data.check import check_dataset
+from training.data.check import check_configured
 from training.data.datasets import open_configured, say_nothing
 from training.data.export import export_dataset
 from training.data.report import describe_report, report_facts
@@ -168,14 +168,7 @@ def check(typed: cli.Typed) -> int:
     """Every finding; 2 where a run would be refused."""
     config = cli.check_settings(typed)
     progress = _progress if sys.stderr.isatty() else say_nothing
-    dataset = open_configured(config, progress)
-    report = check_dataset(
-        dataset,
-        workspace=config.workspace,
-        held_out=config.held_out,
-        seed=config.seed,
-        progress=progress,
-    )
+    report = check_configured(config, progress)
     if typed.values.get("model"):
         from training.model_check import check_with_model
 

@@ -104,7 +104,7 @@ def _prefixes(collator: Collator, model: PeftModel) -> SharedPrefixes | None:
     try:
         return SharedPrefixes(collator.encoder.model, collator.prompt.tokenizer.pad_token_id)
     except REFUSES as reason:
-        logger.info("questions about one image stay apart: %s", reason)
+        logger.debug("questions about one image stay apart: %s", reason)
         return None
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from training import adapters, comparison
 from training.config import TrainingConfig
-from training.data.check import check_dataset
-from training.data.datasets import Dataset, open_configured, usable_examples
+from training.data.check import check_configured
+from training.data.datasets import Dataset, usable_examples
 from training.metrics import of_answer
 from training.runs import Run
 from vlm.errors import UserError
@@ -143,15 +143,7 @@ def _examples(
     from training.examiner import spread
     from training.model_check import check_with_model
 
-    opened = open_configured(config, progress)
-    report = check_dataset(
-        opened,
-        workspace=config.workspace,
-        held_out=config.held_out,
-        seed=config.seed,
-        progress=progress,
-    )
-    report = check_with_model(report, config, progress)
+    report = check_with_model(check_configured(config, progress), config, progress)
     dataset = report.cleaned()
     examples = usable_examples(dataset, skip_bad_rows=config.skip_bad_rows)
     side = ("held_out" if trained_on_it or dataset.held_out else "all") if part == "auto" else part

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 
 from training.config import TrainingConfig
-from training.data.check import Report, check_dataset
-from training.data.datasets import Dataset, open_configured, usable_examples
+from training.data.check import Report, check_configured
+from training.data.datasets import Dataset, usable_examples
 from training.events import EventLog
 from training.examiner import chosen
 from training.model_check import check_with_model
@@ -65,12 +65,4 @@ def _checked(config: TrainingConfig, phase: Phase) -> Report:
             told = time.monotonic()
             phase("reading data", done if total else 0, total or 1)
 
-    dataset = open_configured(config, progress)
-    report = check_dataset(
-        dataset,
-        workspace=config.workspace,
-        held_out=config.held_out,
-        seed=config.seed,
-        progress=progress,
-    )
-    return check_with_model(report, config, progress)
+    return check_with_model(check_configured(config, progress), config, progress)

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from training.data.datasets import Dataset, image_relpath
+from training.data.datasets import Dataset, image_relpath, open_configured
 from training.data.findings import Finding
 from training.data.images import ImageFacts, examine_image
 from training.data.known_images import KnownImages
@@ -21,6 +22,9 @@ from training.data.paths import quoted
 from training.data.splits import split_dataset
 from vlm.errors import UserError
 from vlm.example import Example
+
+if TYPE_CHECKING:
+    from training.config import TrainingConfig
 
 SMALLEST_SIDE = 3
 """Pixels. A picture of 2 x 2 is no picture; some models fail on it."""
@@ -95,6 +99,17 @@ class Report:
             grouped[finding.warning, _kind(finding)].append(finding)
         ordered = sorted(grouped.items(), key=lambda item: (item[0][0], -len(item[1])))
         return [(kind, found) for (_, kind), found in ordered]
+
+
+def check_configured(config: "TrainingConfig", progress: Progress) -> Report:
+    """The dataset of a run's settings, opened and checked: what run, check and evaluate see alike."""
+    return check_dataset(
+        open_configured(config, progress),
+        workspace=config.workspace,
+        held_out=config.held_out,
+        seed=config.seed,
+        progress=progress,
+    )
 
 
 def check_dataset(
