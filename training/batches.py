@@ -121,6 +121,7 @@ def _merge_prefixes(
     merges = collator.prefixes is not None and can_merge(collator, model, examples, autocast)
     if ranks.any(not merges):
         collator.prefixes = None
+        logger.info("each question about an image goes through the text tower as a whole")
         return False
     logger.info("what the questions about one image in a batch have in common is computed once")
     return True
