@@ -15,7 +15,7 @@ run:
 
 test:
 	@sh tools/setup.sh requirements.txt requirements-dev.txt
-	$(python) tests/browser.py
+	$(python) tests/support/browser.py
 	$(python) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint:

@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from training.data.browse import page
-from training.data.check import check_dataset
-from training.data.datasets import open_dataset
-from training.data.thumbnails import thumbnail
+from training.data.edit.search import page
+from training.data.edit.thumbnails import thumbnail
+from training.data.open import open_dataset
+from training.data.validate.dataset_check import check_dataset
 
 ROWS, PICTURES, SIDE = 100_000, 10_000, 512
 MOTIFS = 60

@@ -13,12 +13,12 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from training.collate import Collator
-from training.data.datasets import open_dataset
-from training.data.samples import SAMPLES, make_sample
-from training.evaluation import evaluate
+from training.batching.collator import Collator
+from training.data.open import open_dataset
+from training.data.synthetic.samples import SAMPLES, make_sample
+from training.evaluation.evaluate import evaluate
 from vlm import adapters
-from vlm.loading import load_base
+from vlm.models.loading import load_base
 from vlm.prompting import prompt_style
 from vlm.settings import ModelSettings
 

@@ -160,16 +160,18 @@ def side_of(image_tokens: int) -> int:
 
 def measure(job: Told) -> Told:
     """In a child: one run of the worker; when it encodes and steps, and what memory it takes meanwhile."""
-    from training import attempt, batches, runs, trainer, worker
-    from training.callback import RunCallback
+    from training import runs
+    from training.batching import setup
     from training.config import build
+    from training.loop import train, trainer, worker
+    from training.loop.callbacks import RunCallback
 
     if job["full"]:
         trainer.can_be_trimmed = lambda *_: False
-        attempt.HardSamples = lambda *_: None  # they read the logits once more
+        train.HardSamples = lambda *_: None  # they read the logits once more
     run, whole, stepping = runs.prepare(build(job["settings"])), Watch(), Watch()
     began, ended, told = [], [], {}
-    tell, encode = attempt.Attempt._tell_start, batches.encode_images
+    tell, encode = train.Attempt._tell_start, setup.encode_images
     on_begin, on_end = RunCallback.on_step_begin, RunCallback.on_step_end
 
     def started(self: Any, *args: Any) -> None:
@@ -194,7 +196,7 @@ def measure(job: Told) -> Told:
         ended.append(time.perf_counter())
         on_end(*args, **kwargs)
 
-    attempt.Attempt._tell_start, batches.encode_images = started, encoded
+    train.Attempt._tell_start, setup.encode_images = started, encoded
     RunCallback.on_step_begin, RunCallback.on_step_end = step_begins, step_ended
     if worker.main(run):
         raise SystemExit(f"the run failed: {run.status().problem}")

@@ -69,8 +69,9 @@ def run_and_watch(settings: dict) -> dict[str, float]:
     import bitsandbytes  # noqa: F401
     import datasets  # noqa: F401
 
-    import training.attempt  # noqa: F401
-    from training import runs, worker
+    import training.loop.train  # noqa: F401
+    from training import runs
+    from training.loop import worker
 
     run = runs.prepare(build(settings))
     before, peak, done = rss_anon(), [0], threading.Event()
@@ -92,9 +93,9 @@ def run_and_watch(settings: dict) -> dict[str, float]:
 
 def estimated(settings: dict) -> dict[str, int]:
     """In a child: the parts of the estimate that grow over the imports and belong to no file."""
+    from training.memory.estimate import IMPORTED, Examples, estimate
     from vlm.example import IMAGE, Message
-    from vlm.loading import load_processor, read_config
-    from vlm.memory import IMPORTED, Examples, estimate
+    from vlm.models.loading import load_processor, read_config
     from vlm.prompting import prompt_style
 
     config = build(settings)
@@ -169,9 +170,10 @@ def time_redraws(model: str) -> dict[str, float]:
     """In a child, seconds: the first counts and estimate of a model, and the slowest after a change."""
     import torch  # noqa: F401 - the page warms it up
 
-    from vlm import adapters, rehearsal  # noqa: F401
-    from vlm.blueprint import tower_counts
-    from vlm.memory import best_remedy, estimate
+    from training.memory import simulate  # noqa: F401
+    from training.memory.estimate import best_remedy, estimate
+    from vlm import adapters  # noqa: F401
+    from vlm.meta_model import tower_counts
 
     settings = {"model": model, "device": "cpu", "batch_size": 4}
     changes = [BOTH, {**BOTH, "vision_lora_r": 4}, {"text_lora_r": 32}, {"method": "dora"}, AGAIN]

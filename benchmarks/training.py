@@ -57,10 +57,12 @@ class Watch:
 
 def lora_lens(job: Told) -> Told:
     """Our worker as it is; noted are its order, its adapter before the first step, and when things happen."""
-    from training import attempt, runs, worker
-    from training.about import ABOUT
+    from training import runs
+    from training.batching.batch_info import ABOUT
     from training.config import build
-    from training.trainer import AdapterTrainer
+    from training.loop import train as attempt
+    from training.loop import worker
+    from training.loop.trainer import AdapterTrainer
     from vlm import adapters
 
     settings = {

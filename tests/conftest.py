@@ -19,16 +19,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-from browser import REMEDY, find_browser
+from support.browser import REMEDY, find_browser
+from support.tiny import PICTURES, QUESTION, tiny_tokenizer
 from training import runs
 from training.config import TrainingConfig, build
 from training.runs import Run
 from vlm.settings import AdapterSettings
-
-PICTURES = {"red": "màu đỏ", "green": "màu xanh lá", "blue": "màu xanh dương", "yellow": "màu vàng"}
-"""Pictures of one colour each, and what the tiny model is taught to answer about them."""
-
-QUESTION = "hình này có màu gì?"
 
 
 @pytest.fixture(scope="module")
@@ -45,27 +41,6 @@ def chromium() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
-
-
-def tiny_tokenizer():
-    """A byte-level BPE of 320 tokens, which spells most words out."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    backend = Tokenizer(models.BPE())
-    backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320,
-        special_tokens=["<s>", "<pad>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    backend.train_from_iterator([QUESTION, *PICTURES.values()], trainer)
-    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=96
-    )
 
 
 @pytest.fixture(scope="session")
@@ -138,8 +113,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small edition of the sample shapes-vi: 12 images of one object, with questions and captions."""
-    from training.data.samples import make_sample
-    from training.data.scenes import Difficulty
+    from training.data.synthetic.samples import make_sample
+    from training.data.synthetic.scenes import Difficulty
 
     folder = tmp_path_factory.mktemp("datasets") / "scenes"
     return make_sample("shapes-vi", folder, images=12, difficulty=Difficulty(max_objects=1))
@@ -171,7 +146,7 @@ def tiny_config(tiny_settings: dict[str, Any], tmp_path: Path) -> Callable[..., 
 @pytest.fixture(scope="session")
 def taught(tiny_settings: dict[str, Any], pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run: a worker in this process taught the tiny model the four pictures."""
-    from training import worker
+    from training.loop import worker
 
     workspace = tmp_path_factory.mktemp("taught")
     lesson = {

@@ -196,7 +196,7 @@ def test_a_browser_that_does_not_run_counts_as_none_and_the_remedy_is_named(tmp_
     # A PATH without apt-get, and a download host that answers nothing: no way is left to install one.
     nowhere = {"PLAYWRIGHT_BROWSERS_PATH": str(tmp_path), "PLAYWRIGHT_DOWNLOAD_HOST": "http://127.0.0.1:9"}
     ended = subprocess.run(
-        [sys.executable, ROOT / "tests" / "browser.py"],
+        [sys.executable, ROOT / "tests" / "support" / "browser.py"],
         env={**os.environ, **nowhere, "PATH": str(tmp_path)},
         check=False,
         text=True,

@@ -15,7 +15,8 @@ def train(config: "TrainingConfig") -> "Run":
     Raises:
         UserError: settings, dataset or machine did not allow the run; the run folder keeps the reason.
     """
-    from training import runs, worker
+    from training import runs
+    from training.loop import worker
     from vlm.errors import UserError
 
     run = runs.prepare(config)

@@ -13,14 +13,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training import adapters, cli, evaluating, events, ranks, runs
-from training.blindfold import Blindfold
+from training import distributed, runs
+from training.commands import adapters, parser
+from training.commands import evaluate as evaluating
 from training.config import refusal
-from training.data.check import check_configured
-from training.data.datasets import open_configured, say_nothing
-from training.data.export import export_dataset
-from training.data.report import describe_report, report_facts
-from training.runs import Run, Status
+from training.data.edit.export import export_dataset
+from training.data.open import open_configured, say_nothing
+from training.data.validate.dataset_check import check_configured
+from training.data.validate.report import describe_report, report_facts
+from training.evaluation.blindfold import Blindfold
+from training.runs import Run, Status, events
 from vlm.errors import UserError
 from vlm.settings import ModelSettings
 
@@ -30,7 +32,7 @@ LOG_LINES = 200
 def main(words: Sequence[str]) -> int:
     """The exit code of one command; what a person did wrong is two lines on stderr."""
     try:
-        typed = cli.parse(words)
+        typed = parser.parse(words)
         if typed.command not in ("run", "start", "submit") and typed.problems:
             raise refusal(typed.problems)
         return COMMANDS[typed.command](typed)
@@ -42,12 +44,12 @@ def main(words: Sequence[str]) -> int:
         return 130
 
 
-def run(typed: cli.Typed) -> int:
-    if ranks.assists():
+def run(typed: parser.Typed) -> int:
+    if distributed.assists():
         return assist()
     folder = typed.values.get("folder")
     if folder is None:
-        return work_on(runs.prepare(ranks.as_launched(cli.settings(typed))))
+        return work_on(runs.prepare(distributed.as_launched(parser.settings(typed))))
     if len(typed.values) > 1 or typed.problems:
         raise UserError(
             "--folder takes no other flag.", "A prepared run has its settings in its config.yaml."
@@ -58,21 +60,21 @@ def run(typed: cli.Typed) -> int:
 
 def work_on(run: Run) -> int:
     """Train here, in the foreground."""
-    from training import worker
+    from training.loop import worker
 
     return worker.main(run, alone=__name__ == "__main__")
 
 
 def assist() -> int:
     """Train here as one of several processes, of which another has the run."""
-    from training import worker
+    from training.loop import worker
 
     return worker.assist()
 
 
-def start(typed: cli.Typed) -> int:
-    ranks.require_foreground("start")
-    run = runs.prepare(cli.settings(typed))
+def start(typed: parser.Typed) -> int:
+    distributed.require_foreground("start")
+    run = runs.prepare(parser.settings(typed))
     runs.launch(run)
     print(f"{run.name} is starting in the background, in {run.path}")
     print(f"  follow it   python -m training show {_reference(run)} --follow")
@@ -80,20 +82,20 @@ def start(typed: cli.Typed) -> int:
     return 0
 
 
-def submit(typed: cli.Typed) -> int:
-    ranks.require_foreground("submit")
-    from training.submit import submit as send
+def submit(typed: parser.Typed) -> int:
+    distributed.require_foreground("submit")
+    from training.commands.submit import submit as send
 
-    return send(cli.settings(typed), cli.job_settings(typed), lambda line: print(line, flush=True))
+    return send(parser.settings(typed), parser.job_settings(typed), lambda line: print(line, flush=True))
 
 
 def _reference(run: Run) -> str:
     """The words that name this run in a command typed in this folder."""
-    is_default = run.workspace == cli.default_workspace().absolute()
+    is_default = run.workspace == parser.default_workspace().absolute()
     return run.name if is_default else f"{run.name} --workspace {run.workspace}"
 
 
-def stop(typed: cli.Typed) -> int:
+def stop(typed: parser.Typed) -> int:
     run = _named(typed)
     status = runs.stop(run)
     if status.live:
@@ -103,10 +105,10 @@ def stop(typed: cli.Typed) -> int:
     return 0
 
 
-def resume(typed: cli.Typed) -> int:
+def resume(typed: parser.Typed) -> int:
     if typed.values.get("background"):
-        ranks.require_foreground("resume --background")
-    if ranks.assists():
+        distributed.require_foreground("resume --background")
+    if distributed.assists():
         return assist()
     run = _named(typed)
     if not runs.reopen(run):
@@ -122,7 +124,7 @@ def resume(typed: cli.Typed) -> int:
     return code
 
 
-def list_runs(typed: cli.Typed) -> int:
+def list_runs(typed: parser.Typed) -> int:
     found = runs.list_runs(_workspace(typed))
     if typed.values.get("json"):
         print(_as_json([_facts(run) for run in found]))
@@ -134,7 +136,7 @@ def list_runs(typed: cli.Typed) -> int:
     return 0
 
 
-def show(typed: cli.Typed) -> int:
+def show(typed: parser.Typed) -> int:
     run = _named(typed)
     if typed.values.get("json"):
         found = {kind: run.events({kind}) for kind in ("evaluated", "blindfold", "hard")}
@@ -158,19 +160,19 @@ def show(typed: cli.Typed) -> int:
     return 0
 
 
-def delete(typed: cli.Typed) -> int:
+def delete(typed: parser.Typed) -> int:
     run = _named(typed)
     print(f"{run.name} was moved to {runs.delete(run)}")
     return 0
 
 
-def check(typed: cli.Typed) -> int:
+def check(typed: parser.Typed) -> int:
     """Every finding; 2 where a run would be refused."""
-    config = cli.check_settings(typed)
+    config = parser.check_settings(typed)
     progress = _progress if sys.stderr.isatty() else say_nothing
     report = check_configured(config, progress)
     if typed.values.get("model"):
-        from training.model_check import check_with_model
+        from training.data.validate.model_check import check_with_model
 
         report = check_with_model(report, config, progress)
     if typed.values.get("json"):
@@ -181,9 +183,9 @@ def check(typed: cli.Typed) -> int:
     return 2 if report.refuses and not skipped else 0
 
 
-def export(typed: cli.Typed) -> int:
-    config, out = cli.check_settings(typed), Path(typed.values["out"]).expanduser()
-    format = cli.export_format(typed)
+def export(typed: parser.Typed) -> int:
+    config, out = parser.check_settings(typed), Path(typed.values["out"]).expanduser()
+    format = parser.export_format(typed)
     progress = _progress if sys.stderr.isatty() else say_nothing
     dataset = open_configured(config, progress)
     export_dataset(dataset, out, format, skip_bad_rows=config.skip_bad_rows, progress=progress)
@@ -191,7 +193,7 @@ def export(typed: cli.Typed) -> int:
     return 0
 
 
-def list_adapters(typed: cli.Typed) -> int:
+def list_adapters(typed: parser.Typed) -> int:
     found = adapters.listed(_workspace(typed))
     if typed.values.get("json"):
         print(_as_json(found))
@@ -200,7 +202,7 @@ def list_adapters(typed: cli.Typed) -> int:
     return 0
 
 
-def inspect(typed: cli.Typed) -> int:
+def inspect(typed: parser.Typed) -> int:
     values = typed.values
     told = adapters.inspected(
         _workspace(typed), values["adapter"], values.get("model"), values.get("revision")
@@ -209,8 +211,8 @@ def inspect(typed: cli.Typed) -> int:
     return 0
 
 
-def merge(typed: cli.Typed) -> int:
-    cli.check_settings(typed)
+def merge(typed: parser.Typed) -> int:
+    parser.check_settings(typed)
     settings = {key: value for key, value in typed.values.items() if key in ModelSettings.model_fields}
     given = {key: value for key, value in settings.items() if value is not None}
     out = adapters.merged(_workspace(typed), typed.values["adapter"], Path(typed.values["out"]), given)
@@ -218,15 +220,15 @@ def merge(typed: cli.Typed) -> int:
     return 0
 
 
-def evaluate(typed: cli.Typed) -> int:
+def evaluate(typed: parser.Typed) -> int:
     values, workspace = typed.values, _workspace(typed)
     folder, known = evaluating.known_settings(workspace, values["adapter"], values["dataset"])
     found = evaluating.evaluated(
-        cli.check_settings(typed, known),
+        parser.check_settings(typed, known),
         folder,
         part=values.get("part") or "auto",
         trained_on_it="dataset" in known,
-        most=cli.whole_number(values, "most"),
+        most=parser.whole_number(values, "most"),
         blindfold=bool(values.get("blindfold")),
         output=None if values.get("output") is None else Path(values["output"]).expanduser(),
         progress=_progress if sys.stderr.isatty() else say_nothing,
@@ -299,12 +301,12 @@ def _number(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.3f}"
 
 
-def _named(typed: cli.Typed) -> Run:
+def _named(typed: parser.Typed) -> Run:
     return runs.find(_workspace(typed), typed.values["name"])
 
 
-def _workspace(typed: cli.Typed) -> Path:
-    return Path(typed.values.get("workspace") or cli.default_workspace()).expanduser()
+def _workspace(typed: parser.Typed) -> Path:
+    return Path(typed.values.get("workspace") or parser.default_workspace()).expanduser()
 
 
 def _facts(run: Run) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from training.config import MAY_BE_FOLDERS, WHERE_IT_WENT, TrainingConfig
-from training.events import Event
+from training.runs.events import Event
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 BARS = "▁▂▃▄▅▆▇█"

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from training.data.dropped import take_in
+from training.data.edit.uploads import take_in
 from ui import form, form_html
 from ui.cards import dataset_choices
 from ui.controls import drawn, link

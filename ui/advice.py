@@ -11,15 +11,15 @@ import gradio as gr
 
 from training import config
 from training.config import TrainingConfig
+from training.memory import estimate
 from ui import form, form_html, mixer_html
 from ui.controls import Form
 from ui.events import QUEUED
 from ui.form import Chosen
 from ui.model_card import TOLD, model_name, settle
 from ui.text import Language
-from vlm import memory
-from vlm.blueprint import tower_counts
 from vlm.errors import UserError
+from vlm.meta_model import tower_counts
 
 MEASURED = ("memory", "memory_error", "advice")
 ADVISED = ("advice", "advice_words", "advised")
@@ -35,11 +35,11 @@ def measure(language: Language, values: dict[str, Any], chosen: Chosen) -> tuple
     if settings is None:
         return "", "", HIDDEN
     try:
-        needed = memory.estimate(settings)
+        needed = estimate.estimate(settings)
     except UserError as trouble:  # the rehearsal of a step may fail where layers can still be counted
         return "", form_html.error(trouble), HIDDEN
-    there = memory.device_memory(needed.device)
-    fit = memory.fit(needed, there)
+    there = estimate.device_memory(needed.device)
+    fit = estimate.fit(needed, there)
     line = mixer_html.memory_line(language, needed.total, there, fit)
     return line, "", HIDDEN if fit == "fits" else gr.skip()
 
@@ -50,8 +50,8 @@ def advise(language: Language, values: dict[str, Any], chosen: Chosen) -> tuple[
     remedy = None
     if settings is not None:
         try:
-            there = memory.device_memory(memory.estimate(settings).device)
-            remedy = memory.best_remedy(settings, there)
+            there = estimate.device_memory(estimate.estimate(settings).device)
+            remedy = estimate.best_remedy(settings, there)
         except UserError:  # `measure` has told it
             remedy = None
     if remedy is None:

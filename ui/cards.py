@@ -7,8 +7,8 @@ from pathlib import Path
 
 import gradio as gr
 
-from training.data.datasets import SAMPLES
-from training.names import new_name
+from training.config.run_name import new_name
+from training.data.open import SAMPLES
 from ui import form, form_html
 from ui.controls import Form, choice_of, drawn, link, title
 from ui.mixer import adapter_card

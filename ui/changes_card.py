@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from training.data.pending import Pending
+from training.data.edit.pending import Pending
 from ui import editor_html
 from ui.controls import drawn, link, title
 from ui.text import Language, Wordings, say

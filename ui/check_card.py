@@ -14,13 +14,13 @@ import gradio as gr
 
 from training import config
 from training.config import TrainingConfig
-from training.data.check import Report, check_dataset
+from training.data.validate.dataset_check import Report, check_dataset
 from ui import check_html, form, form_html
 from ui.controls import drawn, title
 from ui.opened import OF_DATASET, Shelf, Wanted, read_dataset
 from ui.text import Language, Wordings, say
 from vlm.errors import UserError
-from vlm.heavy import import_heavy
+from vlm.lazy_torch import import_heavy
 
 POLL_S = 0.25
 OF_CHECK = (*OF_DATASET, "model", "revision", "max_length", "held_out", "seed")
@@ -180,7 +180,7 @@ def _with_model(
         return found
     progress("model", 0, 0)
     import_heavy()
-    from training.model_check import check_with_model
+    from training.data.validate.model_check import check_with_model
 
     try:
         report = check_with_model(found.plain, settings, progress, cancelled)

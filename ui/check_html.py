@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from html import escape
 
-from training.data.check import Report
 from training.data.findings import Finding
-from training.data.lengths import Bin, Lengths
+from training.data.validate.dataset_check import Report
+from training.data.validate.token_lengths import Bin, Lengths
 from ui.form_html import small
 from ui.text import TEXTS, Language, duration, escaped, number, say
 

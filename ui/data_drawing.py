@@ -8,9 +8,9 @@ from typing import Any
 
 import gradio as gr
 
-from training.data.datasets import Dataset
-from training.data.pending import pending
-from training.evaluation_settings import ids_in
+from training.config.evaluation_settings import ids_in
+from training.data.edit.pending import pending
+from training.data.open import Dataset
 from ui import changes_card, check_html, eye_html, form_html, found_card, gallery
 from ui.adding import choices_with
 from ui.check_card import find_checked

@@ -4,10 +4,10 @@ import threading
 from functools import cache
 from typing import TYPE_CHECKING
 
-from vlm.heavy import import_heavy
+from vlm.lazy_torch import import_heavy
 
 if TYPE_CHECKING:
-    from vlm.engine import Engine
+    from vlm.inference import Engine
 
 _making = threading.Lock()
 
@@ -20,6 +20,6 @@ def engine() -> "Engine":
 @cache
 def _engine() -> "Engine":
     import_heavy()
-    from vlm.engine import Engine
+    from vlm.inference import Engine
 
     return Engine()

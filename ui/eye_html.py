@@ -1,6 +1,6 @@
 """The model's eye as HTML: the pictures with their patch grid, the tokens with what is trained, the lengths.
 
-Called with what `vlm.eye.see` found; no torch.
+Called with what `vlm.model_view.see` found; no torch.
 """
 
 import base64
@@ -17,7 +17,7 @@ from ui.text import Language, escaped, number, percent, say
 from vlm.example import Example
 
 if TYPE_CHECKING:
-    from vlm.eye import Piece, Seen, Stream, View
+    from vlm.model_view import Piece, Seen, Stream, View
 
 VIEWS_SHOWN = 12
 FINEST_GRID = 128

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.data.check import Report
-from training.data.datasets import Dataset
-from training.data.edits import Version, raw_row, save_version
+from training.config.run_name import problem_with
+from training.data.edit.pending import Pending, drop, keep, pending
+from training.data.edit.versions import Version, raw_row, save_version
 from training.data.findings import Finding
-from training.data.pending import Pending, drop, keep, pending
-from training.data.samples import SAMPLES
-from training.names import problem_with
+from training.data.open import Dataset
+from training.data.synthetic.samples import SAMPLES
+from training.data.validate.dataset_check import Report
 from ui.data_html import A_ROW
 from ui.opened import OF_DATASET, Wanted
 from ui.rows import RowText, draft_of, is_same, of_example, of_messages, of_raw

@@ -3,14 +3,14 @@
 from html import escape
 
 from training.config import Problem
-from training.data.datasets import SAMPLES, Dataset
+from training.data.open import SAMPLES, Dataset
 from ui.form import Chosen
 from ui.pictures import data_uri
 from ui.text import TEXTS, Language, duration, escaped, number, say
 from vlm import catalog
 from vlm.catalog import CatalogEntry
-from vlm.counts import TowerCounts
 from vlm.errors import UserError
+from vlm.param_counts import TowerCounts
 
 THUMBNAILS = 5
 LABELS = {

@@ -8,9 +8,9 @@ from typing import Any
 
 import gradio as gr
 
-from training.data.browse import matching
-from training.data.datasets import Dataset
-from training.data.thumbnails import thumbnail, thumbnails_of
+from training.data.edit.search import matching
+from training.data.edit.thumbnails import thumbnail, thumbnails_of
+from training.data.open import Dataset
 from ui import gallery_html
 from ui.controls import drawn, title
 from ui.gallery_html import Card

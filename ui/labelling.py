@@ -11,11 +11,11 @@ from typing import Any
 
 import gradio as gr
 
-from training.data import labels
-from training.data.archives import unpack
-from training.data.captions import pictures_in
-from training.data.dropped import free_name
-from training.data.labels import Labelled, Pair
+from training.data.edit import labels
+from training.data.edit.labels import Labelled, Pair
+from training.data.edit.uploads import free_name
+from training.data.readers.archives import unpack
+from training.data.readers.captions import pictures_in
 from ui import data_drawing, editor_html, form_html
 from ui.adding import choices_with, read_by_itself
 from ui.data_parts import DATA, DataTab, Given

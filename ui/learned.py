@@ -2,10 +2,10 @@
 
 from html import escape
 
-from training import comparison
-from training.comparison import Rate, Row
-from training.evaluation_settings import BestMetric
-from training.status import Status
+from training.config.evaluation_settings import BestMetric
+from training.evaluation.evaluate import compare
+from training.evaluation.compare import Rate, Row
+from training.runs.status import Status
 from ui.film import ImageOf, at_step, picture
 from ui.story import Event, Story
 from ui.text import TEXTS, Language, escaped, number, percent, say
@@ -13,10 +13,10 @@ from ui.text import TEXTS, Language, escaped, number, percent, say
 
 def results(language: Language, status: Status, story: Story) -> str:
     """The table of an ended run, and what its numbers are to be taken for; empty before."""
-    before, after = comparison.ends(story.evaluations, story.best_step)
+    before, after = compare.ends(story.evaluations, story.best_step)
     if status.live or before is None or after is None:
         return ""
-    rows = comparison.rows(before, after)
+    rows = compare.rows(before, after)
     notes = [say(language, "results_note", count=number(language, after["examples"]))]
     if several := after.get("several"):
         notes.append(say(language, "several_note", count=number(language, several)))

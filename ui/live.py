@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from training.status import Status
+from training.runs.status import Status
 from ui.chart import loss_chart
 from ui.film import at_step
 from ui.learned import blindfold_words

@@ -8,16 +8,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from training.config import TrainingConfig, build
-from training.data.datasets import Dataset
 from training.data.images import load_image
+from training.data.open import Dataset
 from ui import eye_html
 from ui.model_card import model_name
 from ui.text import Language
 from vlm.example import Example
-from vlm.heavy import import_heavy
+from vlm.lazy_torch import import_heavy
 
 if TYPE_CHECKING:
-    from training.token_meter import Meter
+    from training.data.validate.token_counter import Meter
 
 OF_MODEL = ("model", "revision", "max_length")
 
@@ -25,8 +25,8 @@ OF_MODEL = ("model", "revision", "max_length")
 def eye(language: Language, values: Mapping[str, Any], dataset: Dataset, example: Example) -> str:
     """What the model gets of the example. Raises `UserError` where it can't be asked, or refuses."""
     import_heavy()
-    from vlm.blueprint import architecture
-    from vlm.eye import see
+    from vlm.meta_model import architecture
+    from vlm.model_view import see
 
     settings = build({name: values[name] for name in OF_MODEL if values[name] is not None})
     meter = _meter(settings)
@@ -38,6 +38,6 @@ def eye(language: Language, values: Mapping[str, Any], dataset: Dataset, example
 
 @lru_cache(maxsize=2)
 def _meter(settings: TrainingConfig) -> "Meter":
-    from training.token_meter import meter_of
+    from training.data.validate.token_counter import meter_of
 
     return meter_of(settings)

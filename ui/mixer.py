@@ -10,15 +10,15 @@ from typing import Any
 import gradio as gr
 
 from training.config import TrainingConfig
+from training.memory import estimate
 from ui import form, mixer_html
 from ui.controls import Form, choice_of, drawn, link, setting, title
 from ui.events import QUIET
 from ui.form import Chosen
 from ui.text import Language, Wordings, say
-from vlm import memory
-from vlm.blueprint import tower_counts
-from vlm.counts import TowerCounts
+from vlm.meta_model import tower_counts
 from vlm.methods import METHODS
+from vlm.param_counts import TowerCounts
 
 TOWERS = ("vision", "connector", "text")
 DEFAULTS = {field: form.default_of(field) for field in form.FIELDS}
@@ -32,9 +32,9 @@ def first_counts() -> TowerCounts:
 
 def first_memory(language: Language) -> str:
     """The memory that it takes, from a committed table as well."""
-    needed = memory.estimate(TrainingConfig())
-    there = memory.device_memory(needed.device)
-    return mixer_html.memory_line(language, needed.total, there, memory.fit(needed, there))
+    needed = estimate.estimate(TrainingConfig())
+    there = estimate.device_memory(needed.device)
+    return mixer_html.memory_line(language, needed.total, there, estimate.fit(needed, there))
 
 
 def adapter_card(built: Form, wordings: Wordings) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from ui.form_html import small
 from ui.text import Language, escaped, number, percent, say
 from ui.words_methods import VIETNAMESE
-from vlm.counts import TowerCounts
 from vlm.methods import METHODS
+from vlm.param_counts import TowerCounts
 
 
 def method_about(language: Language, method: str) -> str:

@@ -20,7 +20,7 @@ from ui.text import Language, Wordings, say
 from vlm import catalog
 from vlm.catalog import CatalogEntry
 from vlm.errors import UserError
-from vlm.heavy import import_heavy
+from vlm.lazy_torch import import_heavy
 
 COMPOSE = "+"
 """The value of the entry that opens the two boxes: no model is called so."""
@@ -129,8 +129,8 @@ def read_model(model: str, revision: str | None) -> Chosen:
     if found := config.check({"model": model, "revision": revision}):
         raise UserError(f"{found[0].message}.", found[0].remedy)
     import_heavy()
-    from vlm.blueprint import architecture
-    from vlm.towers import find_towers, layer_names
+    from vlm.meta_model import architecture
+    from vlm.models.towers import find_towers, layer_names
 
     base = architecture(model, revision)
     towers = find_towers(base)
@@ -189,7 +189,7 @@ def _are_there(targets: str, layers: Sequence[str]) -> bool:
 
 
 def place_of(model: str) -> Literal["starter", "folder", "hub", "two"]:
-    from vlm import hub
+    from vlm.models import hub
 
     if hub.is_composed(model):
         return "two"

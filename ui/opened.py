@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from training.data.datasets import SAMPLES, Dataset, Progress, open_dataset, say_nothing
+from training.data.open import SAMPLES, Dataset, Progress, open_dataset, say_nothing
 from vlm.errors import UserError
 
 Kept = TypeVar("Kept")

@@ -9,9 +9,9 @@ from typing import Any
 
 import gradio as gr
 
-from training.data.datasets import Dataset
+from training.config.evaluation_settings import MOST_PINNED, ids_in
+from training.data.open import Dataset
 from training.data.splits import split_dataset
-from training.evaluation_settings import MOST_PINNED, ids_in
 from ui import data_drawing
 from ui.data_parts import DATA, DataTab, Given
 from ui.events import QUIET

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from training import config
-from training.names import new_name
+from training.config.run_name import new_name
 from ui import form, form_html, mixer_html
 from ui.advice import ADVISED, MEASURED, advise, measure
 from ui.controls import Form
@@ -19,8 +19,8 @@ from ui.events import QUEUED, QUIET
 from ui.form import Chosen
 from ui.mixer import DEFAULTS, TOWERS, Looks, first_counts, look, looks_of
 from ui.text import Language
-from vlm.blueprint import tower_counts
 from vlm.errors import UserError
+from vlm.meta_model import tower_counts
 
 SAID = (
     *("method_about", "model_note", "model_about", "model_error", "going_on_words", "command"),

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.data.datasets import Dataset
-from training.data.edits import Draft
-from training.data.formats import NO_TEXT
-from training.data.layouts import Mapping, canonical
-from training.data.paths import DatasetFolder
+from training.data.edit.versions import Draft
+from training.data.open import Dataset
+from training.data.rows.formats import NO_TEXT
+from training.data.rows.layouts import Mapping, canonical
+from training.data.safe_paths import DatasetFolder
 from vlm.errors import UserError
 from vlm.example import IMAGE, Example, Message
 

@@ -12,9 +12,9 @@ import gradio as gr
 
 from training import runs
 from training.config import TrainingConfig
-from training.data.datasets import SAMPLES
-from training.events import tail
+from training.data.open import SAMPLES
 from training.runs import Run, Status
+from training.runs.events import tail
 from ui import form_html, learned, live
 from ui.film import film
 from ui.gallery import TELL_ACT

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from training import runs
 from training.config import TrainingConfig
-from training.data.archives import is_junk, unpack
+from training.data.readers.archives import is_junk, unpack
 from training.runs import Run
 from ui.run_panel import has_adapter, settings_of
 from vlm.errors import UserError
-from vlm.heavy import import_heavy
+from vlm.lazy_torch import import_heavy
 from vlm.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def check(adapter: Shelved, base: ModelSettings) -> "AdapterCheck":
 
 def architecture_of(base: ModelSettings) -> "PreTrainedModel":
     """The base without its weights. Raises `UserError` where there is no such model, or it can't be done."""
-    from vlm.blueprint import architecture
+    from vlm.meta_model import architecture
 
     return architecture(base.model, base.revision)
 
@@ -217,8 +217,8 @@ def _checked(
     folder: Path, _stamp: tuple[int, ...], model: str, revision: str | None
 ) -> "AdapterCheck | UserError":
     import_heavy()
-    from vlm.adapters import check
-    from vlm.blueprint import architecture
+    from vlm.adapters.untrusted import check
+    from vlm.meta_model import architecture
 
     try:
         return check(folder, architecture(model, revision), base_called(model))

@@ -10,9 +10,9 @@ from typing import Any
 
 import gradio as gr
 
-from training.data.datasets import Dataset
-from training.data.samples import SAMPLES
+from training.data.open import Dataset
 from training.data.splits import split_dataset
+from training.data.synthetic.samples import SAMPLES
 from ui import data_html, form, form_html
 from ui.adding import AddingBox, build_adding_box, drop_zone
 from ui.controls import drawn, link, title

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from training import comparison
-from training.events import FINAL, Event
-from training.metrics import normalize
+from training.evaluation.evaluate import compare
+from training.evaluation.metrics import normalize
+from training.runs.events import FINAL, Event
 
 __all__ = ["Event", "Story", "exact_match", "gather", "is_right"]
 
@@ -35,7 +35,7 @@ class Story:
     @property
     def score(self) -> float | None:
         """Exact match of the adapter: at the newest evaluation, or at the best where that was kept."""
-        _, after = comparison.ends(self.evaluations, self.best_step)
+        _, after = compare.ends(self.evaluations, self.best_step)
         return None if after is None else exact_match(after)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from training import config, runs
-from training.names import new_name
+from training.config.run_name import new_name
 from ui import form, form_html
 from ui.adding import add_files, add_typed, in_the_box, read_by_itself
 from ui.advice import add_advice_events

@@ -10,8 +10,8 @@ import gradio as gr
 
 from training import runs
 from training.config import TrainingConfig
-from training.data.datasets import open_configured
 from training.data.images import load_image
+from training.data.open import open_configured
 from training.data.splits import split_dataset
 from ui import answers_html, form_html, shelf
 from ui.answerers import BASE, WhoCard, add_who_events, base_settings, build_who_card, checks, listed_again

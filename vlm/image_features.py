@@ -1,7 +1,7 @@
 """Image features apart from the text: encoded, split by example, handed over as `mm_encoder_outputs`.
 
 Which models take them is proved on a batch and not assumed: some name the argument and still want the pixels,
-one swallows it and loses the image. What keeps features is `training.image_features`.
+one swallows it and loses the image. What keeps features is `training.cache.image_features`.
 """
 
 import inspect
@@ -12,7 +12,7 @@ import torch
 from transformers import BatchFeature, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vlm.out_of_memory import is_out_of_memory
+from vlm.oom import is_out_of_memory
 
 TEXT_INPUTS = {
     *("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels"),

@@ -1,6 +1,7 @@
 """The PEFT methods on offer, in one table that settings, form and vlm.adapters read. No torch.
 
-A method is a configuration class of PEFT and one row here. tests/test_methods.py holds what the rows say.
+A method is a configuration class of PEFT and one row here. tests/vlm/adapters/test_methods.py holds what the
+rows say.
 """
 
 from collections.abc import Mapping

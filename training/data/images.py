@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from PIL import Image, ImageOps
 
-from training.data.paths import open_regular, quoted, quoted_path
+from training.data.safe_paths import open_regular, quoted, quoted_path
 from vlm.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")

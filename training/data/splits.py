@@ -14,12 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.data.paths import open_regular, quoted
+from training.data.safe_paths import open_regular, quoted
 from vlm.errors import UserError
 from vlm.example import Example
 
 if TYPE_CHECKING:
-    from training.data.datasets import Dataset
+    from training.data.open import Dataset
 
 TRAIN = ("train", "training")
 HELD_OUT = ("validation", "valid", "val", "dev", "eval", "test", "testing")

@@ -11,14 +11,14 @@ except ImportError as error:
     ) from error
 
 from vlm.adapters.attach import attach, count, count_lines, peft_config
-from vlm.adapters.check import AdapterCheck, check
-from vlm.adapters.contents import AdapterInfo, inspect
-from vlm.adapters.files import CONFIG_FILE, PEFT_PREFIX, WEIGHTS_FILE
-from vlm.adapters.groups import parameter_groups
 from vlm.adapters.loading import add, architecture_of, goes_beside, load, put_on, take_off
 from vlm.adapters.merging import merge
+from vlm.adapters.optimizer_groups import parameter_groups
 from vlm.adapters.probing import Probe, base_alone, first_logits, probe, probe_inputs
 from vlm.adapters.saving import fingerprint, replace_folder, save, save_start, verify_saved
+from vlm.adapters.untrusted.check import AdapterCheck, check
+from vlm.adapters.untrusted.contents import AdapterInfo, inspect
+from vlm.adapters.untrusted.files import CONFIG_FILE, PEFT_PREFIX, WEIGHTS_FILE
 
 __all__ = [
     "CONFIG_FILE",

@@ -22,13 +22,13 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from vlm.adapters.files import PEFT_PREFIX
-from vlm.building import BUILDING
-from vlm.counts import ALL_ONE, TowerCount, TowerCounts, times
+from vlm.adapters.untrusted.files import PEFT_PREFIX
+from vlm.build_lock import BUILDING
 from vlm.errors import UserError
 from vlm.methods import METHODS, MethodInfo
+from vlm.models.towers import TOWERS, Tower, Towers, find_towers, is_attention, target_modules
+from vlm.param_counts import ALL_ONE, TowerCount, TowerCounts, times
 from vlm.settings import AdapterSettings
-from vlm.towers import TOWERS, Tower, Towers, find_towers, is_attention, target_modules
 
 MOST_RANK = 4096
 """Of a layer whose shape can't be told."""
@@ -133,7 +133,7 @@ def peft_config(
     if method.dropout:
         values[method.dropout] = settings.lora_dropout
     if settings.method == "adalora":
-        # The steps of a run are known when it begins: `training.adalora` puts them in place of these.
+        # The steps of a run are known when it begins: `training.loop.adalora` puts them in place of these.
         values |= {"init_r": math.ceil(ADALORA_START * values["target_r"]), "total_step": 10**7}
     elif settings.method == "ia3":
         values["feedforward_modules"] = _feedforward(model, towers, shares)
@@ -306,7 +306,7 @@ def pattern(names: Iterable[str]) -> str:
 def count(model: PeftModel, copies: Mapping[str, int] = ALL_ONE) -> TowerCounts:
     """Trainable and total parameters of each tower, adapter included; they add up to PEFT's own figures.
 
-    Virtual tokens count to the text tower. Of an outline (vlm.blueprint), `copies` says how many layers each
+    Virtual tokens count to the text tower. Of an outline (vlm.meta_model), `copies` says how many layers each
     of its layers stands for.
     """
     sums, parameters = {tower: [0, 0] for tower in TOWERS}, dict(model.named_parameters())

@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from vlm.adapters.attach import is_quantized
-from vlm.adapters.check import AdapterCheck, check
-from vlm.adapters.files import WEIGHTS_FILE, model_name, printable, same_model
-from vlm.building import BUILDING
+from vlm.adapters.untrusted.check import AdapterCheck, check
+from vlm.adapters.untrusted.files import WEIGHTS_FILE, model_name, printable, same_model
+from vlm.build_lock import BUILDING
 from vlm.errors import UserError
 from vlm.methods import METHODS
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from vlm.adapters.check import check
 from vlm.adapters.loading import put_on
 from vlm.adapters.probing import first_logits, probe_inputs
 from vlm.adapters.saving import make_readable, replace_folder
+from vlm.adapters.untrusted.check import check
 from vlm.errors import UserError
-from vlm.loading import LoadedModel, blueprint_model, load_base
 from vlm.methods import METHODS
+from vlm.models.loading import LoadedModel, blueprint_model, load_base
 from vlm.prompting import prompt_style
 from vlm.settings import ModelSettings
 

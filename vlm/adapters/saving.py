@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 
-from vlm.adapters.files import WEIGHTS_FILE
+from vlm.adapters.untrusted.files import WEIGHTS_FILE
 from vlm.errors import UserError
 from vlm.methods import METHODS, Method
 

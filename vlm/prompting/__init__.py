@@ -5,10 +5,10 @@ import inspect
 from transformers import PreTrainedConfig, ProcessorMixin
 
 from vlm.errors import UserError
+from vlm.prompting.base import IGNORED, Conversation, PromptStyle
 from vlm.prompting.chat import ChatPrompt
 from vlm.prompting.completion import CaptionPrompt, CompletionPrompt, PrefixSuffixPrompt
 from vlm.prompting.seq2seq import QuestionAnswerPrompt
-from vlm.prompting.style import IGNORED, Conversation, PromptStyle
 
 EXCEPTIONS: dict[str, type[PromptStyle]] = {}
 """By model type, the style of those whose processor and configuration don't tell it."""

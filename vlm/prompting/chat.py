@@ -11,7 +11,7 @@ from transformers.utils.chat_template_utils import encode_marked_chat, mark_cont
 
 from vlm.errors import UserError
 from vlm.example import IMAGE, Message
-from vlm.prompting.style import (
+from vlm.prompting.base import (
     IGNORED,
     Conversation,
     Pictures,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 
-from vlm.prompting.style import (
+from vlm.prompting.base import (
     IGNORED,
     Conversation,
     Pictures,

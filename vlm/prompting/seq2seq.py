@@ -6,15 +6,7 @@ import torch
 from PIL import Image
 from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 
-from vlm.prompting.style import (
-    IGNORED,
-    Conversation,
-    Pictures,
-    decode,
-    in_format,
-    question_of,
-    require_length,
-)
+from vlm.prompting.base import IGNORED, Conversation, Pictures, decode, in_format, question_of, require_length
 
 
 class QuestionAnswerPrompt:

@@ -1,0 +1,1 @@
+"""How what ships with the project was made; no room imports this."""

@@ -1,0 +1,98 @@
+"""Drive the real page in a real browser: `app.py` as a child process, and a visitor who meets no error."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, expect
+
+PROJECT = Path(__file__).resolve().parents[2]
+SHOWN_MS = 60_000
+TRAINED_MS = 420_000
+"""A first run takes less than two minutes; a machine that does other things too takes longer."""
+
+EXPECTED = ("AbortError", "Connection errored out")
+"""Right in the console: a page that is left ends its requests."""
+
+
+@dataclass(frozen=True)
+class Served:
+    url: str
+    workspace: Path
+
+
+@contextmanager
+def served(workspace: Path, **environment: str) -> Iterator[Served]:
+    """`app.py` over this workspace, until the test is over."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "app.py", "--port", str(port), "--workspace", str(workspace)]
+    log = workspace / "app.log"
+    with log.open("wb") as output:
+        app = subprocess.Popen(
+            command, cwd=PROJECT, env=os.environ | environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 120
+        while status(url) != 200:
+            assert app.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield Served(url, workspace)
+    finally:
+        app.terminate()
+        app.wait(30)
+
+
+def status(url: str, data: bytes | None = None, **headers: str) -> int | None:
+    """The HTTP status of a request; None where nobody listens yet."""
+    request = urllib.request.Request(url, data, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
+
+
+@contextmanager
+def visitor(chromium: Browser, app: Served, width: int = 1400) -> Iterator[Page]:
+    context = chromium.new_context(viewport={"width": width, "height": 900}, locale="en-US")
+    page = context.new_page()
+    page.set_default_timeout(SHOWN_MS)
+    errors: list[str] = []
+    foreign: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    own = (app.url, "data:", "blob:")
+    page.on("request", lambda request: None if request.url.startswith(own) else foreign.append(request.url))
+    opened(page, app)
+    yield page
+    assert [error for error in errors if not any(expected in error for expected in EXPECTED)] == []
+    assert foreign == []
+    assert page.evaluate("window.broken") is None
+    context.close()
+
+
+def opened(page: Page, app: Served) -> None:
+    page.goto(app.url)
+    # These are drawn last of what a page asks for at the start.
+    expect(page.locator("#choose-dataset")).to_be_visible(timeout=SHOWN_MS)
+    expect(page.locator(".preview .thumbs img").first).to_be_visible(timeout=SHOWN_MS)
+    expect(page.locator(".command code")).to_contain_text("python -m training run", timeout=SHOWN_MS)
+
+
+def see(page: Page, selector: str, text: str | re.Pattern[str], timeout: int = SHOWN_MS) -> None:
+    expect(page.locator(selector).first).to_contain_text(text, timeout=timeout)

@@ -1,0 +1,232 @@
+"""New versions of a dataset, labelling from scratch, pages of examples, thumbnails."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from training.data.edit import labels
+from training.data.edit.labels import Labelled, Pair
+from training.data.edit.search import page
+from training.data.edit.thumbnails import LONGEST_SIDE, thumbnail, thumbnails_of
+from training.data.edit.versions import Draft, Edits, next_name, raw_row, save_version
+from training.data.images import load_image
+from training.data.open import Dataset, open_dataset
+from vlm.errors import UserError
+from vlm.example import Example, Message
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A workspace with a dataset `pets`: three good rows, and three that are bad in three ways."""
+    folder = tmp_path / "datasets" / "pets"
+    folder.mkdir(parents=True)
+    for number, name in enumerate("abc"):
+        Image.new("RGB", (8 + number, 8), "red").save(folder / f"{name}.png")
+    rows = [
+        *(json.dumps({"image": f"{name}.png", "question": f"{name}?", "answer": name}) for name in "abc"),
+        "{broken",
+        json.dumps({"image": "gone.png", "text": "lost"}),
+        json.dumps({"image": "a.png", "question": "?", "answer": ""}),
+    ]
+    (folder / "train.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    return tmp_path
+
+
+def opened(workspace: Path, name: str) -> Dataset:
+    return open_dataset(name, workspace)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_version_has_rows_fixed_excluded_and_added_and_the_old_one_stays(workspace: Path) -> None:
+    pets, outside = opened(workspace, "pets"), workspace / "dropped.png"
+    Image.new("RGB", (30, 30), "blue").save(outside)
+    before = files(pets.root)
+    a = pets.examples[0].images[0]
+    edits = Edits(
+        fixed={
+            "train.jsonl:2": Draft.asked(a, "mended?", "yes"),
+            "train.jsonl line 4": Draft.asked(a, "", "a caption"),
+        },
+        excluded={"train.jsonl:3", "train.jsonl line 5"},
+        added=[Draft.asked(outside, "new?", "blue")],
+    )
+    saved = save_version(pets, edits, workspace)
+    assert saved.folder == workspace / "datasets" / "pets-v2"
+    assert (saved.examples, saved.fixed, saved.excluded, saved.added, saved.left_out) == (4, 2, 2, 1, 1)
+    version = opened(workspace, "pets-v2")
+    assert version.findings == []
+    assert [(e.question, e.answer) for e in version.examples] == [
+        *(("a?", "a"), ("mended?", "yes"), ("", "a caption"), ("new?", "blue")),
+    ]
+    assert [example.id for example in version.examples][:3] == [
+        "train.jsonl line 1",
+        "train.jsonl line 2",
+        "train.jsonl line 4",
+    ]
+    assert files(pets.root) == before
+    entry = json.loads((saved.folder / "dataset_info.json").read_text())["pets-v2"]["made_from"]
+    assert (entry["name"], entry["fingerprint"], entry["left_out"]) == ("pets", pets.fingerprint, 1)
+
+
+def test_a_version_of_a_version_keeps_the_rows_ids(workspace: Path) -> None:
+    first = save_version(opened(workspace, "pets"), Edits(excluded={"train.jsonl:1"}), workspace)
+    second = opened(workspace, first.folder.name)
+    assert [example.id for example in second.examples] == ["train.jsonl line 2", "train.jsonl line 3"]
+    third = save_version(second, Edits(excluded={"train.jsonl line 2"}), workspace)
+    assert third.folder.name == "pets-v3"
+    assert [example.id for example in opened(workspace, "pets-v3").examples] == ["train.jsonl line 3"]
+
+
+def test_a_given_split_lives_on_in_a_version(workspace: Path) -> None:
+    rows = [{"image": f"{n}.png", "text": n, "split": "test" if n == "c" else "train"} for n in "abc"]
+    (workspace / "datasets/pets/train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pets = opened(workspace, "pets")
+    image = pets.examples[0].images[0]
+    save_version(pets, Edits(added=[Draft.asked(image, "more?", "yes")]), workspace)
+    version = opened(workspace, "pets-v2")
+    assert version.parts == {"train": 3, "test": 1}
+    assert version.held_out == {"train.jsonl line 3"}
+
+
+def test_a_version_with_a_bad_row_is_refused_and_leaves_nothing(workspace: Path) -> None:
+    pets = opened(workspace, "pets")
+    image = pets.examples[0].images[0]
+    for draft in (Draft.asked(image, "?", " "), Draft((image,), (Message("assistant", "alone"),))):
+        with pytest.raises(UserError, match="The new version would have bad rows"):
+            save_version(pets, Edits(added=[draft]), workspace)
+    with pytest.raises(UserError, match="no row 'nobody' to change"):
+        save_version(pets, Edits(excluded={"nobody"}), workspace)
+    with pytest.raises(UserError, match="bad rows"):
+        save_version(pets, Edits(excluded={example.id for example in pets.examples}), workspace)
+    with pytest.raises(UserError, match="exists already"):
+        save_version(pets, Edits(), workspace, "pets")
+    assert [path.name for path in (workspace / "datasets").iterdir()] == ["pets"]
+
+
+def test_versions_are_numbered_on(workspace: Path) -> None:
+    assert next_name("pets", workspace) == "pets-v2"
+    (workspace / "datasets" / "pets-v2").mkdir()
+    assert next_name("pets", workspace) == next_name("pets-v2", workspace) == "pets-v3"
+    assert next_name("org/name", workspace) == "org-name-v2"
+
+
+def test_what_stands_in_a_bad_row_can_be_read_for_a_form(workspace: Path) -> None:
+    assert raw_row("train.jsonl line 4", "pets", workspace) == "{broken"
+    assert raw_row("train.jsonl line 5", "pets", workspace) == {"image": "gone.png", "text": "lost"}
+    assert raw_row("train.jsonl line 99", "pets", workspace) is None
+
+
+def test_labels_are_a_dataset_at_any_time(tmp_path: Path) -> None:
+    dropped = []
+    for name in ("dog.png", "cat.png"):
+        Image.new("RGB", (9 + len(dropped), 9), "red").save(tmp_path / name)
+        dropped.append(tmp_path / name)
+    folder = labels.start(dropped, tmp_path, "animals")
+    assert labels.entries(folder) == [Labelled("images/cat.png", ()), Labelled("images/dog.png", ())]
+    labels.save(folder, "images/dog.png", [Pair("", "a dog"), Pair("Màu gì?", "nâu")])
+    labels.save(folder, "images/cat.png", [Pair("What?", "a cat")])
+    labels.save(folder, "images/dog.png", [Pair("", "a brown dog")])
+    assert labels.entries(folder)[1] == Labelled("images/dog.png", (Pair("", "a brown dog"),))
+    dataset = opened(tmp_path, "animals")
+    assert [(e.images[0].name, e.question, e.answer) for e in dataset.examples] == [
+        ("cat.png", "What?", "a cat"),
+        ("dog.png", "", "a brown dog"),
+    ]
+    assert labels.start(dropped, tmp_path, "animals").name == "animals-v2"
+
+
+def test_labels_refuse_what_is_no_picture_no_answer_and_no_folder_of_theirs(workspace: Path) -> None:
+    (workspace / "text.png").write_text("hello")
+    with pytest.raises(UserError, match="is not an image"):
+        labels.start([workspace / "text.png"], workspace)
+    with pytest.raises(UserError, match="no picture"):
+        labels.start([], workspace)
+    with pytest.raises(UserError, match="was not begun here"):
+        labels.save(workspace / "datasets" / "pets", "a.png", [])
+    folder = labels.start([workspace / "datasets" / "pets" / "a.png"], workspace)
+    with pytest.raises(UserError, match="answer is empty"):
+        labels.save(folder, "images/a.png", [Pair("?", " ")])
+    with pytest.raises(UserError, match=r"no picture 'b\.png'"):
+        labels.save(folder, "b.png", [])
+    assert sorted(path.name for path in (workspace / "datasets").iterdir()) == ["labels", "pets"]
+
+
+def many(count: int) -> Dataset:
+    root = Path("many")
+    examples = [
+        Example(
+            f"rows:{n}",
+            (root / f"images/{n}.png",),
+            (
+                Message("user", f"<image>Hình số {n}?"),
+                Message("assistant", "màu đỏ" if n % 10 == 0 else "Blue"),
+            ),
+        )
+        for n in range(count)
+    ]
+    return Dataset(
+        "many", root, examples, [], "", places={e.id: f"rows line {i}" for i, e in enumerate(examples)}
+    )
+
+
+def test_a_page_holds_what_was_asked_for_and_counts_the_rest() -> None:
+    dataset = many(100)
+    first = page(dataset, 0, 24)
+    assert (first.numbers[:2], len(first.examples), first.total) == ((0, 1), 24, 100)
+    assert [page(dataset, offset, 24).numbers[:1] for offset in (96, 100, -5)] == [(96,), (), (0,)]
+
+
+@pytest.mark.parametrize(
+    ("query", "total"),
+    [
+        ("màu đỏ", 10),
+        ("mau do", 10),
+        ("MÀU", 10),
+        ("mâu", 0),
+        ("blue", 90),
+        ("hinh 7?", 10),
+        ("images/99", 1),
+        ("line 42", 1),
+    ],
+)
+def test_a_search_finds_words_in_texts_places_and_paths(query: str, total: int) -> None:
+    assert page(many(100), 0, 5, query).total == total
+
+
+def test_a_search_in_20_000_examples_takes_a_moment(tmp_path: Path) -> None:
+    dataset = many(20_000)
+    done = threading.Event()
+    timer = threading.Timer(10, done.set)
+    timer.start()
+    assert page(dataset, 0, 24, "do 19990").total == 1
+    timer.cancel()
+    assert not done.is_set()
+
+
+def test_a_thumbnail_is_made_once_and_again_when_the_picture_changes(tmp_path: Path) -> None:
+    image, folder = tmp_path / "a.png", thumbnails_of(tmp_path)
+    Image.new("RGB", (2000, 1000), "red").save(image)
+    first = thumbnail(image, folder)
+    made = first.stat().st_mtime_ns
+    assert max(load_image(first).size) == LONGEST_SIDE
+    assert thumbnail(image, folder) == first
+    assert first.stat().st_mtime_ns == made
+    Image.new("RGB", (100, 50), "blue").save(image)
+    again = thumbnail(image, folder)
+    assert again != first
+    assert load_image(again).size == (100, 50)
+    assert [path.name for path in folder.rglob(".*")] == []
+
+
+def test_no_thumbnail_is_made_of_what_is_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("hello")
+    with pytest.raises(UserError, match=r"'a\.png' is not an image"):
+        thumbnail(tmp_path / "a.png", thumbnails_of(tmp_path))
+    with pytest.raises(UserError, match="has gone"):
+        thumbnail(tmp_path / "b.png", thumbnails_of(tmp_path))

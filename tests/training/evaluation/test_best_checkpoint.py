@@ -1,0 +1,174 @@
+"""The best evaluation: which one it is; its checkpoint stays and becomes the adapter; when a run ends."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.checkpointing import checkpoint, go_on, names, same, stopped_after, weights
+from training import TrainingConfig, runs
+from training.commands import adapters
+from training.config import check
+from training.evaluation.best_checkpoint import Best
+from training.loop import worker
+from training.runs import Run, checkpoints
+
+MakeConfig = Callable[..., TrainingConfig]
+
+WANDERS: Mapping[str, Any] = {
+    "learning_rate": 0.1,
+    "lr_scheduler_type": "constant",
+    "evaluations": 6,
+    "best_metric": "loss",
+    "early_stopping_patience": 2,
+    "checkpoints_kept": 1,
+}
+"""Steps so large that the second is better than the two after it."""
+
+
+def evaluated(step: int, loss: float | None, exact: float = 0.0) -> dict[str, Any]:
+    return {"kind": "evaluated", "step": step, "loss": loss, "metrics": {"exact_match": exact}}
+
+
+def test_the_best_is_the_lowest_loss_or_the_highest_rate_and_of_equals_that_of_lower_loss() -> None:
+    told = [evaluated(0, 0.1, 0.9), evaluated(2, 0.5, 0.2), evaluated(4, 0.6, 0.7), evaluated(6, 0.55, 0.7)]
+    told.append(evaluated(8, None, 0.7))
+    for metric, step, since in (("loss", 2, 3), ("exact_match", 6, 1), ("anls", None, 0)):
+        settings = TrainingConfig(best_metric=metric, early_stopping_patience=2)
+        best = Best.so_far(settings, told, 8)
+        assert (best.step, best.since) == (step, since)
+        assert best.is_over == (since >= 2)
+    assert Best.so_far(TrainingConfig(), told, 8) is None
+
+
+def test_what_a_resumed_run_said_after_its_checkpoint_does_not_count() -> None:
+    settings = TrainingConfig(best_metric="loss")
+    assert Best.so_far(settings, [evaluated(2, 0.5), evaluated(4, 0.1)], 2).step == 2
+    assert Best.so_far(settings, [evaluated(2, 0.5), evaluated(4, 0.1), evaluated(4, 0.9)], 4).step == 2
+
+
+def test_rotation_leaves_the_best(tmp_path: Path) -> None:
+    for step in (2, 4, 6, 8):
+        checkpoint(tmp_path, step)
+    checkpoints.rotate(tmp_path, 2, best=2)
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-6", "checkpoint-8"]
+
+
+@pytest.mark.parametrize(
+    ("values", "field", "remedy"),
+    [
+        ({"early_stopping_patience": 2}, "early_stopping_patience", "Add --best_metric loss."),
+        ({"best_metric": "chrf", "evaluations": 0}, "best_metric", "--evaluations"),
+        ({"best_metric": "chrf", "held_out": 0}, "best_metric", "--held_out"),
+        ({"best_metric": "blindfold_gap", "blindfold_test": False}, "best_metric", "--no-blindfold_test"),
+        ({"best_metric": "beauty"}, "best_metric", "one of loss, exact_match"),
+        ({"pinned_examples": "a,b,c,d,e,f,g,h,i"}, "pinned_examples", "at most 8"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(
+    values: dict[str, Any], field: str, remedy: str
+) -> None:
+    (problem,) = check(values)
+    assert problem.field == field
+    assert remedy in problem.remedy
+
+
+@pytest.fixture(scope="module")
+def ended(tiny_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    from training.config import build
+
+    run = runs.prepare(build(tiny_settings | WANDERS | {"workspace": tmp_path_factory.mktemp("best")}))
+    assert worker.main(run) == worker.DONE
+    return run
+
+
+def test_a_run_ends_early_and_its_adapter_is_the_best_checkpoints(ended: Run) -> None:
+    [finished] = ended.events({"finished"})
+    assert finished["step"] == ended.status().step == 4
+    assert (finished["best_step"], finished["best_metric"], finished["ended_early"]) == (2, "loss", True)
+    losses = {event["step"]: event["loss"] for event in ended.events({"evaluated"})}
+    assert losses[2] == min(losses[step] for step in (1, 2, 3, 4))
+    assert names(ended.checkpoints_path) == ["checkpoint-2", "checkpoint-4"]
+    at = {step: adapter_of(ended.checkpoints_path / f"checkpoint-{step}") for step in (2, 4)}
+    assert same(weights(ended), at[2])
+    assert not same(weights(ended), at[4])
+    card = (ended.adapter_path / "README.md").read_text()
+    assert "| step 2 (kept) |" in card
+    assert "This adapter is that of step 2, the best of 4 evaluations by loss" in card
+    [told] = adapters.listed(ended.workspace)
+    assert told["metrics"] == ended.events({"evaluated"})[2]["metrics"]
+
+
+def adapter_of(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def test_a_resumed_run_ends_as_early_with_the_same_adapter(tiny_config: MakeConfig, ended: Run) -> None:
+    run = stopped_after(tiny_config(**WANDERS), 2)
+    assert run.status().step == 3
+    assert names(run.checkpoints_path) == ["checkpoint-2", "checkpoint-3"]
+    assert same(weights(run), weights(ended))  # the best so far
+    assert go_on(run) == worker.DONE
+    assert (run.events({"finished"})[0]["step"], run.events({"finished"})[0]["best_step"]) == (4, 2)
+    assert same(weights(run), weights(ended))
+
+
+def test_a_run_that_died_after_its_early_end_has_its_weights_though_no_best_is_left(
+    tiny_config: MakeConfig,
+) -> None:
+    run = runs.prepare(tiny_config(**WANDERS))
+    assert worker.main(run) == worker.DONE
+    lines = run.events_path.read_text().splitlines(keepends=True)
+    last = max(n for n, line in enumerate(lines) if json.loads(line)["kind"] == "checkpoint")
+    run.events_path.write_text("".join(lines[: last + 1]))
+    shutil.rmtree(run.checkpoints_path / "checkpoint-2")
+    assert go_on(run) == worker.DONE
+    assert same(weights(run), adapter_of(run.checkpoints_path / "checkpoint-4"))
+    assert "is gone" in run.events({"warning"})[-1]["problem"]
+
+
+def test_a_run_that_died_after_its_early_end_trains_no_further(tiny_config: MakeConfig, ended: Run) -> None:
+    run = runs.prepare(tiny_config(**WANDERS))
+    assert worker.main(run) == worker.DONE
+    (run.adapter_path / "adapter_model.safetensors").unlink()
+    lines = run.events_path.read_text().splitlines(keepends=True)
+    last = max(n for n, line in enumerate(lines) if json.loads(line)["kind"] == "checkpoint")
+    run.events_path.write_text("".join(lines[: last + 1]))
+    assert run.status().state == "interrupted"
+    assert go_on(run) == worker.DONE
+    assert [event["step"] for event in run.events({"step"})] == [1, 2, 3, 4]
+    assert run.events({"finished"})[0]["ended_early"]
+    assert same(weights(run), weights(ended))
+
+
+def test_the_gap_can_be_what_is_best_and_pinned_examples_are_asked_about_each_time(
+    tiny_config: MakeConfig, ended: Run
+) -> None:
+    spread = [event["example_id"] for event in ended.events({"sample"}) if event["step"] == 0]
+    pinned = [spread[2], spread[0]]
+    config = tiny_config(
+        best_metric="blindfold_gap", evaluations=2, max_steps=4, pinned_examples=f"{pinned[0]}, {pinned[1]}"
+    )
+    run = runs.prepare(config)
+    assert worker.main(run) == worker.DONE
+    evaluations = run.events({"evaluated"})
+    assert [event["examples"] for event in evaluations] == [6, 6, 6]
+    assert all(-1 <= event["metrics"]["blindfold_gap"] <= 1 for event in evaluations)
+    samples = [(event["step"], event["example_id"]) for event in run.events({"sample"})]
+    assert samples == [(step, name) for step in (0, 2, 4) for name in pinned]
+    assert run.events({"finished"})[0]["best_step"] in (2, 4)
+    [blindfold] = run.events({"blindfold"})
+    assert blindfold["step"] == run.events({"finished"})[0]["best_step"]
+    assert (blindfold["verdict"], blindfold["metric"]) == ("unclear", "exact_match")
+
+
+def test_a_pinned_example_that_is_not_held_out_fails_the_run_in_words(tiny_config: MakeConfig) -> None:
+    run = runs.prepare(tiny_config(pinned_examples="nobody"))
+    assert worker.main(run) == worker.BAD_INPUT
+    assert "nobody is not among the held-out examples" in run.status().problem
+    assert run.status().remedy.startswith("Pin others, such as metadata.jsonl:")

@@ -1,0 +1,165 @@
+"""Checkpoints: sealed before they are trusted, kept by step, and a resumed run equals an unbroken one."""
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from support.checkpointing import checkpoint, go_on, names, same, stopped_after, weights
+from training import TrainingConfig, runs
+from training.loop import worker
+from training.loop.train import Attempt
+from training.runs import checkpoints
+from training.runs.events import EventLog
+from vlm import adapters
+from vlm.errors import UserError
+from vlm.models.loading import load_base
+
+MakeConfig = Callable[..., TrainingConfig]
+
+
+def test_a_seal_names_every_file_with_its_size_and_content(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 5)
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert (manifest["step"], manifest["dataset"]) == (5, "fingerprint")
+    assert manifest["files"].keys() == {"optimizer.pt", "deep/weights.safetensors"}
+    assert manifest["files"]["optimizer.pt"]["size"] == len("optimizer.pt of step 5")
+    assert names(path) == ["deep", "manifest.json", "optimizer.pt"]
+    assert checkpoints.newest(tmp_path) == checkpoints.Checkpoint(path, 5, "fingerprint")
+
+
+TEARS = {
+    "without a seal": lambda path: (path / "manifest.json").unlink(),
+    "a seal cut short": lambda path: os.truncate(path / "manifest.json", 40),
+    "a file gone": lambda path: (path / "optimizer.pt").unlink(),
+    "a file cut short": lambda path: os.truncate(path / "deep" / "weights.safetensors", 3),
+    "a byte changed": lambda path: (path / "optimizer.pt").write_text("Optimizer.pt of step 10"),
+}
+
+
+@pytest.mark.parametrize("tear", TEARS.values(), ids=TEARS)
+def test_a_torn_checkpoint_is_set_aside_and_the_older_one_used(
+    tmp_path: Path, tear: Callable[[Path], None]
+) -> None:
+    older, newer = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
+    tear(newer)
+    assert checkpoints.newest(tmp_path).path == older
+    assert names(tmp_path) == ["checkpoint-10.torn", "checkpoint-9"]
+    tear(checkpoint(tmp_path, 10))
+    assert checkpoints.newest(tmp_path).path == older
+    assert names(tmp_path) == ["checkpoint-10.torn", "checkpoint-10.torn-2", "checkpoint-9"]
+
+
+def test_without_any_sealed_checkpoint_there_is_none(tmp_path: Path) -> None:
+    assert checkpoints.newest(tmp_path / "nowhere") is None
+    checkpoint(tmp_path, 3, sealed=False)
+    assert checkpoints.newest(tmp_path) is None
+    assert names(tmp_path) == ["checkpoint-3.torn"]
+
+
+def test_rotation_goes_by_step_and_not_by_the_clock(tmp_path: Path) -> None:
+    for step in (5, 9, 10, 100):
+        path = checkpoint(tmp_path, step)
+        yesterday = time.time() - 86_400 * step  # the newest has the oldest time
+        os.utime(path, (yesterday, yesterday))
+    checkpoint(tmp_path, 7, sealed=False).rename(tmp_path / "checkpoint-7.torn")
+    checkpoints.rotate(tmp_path, keep=2)
+    assert names(tmp_path) == ["checkpoint-10", "checkpoint-100", "checkpoint-7.torn"]
+
+
+@pytest.fixture
+def unbroken(tiny_config: MakeConfig) -> dict[str, torch.Tensor]:
+    run = runs.prepare(tiny_config(name="unbroken", save_steps=2))
+    assert worker.main(run) == worker.DONE
+    return weights(run)
+
+
+def test_a_run_that_goes_on_equals_one_that_never_stopped(
+    tiny_config: MakeConfig, unbroken: dict[str, torch.Tensor]
+) -> None:
+    """Dropout is on: order of examples, optimizer, schedule and random numbers all go on where they were."""
+    run = stopped_after(tiny_config(save_steps=2), 2)
+    status = run.status()
+    assert (status.state, status.step, status.resumable) == ("stopped", 3, True)
+    assert "| step 2, before this adapter |" in (run.adapter_path / "README.md").read_text()
+    halfway = weights(run)
+    assert go_on(run) == worker.DONE
+    assert not same(halfway, unbroken)
+    assert same(weights(run), unbroken)
+    assert [event["step"] for event in run.events({"step"})] == [1, 2, 3, 4, 5, 6]
+    assert [event["step"] for event in run.events({"evaluated"})] == [0, 2, 4, 6]
+
+
+def test_a_run_whose_newest_checkpoint_is_torn_goes_on_from_the_older_one(
+    tiny_config: MakeConfig, unbroken: dict[str, torch.Tensor]
+) -> None:
+    run = stopped_after(tiny_config(save_steps=2), 3)
+    assert names(run.checkpoints_path) == ["checkpoint-2", "checkpoint-4"]
+    (run.checkpoints_path / "checkpoint-4" / "optimizer.pt").unlink()
+    assert go_on(run) == worker.DONE
+    assert "checkpoint-4.torn" in names(run.checkpoints_path)
+    assert [event["step"] for event in run.events({"step"})] == [1, 2, 3, 4, 3, 4, 5, 6]
+    assert same(weights(run), unbroken)
+
+
+def test_stop_finishes_the_step_seals_a_checkpoint_and_leaves_a_usable_adapter(
+    tiny_config: MakeConfig,
+) -> None:
+    """By the request file, as the page and the command line ask."""
+    run = runs.prepare(tiny_config(max_steps=100_000, evaluations=0))
+
+    def stop_soon() -> None:
+        while not run.events({"step"}):
+            time.sleep(0.01)
+        runs.stop(run)
+
+    watcher = threading.Thread(target=stop_soon)
+    watcher.start()
+    code = worker.main(run)
+    watcher.join()
+    assert code == worker.STOPPED
+    status = run.status()
+    assert status.state == "stopped"
+    assert 1 <= status.step < 100_000
+    assert run.events({"step"})[-1]["step"] == status.step
+    assert checkpoints.newest(run.checkpoints_path).step == status.step
+    model = adapters.load(load_base(run.config()).model, run.adapter_path)
+    assert any(p.any() for name, p in model.named_parameters() if ".lora_B." in name)
+    assert not runs.stop_requested(run)
+
+
+def test_a_stop_before_the_first_step_leaves_no_adapter_and_the_run_can_go_on(
+    tiny_config: MakeConfig,
+) -> None:
+    run = runs.prepare(tiny_config(max_steps=2))
+    assert not Attempt(run, EventLog(run.events_path), lambda: True).work()
+    assert (run.status().state, run.status().step) == ("stopped", 0)
+    assert not run.adapter_path.exists()
+    assert go_on(run) == worker.DONE
+
+
+def test_a_stop_while_a_resumed_run_loads_keeps_its_step_and_its_adapter(tiny_config: MakeConfig) -> None:
+    run = stopped_after(tiny_config(), 2)
+    before = weights(run)
+    assert runs.reopen(run)
+    assert not Attempt(run, EventLog(run.events_path), lambda: True).work()
+    assert (run.status().state, run.status().step) == ("stopped", 3)
+    assert same(weights(run), before)
+
+
+def test_a_changed_dataset_refuses_to_go_on(tiny_config: MakeConfig, scenes: Path, tmp_path: Path) -> None:
+    mine = shutil.copytree(scenes, tmp_path / "mine")
+    run = stopped_after(tiny_config(dataset=str(mine)), 2)
+    with (mine / "metadata.jsonl").open("a") as lines:
+        lines.write(json.dumps({"file_name": "images/0000.png", "question": "?", "answer": "!"}) + "\n")
+    assert go_on(run) == worker.BAD_INPUT
+    assert run.status().problem == "The dataset has changed since step 3."
+    assert checkpoints.newest(run.checkpoints_path).step == 3
+    with pytest.raises(UserError, match="The dataset has changed since step 3"):
+        checkpoints.require_same_dataset(checkpoints.newest(run.checkpoints_path), "another")

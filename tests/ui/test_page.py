@@ -1,0 +1,230 @@
+"""The real page in a real browser: `app.py` as a child process, runs as real folders and real workers."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from support.page_driver import SHOWN_MS, TRAINED_MS, Served, opened, see, served, status, visitor
+from training import runs
+from training.config import TrainingConfig
+from training.runs.events import EventLog
+
+HOSTILE = "<img src=x onerror=window.broken=1>{{constructor}} ${window.broken=2}"
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("workspace")) as running:
+        yield running
+
+
+@pytest.fixture
+def page(chromium: Browser, app: Served) -> Iterator[Page]:
+    """A new visitor, who meets no error, asks nothing of another host and runs nothing injected."""
+    with visitor(chromium, app) as visiting:
+        yield visiting
+
+
+@contextmanager
+def made_run(workspace: Path, name: str) -> Iterator[tuple[runs.Run, EventLog]]:
+    """A run as a worker would leave it behind; it is gone after the test."""
+    run = runs.prepare(TrainingConfig(name=name, workspace=workspace))
+    try:
+        yield run, EventLog(run.events_path)
+    finally:
+        shutil.rmtree(run.path, ignore_errors=True)
+
+
+def test_the_first_paint_is_a_filled_form_with_counts_and_one_filled_button(page):
+    see(page, "#pages", "Your first run appears here")
+    see(page, ".total", re.compile(r"Trainable [\d,]{6,} of [\d,]{9,}"))
+    see(page, ".fit", re.compile(r"Adapter \d\.\d MB.*memory about \d\.\d of \d+ GB", re.DOTALL))
+    see(page, ".note", "2,000 examples")
+    assert page.locator("button.primary:visible").all_inner_texts() == ["Start training"]
+
+
+def test_counts_and_command_follow_the_settings(page):
+    before = page.locator(".total b").inner_text()
+    page.locator("#text_lora_r input").fill("4")
+    see(page, ".command", "--text_lora_r 4")
+    expect(page.locator(".total b")).not_to_have_text(before, timeout=SHOWN_MS)
+    page.locator("#use_vision_lora input").check()
+    see(page, ".command", "--use_vision_lora --text_lora_r 4")
+
+
+def test_a_value_that_cannot_be_used_is_marked_at_its_field_and_starts_nothing(page, app):
+    page.locator("#advanced > button").click()
+    page.locator("#learning_rate input").fill("7")
+    see(page, "#learning_rate", "a number above 0 up to 1")
+    page.locator("#epochs input").fill("0")
+    see(page, "#epochs", "can't be used")
+    see(page, "#learning_rate", "a number above 0 up to 1")
+    page.locator("#start").click()
+    see(page, ".trouble", "Learning rate")
+    assert runs.list_runs(app.workspace) == []
+    page.locator("#learning_rate input").fill("0.001")
+    see(page, "#learning_rate", "--learning_rate")
+
+
+def test_one_switch_changes_the_language_of_the_whole_page_and_is_remembered(page, app):
+    page.locator("#language").click()
+    see(page, "#start", "Bắt đầu huấn luyện")
+    see(page, ".total", "Huấn luyện")
+    see(page, ".preview", "một ngôn ngữ mới")
+    see(page, ".welcome", "Lượt chạy đầu tiên")
+    opened(page, app)
+    see(page, "#start", "Bắt đầu huấn luyện")
+    page.get_by_role("tab", name="Dùng thử").click()
+    expect(page.locator("#question textarea")).to_have_attribute("placeholder", "Hỏi điều gì đó về bức ảnh")
+
+
+def test_the_theme_toggle_holds_over_a_reload(page, app):
+    ground = "getComputedStyle(document.querySelector('.card')).backgroundColor"
+    page.locator("#theme").click()
+    toggled = page.evaluate(ground)
+    opened(page, app)
+    page.wait_for_function(f"{ground} === {json.dumps(toggled)}")
+
+
+def test_hostile_text_in_a_run_is_shown_and_not_executed(page, app):
+    with made_run(app.workspace, "hostile") as (_, log):
+        log.append("warning", problem=HOSTILE, remedy=HOSTILE)
+        log.append(
+            "sample",
+            step=0,
+            example_id="a",
+            image="x.png",
+            question=HOSTILE,
+            answer=HOSTILE,
+            prediction=HOSTILE,
+        )
+        log.append("failed", problem=HOSTILE, remedy=HOSTILE, elapsed_s=1.0)
+        see(page, ".notice", HOSTILE)
+        see(page, ".film", HOSTILE)
+        page.get_by_role("tab", name="Runs").click()
+        see(page, ".runs", "Failed")
+
+
+def test_what_a_run_learned_is_shown_and_fits_a_phone(chromium, app):
+    with made_run(app.workspace, "learned") as (_, log):
+        group = {"examples": 40, "exact_match": 0.5, "interval": [0.35, 0.65]}
+        for step in range(12):
+            known = {"loss": 1.0, "examples": 200, "groups": {"a rather long name of a group": group}}
+            intervals = {"exact_match": [0.4, 0.6]}
+            log.append("evaluated", step=step, metrics={"exact_match": 0.5}, intervals=intervals, **known)
+            asked = {"image": None, "question": "what is this? " * 9, "answer": "a red circle"}
+            for name in "ab":
+                log.append("sample", step=step, example_id=name, prediction="a red square " * 9, **asked)
+        samples = [asked | {"example_id": f"rows.jsonl:{n}", "loss": 4.25} for n in range(20)]
+        log.append("hard", step=11, epoch=1.0, seen=200, samples=samples)
+        rates = {"own": 0.8, "blind": 0.79, "own_interval": [0.74, 0.85], "blind_interval": [0.7, 0.8]}
+        log.append("blindfold", step=11, verdict="guesses", metric="exact_match", examples=200, **rates)
+        log.append("finished", step=11, elapsed_s=1.0, adapter="adapter")
+        with visitor(chromium, app, 390) as page:
+            see(page, ".results", "a rather long name of a group (40)")
+            see(page, ".results + .small + .small", "It guesses.")
+            expect(page.locator(".film thead th")).to_have_count(13)
+            expect(page.locator(".hardest li")).to_have_count(20)
+            page.locator("#language").click()
+            see(page, "#live", "Trước và sau")
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_an_interrupted_run_offers_to_resume_and_can_be_deleted_after_a_question(page, app):
+    with made_run(app.workspace, "broken-off") as (run, log):
+        towers = {tower: {"trainable": 1, "total": 2} for tower in ("vision", "connector", "text")}
+        known = {"device": "cpu", "precision": "fp32", "seed": 0, "versions": {}, "trainable": 3, "total": 6}
+        log.append("started", base_model="starter", towers=towers, **known)
+        see(page, ".state", "Interrupted")
+        expect(page.locator("#resume")).to_be_visible(timeout=SHOWN_MS)
+        page.get_by_role("tab", name="Runs").click()
+        page.locator('[data-action="ask"]').click()
+        page.locator('[data-action="delete"]').click()
+        see(page, ".runs", "No runs yet")
+        assert not run.path.exists()
+        assert list((app.workspace / "trash").iterdir())
+
+
+def test_a_folder_in_the_workspace_becomes_a_dataset_and_one_outside_is_refused(page, app, tmp_path):
+    folder = app.workspace / "datasets" / "mine"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (32, 32), "teal").save(folder / "1.png")
+    (folder / "metadata.jsonl").write_text(
+        '{"file_name": "1.png", "question": "colour?", "answer": "teal"}\n'
+    )
+    page.get_by_role("button", name="Add yours…").click()
+    page.locator("#folder input").fill(str(tmp_path))
+    page.get_by_role("button", name="Use this folder").click()
+    see(page, ".adding", "outside the workspace")
+    page.locator("#folder input").fill("datasets/mine")
+    page.get_by_role("button", name="Use this folder").click()
+    see(page, ".preview", "“colour?” → “teal”")
+    see(page, ".command", "--dataset mine")
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_nothing_is_wider_than_the_screen(chromium, app, width):
+    with visitor(chromium, app, width) as page:
+        for tab in ("Train", "Try", "Runs"):
+            page.get_by_role("tab", name=tab).click()
+            page.wait_for_timeout(500)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_every_control_has_a_name_and_room_for_a_finger(chromium, app):
+    with visitor(chromium, app, 390) as page:
+        controls = page.locator("button:visible, input:visible:not([type=checkbox]), textarea:visible")
+        for control in controls.all():
+            html = control.evaluate("node => node.outerHTML")
+            assert control.evaluate("node => node.getBoundingClientRect().height") >= 24, html
+            named = control.evaluate(
+                "node => node.ariaLabel || node.innerText || node.labels?.[0]?.innerText"
+            )
+            assert named.strip(), html
+
+
+def test_the_page_refuses_foreign_hosts_foreign_origins_and_foreign_files(app):
+    join = f"{app.url}/gradio_api/queue/join"
+    assert status(app.url, Host="evil.example") == 400
+    assert status(join, b"{}", Origin="http://evil.example", **{"Content-Type": "application/json"}) == 403
+    assert status(f"{app.url}/gradio_api/upload", b"", Origin="http://localhost:1") == 403
+    assert status(f"{app.url}/gradio_api/file=http://evil.example/x.png") == 403
+    assert status(f"{app.url}/gradio_api/file={app.workspace}/app.log") in (403, 404)
+    assert status(f"{app.url}/monitoring/summary") in (403, 404)
+
+
+def test_on_a_space_without_a_password_nobody_trains_and_the_page_says_so(chromium, tmp_path):
+    with served(tmp_path, SPACE_ID="someone/lens") as space, visitor(chromium, space) as page:
+        see(page, ".action", "LORA_LENS_PASSWORD")
+        expect(page.locator("#start")).to_be_disabled()
+
+
+def test_with_a_password_the_page_asks_for_it(tmp_path):
+    with served(tmp_path, LORA_LENS_PASSWORD="open sesame") as guarded:
+        assert status(f"{guarded.url}/config") == 401
+
+
+def test_from_start_to_an_answer_with_nothing_else_touched(chromium, tmp_path):
+    with served(tmp_path) as app, visitor(chromium, app) as page:
+        see(page, ".total", "Trainable")
+        page.locator("#start").click()
+        see(page, ".runline .state", re.compile("Starting|Training"))
+        page.wait_for_selector(".plot polyline", state="attached", timeout=TRAINED_MS)
+        opened(page, app)  # a reload in the middle
+        see(page, ".runline .state", "Training")
+        see(page, ".runline .state", "Finished", timeout=TRAINED_MS)
+        see(page, ".tiles", re.compile(r"\d+ % → \d+ %"))
+        assert len(runs.list_runs(tmp_path)) == 1
+        page.locator("#try-it").click()
+        expect(page.locator("#image img")).to_be_visible(timeout=SHOWN_MS)
+        page.locator("#ask").click()
+        expect(page.locator(".answers .card")).to_have_count(2, timeout=SHOWN_MS)
+        see(page, ".hist", "?", timeout=TRAINED_MS)
+        assert all(answer.strip() for answer in page.locator(".answers .ans").all_inner_texts())

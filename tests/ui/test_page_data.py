@@ -1,0 +1,312 @@
+"""The Data tab in a real browser: drop, check, mend, label, look through the model's eye, train."""
+
+import io
+import json
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from support.foreign_layouts import packed
+from support.page_driver import SHOWN_MS, TRAINED_MS, Served, opened, see, served, status, visitor
+from training import runs
+from training.config import TrainingConfig
+from training.data.open import open_dataset
+from training.runs.events import EventLog
+
+HOSTILE = (
+    "<img src=x onerror=window.broken=1><script>window.broken=2</script>{{constructor}} ${window.broken=3}"
+)
+GOOD = 12
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("workspace")) as running:
+        yield running
+
+
+@pytest.fixture
+def page(chromium: Browser, app: Served) -> Iterator[Page]:
+    with visitor(chromium, app) as visiting:
+        open_data(visiting)
+        yield visiting
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory) -> Path:
+    """A zip with good rows, a fault of each kind, and text that would do something if it were let."""
+    rows: list[object] = [
+        {"image": f"images/{n}.jpg", "question": f"Picture {n}?", "answer": f"number {n}"}
+        for n in range(GOOD)
+    ]
+    rows += [
+        '{"image": "images/0.jpg", "question": "torn',
+        {"image": "images/gone.jpg", "question": "Where?", "answer": "nowhere"},
+        {"image": "../../etc/passwd", "question": "Outside?", "answer": "no"},
+        {"image": "http://127.0.0.1/x.png", "question": "A URL?", "answer": "no"},
+        {"image": "images/1.jpg", "question": "Empty?", "answer": ""},
+        {"image": "images/torn.jpg", "question": "Torn?", "answer": "yes"},
+        {"image": ["images/1.jpg", "images/2.jpg"], "question": "Two?", "answer": "yes"},
+        {"image": "images/3.jpg", "question": "Stop?", "answer": "yes</s>"},
+        {"image": "images/4.jpg", "question": "Long?", "answer": "word " * 400},
+        {"image": "images/5.jpg", "question": HOSTILE, "answer": "\u202e" + HOSTILE},
+    ]
+    archive = tmp_path_factory.mktemp("dropped") / "planted.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for number in range(GOOD):
+            file.writestr(f"pets/images/{number}.jpg", picture(number))
+        file.writestr("pets/images/torn.jpg", picture(99)[:700])
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        file.writestr("pets/train.jsonl", "\n".join(lines))
+    return archive
+
+
+def picture(number: int) -> bytes:
+    written = io.BytesIO()
+    Image.linear_gradient("L").rotate(number * 7).resize((160, 120)).convert("RGB").save(written, "JPEG")
+    return written.getvalue()
+
+
+def open_data(page: Page) -> None:
+    page.get_by_role("tab", name="Data", exact=True).click()
+    expect(page.locator("#examples .example img").first).to_be_visible(timeout=SHOWN_MS)
+
+
+def drop(page: Page, file: Path, name: str) -> None:
+    """A file dropped on the box for datasets, and the dataset that it became chosen. Twice is once."""
+    page.locator("#data-add").click()
+    page.locator("#data-files input[type=file]").set_input_files(str(file))
+    expect(page.locator("#data-dataset input")).to_have_value(name, timeout=SHOWN_MS)
+
+
+def choose(page: Page, dataset: str) -> None:
+    page.locator("#data-dataset input").click()
+    page.get_by_role("option", name=dataset, exact=True).click()
+    expect(page.locator("#data-dataset input")).to_have_value(dataset, timeout=SHOWN_MS)
+
+
+def check(page: Page, verdict: str) -> None:
+    page.locator("#check").click()
+    see(page, ".verdict", verdict)
+
+
+def train(page: Page, dataset: str) -> None:
+    """On Train, a short run on the dataset that was chosen on Data, to its end."""
+    page.get_by_role("tab", name="Train").click()
+    page.locator("#advanced > button").click()
+    page.locator("#epochs input").fill("2")
+    see(page, ".command", f"--dataset {dataset} --epochs 2")
+    page.locator("#start").click()
+    see(page, "#live", dataset)
+    see(page, ".runline .state", "Finished", timeout=TRAINED_MS)
+
+
+def test_a_zip_with_every_planted_fault_is_read_mended_and_trained_on(page, app, planted):
+    drop(page, planted, "planted")
+    check(page, "A run would be refused")
+    for told in (
+        "train.jsonl line 13",
+        "not valid JSON",
+        "lies outside the dataset folder",
+        "URLs are not fetched",
+        "there is nothing to learn",
+        "can't be decoded",
+        "this model takes exactly one",
+        "</s>",
+        "tokens, and",
+    ):
+        see(page, "#findings", told)
+    page.locator("#data-skip input").check()
+    see(page, ".verdict", f"Used: {GOOD + 1}.")
+    page.locator("#data-skip input").uncheck()
+    page.locator("#findings li", has_text="nothing to learn").locator('[data-act="fix"]').first.click()
+    page.locator("#edit-answer textarea").fill("now it is said")
+    page.locator("#edit-answer textarea").press("Enter")
+    see(page, "#changes", "Corrected: 1")
+    page.locator("#leave-all").click()
+    see(page, "#changes", "Left out: 8")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1400
+    opened(page, app)  # what was changed outlives the visit
+    open_data(page)
+    choose(page, "planted")
+    see(page, "#changes", "Corrected: 1. Left out: 8")
+    page.locator("#save-version").click()
+    expect(page.locator("#data-dataset input")).to_have_value("planted-v2", timeout=SHOWN_MS)
+    check(page, "A run can start")
+    assert len(open_dataset("planted-v2", app.workspace).examples) == GOOD + 2
+    train(page, "planted-v2")
+
+
+def test_after_another_dataset_is_chosen_the_page_comes_to_rest(page, planted):
+    drop(page, planted, "planted")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "queue/join" in request.url else None)
+    deadline = time.monotonic() + 60
+    while True:  # until nothing was asked for three seconds
+        asked.clear()
+        page.wait_for_timeout(3000)
+        if not asked:
+            break
+        assert time.monotonic() < deadline, f"the page never rests: {len(asked)} events in 3 s"
+
+
+def test_bad_rows_are_skipped_by_choice_and_the_setting_is_the_runs(page):
+    page.locator("#data-skip input").check()
+    page.get_by_role("tab", name="Train").click()
+    see(page, ".command", "--skip_bad_rows")
+
+
+def test_the_models_eye_shows_the_patches_and_which_tokens_are_trained(page):
+    page.locator("#examples .example").nth(1).click()
+    expect(page.locator("#eye .view img")).to_be_visible(timeout=SHOWN_MS)
+    see(page, "#eye", "96 × 96 for the model · 6 × 6 patches · 9 image tokens")
+    trained = page.locator("#eye .tokens .on").all_inner_texts()
+    shown = page.locator("#examples .example.on .a").inner_text()
+    assert "".join(trained).replace("</s>", "").strip() == shown
+    head = page.locator("#eye .browse").inner_text()
+    page.locator("#eye-on").click()
+    see(page, "#eye", "3 of 2,000")
+    assert page.locator("#eye .browse").inner_text() != head
+    page.locator("#eye-edit").click()
+    expect(page.locator("#edit-answer textarea")).not_to_have_value("", timeout=SHOWN_MS)
+    page.locator("#edit-answer textarea").fill("")
+    page.locator("#draft").click()  # an answer of the model's own
+    expect(page.locator("#edit-answer textarea")).not_to_have_value("", timeout=TRAINED_MS)
+    page.locator("#eye-close").click()
+    expect(page.locator("#eye")).to_be_hidden(timeout=SHOWN_MS)
+
+
+def test_a_safe_length_is_applied_to_the_run_and_loses_nothing(page):
+    page.get_by_role("tab", name="Train").click()
+    page.locator("#advanced > button").click()
+    page.locator("#max_length input").fill("12")
+    see(page, ".command", "--max_length 12")
+    page.get_by_role("tab", name="Data", exact=True).click()
+    check(page, "A run would be refused")
+    expect(page.locator(".histogram .limit")).to_be_visible(timeout=SHOWN_MS)
+    page.locator("#apply-safe").click()
+    see(page, ".verdict", "A run can start")
+    expect(page.locator("#apply-safe")).to_be_hidden(timeout=SHOWN_MS)
+    page.get_by_role("tab", name="Train").click()
+    see(page, ".command", "--max_length 64")
+
+
+def test_pictures_are_labelled_with_the_keyboard_alone(page, app, tmp_path):
+    files = []
+    for number in range(3):
+        files.append(tmp_path / f"{number}.jpg")
+        files[-1].write_bytes(picture(number))
+    page.locator("#data-label").click()
+    page.locator("#label-files input[type=file]").set_input_files([str(file) for file in files])
+    see(page, "#editor", "0 of 3 pictures have a label")
+    page.locator("#edit-question textarea").fill("What is it?")
+    page.keyboard.press("Enter")
+    for number in range(3):
+        expect(page.locator("#edit-answer textarea")).to_be_focused(timeout=SHOWN_MS)
+        see(page, "#editor", f"{number + 1} of 3")
+        page.keyboard.type(f"answer {number}")
+        page.keyboard.press("Enter")
+        see(page, "#editor", f"{number + 1} of 3 pictures have a label")
+    page.keyboard.press("Alt+ArrowLeft")
+    expect(page.locator("#edit-answer textarea")).to_have_value("answer 2", timeout=SHOWN_MS)
+    page.locator("#edit-close").click()
+    see(page, "#examples", "answer 2")
+    written = open_dataset("labels", app.workspace).examples
+    assert [(e.question, e.answer) for e in written] == [("What is it?", f"answer {n}") for n in range(3)]
+
+
+def test_an_example_is_found_its_text_does_nothing_and_no_file_is_served(page, app, planted):
+    drop(page, planted, "planted")
+    page.locator("#search input, #search textarea").fill("onerror")
+    expect(page.locator("#examples [data-act=look]")).to_have_count(1, timeout=SHOWN_MS)
+    page.get_by_text("Table", exact=True).click()
+    see(page, "table.examples", HOSTILE[:40])
+    page.locator("#examples [data-act=look]").click()
+    see(page, "#eye", "onerror")
+    for source in page.locator("#examples img, #eye img").evaluate_all("nodes => nodes.map(n => n.src)"):
+        assert source.startswith("data:image/webp;base64,")
+    root = app.workspace / "datasets"
+    files = [
+        root / "planted" / "pets" / "images" / "0.jpg",
+        root / "planted" / "pets" / "train.jsonl",
+        next((root / ".thumbnails").rglob("*.webp")),
+    ]
+    for path in files:
+        assert path.is_file()
+        assert status(f"{app.url}/gradio_api/file={path}") in (403, 404)
+
+
+def test_columns_that_are_called_otherwise_are_corrected_and_are_the_runs(page, tmp_path, app):
+    archive = tmp_path / "odd.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("a.jpg", picture(1))
+        rows = [{"image": "a.jpg", "ask": f"Which {n}?", "say": f"this {n}"} for n in range(4)]
+        file.writestr("rows.jsonl", "\n".join(map(json.dumps, rows)))
+    drop(page, archive, "odd")
+    page.locator("#data-columns > button").click()
+    for kind, column in (("question", "ask"), ("answer", "say")):
+        page.locator(f"#column-{kind} input").click()
+        page.get_by_role("option", name=column, exact=True).click()
+        expect(page.locator(f"#column-{kind} input")).to_have_value(column, timeout=SHOWN_MS)
+    see(page, "#examples", "this 3")
+    page.get_by_role("tab", name="Train").click()
+    see(page, ".command", "question=ask,answer=say")
+
+
+@pytest.mark.parametrize(
+    ("layout", "told"),
+    [("llama_factory", "LLaMA-Factory"), ("ms_swift", "JSON Lines · queries"), ("llava", "JSON · conv")],
+)
+def test_another_programs_dataset_dropped_as_it_is_trains(page, tmp_path, layout, told):
+    drop(page, packed(layout, tmp_path), layout)
+    see(page, ".facts", told)
+    check(page, "A run can start")
+    train(page, layout)
+    see(page, ".film", "Which colour is it?")
+
+
+def test_one_of_the_hardest_examples_is_opened_in_its_dataset_and_corrected(page, app, planted):
+    drop(page, planted, "planted")
+    run = runs.prepare(TrainingConfig(name="hard", workspace=app.workspace, dataset="planted"))
+    log = EventLog(run.events_path)
+    hardest = {"example_id": "train.jsonl:3", "image": None, "question": "Picture 2?", "loss": 9.0}
+    log.append("hard", step=1, epoch=1.0, seen=9, samples=[hardest | {"answer": "number 2"}])
+    log.append("finished", step=1, elapsed_s=1.0, adapter="adapter")
+    page.locator("#data-dataset input").click()
+    page.get_by_role("option", name="shapes-vi", exact=True).click()
+    page.get_by_role("tab", name="Train").click()
+    page.locator(".hardest button").click(timeout=SHOWN_MS)
+    expect(page.locator("#data-dataset input")).to_have_value("planted", timeout=SHOWN_MS)
+    see(page, "#eye", "train.jsonl line 3")
+    page.locator("#eye-edit").click()
+    expect(page.locator("#edit-answer textarea")).to_have_value("number 2", timeout=SHOWN_MS)
+    page.get_by_role("tab", name="Train").click()
+    see(page, ".command", "--dataset planted")
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen_and_every_control_has_a_name(chromium, app, planted):
+    with visitor(chromium, app, 390) as page:
+        open_data(page)
+        drop(page, planted, "planted")
+        check(page, "A run would be refused")
+        page.locator("#examples .example").first.click()
+        expect(page.locator("#eye .view img")).to_be_visible(timeout=SHOWN_MS)
+        page.locator("#eye-edit").click()
+        expect(page.locator("#edit-answer textarea")).to_be_visible(timeout=SHOWN_MS)
+        page.locator("#language").click()
+        see(page, "#check", "Kiểm tra")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.evaluate(UNNAMED) == []
+
+
+UNNAMED = """() => [...document.querySelectorAll('button, input, textarea')]
+  .filter((node) => node.offsetParent && !['checkbox', 'radio', 'file'].includes(node.type))
+  .filter((node) => !(node.ariaLabel || node.innerText || node.labels?.[0]?.innerText || '').trim()
+                    || node.getBoundingClientRect().height < 24)
+  .map((node) => node.outerHTML.slice(0, 200))"""
+"""Controls without a name, or too small for a finger."""

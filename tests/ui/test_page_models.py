@@ -1,0 +1,168 @@
+"""Any model and any adapter on the real page: typed, composed, counted, tried, gone on from, retried."""
+
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from playwright.sync_api import Browser, Page, expect
+
+from support.composed_towers import make_text, make_vision
+from support.families import FAMILIES
+from support.page_driver import SHOWN_MS, TRAINED_MS, Served, see, served, visitor
+from training import runs
+from training.config import build
+from training.runs import Run
+from training.runs.events import EventLog
+from vlm import adapters
+from vlm.models.loading import load_base
+from vlm.settings import AdapterSettings, ModelSettings
+
+
+@pytest.fixture(scope="module")
+def chat_base(tmp_path_factory) -> Path:
+    """A tiny chat model in a folder."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-chat"
+    FAMILIES["aya_vision"](folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory, taught: Run, chat_base: Path) -> Iterator[Served]:
+    """The page over a finished run of the tiny model, and somebody's adapter of the chat model."""
+    workspace = tmp_path_factory.mktemp("workspace")
+    shutil.copytree(taught.path, workspace / "runs" / "demo")
+    base = load_base(ModelSettings(model=str(chat_base), device="cpu")).model
+    model = adapters.attach(base, AdapterSettings(use_vision_lora=True), chat_base.name)
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    adapters.save(model, workspace / "adapters" / "from-a-friend")
+    with served(workspace) as running:
+        yield running
+
+
+@pytest.fixture
+def page(chromium: Browser, app: Served) -> Iterator[Page]:
+    with visitor(chromium, app) as visiting:
+        yield visiting
+
+
+def choose_model(page: Page, model: str, box: str = "#choose-model") -> None:
+    """Type a model into its box."""
+    typed = page.locator(f"{box} input")
+    typed.click()
+    typed.fill(model)
+    typed.press("Enter")
+
+
+def test_a_folder_typed_in_the_model_box_is_counted_and_the_settings_that_follow_it_are_said(page, chat_base):
+    before = page.locator(".total b").inner_text()
+    page.locator("#advanced > button").click()
+    choose_model(page, str(chat_base))
+    see(page, ".about", "aya_vision · ")
+    see(page, ".total", re.compile(r"Trainable [\d,]+ of [\d,]+"))
+    expect(page.locator(".total b")).not_to_have_text(before, timeout=SHOWN_MS)
+    see(page, ".command", f"--model {chat_base}")
+    expect(page.locator("#text_lora_part")).to_have_count(0, timeout=SHOWN_MS)  # there is no encoder of text
+    page.locator("#text_lora_targets input").click()
+    expect(page.get_by_role("option", name="q_proj")).to_be_visible(timeout=SHOWN_MS)
+
+
+def test_a_model_that_is_not_there_is_said_at_its_box_and_starts_nothing(page, app):
+    choose_model(page, str(app.workspace / "nowhere"))
+    see(page, ".trouble", "There is no model in")
+    expect(page.locator(".total")).to_have_count(0, timeout=SHOWN_MS)
+    page.locator("#start").click()
+    expect(page.locator(".action .trouble")).to_contain_text("There is no model in", timeout=SHOWN_MS)
+    assert [run.name for run in runs.list_runs(app.workspace)] == ["demo"]
+
+
+def test_two_towers_are_composed_and_their_new_connector_trains_in_full(page, tmp_path):
+    vision, text = make_vision("siglip", tmp_path / "eyes"), make_text("bart", tmp_path / "words")
+    page.locator("#choose-model input").click()
+    page.get_by_role("option", name="Compose your own…").click()
+    choose_model(page, str(vision), "#vision_tower")
+    choose_model(page, str(text), "#text_model")
+    page.locator("#use-both").click()
+    expect(page.locator("#choose-model input")).to_have_value("eyes+words", timeout=SHOWN_MS)
+    see(page, ".row.tower.connector", "all of it")
+    see(page, ".command", f"--model {vision}+{text}")
+    expect(page.locator("#vision_tower")).to_have_count(0, timeout=SHOWN_MS)
+
+
+def test_what_a_method_does_not_read_is_not_there(page):
+    page.locator("#advanced > button").click()
+    expect(page.locator("#num_virtual_tokens")).to_have_count(0)
+    page.locator("#choose-method input").click()
+    page.get_by_role("option", name="Prefix tuning").click()
+    see(page, "#method-about", "keys and values")
+    expect(page.locator("#num_virtual_tokens")).to_be_visible(timeout=SHOWN_MS)
+    for gone in ("#text_lora_r", "#use_vision_lora", "#text_lora_targets", "#loraplus_lr_ratio"):
+        expect(page.locator(gone)).to_have_count(0, timeout=SHOWN_MS)
+    see(page, ".command", "--method prefix_tuning")
+
+
+def test_a_chat_model_answers_beside_somebody_elses_adapter_which_is_checked_and_probed(page, chat_base):
+    page.get_by_role("tab", name="Try").click()
+    see(page, "#who", "Base model, untouched")
+    choose_model(page, str(chat_base), "#base")
+    see(page, "#who", "from-a-friend")
+    see(page, ".checks", re.compile(r"from-a-friend: (\d+) of \1 tensors match\s*$"))
+    see(page, ".unfit", "demo does not fit")
+    page.locator(".pickable button").first.click()
+    expect(page.locator("#image img")).to_be_visible(timeout=SHOWN_MS)
+    page.locator("#ask").click()
+    expect(page.locator(".answers .card")).to_have_count(2, timeout=SHOWN_MS)
+    see(page, ".checks", "answers differ from the base's", timeout=TRAINED_MS)
+    see(page, ".hist", "from-a-friend", timeout=TRAINED_MS)
+
+
+def test_a_folder_outside_the_workspace_is_no_adapter_and_one_inside_is(page, app, taught, tiny_base):
+    shutil.copytree(taught.adapter_path, app.workspace / "elsewhere" / "mine")
+    page.get_by_role("tab", name="Try").click()
+    see(page, "#who", "Base model, untouched")
+    choose_model(page, str(tiny_base), "#base")
+    see(page, "#who", "demo")
+    page.locator("#add-adapter").click()
+    page.locator("#adapter-folder input").fill(str(taught.adapter_path))
+    page.locator("#use-adapter-folder").click()
+    see(page, ".adding", "outside the workspace")
+    page.locator("#adapter-folder input").fill("elsewhere/mine")
+    page.locator("#use-adapter-folder").click()
+    see(page, "#who", "elsewhere/mine")
+    expect(page.locator("#adapter-folder")).to_have_count(0, timeout=SHOWN_MS)
+
+
+def test_training_goes_on_from_an_adapter_of_the_list_with_its_own_settings(page, app, taught):
+    page.get_by_role("tab", name="Runs").click()
+    page.locator('[data-action="continue"][data-adapter="/demo"]').click()
+    see(page, ".advice", "Goes on from demo")
+    see(page, ".command", "--from_adapter demo")
+    see(page, ".command", f"--model {taught.config().model}")
+    expect(page.locator("#choose-method input")).to_be_disabled()
+    expect(page.locator("#text_lora_r input")).to_be_disabled()
+    page.locator("#afresh").click()
+    expect(page.locator(".command code")).not_to_contain_text("--from_adapter", timeout=SHOWN_MS)
+    expect(page.locator("#text_lora_r input")).to_be_enabled(timeout=SHOWN_MS)
+
+
+def test_a_failed_run_is_started_again_with_the_setting_that_its_remedy_names(page, app, tiny_settings):
+    settings = tiny_settings | {"workspace": app.workspace, "name": "too-large", "batch_size": 64}
+    run = runs.prepare(build(settings))
+    log = EventLog(run.events_path)
+    log.append("failed", problem="It does not fit.", remedy="Use --batch_size 2.", elapsed_s=1.0)
+    see(page, ".notice", "It does not fit.")
+    page.locator("#retry").click()
+    see(page, ".runline .state", re.compile("Starting|Training|Finished"))
+    (again,) = [run for run in runs.list_runs(app.workspace) if run.name not in ("demo", "too-large")]
+    assert again.config().batch_size == 2
+    assert again.config().model == settings["model"]
+    runs.stop(again)
+    deadline = time.monotonic() + TRAINED_MS / 1000
+    while again.status().live and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not again.status().live

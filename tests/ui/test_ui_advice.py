@@ -1,0 +1,64 @@
+"""The memory badge: what is said of a run that fits and of one that does not, and what would help."""
+
+import gradio as gr
+import pytest
+
+from training.config import build
+from training.memory import estimate
+from ui import advice, form, mixer
+from ui.advice import HIDDEN, advise, measure
+
+DEFAULTS = {field: form.default_of(field) for field in form.FIELDS}
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """Sets how much memory this machine has."""
+    return lambda size: monkeypatch.setattr(estimate, "device_memory", lambda _: size)
+
+
+def test_a_run_that_fits_is_told_with_its_badge_and_needs_no_advice(device):
+    device(24 << 30)
+    line, error, row = measure("en", DEFAULTS, form.STARTER)
+    needed = estimate.estimate(build({})).total / 2**30
+    assert f"memory about {needed:.1f} of 24 GB" in line
+    assert 'class="badge fits">fits<' in line
+    assert (error, row) == ("", HIDDEN)
+    assert advise("en", DEFAULTS, form.STARTER) == (HIDDEN, "", None)
+
+
+def test_of_a_run_that_does_not_fit_the_setting_that_helps_is_told_with_its_estimate(device):
+    values = DEFAULTS | {"batch_size": 256}
+    needed, small = (estimate.estimate(build({"batch_size": size})).total for size in (256, 32))
+    device(int((needed + small) / 2))
+    line, _, row = measure("en", values, form.STARTER)
+    assert "tight" in line or "won&#x27;t fit" in line
+    assert row == gr.skip()  # what was advised before stands until there is more to say
+    shown, words, advised = advise("en", values, form.STARTER)
+    assert shown == gr.update(visible=True)
+    setting, value = advised
+    helped = estimate.estimate(build(values | {setting: value}))
+    assert helped.total < needed
+    assert f"{helped.total / 2**30:.1f} GB" in words
+    assert "Với" in advise("vi", values, form.STARTER)[1]
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [{"text_lora_r": 0}, {"use_text_lora": False}, {"model": "somebody/else"}],
+    ids=["a rank that can't be", "nothing that trains", "a model that was not read"],
+)
+def test_nothing_is_estimated_of_settings_that_are_no_run_yet(edited):
+    values = DEFAULTS | edited
+    assert advice.countable(values, form.STARTER) is None
+    assert measure("en", values, form.STARTER) == ("", "", HIDDEN)
+    assert advise("en", values, form.STARTER) == (HIDDEN, "", None)
+
+
+def test_a_setting_in_the_fold_that_cannot_be_used_keeps_no_estimate_back():
+    assert "badge" in measure("en", DEFAULTS | {"epochs": 0}, form.STARTER)[0]
+
+
+def test_the_form_is_drawn_with_the_starters_memory():
+    assert "badge" in mixer.first_memory("vi")
+    assert "bộ nhớ khoảng" in mixer.first_memory("vi")

@@ -1,0 +1,286 @@
+"""A run's events as HTML: what is told, and that nothing from a run or a dataset is executed."""
+
+import html
+import re
+
+import pytest
+
+from training.runs.status import Status
+from ui import answers_html, learned, live
+from ui.answers_html import Reply
+from ui.chart import ceiling, loss_chart, thinned
+from ui.film import film
+from ui.story import Story, exact_match, gather, is_right
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>{{value}} ${alert(3)}"
+TOWERS = {
+    "vision": {"trainable": 0, "total": 1000},
+    "connector": {"trainable": 0, "total": 100},
+    "text": {"trainable": 122880, "total": 1248512},
+}
+
+
+def started(**fields) -> dict:
+    known = {"base_model": "starter", "device": "cpu", "precision": "fp32", "towers": TOWERS}
+    return {"time": 1.0, "kind": "started", **known, **fields}
+
+
+def step(number: int, loss: float | None = 1.0, **fields) -> dict:
+    known = {"total": 200, "examples_per_s": 412.0, "memory_gib": 0.93, "eta_s": 21.0}
+    return {"time": 2.0, "kind": "step", "step": number, "loss": loss, **known, **fields}
+
+
+def evaluated(number: int, score: float) -> dict:
+    metrics = {"exact_match": score, "token_f1": score}
+    return {
+        "time": 3.0,
+        "kind": "evaluated",
+        "step": number,
+        "loss": 0.5,
+        "metrics": metrics,
+        "examples": 200,
+    }
+
+
+def sample(
+    number: int, prediction: str, answer: str = "đỏ", question: str = "màu gì?", image: str = "images/1.png"
+) -> dict:
+    known = {"example_id": "a", "image": image, "question": question, "answer": answer}
+    return {"time": 3.0, "kind": "sample", "step": number, "prediction": prediction, **known}
+
+
+GROUP = {"examples": 2, "exact_match": 0.5, "interval": [0.09, 0.91]}
+
+
+def hard(step: int, question: str = "màu gì?", epoch: float = 2.0) -> dict:
+    sample = {"example_id": question, "image": "images/1.png", "question": question, "answer": question}
+    known = {"time": 3.0, "kind": "hard", "step": step, "epoch": epoch, "seen": 1}
+    return known | {"samples": [sample | {"loss": 4.25}]}
+
+
+def blindfold(verdict: str) -> dict:
+    rates = {"own": 0.71, "blind": 0.34} if verdict != "untestable" else {"own": None, "blind": None}
+    return {"time": 3.0, "kind": "blindfold", "step": 9, "verdict": verdict, "examples": 40} | rates
+
+
+def test_time_left_is_told_only_after_five_steps():
+    early = live.where_it_is("en", Status("running", 4, 200, "training", eta_s=90.0), Story())
+    later = live.where_it_is("en", Status("running", 5, 200, "training", eta_s=90.0), Story())
+    assert early == ["step 4 of 200"]
+    assert later == ["step 5 of 200", "1 min 30 s left"]
+
+
+def test_a_phase_is_told_with_its_numbers_until_steps_tell_more():
+    phase = {"kind": "phase", "time": 1.0, "name": "encoding images", "done": 120, "total": 500}
+    assert live.where_it_is("en", Status("running", phase="x"), gather([phase])) == [
+        "encoding images 120 of 500"
+    ]
+    training = phase | {"name": "training"}
+    assert live.where_it_is("en", Status("running", 10, 200), gather([training])) == ["step 10 of 200"]
+
+
+def test_a_phase_the_page_does_not_know_is_told_by_its_name():
+    phase = {"kind": "phase", "time": 1.0, "name": "polishing", "done": 0, "total": 0}
+    assert live.where_it_is("vi", Status("running"), gather([phase])) == ["polishing"]
+
+
+def test_a_resumed_run_tells_each_step_once():
+    story = gather(
+        [step(10, 3.0), step(20, 2.0), step(30, 1.5), step(20, 1.9), evaluated(0, 0.1), evaluated(20, 0.5)]
+    )
+    assert [(told["step"], told["loss"]) for told in story.steps] == [(10, 3.0), (20, 1.9)]
+    assert (story.base_score, story.score) == (0.1, 0.5)
+
+
+def test_tiles_tell_counts_and_exact_match_before_and_after():
+    shown = live.tiles("en", gather([started(), step(10), evaluated(0, 0.03), evaluated(100, 0.71)]))
+    for fact in ("122,880", "3 % → 71 %", "412", "0.9 GB"):
+        assert fact in shown
+
+
+def test_tiles_of_a_run_that_has_said_nothing_hold_dashes():
+    assert live.tiles("en", Story()).count("<b>–</b>") == 5
+
+
+def test_a_failure_is_told_with_its_remedy_and_a_good_run_has_no_notice():
+    failed = Status("failed", problem="The disk is full.", remedy="Free 2 GB.")
+    assert "The disk is full." in live.failure("en", failed)
+    assert "Free 2 GB." in live.failure("vi", failed)
+    assert live.failure("en", Status("running")) == live.warnings("en", Story()) == ""
+
+
+def test_the_filmstrip_has_a_column_for_the_base_and_the_newest_and_marks_right_and_wrong():
+    answers = [sample(0, "red"), *(sample(n, "lam") for n in range(1, 20)), sample(40, " Đỏ. ")]
+    shown = film("en", gather(answers), lambda image: "data:image/webp;base64,AA")
+    assert re.findall(r'<th scope="col">(?:step )?(\w+)</th>', shown) == [
+        "base",
+        *(str(number) for number in range(10, 20)),
+        "40",
+    ]
+    assert (shown.count("✓"), shown.count("✗")) == (1, 11)
+    assert 'src="data:image/webp;base64,AA"' in shown
+
+
+def test_an_answer_is_right_whatever_its_case_spaces_or_composition():
+    assert is_right("  ĐỎ. ", "đỏ")
+    assert is_right("a\u0309nh", "\u1ea3nh")
+    assert not is_right("do", "đỏ")
+
+
+def test_an_evaluation_without_a_number_counts_as_nothing_right():
+    assert exact_match(evaluated(0, 0.0) | {"metrics": {"exact_match": None}}) == 0.0
+
+
+def test_an_ended_run_shows_base_and_adapter_with_intervals_and_groups():
+    before = evaluated(0, 0.03) | {"intervals": {"exact_match": [0.01, 0.07]}, "groups": {"count": GROUP}}
+    after = evaluated(9, 0.71) | {"intervals": {"exact_match": [0.64, 0.77]}, "groups": {"count": GROUP}}
+    story = gather([before, after])
+    assert learned.results("en", Status("running"), story) == ""
+    shown = learned.results("en", Status("finished", 9, 9), story)
+    assert '<th scope="col">Adapter</th>' in shown
+    assert "95 % interval of the last: 64 to 77." in live.scores("en", story)
+    assert '<th scope="col">step 9</th>' in learned.results("en", Status("stopped", 12, 20), story)
+    assert "<b>3 %</b> <span>1 to 7</span></td><td><b>71 %</b> <span>64 to 77</span>" in shown
+    assert '<th scope="row">count (2)</th><td><b>50 %</b> <span>9 to 91</span>' in shown
+    assert "Khớp hoàn toàn theo loại" in learned.results("vi", Status("stopped"), story)
+
+
+def test_a_log_from_before_intervals_and_groups_is_shown_without():
+    shown = learned.results("en", Status("finished"), gather([evaluated(0, 0.1), evaluated(9, 0.5)]))
+    assert "<b>50 %</b></td>" in shown
+    assert "by type" not in shown
+
+
+def test_the_kept_step_is_what_the_page_tells_of():
+    told = [evaluated(0, 0.1), evaluated(5, 0.8), evaluated(9, 0.5)]
+    ended = {"time": 4.0, "kind": "finished", "step": 9, "elapsed_s": 1.0, "adapter": "adapter"}
+    assert gather([*told, ended]).score == 0.5
+    early = ended | {"best_step": 5, "best_metric": "exact_match", "ended_early": True}
+    story = gather([*told, early])
+    assert story.score == 0.8
+    shown = learned.results("en", Status("finished"), story)
+    assert "<b>80 %</b>" in shown
+    assert "Ended early: nothing was better than step 5 by Exact match" in shown
+    assert gather([*told, early, {"time": 5.0, "kind": "queued"}]).best_step is None
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        ("looks", "71 % right, with other examples' 34 %. It looks."),
+        ("guesses", "It guesses."),
+        ("unclear", "of 40 examples that does not tell whether it looks."),
+        ("untestable", "no two held-out examples have different images"),
+    ],
+)
+def test_the_blindfold_test_is_told_in_a_sentence(verdict, words):
+    story = gather([evaluated(0, 0.1), evaluated(9, 0.5), blindfold(verdict)])
+    assert words in html.unescape(learned.results("en", Status("finished"), story))
+    assert words in html.unescape(live.log("en", story))
+    assert "bịt mắt" in learned.results("vi", Status("finished"), story)
+
+
+def test_the_blindfold_tests_gap_and_what_would_tell_are_told():
+    unclear = blindfold("unclear") | {"gap_interval": [-0.108, 0.199], "needed": 250}
+    words = learned.blindfold_words("en", unclear)
+    assert words.endswith("a difference of -11 to 20 points (95 %). About 250 held-out examples would tell.")
+    assert "khoảng 250 ví dụ" in learned.blindfold_words("vi", unclear)
+    assert "too few answers are right" in learned.blindfold_words("en", unclear | {"needed": None})
+
+
+def test_the_hardest_examples_of_the_newest_epoch_are_shown():
+    shown = learned.hardest("en", gather([hard(5, "old", 1.0), hard(10, "new")]), lambda image: None)
+    assert "epoch 2" in shown
+    assert "wrong label" in shown
+    assert "loss 4.25" in shown
+    assert "new" in shown
+    assert "old" not in shown
+    assert learned.hardest("en", Story(), lambda image: None) == ""
+
+
+@pytest.mark.parametrize("language", ["en", "vi"])
+def test_hostile_text_is_inert_wherever_a_run_is_told(language):
+    events = [
+        started(base_model=HOSTILE),
+        {
+            "kind": "data",
+            "time": 1.0,
+            "train": 1,
+            "held_out": 1,
+            "images": 1,
+            "skipped": 1,
+            "reasons": [HOSTILE],
+            "fingerprint": "0",
+        },
+        {"kind": "phase", "time": 1.0, "name": HOSTILE, "done": 1, "total": 2},
+        {"kind": "warning", "time": 1.0, "problem": HOSTILE, "remedy": HOSTILE},
+        sample(0, HOSTILE, HOSTILE, HOSTILE),
+        evaluated(0, 0.1),
+        evaluated(9, 0.5) | {"metrics": {HOSTILE: 0.5}, "groups": {HOSTILE: GROUP}, "intervals": {}},
+        hard(9, HOSTILE),
+        {
+            "time": 4.0,
+            "kind": "finished",
+            "step": 9,
+            "elapsed_s": 1.0,
+            "best_step": 9,
+            "best_metric": HOSTILE,
+        },
+    ]
+    story = gather(events)
+    status = Status("failed", problem=HOSTILE, remedy=HOSTILE)
+    shown = [
+        live.run_head(language, HOSTILE, Status("running"), story),
+        live.failure(language, status),
+        film(language, story, lambda image: 'x" onerror="alert(1)'),
+        learned.results(language, status, story),
+        learned.hardest(language, story, lambda image: 'x" onerror="alert(1)'),
+        live.warnings(language, story),
+        live.log(language, story),
+        live.output([HOSTILE]),
+        answers_html.answers(language, [Reply(HOSTILE, HOSTILE, 3, 0.1)], HOSTILE),
+        answers_html.earlier(language, [(HOSTILE, [(HOSTILE, HOSTILE)])]),
+    ]
+    for part in shown:
+        assert "<script" not in part
+        assert "<img src=x" not in part
+        assert '" onerror="' not in part
+    assert "{{value}} ${alert(3)}" in shown[2]
+
+
+def test_the_chart_has_a_line_for_training_and_a_dot_for_each_evaluation():
+    shown = loss_chart("en", [(10, 3.0), (20, 1.5)], [(0, 3.0), (20, 1.2)], total=40)
+    assert 'points="25.00,0.00 50.00,50.00"' in shown
+    assert shown.count("<i style=") == 2
+    assert "step 40" in shown
+
+
+def test_a_step_without_a_loss_leaves_no_point():
+    story = gather([step(10, None), step(20, 2.0)])
+    assert 'points="10.00,0.00"' in live.charts("en", Status("running", 20, 200), story)
+
+
+def test_a_chart_with_nothing_to_show_says_when_it_will():
+    assert "first logged step" in loss_chart("en", [], [], total=0)
+
+
+@pytest.mark.parametrize(
+    ("value", "top"), [(0, 1), (0.031, 0.04), (1, 1), (1.2, 1.5), (2.9, 3), (7, 8), (70, 80)]
+)
+def test_the_axis_ends_at_a_round_number_above_the_curve(value, top):
+    assert ceiling(value) == pytest.approx(top)
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_end():
+    points = [(float(n), float(n)) for n in range(10_001)]
+    kept = thinned(points, 240)
+    assert len(kept) <= 241
+    assert kept[-1] == points[-1]
+
+
+def test_the_fire_drill_is_told_in_the_log():
+    drill = {"time": 1.0, "kind": "drill", "batch_size": 16, "gradient_accumulation_steps": 2}
+    drill |= {"memory_gib": 1.25, "grown_gib": 0.1, "step_s": 0.141, "eta_s": 75.0}
+    (english,), (vietnamese,) = (live.log_lines(language, drill) for language in ("en", "vi"))
+    assert english.endswith("16 examples at once, 1.2 GiB, 0.14 s a step, about 1 min 15 s in all")
+    assert "0,14 giây" in vietnamese

@@ -1,0 +1,1 @@
+"""Examples -> batches, and what their rows share."""

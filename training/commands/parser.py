@@ -1,0 +1,337 @@
+"""The command line's words: its commands and flags, and what was typed turned into values. No torch.
+
+The flags of a run are `TrainingConfig`'s fields; pydantic-settings makes a parser of them. It only takes the
+words apart here: values are checked by `training.config`, so that everything that is wrong is said at once.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+from pydantic import BaseModel, Field
+from pydantic_settings import (
+    BaseSettings,
+    CliPositionalArg,
+    CliSettingsSource,
+    CliSubCommand,
+    CliToggleFlag,
+    CliUnknownArgs,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from training.config import Problem, TrainingConfig, check, read_file, refusal, unknown_setting
+from training.data.edit.export import FORMATS, Format
+from vlm.errors import UserError
+
+WORKSPACE_VARIABLE = "LORA_LENS_WORKSPACE"
+
+
+class StartCommand(TrainingConfig):
+    """Train in the background: the run goes on when this shell is closed."""
+
+    config: Path | None = Field(None, description="YAML file of settings; flags override it.")
+
+
+class RunCommand(StartCommand):
+    """Train in the foreground."""
+
+    folder: Path | None = Field(
+        None, description="Work on the run prepared in this folder; takes no settings."
+    )
+
+
+class JobSettings(BaseModel):
+    """What a job is beside its run: a machine and limits."""
+
+    flavor: str = Field(
+        "t4-small", description="Machine of the job; `hf jobs hardware` lists all, with prices."
+    )
+    image: str = Field("python:3.12", description="Docker image, or hf.co/spaces/…, with Python and pip.")
+    timeout: str = Field("2h", description="The job is ended after this: 90m, 2h, 1d.")
+    secrets: str | None = Field(
+        None, description="Names of environment variables that the job gets as secrets: WANDB_API_KEY,…"
+    )
+
+
+class SubmitCommand(JobSettings, StartCommand):
+    """Train on Hugging Face Jobs and follow it here: a run like any other."""
+
+
+class ListCommand(BaseModel):
+    """List the runs, newest first."""
+
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
+class StopCommand(BaseModel):
+    """Ask a run to finish its step, save and end. Asked again after 30 s, it is killed."""
+
+    name: CliPositionalArg[str] = Field(description="The run's name.")
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+
+
+class DeleteCommand(BaseModel):
+    """Move a run to the workspace's trash folder."""
+
+    name: CliPositionalArg[str] = Field(description="The run's name.")
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+
+
+class ShowCommand(BaseModel):
+    """Show where a run stands."""
+
+    name: CliPositionalArg[str] = Field(description="The run's name.")
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    log: CliToggleFlag[bool] = Field(False, description="Print the end of what the worker printed.")
+    follow: CliToggleFlag[bool] = Field(False, description="Print what happens until the run ends.")
+    hard: CliToggleFlag[bool] = Field(
+        False, description="Print the training examples of highest loss: look for wrong labels there."
+    )
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
+class ResumeCommand(BaseModel):
+    """Go on with a run that ended early."""
+
+    name: CliPositionalArg[str] = Field(description="The run's name.")
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    background: CliToggleFlag[bool] = Field(False, description="Do it in the background.")
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
+class CheckCommand(BaseModel):
+    """Tell everything that is wrong with a dataset, before a second is trained."""
+
+    dataset: CliPositionalArg[str] = Field(
+        description="A sample's name, a folder, a file of rows or a Hub id."
+    )
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    columns: str | None = TrainingConfig.model_fields["columns"]
+    dataset_split: str = TrainingConfig.model_fields["dataset_split"]
+    held_out_split: str | None = TrainingConfig.model_fields["held_out_split"]
+    model: str | None = Field(None, description="Also check against this base model's processor.")
+    max_length: int = TrainingConfig.model_fields["max_length"]
+    held_out: float = TrainingConfig.model_fields["held_out"]
+    seed: int = TrainingConfig.model_fields["seed"]
+    skip_bad_rows: bool = TrainingConfig.model_fields["skip_bad_rows"]
+    all: CliToggleFlag[bool] = Field(False, description="List every finding, not the first of each kind.")
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
+class ExportCommand(BaseModel):
+    """Write a dataset into a new folder, as other tools read it."""
+
+    dataset: CliPositionalArg[str] = Field(
+        description="A sample's name, a folder, a file of rows or a Hub id."
+    )
+    out: CliPositionalArg[Path] = Field(description="The new folder.")
+    format: Format = Field(
+        "messages", description="Messages and images with a dataset_info.json, an ImageFolder, or a table."
+    )
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    columns: str | None = TrainingConfig.model_fields["columns"]
+    dataset_split: str = TrainingConfig.model_fields["dataset_split"]
+    held_out_split: str | None = TrainingConfig.model_fields["held_out_split"]
+    skip_bad_rows: bool = TrainingConfig.model_fields["skip_bad_rows"]
+
+
+class AdaptersCommand(BaseModel):
+    """List the adapters of the runs, and those in the workspace's `adapters` folder."""
+
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
+class InspectCommand(BaseModel):
+    """Tell what an adapter is, and whether it fits a base model."""
+
+    adapter: CliPositionalArg[str] = Field(description="An adapter's folder, or the run it is of.")
+    model: str | None = Field(None, description="Base model to check it against; its run's if not given.")
+    revision: str | None = TrainingConfig.model_fields["revision"]
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
+class MergeCommand(BaseModel):
+    """Merge an adapter into its base: a model folder that answers as both, and needs no PEFT."""
+
+    adapter: CliPositionalArg[str] = Field(description="An adapter's folder, or the run it is of.")
+    out: CliPositionalArg[Path] = Field(description="The new folder.")
+    model: str | None = Field(None, description="Base model to merge it into; its run's if not given.")
+    revision: str | None = TrainingConfig.model_fields["revision"]
+    quantization: str | None = Field(None, description="none: only a full base can be merged into.")
+    precision: str = TrainingConfig.model_fields["precision"]
+    device: str = TrainingConfig.model_fields["device"]
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+
+
+class EvaluateCommand(BaseModel):
+    """Ask base and adapter about a dataset: a table of both, and every answer in a file."""
+
+    adapter: CliPositionalArg[str] = Field(
+        description="An adapter's folder, or the run it is of; `base`: none."
+    )
+    dataset: CliPositionalArg[str] = Field(
+        description="A sample's name, a folder, a file of rows or a Hub id."
+    )
+    part: str = Field(
+        "auto", description="held_out, all; `auto`: held_out where the adapter was trained on this dataset."
+    )
+    most: int | None = Field(None, description="Ask about so many examples, evenly spaced.")
+    output: Path | None = Field(
+        None, description="JSONL of every answer; in the workspace's evaluations if not given."
+    )
+    blindfold: CliToggleFlag[bool] = Field(False, description="Ask again about other examples' images.")
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+    model: str | None = Field(None, description="Base model; its run's if not given.")
+    revision: str | None = TrainingConfig.model_fields["revision"]
+    quantization: str | None = Field(None, description="none, 8bit or 4bit; its run's if not given.")
+    precision: str | None = Field(None, description="Number format; its run's if not given.")
+    device: str | None = Field(None, description="Where to compute; as in its run if not given.")
+    max_length: int | None = Field(None, description="Longest example in tokens; its run's if not given.")
+    max_new_tokens: int | None = Field(None, description="Longest answer; its run's if not given.")
+    batch_size: int | None = Field(None, description="Half of the examples that are asked about at once.")
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    columns: str | None = TrainingConfig.model_fields["columns"]
+    dataset_split: str | None = Field(None, description="Split to ask about, where it has its own.")
+    held_out_split: str | None = TrainingConfig.model_fields["held_out_split"]
+    held_out: float | None = Field(None, description="Fraction held out; as in its run if not given.")
+    seed: int | None = Field(None, description="Seed of the split; as in its run if not given.")
+    skip_bad_rows: bool = TrainingConfig.model_fields["skip_bad_rows"]
+
+
+class CommandLine(BaseSettings):
+    """Teach a vision-language model your images. `python -m training COMMAND --help` says more."""
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m training")
+
+    run: CliSubCommand[RunCommand] = Field(description=RunCommand.__doc__)
+    start: CliSubCommand[StartCommand] = Field(description=StartCommand.__doc__)
+    submit: CliSubCommand[SubmitCommand] = Field(description=SubmitCommand.__doc__)
+    check: CliSubCommand[CheckCommand] = Field(description=CheckCommand.__doc__)
+    export: CliSubCommand[ExportCommand] = Field(description=ExportCommand.__doc__)
+    stop: CliSubCommand[StopCommand] = Field(description=StopCommand.__doc__)
+    resume: CliSubCommand[ResumeCommand] = Field(description=ResumeCommand.__doc__)
+    list: CliSubCommand[ListCommand] = Field(description=ListCommand.__doc__)
+    show: CliSubCommand[ShowCommand] = Field(description=ShowCommand.__doc__)
+    delete: CliSubCommand[DeleteCommand] = Field(description=DeleteCommand.__doc__)
+    adapters: CliSubCommand[AdaptersCommand] = Field(description=AdaptersCommand.__doc__)
+    inspect: CliSubCommand[InspectCommand] = Field(description=InspectCommand.__doc__)
+    merge: CliSubCommand[MergeCommand] = Field(description=MergeCommand.__doc__)
+    evaluate: CliSubCommand[EvaluateCommand] = Field(description=EvaluateCommand.__doc__)
+    unknown: CliUnknownArgs
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A command with its values as typed: texts and switches, unchecked. `problems`: words of no meaning."""
+
+    command: str
+    values: dict[str, Any]
+    problems: list[Problem]
+
+
+def parse(words: Sequence[str]) -> Typed:
+    """What the words after `python -m training` say; without any, the help is printed.
+
+    Raises:
+        UserError: no such command, or a flag without its value.
+        SystemExit: `--help` was printed.
+    """
+    try:
+        source = CliSettingsSource(
+            CommandLine,
+            cli_parse_args=list(words) or ["--help"],
+            cli_exit_on_error=False,
+            cli_hide_none_type=True,
+            cli_ignore_unknown_args=True,
+            cli_implicit_flags=True,
+        )
+        found = source()
+    except SettingsError as error:
+        problem = str(error).removeprefix("error parsing CLI: ").removeprefix("argument ")
+        raise UserError(f"{problem}.", "`python -m training --help` lists the commands.") from error
+    unknown = found.pop("unknown")
+    command = next((name for name, values in found.items() if values is not None), None)
+    if command is None:  # nothing but unknown flags before where a command should be
+        raise UserError(f"{unknown[0]} is no command.", "`python -m training --help` lists the commands.")
+    options = get_args(CommandLine.model_fields[command].annotation)
+    (model,) = (option for option in options if option is not NoneType)
+    flags = [field.alias or name for name, field in model.model_fields.items()]
+    return Typed(command, found[command], _without_meaning(unknown, flags))
+
+
+def _without_meaning(words: Sequence[str], flags: Sequence[str]) -> list[Problem]:
+    """A problem for each unknown flag, and for each word that is not the value of one."""
+    problems = []
+    before = ""
+    for word in words:
+        if word.startswith("-"):
+            problems.append(unknown_setting(word.lstrip("-").split("=")[0], flags))
+        elif not before.startswith("-"):
+            problems.append(
+                Problem("", f"{word!r} belongs to no flag", "A switch takes no value: --no-… turns it off.")
+            )
+        before = word
+    return problems
+
+
+def settings(typed: Typed) -> TrainingConfig:
+    """The settings of a run: a flag counts before the file, the file before the defaults.
+
+    Raises:
+        UserError: names everything that is wrong with what was typed and with what the file says.
+    """
+    values = {key: value for key, value in typed.values.items() if key in TrainingConfig.model_fields}
+    if typed.values.get("config"):
+        values = read_file(Path(typed.values["config"])) | values
+    values.setdefault("workspace", default_workspace())
+    if problems := check(values) + typed.problems:
+        raise refusal(problems)
+    return TrainingConfig.model_validate(values)
+
+
+def job_settings(typed: Typed) -> JobSettings:
+    return JobSettings.model_validate(
+        {key: value for key, value in typed.values.items() if key in JobSettings.model_fields}
+    )
+
+
+def check_settings(typed: Typed, known: Mapping[str, Any] | None = None) -> TrainingConfig:
+    """The settings of a check or an export, as a run would have them: what was typed, before what is `known`.
+
+    `UserError` as of `settings`.
+    """
+    said = {key: value for key, value in typed.values.items() if key in TrainingConfig.model_fields}
+    values = dict(known or {}) | {key: value for key, value in said.items() if value is not None}
+    values.setdefault("workspace", default_workspace())
+    if problems := check(values) + typed.problems:
+        raise refusal(problems)
+    return TrainingConfig.model_validate(values)
+
+
+def export_format(typed: Typed) -> Format:
+    """The format to export in. Raises `UserError` where it is none."""
+    wanted = typed.values.get("format") or FORMATS[0]
+    if wanted not in FORMATS:
+        raise UserError(f"--format: {wanted!r} can't be used.", f"Give one of {', '.join(FORMATS)}.")
+    return wanted
+
+
+def whole_number(values: Mapping[str, Any], flag: str) -> int | None:
+    """A flag's value, above 0; None where it was not given. Raises `UserError` where it is no such number."""
+    said = values.get(flag)
+    if said is None:
+        return None
+    if not str(said).isdecimal() or int(said) < 1:
+        raise UserError(f"--{flag}: {said!r} can't be used.", "Give a whole number from 1.")
+    return int(said)
+
+
+def default_workspace() -> Path:
+    return Path(os.environ.get(WORKSPACE_VARIABLE) or TrainingConfig.model_fields["workspace"].default)

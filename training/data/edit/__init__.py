@@ -1,0 +1,1 @@
+"""Changes to a dataset: versions, labels, uploads, exports. No torch."""

@@ -1,0 +1,1 @@
+"""Files -> rows: folders, JSON, CSV, Parquet, archives, annotations. No torch."""

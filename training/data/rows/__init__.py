@@ -1,0 +1,1 @@
+"""Rows -> examples: which column means what, in every layout. No torch."""

@@ -1,0 +1,1 @@
+"""The sample datasets, drawn from a seed. No torch."""

@@ -1,0 +1,1 @@
+"""What a check finds in a dataset, with and without the model."""

@@ -1,0 +1,52 @@
+"""Trackers: a run's numbers in TensorBoard, Trackio or Weights & Biases, through Trainer's own callbacks.
+
+None is used unless `--report_to` says so. Their keys stay where they keep them: nothing secret is a setting.
+"""
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers import Trainer
+
+from training.runs import Run
+from training.runs.events import Event
+from vlm.errors import UserError
+
+PROJECT = "lora-lens"
+
+
+def require_tracker(name: str) -> None:
+    """Raise `UserError` where the tracker's package is not installed."""
+    if name != "none" and importlib.util.find_spec(name) is None:
+        raise UserError(
+            f"--report_to {name} needs the package {name}, which is not installed.",
+            f"Install it: pip install {name}",
+        )
+
+
+@contextmanager
+def directed(run: Run) -> Iterator[None]:
+    """Let trackers that write files write them into the run's folder, unless the environment says where."""
+    ours = {
+        "TENSORBOARD_LOGGING_DIR": str(run.path / "tensorboard"),
+        "WANDB_DIR": str(run.path),
+        "WANDB_PROJECT": PROJECT,
+    }
+    added = [name for name in ours if name not in os.environ]
+    os.environ.update({name: ours[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def track_evaluation(trainer: Trainer, event: Event) -> None:
+    """Hand the numbers of an `evaluated` event to the trackers."""
+    numbers = {"loss": event["loss"], **event["metrics"]}
+    logs = {f"eval_{name}": value for name, value in numbers.items() if isinstance(value, int | float)}
+    due = trainer.control.should_log  # logging sets it back, and the loss of this step would not be told
+    trainer.log(logs)
+    trainer.control.should_log = due

@@ -1,0 +1,157 @@
+"""The event log of a run: the schema of its lines, and how they are appended, read and followed. No torch.
+
+Whoever starts a run appends `queued`; after that only the worker appends, so nothing here locks. A text log's
+tail is read here too. What the events mean together is for `training.runs.status` to say.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+
+FIELDS: dict[str, frozenset[str]] = {
+    kind: frozenset(fields.split())
+    for kind, fields in {
+        "queued": "",
+        "started": "base_model device precision seed versions towers trainable total",
+        "data": "train held_out images skipped reasons fingerprint",
+        "phase": "name done total",
+        "step": "step total epoch loss learning_rate grad_norm examples_per_s memory_gib eta_s",
+        "drill": "batch_size gradient_accumulation_steps memory_gib grown_gib step_s eta_s",
+        "evaluated": "step loss metrics examples",
+        "sample": "step example_id image question answer prediction",
+        "blindfold": "step verdict metric examples own blind own_interval blind_interval",
+        "hard": "step epoch seen samples",
+        "checkpoint": "step path",
+        "warning": "problem remedy",
+        "finished": "step elapsed_s adapter",
+        "stopped": "step elapsed_s",
+        "failed": "problem remedy elapsed_s",
+    }.items()
+}
+"""What each kind of event carries besides `time` (UNIX seconds) and `kind`."""
+
+OPTIONAL: dict[str, frozenset[str]] = {
+    "step": frozenset({"padding"}),
+    "evaluated": frozenset({"intervals", "groups", "several"}),
+    "sample": frozenset({"references"}),
+    "blindfold": frozenset({"gap_interval", "needed"}),
+    "finished": frozenset({"best_step", "best_metric", "ended_early"}),
+    "stopped": frozenset({"best_step", "best_metric"}),
+}
+"""What it may carry too: older logs don't. `padding` is a fraction of 1."""
+
+FINAL = frozenset({"finished", "stopped", "failed"})
+"""The kinds that give a run its outcome."""
+
+BLOCK = 64 * 1024
+TAIL_LIMIT = 1024 * 1024
+"""A tail never reads more bytes than this, however long the lines are."""
+
+
+class EventLog:
+    """Appends events to one file. When `append` returns, the kernel has the line: a kill loses none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, kind: str, **fields: Any) -> Event:
+        """The event as written. A NaN or an infinity becomes null, which is all that JSON has for them.
+
+        Raises:
+            ValueError: an unknown kind, or other fields than the kind's: a mistake in the program.
+        """
+        if kind not in FIELDS:
+            raise ValueError(f"unknown kind of event: {kind}")
+        if set(fields) - OPTIONAL.get(kind, frozenset()) != FIELDS[kind]:
+            raise ValueError(f"{kind} carries {sorted(FIELDS[kind])}, got {sorted(fields)}")
+        event = {"time": time.time(), "kind": kind} | _finite(fields)
+        # backslashreplace turns a lone surrogate, which UTF-8 can't hold, into its own JSON escape.
+        text = json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n"
+        line = text.encode("utf-8", "backslashreplace")
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                line = b"\n" + line  # a killed writer left a torn line: it must not swallow this one
+            while line:
+                line = line[os.write(descriptor, line) :]
+        finally:
+            os.close(descriptor)
+        return event
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _parse(line: bytes, kinds: Collection[str]) -> Event | None:
+    """The event on this line; None where it is torn, of a kind not asked for, or not what the schema says."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(event, dict) or not isinstance(event.get("time"), int | float):
+        return None
+    kind = event.get("kind")
+    known = isinstance(kind, str) and kind in FIELDS and FIELDS[kind] <= event.keys()
+    return event if known and kind in kinds else None
+
+
+def read(path: Path, kinds: Collection[str] | None = None) -> list[Event]:
+    """The events of these kinds (None: all known kinds), in the order written; none without a file."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    wanted = FIELDS.keys() if kinds is None else kinds
+    return [event for line in lines if (event := _parse(line, wanted)) is not None]
+
+
+def follow(path: Path, until: Callable[[], bool], poll_s: float = 0.2) -> Iterator[Event]:
+    """The events so far and those to come, until `until()` is true and all written before is given."""
+    offset = 0
+    while True:
+        last_look = until()
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                written = file.read()
+        except FileNotFoundError:
+            written = b""
+        whole = written[: written.rfind(b"\n") + 1]  # the rest is a line that is still being written
+        offset += len(whole)
+        for line in whole.split(b"\n"):
+            if (event := _parse(line, FIELDS.keys())) is not None:
+                yield event
+        if last_look:
+            return
+        time.sleep(poll_s)
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """The last lines of a text log, read from its end. Of a line that redraws itself, its last state."""
+    try:
+        with path.open("rb") as file:
+            position = file.seek(0, os.SEEK_END)
+            end, oldest = b"", max(0, position - TAIL_LIMIT)
+            while position > oldest and end.count(b"\n") <= lines:
+                start = max(oldest, position - BLOCK)
+                file.seek(start)
+                end = file.read(position - start) + end
+                position = start
+    except FileNotFoundError:
+        return []
+    texts = end.decode("utf-8", "replace").rstrip("\n").split("\n")[-lines:] if lines > 0 and end else []
+    return [text.rstrip("\r").rsplit("\r", 1)[-1] for text in texts]

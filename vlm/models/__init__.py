@@ -1,0 +1,1 @@
+"""One base model: found, read, loaded, quantized, its towers named."""
