@@ -1,24 +1,19 @@
-"""The project's shape: who imports whom, what is free of torch, sizes, requirements, a README that is true.
+"""The project's shape: who imports whom, on which floor, what is free of torch, sizes, where tests lie.
 
 Each rule is a function over source text, and is tried on a planted violation as well as on the project.
 """
 
 import ast
-import functools
-import importlib.metadata
-import itertools
 import json
-import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("vlm", "training", "ui")
+from support.source_tree import ROOMS, ROOT, imports, module_name, sources
+from tools import house
 
 # Imports point one way. Nothing imports app, tests or benchmarks; the tests themselves are bound by nothing.
 MAY_IMPORT = {
@@ -28,68 +23,105 @@ MAY_IMPORT = {
     "app": {"ui", "training", "vlm"},
     "benchmarks": {"ui", "training", "vlm"},
 }
+
+
 HEAVY = {"torch", "torchvision", "transformers", "peft", "accelerate", "bitsandbytes"}
+
+
 NO_TORCH = {
     *("vlm", "vlm.example", "vlm.errors", "vlm.settings", "vlm.catalog"),
     *(
         "training",
         "training.__main__",
         "training.config",
-        "training.runs.events",
         "training.runs",
         "training.data",
     ),
 }
+# What is checked with the model's processor needs transformers.
+DATA_WITH_TORCH = {"training/data/validate/model_check.py", "training/data/validate/token_counter.py"}
+
+# The floors inside the rooms, lowest first: a file or folder imports from lower floors of its room alone.
+FLOORS = {
+    "vlm": (
+        "build_lock errors example methods oom param_counts",
+        "composed image_features prompting settings",
+        "attention catalog model_view",
+        "models",
+        "adapters",
+        "lazy_torch",
+        "meta_model",
+        "inference",
+    ),
+    "vlm/models": ("checkpoint_files towers", "hub quantization", "loading"),
+    "vlm/prompting": ("base", "chat completion seq2seq"),
+    "vlm/composed": ("configuration processing", "pretrained", "modeling"),
+    "vlm/adapters": ("attach probing untrusted", "loading optimizer_groups saving", "merging"),
+    "vlm/adapters/untrusted": ("files patterns", "contents", "naming options", "foreign", "targets", "check"),
+    "training": (
+        "config",
+        "data memory",
+        "distributed runs",
+        "cache provenance",
+        "batching",
+        "evaluation",
+        "model_card",
+        "loop",
+        "commands",
+        "__main__",
+    ),
+    "training/config": ("evaluation_settings run_name speed", "rules", "fields"),
+    "training/runs": ("checkpoints events lock", "status", "run"),
+    "training/data": (
+        "findings safe_paths synthetic",
+        "images rows",
+        "readers",
+        "open",
+        "splits",
+        "edit validate",
+    ),
+    "training/cache": ("tensor_store", "encoded_text image_features"),
+    "training/memory": ("tensor_tracker", "simulate", "estimate"),
+    "training/batching": (
+        "equivalence loss samplers shared_prefix",
+        "collator",
+        "batch_info shared_images",
+        "setup shares",
+    ),
+    "training/evaluation": ("best_checkpoint compare metrics", "blindfold", "evaluate", "evaluator"),
+    "training/loop": (
+        "adalora callbacks hardest_examples import_speed prepare_data trackers",
+        "trainer",
+        "oom_retry preflight",
+        "train",
+        "worker",
+    ),
+    "training/commands": ("adapters parser", "evaluate remote_job", "submit"),
+}
+# Upward imports that are still there; this list only shrinks.
+UPWARD: set[tuple[str, str]] = {
+    ("training/config/rules.py", "training.config.fields"),
+    ("training/config/rules.py", "training.data.rows.layouts"),
+    ("training/data/open.py", "training.data.splits"),
+    ("training/data/readers/coco.py", "training.data.splits"),
+    ("training/data/readers/hub_rows.py", "training.data.splits"),
+    ("training/data/readers/sources.py", "training.data.splits"),
+    ("training/data/rows/formats.py", "training.data.readers.lines"),
+    ("vlm/adapters/attach.py", "vlm.adapters.untrusted.files"),
+    ("vlm/adapters/untrusted/foreign.py", "vlm.adapters.attach"),
+}
+
 
 MAX_FILE_LINES = 400
+
+
 MAX_FUNCTION_LINES = 60
-
-
-def project_files() -> list[str]:
-    """Every file of the project: what git tracks, and what it would take in."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
-    return sorted(name for name in set(names) if name and (ROOT / name).is_file())
-
-
-def sources(*rooms: str) -> dict[str, str]:
-    """Path -> source of the Python files in these rooms (`app` is one too); of all if none is named."""
-    paths = [path for path in project_files() if path.endswith(".py")]
-    chosen = [path for path in paths if not rooms or path.removesuffix(".py").split("/")[0] in rooms]
-    return {path: (ROOT / path).read_text(encoding="utf-8") for path in chosen}
-
-
-def module_name(path: str) -> str:
-    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-
-
-def imports(path: str, source: str) -> Iterator[tuple[str, int]]:
-    """Everything a file imports, at any depth, as (absolute dotted name, line).
-
-    `from a import b` gives `a` and `a.b`, as `b` may be a module; so does `importlib.import_module("a.b")`.
-    """
-    package = module_name(path).split(".")
-    if not path.endswith("/__init__.py"):
-        package = package[:-1]
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            yield base, node.lineno
-            yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in {
-            "import_module",
-            "__import__",
-        }:
-            yield from ((arg.value, node.lineno) for arg in node.args[:1] if isinstance(arg, ast.Constant))
 
 
 def import_violations(path: str, source: str) -> list[str]:
     """Imports against the direction of the rooms, and of libraries that are another file's matter."""
     room = module_name(path).split(".")[0]
-    owns_peft = path == "vlm/adapters.py" or path.startswith("vlm/adapters/")
+    owns_peft = path.startswith("vlm/adapters/")
     found = []
     for name, line in imports(path, source):
         top = name.split(".")[0]
@@ -149,96 +181,29 @@ def too_long(path: str, source: str) -> list[str]:
     ]
 
 
-# Written so that no pattern matches its own text.
-MACHINE_PATTERNS = {
-    "a path of one machine": r"(?<![\w.~)}])/(?:work|root|opt|Users)/|(?<![\w.~])/home/(?!user\b)\w",
-    "a package index": r"https?://[^\s/]+/(?:\S+/)?simp[l]e\b|--(?:extra-)?index[-]url|--find[-]links|pythonhoste[d]",
-}
-
-
-def machine_traces(path: str, text: str) -> list[str]:
-    """Absolute paths of one machine and addresses of package indexes."""
-    return [
-        f"{path}:{number}: {what}: {line.strip()[:80]}"
-        for number, line in enumerate(text.splitlines(), 1)
-        for what, pattern in MACHINE_PATTERNS.items()
-        if re.search(pattern, line)
-    ]
-
-
-def normalised(package: str) -> str:
-    return package.lower().replace("_", "-")
-
-
-def requirements(text: str) -> dict[str, str]:
-    """Package -> version specifier, of a requirements file's lines."""
-    lines = (line.split("#")[0].strip() for line in text.splitlines())
-    names = (
-        re.match(r"([A-Za-z0-9._-]+)\s*([^;]*)", line) for line in lines if line and not line.startswith("-")
-    )
-    return {normalised(match[1]): match[2].strip() for match in names if match}
-
-
-def not_lower_bounds(text: str) -> list[str]:
-    """Requirements that are anything but one lower bound: a pin would keep newer hardware's torch out.
-
-    A release that is known not to work is kept out by an upper bound under a comment that says why.
-    """
-    bound, reasoned = re.compile(r">=[0-9][0-9.]*"), set()
-    for above, line in itertools.pairwise(text.splitlines()):
-        if above.startswith("#") and re.fullmatch(r"[\w-]+>=[0-9.]+,<[0-9.]+", line):
-            reasoned |= {*requirements(line)}
-    return [
-        name
-        for name, specifier in requirements(text).items()
-        if not bound.fullmatch(specifier) and (name not in reasoned or name == "torch")
-    ]
-
-
-@functools.cache
-def installed_distributions() -> dict[str, list[str]]:
-    """Top-level module -> the packages on this machine that bring it, by their normalised names."""
-    found = importlib.metadata.packages_distributions()
-    return {top: [normalised(name) for name in names] for top, names in found.items()}
-
-
-def undeclared(path: str, source: str, declared: Iterable[str]) -> list[str]:
-    """Packages a file imports that `declared` doesn't name, though pip may have brought them with another."""
-    distributions = installed_distributions()
-    known = {*sys.stdlib_module_names, *MAY_IMPORT}
-    tops = {(name.split(".")[0], line) for name, line in imports(path, source)}
-    return sorted(
-        f"{path}:{line}: {top}"
-        for top, line in tops
-        if top not in known and not {*distributions.get(top, [top])} & {*declared}
-    )
-
-
-def readme_tree(text: str) -> set[str]:
-    """The entries of the README's tree, as `vlm/` and `vlm/errors.py`: each line's first word."""
-    lines = text.split("<!-- tree -->")[1].split("<!-- /tree -->")[0].strip().splitlines()
-    entries, folder = set(), ""
-    for line in lines:
-        if line.strip() and not line.startswith("```"):
-            name = line.split()[0]
-            entries.add(folder + name if line.startswith(" ") else name)
-            folder = folder if line.startswith(" ") else name
-    return entries
-
-
-def real_tree(paths: Iterable[str]) -> set[str]:
-    """What the README's tree should hold: the top level, and one level more in the rooms.
-
-    Left out: settings files that begin with a dot, and `__init__.py`.
-    """
-    entries = set()
-    for path in paths:
-        top, *rest = path.split("/")
-        if not top.startswith(".") or rest:
-            entries.add(f"{top}/" if rest else top)
-        if top in ROOMS and rest[0] != "__init__.py":
-            entries.add(f"{top}/{rest[0]}{'/' if rest[1:] else ''}")
-    return entries
+def floor_violations(files: dict[str, str], floors: dict[str, tuple[str, ...]]) -> list[str]:
+    """Imports to the same or a higher floor, or from a package's own `__init__`; gaps in the table."""
+    known = {module_name(path) for path in files}
+    found = []
+    for room, rows in floors.items():
+        floor_of = {name: number for number, row in enumerate(rows) for name in row.split()}
+        inside = {
+            path: path.removeprefix(f"{room}/").split("/")[0] for path in files if path.startswith(f"{room}/")
+        }
+        names = {path: name.removesuffix(".py") for path, name in inside.items()}
+        there = {*names.values()} - {"__init__"}
+        found += [f"{room}: {name} is on no floor" for name in sorted(there - {*floor_of})]
+        found += [f"{room}: {name} is gone" for name in sorted({*floor_of} - there)]
+        package = room.replace("/", ".")
+        for path, name in names.items():
+            for target, line in house.imports(path, files[path], known).items():
+                if name == "__init__" or not f"{target}.".startswith(f"{package}."):
+                    continue
+                other = target.removeprefix(package).removeprefix(".").split(".")[0]
+                allowed = name == other or floor_of.get(other, 99) < floor_of.get(name, -1)
+                if not allowed and (path, target) not in UPWARD:
+                    found.append(f"{path}:{line}: {name} imports {target}")
+    return found
 
 
 def test_imports_point_one_way_and_each_library_has_its_place():
@@ -285,7 +250,9 @@ def test_no_torch_modules_load_nothing_heavy_even_through_another_import():
     claimed = {
         module_name(path): path
         for path, source in texts.items()
-        if says_no_torch(source) or module_name(path) in NO_TORCH or path.startswith("training/data/")
+        if says_no_torch(source)
+        or module_name(path) in NO_TORCH
+        or (path.startswith("training/data/") and path not in DATA_WITH_TORCH)
     }
     assert {"vlm.errors", "training.config", "training.data"} <= claimed.keys()
     named = [
@@ -320,69 +287,57 @@ def test_the_length_rule_sees_a_planted_violation():
     assert too_long("a.py", '"""Long because it is a list."""\n' + "x = 1\n" * 401) == []
 
 
-def test_no_file_names_a_machines_paths_or_a_package_index():
-    texts = {}
-    for path in project_files():
-        content = (ROOT / path).read_bytes()
-        if b"\0" not in content:
-            texts[path] = content.decode("utf-8")
-    assert [row for path, text in texts.items() for row in machine_traces(path, text)] == []
+def test_inside_the_rooms_imports_point_down_and_there_is_no_circle():
+    files = sources("vlm", "training")
+    assert floor_violations(files, FLOORS) == []
+    assert {(path, target) for path, target in UPWARD if (ROOT / path).exists()} == UPWARD
+    if not UPWARD:
+        assert house.circles(house.import_graph(files)) == []
 
 
-@pytest.mark.parametrize("parts", ["|root|x", "see:|home|me|x", "https:||host|simple|x"])
-def test_the_machine_rule_sees_a_planted_path(parts: str):
-    assert len(machine_traces("a.md", "see " + parts.replace("|", "/"))) == 1
-    harmless = "|workspace|runs ~|work|x images|home|a.png `COPY . |app`"
-    assert machine_traces("a.md", harmless.replace("|", "/")) == []
+@pytest.mark.parametrize(
+    ("path", "source", "found"),
+    [
+        ("room/low.py", "def late():\n    from room.high import thing\n", "low imports room.high"),
+        ("room/low.py", "from room import beside\n", "low imports room.beside"),
+        (
+            "room/low.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import room.high\n",
+            "low imports",
+        ),
+        ("room/sub/part.py", "from room.high import thing\n", "sub imports room.high"),
+        ("room/sub/part.py", "from room import thing\n", "sub imports room"),
+        ("room/new.py", "", "new is on no floor"),
+        ("room/high.py", "from room.low import thing\n", ""),
+        ("room/sub/part.py", "from room.sub.other import thing\n", ""),
+    ],
+)
+def test_the_floor_rule_sees_a_planted_violation(path: str, source: str, found: str):
+    floors = {"room": ("low beside", "sub", "high")}
+    names = ("__init__", "low", "beside", "sub/__init__", "sub/part", "sub/other", "high")
+    files = {f"room/{name}.py": "" for name in names} | {path: source}
+    rows = floor_violations(files, floors)
+    assert (found in rows[0] and len(rows) == 1) if found else rows == []
 
 
-def test_requirements_are_lower_bounds_and_name_what_the_code_imports():
-    user, developer = ((ROOT / f"requirements{part}.txt").read_text("utf-8") for part in ("", "-dev"))
-    assert not_lower_bounds(user) + not_lower_bounds(developer) == []
-    declared = requirements(user)
-    files = sources(*ROOMS, "app").items()
-    assert [row for path, source in files for row in undeclared(path, source, declared)] == []
+def test_a_planted_circle_is_found_even_for_types_alone():
+    files = {
+        "training/a.py": "from training.b import B\n",
+        "training/b.py": "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from training.a import A\n",
+    }
+    assert house.circles(house.import_graph(files)) == [["training.a", "training.b"]]
+    files["training/b.py"] = ""
+    assert house.circles(house.import_graph(files)) == []
 
 
-def test_the_requirements_rules_see_planted_violations():
-    text = "# torch==9\ntorch==2.0.0\npillow>=1.0,<2\n# 2.0 forgets names.\npyyaml>=6.0,<7\ngradio\n"
-    assert not_lower_bounds(text) == ["torch", "pillow", "gradio"]
-    assert not_lower_bounds("# Why not?\ntorch>=2.0,<3\n") == ["torch"]
-    assert undeclared("a.py", "import yaml, json\nfrom vlm import errors\n", requirements(text)) == []
-    assert undeclared("a.py", "def f():\n    import pydantic_settings\n", requirements(text)) == [
-        "a.py:2: pydantic_settings"
-    ]
-
-
-def test_the_readmes_tree_is_the_real_tree():
-    assert readme_tree((ROOT / "README.md").read_text("utf-8")) == real_tree(project_files())
-
-
-def test_the_tree_rule_sees_what_is_missing_and_what_is_gone():
-    readme = (
-        "<!-- tree -->\n```\napp.py     the entry\nvlm/       a model\n  old.py   gone\n```\n<!-- /tree -->"
-    )
-    assert readme_tree(readme) == {"app.py", "vlm/", "vlm/old.py"}
-    paths = [
-        "app.py",
-        ".gitignore",
-        ".ci/run",
-        "docs/a.png",
-        "vlm/__init__.py",
-        "vlm/new.py",
-        "vlm/sub/a.py",
-    ]
-    assert real_tree(paths) == {"app.py", ".ci/", "docs/", "vlm/", "vlm/new.py", "vlm/sub/"}
-
-
-def test_the_readme_opens_with_a_spaces_front_matter():
-    _, front, page = (ROOT / "README.md").read_text("utf-8").split("---\n", 2)
-    matter = yaml.safe_load(front)
-    gradio = requirements((ROOT / "requirements.txt").read_text("utf-8"))["gradio"]
-    assert matter["python_version"] == "3.12"
-    assert (matter["sdk"], matter["app_file"], matter["license"]) == ("gradio", "app.py", "apache-2.0")
-    assert f">={matter['sdk_version']}" == gradio
-    # The Hub refuses a longer one.
-    assert len(matter["short_description"]) <= 60
-    assert page.lstrip().startswith("# LoRA Lens\n")
-    assert page.index("make run") < page.index("make test") < page.index("pip install")
+def test_tests_lie_where_the_code_lies_and_no_test_imports_another():
+    files = sources("tests")
+    rooms = {"", "support", *ROOMS}
+    for path, source in files.items():
+        folder = path.removeprefix("tests/").rpartition("/")[0]
+        assert folder.split("/")[0] in rooms, path
+        if not folder.startswith("support"):
+            assert folder in {"", "vlm/families"} or (ROOT / folder).is_dir(), path
+        tested = [name for name, _ in imports(path, source) if name.split(".")[-1].startswith("test_")]
+        assert tested == [], path

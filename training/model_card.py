@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.config import TrainingConfig
-from training.evaluation.evaluate import compare
+from training.evaluation import compare
 from training.evaluation.blindfold import Blindfold
 from training.provenance import sections, shown
 from training.runs.events import Event

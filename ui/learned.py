@@ -3,7 +3,7 @@
 from html import escape
 
 from training.config.evaluation_settings import BestMetric
-from training.evaluation.evaluate import compare
+from training.evaluation import compare
 from training.evaluation.compare import Rate, Row
 from training.runs.status import Status
 from ui.film import ImageOf, at_step, picture

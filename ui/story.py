@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from training.evaluation.evaluate import compare
+from training.evaluation import compare
 from training.evaluation.metrics import normalize
 from training.runs.events import FINAL, Event
 

@@ -18,9 +18,9 @@ INTRODUCTION = """# Models
 
 What `tests/vlm/test_families.py` passed, on tiny random models built from each family's own configuration:
 LoRA on vision, on text, and on both with separate ranks; three steps with a falling loss; only adapter
-weights moved; saved, loaded in a fresh process to the same logits; generated; merged to the same logits; labels
-that are exactly the answers and their ends. This file is made by the test: `UPDATE_DOCS=1 .venv/bin/python
--m pytest tests/vlm/test_families.py`.
+weights moved; saved, loaded in a fresh process to the same logits; generated; merged to the same logits;
+labels that are exactly the answers and their ends. This file is made by the test: `UPDATE_DOCS=1
+.venv/bin/python -m pytest tests/vlm/test_families.py`.
 
 *Methods*: with which of PEFT's methods one step made the loss fall; prefix and prompt tuning had to answer
 as well. *Cache*: whether the model takes image features that were computed before (`mm_encoder_outputs`):

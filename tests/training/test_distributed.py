@@ -132,7 +132,8 @@ def test_a_killed_process_ends_the_run_which_says_so_once(tiny_config: MakeConfi
 def test_a_process_ends_with_the_first_one_that_started_it() -> None:
     """Also where that one is killed in a way that nobody can answer to."""
     watching = (
-        "import sys; from training import ranks; print('@', flush=True); ranks._end_with(int(sys.argv[1]))"
+        "import sys; from training.distributed import _end_with; print('@', flush=True);"
+        " _end_with(int(sys.argv[1]))"
     )
     first = subprocess.Popen(
         ["sh", "-c", f'{sys.executable} -c "{watching}" $$; true'], cwd=ROOT, stdout=subprocess.PIPE

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from training import runs
-from training.evaluation.evaluate import compare
+from training.evaluation import compare
 from training.runs import Run
 from vlm.errors import UserError
 from vlm.settings import ModelSettings

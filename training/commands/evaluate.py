@@ -14,7 +14,7 @@ from training.commands import adapters
 from training.config import TrainingConfig
 from training.data.open import Dataset, usable_examples
 from training.data.validate.dataset_check import check_configured
-from training.evaluation.evaluate import compare
+from training.evaluation import compare
 from training.evaluation.metrics import of_answer
 from training.runs import Run
 from vlm.errors import UserError

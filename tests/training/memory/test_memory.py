@@ -349,9 +349,9 @@ def test_the_first_paint_has_the_starters_estimates_without_torch() -> None:
         "import sys, json\n"
         "from dataclasses import asdict\n"
         "from training.config import TrainingConfig\n"
-        "from vlm import memory\n"
-        "found = [asdict(memory.estimate(TrainingConfig(**json.loads(a)))) for a in sys.argv[1:]]\n"
-        "assert memory.device_memory('cpu') > 0\n"
+        "from training.memory import estimate\n"
+        "found = [asdict(estimate.estimate(TrainingConfig(**json.loads(a)))) for a in sys.argv[1:]]\n"
+        "assert estimate.device_memory('cpu') > 0\n"
         "assert 'torch' not in sys.modules\n"
         "print(json.dumps(found))\n"
     )

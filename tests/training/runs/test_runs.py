@@ -26,7 +26,7 @@ from vlm.errors import UserError
 WORKER = """
 import os, sys, time
 from pathlib import Path
-from training import lock
+from training.runs import lock
 from training.runs.events import EventLog
 from training.runs.status import EVENTS, LOCK, STOP
 folder, steps, deaf = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "deaf"

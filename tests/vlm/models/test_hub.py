@@ -31,7 +31,7 @@ handler = logging.Handler()
 handler.emit = lambda record: lines.append(record.getMessage())
 logger.addHandler(handler)
 from huggingface_hub import constants
-from vlm import hub
+from vlm.models import hub
 from vlm.settings import ModelSettings
 
 constants.DOWNLOAD_CHUNK_SIZE = 10_000  # what has come is kept in whole chunks, of 10 MB otherwise
