@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.config.columns import ColumnMapping
 from training.data.edit.versions import Draft
 from training.data.open import Dataset
 from training.data.rows.formats import NO_TEXT
-from training.data.rows.layouts import Mapping, canonical
+from training.data.rows.layouts import canonical
 from training.data.safe_paths import DatasetFolder
 from vlm.errors import UserError
 from vlm.example import IMAGE, Example, Message
@@ -53,7 +54,7 @@ def of_raw(raw: dict[str, Any] | str | None, dataset: Dataset, columns: str | No
         return RowText(_there(IMAGE_NAME.findall(text), dataset), raw=text)
     shown = "\n".join(f"{name}: {value}" for name, value in raw.items())
     try:
-        values = canonical(raw, Mapping.parse(columns))
+        values = canonical(raw, ColumnMapping.parse(columns))
     except UserError:
         values = raw
     found = next((values[name] for name in ("images", "image", "file_name") if values.get(name)), [])

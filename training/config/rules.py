@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from training.config import run_name
+from training.config.columns import ColumnMapping
 from training.config.evaluation_settings import evaluation_rules
-from training.data.rows import layouts
 from vlm.errors import UserError
 from vlm.methods import METHODS
 
@@ -127,7 +127,7 @@ def broken_rules(config: "TrainingConfig", unusable: Collection[str] = ()) -> li
 
 def _problem_with_columns(columns: str | None) -> UserError | None:
     try:
-        layouts.Mapping.parse(columns)
+        ColumnMapping.parse(columns)
     except UserError as problem:
         return problem
     return None

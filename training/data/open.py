@@ -12,13 +12,13 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from training.config.columns import ColumnMapping
 from training.data.findings import Finding
 from training.data.readers import hub_rows
 from training.data.readers.archives import unpack
 from training.data.readers.row_files import Source, read_written_out
 from training.data.readers.sources import REMEDY, find_source
 from training.data.rows.formats import Reading, ignored_columns, read_examples
-from training.data.rows.layouts import Mapping
 from training.data.safe_paths import URL, DatasetFolder, open_regular, quoted
 from training.data.splits import TRAIN, choose_parts, parse_part, split
 from training.data.synthetic.samples import SAMPLES, make_sample
@@ -126,7 +126,7 @@ def source_of(
     progress: Progress = say_nothing,
 ) -> tuple[Source, str]:
     """The rows that `source` names, unread, and the dataset's name; as `open_dataset`."""
-    mapping, extracted = Mapping.parse(columns), workspace / "datasets" / ".tables"
+    mapping, extracted = ColumnMapping.parse(columns), workspace / "datasets" / ".tables"
     parse_part(split)
     try:
         path = _path(source, workspace, inside)

@@ -2,8 +2,8 @@
 
 from pathlib import Path, PurePosixPath
 
+from training.config.columns import ColumnMapping
 from training.data.readers.json_files import read_document
-from training.data.rows.layouts import Mapping
 from training.data.safe_paths import quoted
 from vlm.errors import UserError
 
@@ -12,7 +12,7 @@ COLUMNS = {"prompt": "question", "query": "input", "response": "answer", "images
 """LLaMA-Factory's names for the columns of its alpaca format, and ours."""
 
 
-def entries(folder: Path) -> dict[str, Mapping]:
+def entries(folder: Path) -> dict[str, ColumnMapping]:
     """The datasets that a folder's `dataset_info.json` names and that are there: file -> its mapping.
 
     Raises `UserError` where the file can't be read.
@@ -29,7 +29,7 @@ def entries(folder: Path) -> dict[str, Mapping]:
     return found
 
 
-def entry_of(path: Path) -> Mapping | None:
+def entry_of(path: Path) -> ColumnMapping | None:
     """What the `dataset_info.json` beside a file says about it; None where it says nothing."""
     return entries(path.parent).get(path.name)
 
@@ -45,7 +45,7 @@ def only_entry(folder: Path) -> str | None:
     return there[0] if there else None
 
 
-def _mapping(entry: dict) -> Mapping:
+def _mapping(entry: dict) -> ColumnMapping:
     """What an entry's `columns` and `tags` say, in our words."""
     said = {key: value for key, value in _object(entry, "columns").items() if isinstance(value, str)}
     columns = {COLUMNS[key]: value for key, value in said.items() if key in COLUMNS}
@@ -54,7 +54,7 @@ def _mapping(entry: dict) -> Mapping:
     if entry.get("formatting") == "sharegpt":
         columns["conversations"] = said.get("messages", "conversations")
         tags = {key: value for key, value in _object(entry, "tags").items() if isinstance(value, str)}
-    return Mapping(columns, tags)
+    return ColumnMapping(columns, tags)
 
 
 def _object(entry: dict, key: str) -> dict:

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
+from training.config.columns import ColumnMapping
 from training.data.findings import Finding
 from training.data.readers import coco, json_files, llama_factory, tables
 from training.data.readers.captions import pictures_in
 from training.data.readers.lines import Row, read_rows
-from training.data.rows.layouts import Mapping
 from training.data.safe_paths import DatasetFolder, open_regular, quoted
 from training.data.synthetic.samples import SAMPLES
 from vlm.errors import UserError
@@ -56,7 +56,7 @@ class Source:
     name: str
     kind: str
     rows: dict[str, Rows]
-    mapping: Mapping
+    mapping: ColumnMapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class How:
     """How a source is read: where tables are written out, which column is which, who is told of it."""
 
     extracted: Path
-    mapping: Mapping
+    mapping: ColumnMapping
     progress: tables.Progress
 
 
@@ -124,7 +124,7 @@ def written_out(
     return read_written_out(folder, name, kind, how.mapping, split)
 
 
-def read_written_out(folder: Path, name: str, kind: str, mapping: Mapping, split: str = "") -> Source:
+def read_written_out(folder: Path, name: str, kind: str, mapping: ColumnMapping, split: str = "") -> Source:
     """A folder that `tables.write_out` made, its rows called by the table's name and number."""
     rows_file = folder / tables.ROWS_FILE
     rows = (

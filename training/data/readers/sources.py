@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+from training.config.columns import ColumnMapping
 from training.data.readers import coco, llama_factory, tables
 from training.data.readers.archives import is_junk
 from training.data.readers.captions import caption_rows, captioned
@@ -27,7 +28,6 @@ from training.data.readers.row_files import (
     written_out,
 )
 from training.data.rows.formats import EXPECTED
-from training.data.rows.layouts import Mapping
 from training.data.safe_paths import DatasetFolder, quoted
 from training.data.splits import one_of_each, split_word
 from vlm.errors import UserError
@@ -43,7 +43,7 @@ ONE_OF_THEM = "Give the one to use as the dataset"
 def find_source(
     path: Path,
     extracted: Path,
-    mapping: Mapping,
+    mapping: ColumnMapping,
     progress: tables.Progress = lambda what, done, total: None,
 ) -> Source:
     """The rows that a file or folder holds. Tables with images in them are written out below `extracted`.

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
+from training.config.columns import SILENT, ColumnMapping
 from training.data.findings import Finding
 from training.data.readers.lines import Row
-from training.data.rows.layouts import SILENT, Mapping, canonical, guessed, layout_of, unpacked, used_columns
+from training.data.rows.layouts import answer_list, canonical, guessed, layout_of, unpacked, used_columns
 from training.data.rows.references import distinct, texts_of
 from training.data.safe_paths import DatasetFolder, quoted
 from vlm.errors import UserError
@@ -58,7 +59,7 @@ def read_examples(
     rows: Iterable[Row | Finding],
     name: str,
     folder: DatasetFolder,
-    mapping: Mapping,
+    mapping: ColumnMapping,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Reading:
     """Every good row as an example, and the findings of all the others. `name`: the rows' file.
@@ -143,7 +144,7 @@ CONVERSATIONS = ("messages", "conversations")
 
 
 def _example_or_findings(
-    row: Row, folder: DatasetFolder, mapping: Mapping, layout: str
+    row: Row, folder: DatasetFolder, mapping: ColumnMapping, layout: str
 ) -> Example | list[Finding]:
     """Everything that is wrong with the row at once: all its missing images, and its text too."""
     faults: list[UserError] = []
@@ -171,12 +172,12 @@ def _example_or_findings(
     return replace(example, references=distinct(example.answer, answers)) if answers else example
 
 
-def _answers(values: dict[str, object], mapping: Mapping, layout: str) -> list[str]:
+def _answers(values: dict[str, object], mapping: ColumnMapping, layout: str) -> list[str]:
     """The answers of a row that has a list of them."""
     found = unpacked(values, mapping)
     if layout in CONVERSATIONS:  # `output` or `response` beside turns are something else
         found = {name: value for name, value in found.items() if name == "answers"}
-    several = None if layout == "captions" else mapping.answers(found)
+    several = None if layout == "captions" else answer_list(found, mapping)
     column, written = several or ("", [])
     answers = []
     for number, said in enumerate(texts_of(written), start=1):

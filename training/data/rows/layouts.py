@@ -2,129 +2,25 @@
 
 Ours are `images` and one of `messages`, `question` + `answer` and `text`. A row of TRL, LLaMA-Factory
 (sharegpt and alpaca), ms-swift or LLaVA is recognised by its columns and rewritten; what the result means,
-and what is wrong with it, is `formats`' matter. How turns are written is `turns`'. A `Mapping` says which
-column is which where names don't.
+and what is wrong with it, is `formats`' matter. How turns are written is `turns`'. Which column is which is
+`training.config.columns`'.
 """
 
 import json
-import re
-import unicodedata
-from collections.abc import Mapping as Columns
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
 
+from training.config.columns import KINDS, SILENT, ColumnMapping, plain
 from training.data.rows.references import are_answers, most_given
 from training.data.rows.turns import history_turns, lifted, said, tagged, with_system
-from vlm.errors import UserError
 
 Values = dict[str, object]
 
-SYNONYMS: dict[str, tuple[str, ...]] = {
-    "images": (
-        *("file_name", "image", "images", "file_names", "image_path", "image_file", "image_paths"),
-        *("image_file_name", "images_file_names", "filename", "img"),
-        *("picture", "pictures", "photo", "ảnh", "hình", "hình_ảnh"),
-    ),
-    "messages": ("messages",),
-    "conversations": ("conversations", "conversation", "texts"),
-    "question": ("question", "query", "problem", "instruction", "prompt", "câu_hỏi"),
-    "answer": (
-        *("answer", "response", "output", "completion", "multiple_choice_answer", "answers"),
-        *("câu_trả_lời", "trả_lời", "đáp_án"),
-    ),
-    "text": ("text", "caption", "captions", "description", "mô_tả", "chú_thích"),
-    "input": ("input",),
-    "history": ("history",),
-    "system": ("system",),
-    "id": ("id",),
-    "split": ("split",),
-    "type": ("type",),
-}
-"""What a column may be called, by what it is; the first that a row has is taken. Capitals, spaces and hyphens
-make no difference."""
-
-KINDS = tuple(SYNONYMS)
-OTHER_KINDS = {"image": "images", "caption": "text"}
 SHOWN_KINDS = {"images": "image", "text": "caption"}
-ASSIGNMENT = re.compile(r"\s*([a-z]+)\s*=\s*([^,]+?)\s*")
-SILENT = (None, [], "")
-"""What a column holds that says nothing: tables fill in null, and CSV an empty cell."""
 OUR_IMAGES = ("file_name", "image", "images")
 OUR_TEXTS = ("messages", "question", "answer", "text", "caption")
+NOTHING_MAPPED = ColumnMapping()
 
 
-@dataclass(frozen=True, slots=True)
-class Mapping:
-    """Which column is which: kind -> column. `tags` renames turns' keys and roles, as LLaMA-Factory's do."""
-
-    columns: Columns[str, str] = field(default_factory=dict)
-    tags: Columns[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def parse(cls, text: str | None) -> "Mapping":
-        """The mapping written as `image=photo,question=ask`. Raises `UserError` where it can't be read."""
-        columns: dict[str, str] = {}
-        for part in (text or "").split(",") if (text or "").strip() else ():
-            match = ASSIGNMENT.fullmatch(part)
-            kind = OTHER_KINDS.get(match[1], match[1]) if match else None
-            if kind not in KINDS:
-                raise UserError(
-                    f"{part.strip()!r} does not say which column is which",
-                    f"Write kind=column; the kinds are {', '.join((*OTHER_KINDS, *KINDS))}.",
-                )
-            columns[kind] = match[2]
-        return cls(columns)
-
-    def column(self, kind: str, values: Values) -> str | None:
-        """The column of this kind that the row has and that says something."""
-        return next((name for name in self._columns(kind, values) if values.get(name) not in SILENT), None)
-
-    def answers(self, values: Values) -> tuple[str, list[object]] | None:
-        """The column where the row has a list of answers, and that, as it is written."""
-        found = ((name, values.get(name)) for name in self._columns("answer", values))
-        return next(((name, value) for name, value in found if are_answers(value)), None)
-
-    def get(self, kind: str, values: Values) -> object:
-        """What the row says of this kind: an empty text where it says no more."""
-        name = self.column(kind, values)
-        return values[name] if name else "" if "" in self._said(kind, values) else None
-
-    def _said(self, kind: str, values: Values) -> list[object]:
-        return [values.get(name) for name in self._columns(kind, values)]
-
-    def _columns(self, kind: str, values: Values) -> Sequence[str]:
-        """The columns that may be of this kind, the likeliest first."""
-        if kind in self.columns:
-            return (self.columns[kind],)
-        return [name for name in _known(tuple(values)).get(kind, ()) if name not in self.columns.values()]
-
-    def over(self, other: "Mapping") -> "Mapping":
-        """`other`, with what this mapping says in its place."""
-        return Mapping({**other.columns, **self.columns}, other.tags)
-
-
-NOTHING_MAPPED = Mapping()
-
-
-@lru_cache(maxsize=1024)
-def _known(columns: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Kind -> the columns of these that may be it, the likeliest first."""
-    by_name: dict[str, list[str]] = {}
-    for column in columns:
-        by_name.setdefault(_plain(column), []).append(column)
-    return {
-        kind: tuple(column for name in names for column in by_name.get(name, ()))
-        for kind, names in SYNONYMS.items()
-        if any(name in by_name for name in names)
-    }
-
-
-def _plain(column: str) -> str:
-    return re.sub(r"[\s-]+", "_", unicodedata.normalize("NFC", column).strip().casefold())
-
-
-def layout_of(values: Values, mapping: Mapping = NOTHING_MAPPED) -> str:
+def layout_of(values: Values, mapping: ColumnMapping = NOTHING_MAPPED) -> str:
     """What the row is written as: "messages", "conversations", "alpaca", "prompt and completion", …"""
     has = {kind for kind in KINDS if mapping.column(kind, values) is not None}
     if "messages" in has:
@@ -140,7 +36,7 @@ def layout_of(values: Values, mapping: Mapping = NOTHING_MAPPED) -> str:
     return "question and answer" if {"question", "answer"} & has else "captions"
 
 
-def guessed(values: Values, mapping: Mapping = NOTHING_MAPPED) -> dict[str, str]:
+def guessed(values: Values, mapping: ColumnMapping = NOTHING_MAPPED) -> dict[str, str]:
     """Which column is taken for what in this row, by the names that `--columns` has for the kinds."""
     layout = layout_of(values, mapping)
     kinds = {
@@ -152,7 +48,7 @@ def guessed(values: Values, mapping: Mapping = NOTHING_MAPPED) -> dict[str, str]
     return {SHOWN_KINDS.get(kind, kind): column for kind, column in found.items() if column is not None}
 
 
-def canonical(values: Values, mapping: Mapping = NOTHING_MAPPED, layout: str | None = None) -> Values:
+def canonical(values: Values, mapping: ColumnMapping = NOTHING_MAPPED, layout: str | None = None) -> Values:
     """The row in our own columns, its layout if that is known. Raises `UserError` where a turn can't be read.
 
     What is ours already stays as it is, right or wrong, so that its faults are told by its own names.
@@ -169,11 +65,11 @@ def canonical(values: Values, mapping: Mapping = NOTHING_MAPPED, layout: str | N
     return _with_lifted(kept | images | _renamed(values, mapping, layout))
 
 
-def used_columns(values: Values, mapping: Mapping = NOTHING_MAPPED) -> set[str]:
+def used_columns(values: Values, mapping: ColumnMapping = NOTHING_MAPPED) -> set[str]:
     """The columns of a row that say something to us; the others are ignored."""
     columns = {mapping.column(kind, values) for kind in KINDS if kind != "split"}
     ours = {*OUR_IMAGES, *OUR_TEXTS, "id", *mapping.columns.values()}
-    answers = {column for column in values if _plain(column) == "answers"}
+    answers = {column for column in values if plain(column) == "answers"}
     return {column for column in columns if column is not None} | answers | ours
 
 
@@ -182,15 +78,21 @@ def _says_ours(values: Values) -> bool:
     return any(values.get(name) not in SILENT for name in OUR_TEXTS)
 
 
-def _trained_answer(values: Values, mapping: Mapping) -> Values:
+def answer_list(values: Values, mapping: ColumnMapping) -> tuple[str, list[object]] | None:
+    """The column where the row has a list of answers, and that, as it is written."""
+    found = ((name, values.get(name)) for name in mapping.candidates("answer", values))
+    return next(((name, value) for name, value in found if are_answers(value)), None)
+
+
+def _trained_answer(values: Values, mapping: ColumnMapping) -> Values:
     """Where a question has several answers, the one that is trained on as its `answer`."""
-    several = mapping.answers(values)
+    several = answer_list(values, mapping)
     if several is None or not (values.get("question") or are_answers(values.get("answer"))):
         return {}
     return {"answer": most_given(mapping.get("answer", values))}
 
 
-def unpacked(values: Values, mapping: Mapping) -> Values:
+def unpacked(values: Values, mapping: ColumnMapping) -> Values:
     """The row with lists of images, turns and answers read where a table's cell holds them as JSON.
 
     A text may be a list in brackets too: an answer is read only where it is turns, with role and content, or
@@ -201,7 +103,7 @@ def unpacked(values: Values, mapping: Mapping) -> Values:
     found = dict(values)
     kinds = ("images", "messages", "conversations", "history", "question", "answer")
     columns = [(kind, mapping.column(kind, values)) for kind in kinds]
-    for kind, column in [*columns, *(("answers", name) for name in values if _plain(name) == "answers")]:
+    for kind, column in [*columns, *(("answers", name) for name in values if plain(name) == "answers")]:
         value = None if column is None else values.get(column)
         if isinstance(value, str) and value[:1] == "[":
             try:
@@ -222,7 +124,7 @@ def _with_lifted(values: Values) -> Values:
     return values | {"messages": turns, "images": images} if images else values
 
 
-def _renamed(values: Values, mapping: Mapping, layout: str) -> Values:
+def _renamed(values: Values, mapping: ColumnMapping, layout: str) -> Values:
     def get(kind: str) -> object:
         return mapping.get(kind, values)
 
