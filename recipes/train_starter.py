@@ -32,7 +32,7 @@ from training.data.synthetic.phrases import (
     ENGLISH,
     QUESTION_TYPES,
     VIETNAMESE,
-    Language,
+    Phrasing,
     ask,
     caption,
 )
@@ -240,7 +240,7 @@ def _practice(rng: random.Random) -> tuple[str, str]:
     scene, kind, seed = make_scene(rng, Difficulty(max_objects=2)), rng.choice(QUESTION_TYPES), rng.random()
     part = rng.choice(("question", "answer", "caption"))
 
-    def say(language: Language) -> str:
+    def say(language: Phrasing) -> str:
         if part == "caption":
             return caption(scene, language)
         return getattr(ask(scene, kind, language, random.Random(seed)), part)
@@ -281,7 +281,7 @@ def answer_loss(
 def accuracy(
     model: ComposedForConditionalGeneration,
     processor: ComposedProcessor,
-    language: Language,
+    language: Phrasing,
     count: int,
     look: str,
 ) -> float:

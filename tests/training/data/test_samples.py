@@ -15,7 +15,7 @@ from training.data.synthetic.phrases import (
     ENGLISH,
     QUESTION_TYPES,
     VIETNAMESE,
-    Language,
+    Phrasing,
     ask,
     caption,
 )
@@ -39,7 +39,7 @@ def scenes(count: int, seed: int = 5) -> Iterator[Scene]:
     return (make_scene(rng, Difficulty()) for _ in range(count))
 
 
-def right_answers(scene: Scene, language: Language, question: str) -> set[str]:
+def right_answers(scene: Scene, language: Phrasing, question: str) -> set[str]:
     """Every answer that is true of the scene, for every way to understand the question."""
     items, answers = scene.objects, set()
     for shape in SHAPES:
@@ -76,7 +76,7 @@ def right_answers(scene: Scene, language: Language, question: str) -> set[str]:
 
 
 @pytest.mark.parametrize("language", LANGUAGES.values(), ids=LANGUAGES)
-def test_every_question_has_exactly_one_right_answer_and_it_is_the_one_given(language: Language) -> None:
+def test_every_question_has_exactly_one_right_answer_and_it_is_the_one_given(language: Phrasing) -> None:
     rng = random.Random(1)
     kinds = Counter()
     for scene in scenes(60):
@@ -88,7 +88,7 @@ def test_every_question_has_exactly_one_right_answer_and_it_is_the_one_given(lan
 
 
 @pytest.mark.parametrize("language", LANGUAGES.values(), ids=LANGUAGES)
-def test_a_caption_names_every_object_with_its_size_fill_shape_and_place(language: Language) -> None:
+def test_a_caption_names_every_object_with_its_size_fill_shape_and_place(language: Phrasing) -> None:
     for scene in scenes(30):
         things = caption(scene, language).split(language.joiner)
         assert len(things) == len(scene.objects)

@@ -1,12 +1,12 @@
-"""What can be asked and said about a scene, in English and Vietnamese. No torch.
+"""Template questions and captions about synthetic scenes, in English and Vietnamese. No torch.
 
-A question is asked only where its answer is certain: "what color is the circle?" needs exactly one circle.
+A question is drawn only where its answer is certain: "what color is the circle?" needs exactly one circle.
 """
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from training.data.synthetic.scenes import FILLS, SHAPES, Scene, SceneObject
@@ -16,8 +16,8 @@ QUESTION_TYPES: tuple[QuestionType, ...] = ("fill", "shape", "count", "place", "
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A question about a scene, its one right answer, and the kind of question it is."""
+class SceneQuestion:
+    """A question about a scene, its one right answer, and its question type."""
 
     type: QuestionType
     question: str
@@ -25,8 +25,8 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Language:
-    """The words and sentence patterns of one way to talk about scenes."""
+class Phrasing:
+    """The words and sentence templates of one language about scenes."""
 
     shapes: Mapping[str, str]
     plurals: Mapping[str, str]
@@ -39,62 +39,49 @@ class Language:
     thing: str  # one object in a caption: {size} {fill} {shape} {place}
     sizes: tuple[str, str]  # small, large
     joiner: str
-    describe: str  # how a caption is asked for
+    describe: str  # the request for a caption
 
 
-_ENGLISH_SHAPES = {shape: shape for shape in SHAPES}
-_ENGLISH_PLURALS = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPES}
-_ENGLISH_PLACES = (
-    *("top left", "top", "top right", "left", "center", "right"),
-    *("bottom left", "bottom", "bottom right"),
-)
-_ENGLISH_PATTERNS = {
-    "fill of shape": "what color is the {shape}?",
-    "fill of place": "what color is the shape at the {place}?",
-    "shape of fill": "what shape is {fill}?",
-    "shape of place": "what shape is at the {place}?",
-    "count all": "how many shapes are there?",
-    "count fill": "how many {fill} shapes are there?",
-    "count shape": "how many {shapes} are there?",
-    "place of shape": "where is the {shape}?",
-    "place of both": "where is the {fill} {shape}?",
-    "is there": "is there a {fill} {shape}?",
-    "is large": "is the {shape} large?",
-    "is small": "is the {shape} small?",
-}
-
-ENGLISH = Language(
-    shapes=_ENGLISH_SHAPES,
-    plurals=_ENGLISH_PLURALS,
+ENGLISH = Phrasing(
+    shapes={shape: shape for shape in SHAPES},
+    plurals={shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPES},
     fills=("red", "green", "blue", "yellow", "purple", "black"),
-    places=_ENGLISH_PLACES,
+    places=(
+        *("top left", "top", "top right", "left", "center", "right"),
+        *("bottom left", "bottom", "bottom right"),
+    ),
     numbers=("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
     yes="yes",
     no="no",
-    patterns=_ENGLISH_PATTERNS,
+    patterns={
+        "fill of shape": "what color is the {shape}?",
+        "fill of place": "what color is the shape at the {place}?",
+        "shape of fill": "what shape is {fill}?",
+        "shape of place": "what shape is at the {place}?",
+        "count all": "how many shapes are there?",
+        "count fill": "how many {fill} shapes are there?",
+        "count shape": "how many {shapes} are there?",
+        "place of shape": "where is the {shape}?",
+        "place of both": "where is the {fill} {shape}?",
+        "is there": "is there a {fill} {shape}?",
+        "is large": "is the {shape} large?",
+        "is small": "is the {shape} small?",
+    },
     thing="a {size} {fill} {shape} at the {place}",
     sizes=("small", "large"),
     joiner=" and ",
     describe="describe the image.",
 )
 
-BLUEPRINT = Language(
-    shapes=_ENGLISH_SHAPES,
-    plurals=_ENGLISH_PLURALS,
+# Blueprints are drawn in one ink: the fill of an object is a hatching there, and has no color to ask for.
+BLUEPRINT = replace(
+    ENGLISH,
     fills=("plain", "dotted", "striped", "barred", "slanted", "checked"),
-    places=_ENGLISH_PLACES,
-    numbers=ENGLISH.numbers,
-    yes="yes",
-    no="no",
-    patterns=_ENGLISH_PATTERNS
-    | {
+    patterns={
+        **ENGLISH.patterns,
         "fill of shape": "what hatching has the {shape}?",
         "fill of place": "what hatching has the shape at the {place}?",
     },
-    thing=ENGLISH.thing,
-    sizes=ENGLISH.sizes,
-    joiner=ENGLISH.joiner,
-    describe=ENGLISH.describe,
 )
 
 _VIETNAMESE_SHAPES = {
@@ -106,9 +93,9 @@ _VIETNAMESE_SHAPES = {
     "diamond": "hình thoi",
 }
 
-VIETNAMESE = Language(
+VIETNAMESE = Phrasing(
     shapes=_VIETNAMESE_SHAPES,
-    plurals=_VIETNAMESE_SHAPES,
+    plurals=_VIETNAMESE_SHAPES,  # Vietnamese nouns don't change with number
     fills=("đỏ", "xanh lá", "xanh dương", "vàng", "tím", "đen"),
     places=(
         *("góc trên bên trái", "phía trên", "góc trên bên phải", "bên trái", "chính giữa", "bên phải"),
@@ -137,86 +124,65 @@ VIETNAMESE = Language(
     describe="mô tả hình ảnh.",
 )
 
-
-def caption(scene: Scene, language: Language) -> str:
-    """All objects of the scene in reading order, in one sentence without a full stop."""
-    return language.joiner.join(
-        language.thing.format(
-            size=language.sizes[item.large],
-            fill=language.fills[item.fill],
-            shape=language.shapes[item.shape],
-            place=language.places[item.cell],
-        )
-        for item in scene.objects
-    )
-
-
-def ask(scene: Scene, kind: QuestionType, language: Language, rng: random.Random) -> Asked:
-    """A random question of this kind about the scene."""
-    return Asked(kind, *_ASK[kind](scene, language, rng))
-
-
-def _fill(scene: Scene, language: Language, rng: random.Random) -> tuple[str, str]:
-    item = rng.choice(scene.objects)
-    by_shape = item in _alone(scene, "shape") and rng.random() < 0.6
-    return _say(language, "fill of shape" if by_shape else "fill of place", item), language.fills[item.fill]
-
-
-def _shape(scene: Scene, language: Language, rng: random.Random) -> tuple[str, str]:
-    item = rng.choice(scene.objects)
-    by_fill = item in _alone(scene, "fill") and rng.random() < 0.6
-    return _say(language, "shape of fill" if by_fill else "shape of place", item), language.shapes[item.shape]
-
-
-def _count(scene: Scene, language: Language, rng: random.Random) -> tuple[str, str]:
-    """Half of the questions count all shapes; the others count a shape or a fill that is in the scene."""
-    if rng.random() < 0.5:
-        return language.patterns["count all"], language.numbers[len(scene.objects)]
-    item, by = rng.choice(scene.objects), rng.choice(("shape", "fill"))
-    count = Counter(getattr(other, by) for other in scene.objects)[getattr(item, by)]
-    return _say(language, f"count {by}", item), language.numbers[count]
-
-
-def _place(scene: Scene, language: Language, rng: random.Random) -> tuple[str, str]:
-    item = rng.choice(scene.objects)
-    by_shape = item in _alone(scene, "shape") and rng.random() < 0.7
-    return _say(language, "place of shape" if by_shape else "place of both", item), language.places[item.cell]
-
-
-def _yes_no(scene: Scene, language: Language, rng: random.Random) -> tuple[str, str]:
-    """Is there such an object, or is one large or small? A "no" is near the truth: one property changes."""
-    if rng.random() < 0.35 and (alone := _alone(scene, "shape")):
-        item, asked_large = rng.choice(alone), rng.random() < 0.5
-        answer = language.yes if item.large == asked_large else language.no
-        return _say(language, "is large" if asked_large else "is small", item), answer
-    item = rng.choice(scene.objects)
-    if rng.random() < 0.5:
-        return _say(language, "is there", item), language.yes
-    present = {(other.shape, other.fill) for other in scene.objects}
-    near = [(item.shape, fill) for fill in range(FILLS)] + [(shape, item.fill) for shape in SHAPES]
-    shape, fill = rng.choice([kind for kind in near if kind not in present])
-    return _say(language, "is there", SceneObject(shape, fill, item.large, item.cell)), language.no
-
-
-_ASK: Mapping[QuestionType, Callable[[Scene, Language, random.Random], tuple[str, str]]] = {
-    "fill": _fill,
-    "shape": _shape,
-    "count": _count,
-    "place": _place,
-    "yes_no": _yes_no,
+# Question type -> a property, the pattern that names the object by it, how often that pattern is taken where
+# the object is the only one with this property, and the pattern otherwise. With a share below 1 both patterns
+# occur for unique objects: a question about a place doesn't give away that another object shares its shape.
+_OPEN_QUESTIONS: Mapping[QuestionType, tuple[Literal["shape", "fill"], str, float, str]] = {
+    "fill": ("shape", "fill of shape", 0.6, "fill of place"),
+    "shape": ("fill", "shape of fill", 0.6, "shape of place"),
+    "place": ("shape", "place of shape", 0.7, "place of both"),
 }
 
 
-def _alone(scene: Scene, by: Literal["shape", "fill"]) -> list[SceneObject]:
-    """The objects whose shape (or fill) no other object has."""
-    counts = Counter(getattr(item, by) for item in scene.objects)
-    return [item for item in scene.objects if counts[getattr(item, by)] == 1]
+def caption(scene: Scene, phrasing: Phrasing) -> str:
+    """Returns one sentence, without a full stop, that names all objects in reading order."""
+    return phrasing.joiner.join(phrasing.thing.format(**_words(item, phrasing)) for item in scene.objects)
 
 
-def _say(language: Language, pattern: str, item: SceneObject) -> str:
-    return language.patterns[pattern].format(
-        shape=language.shapes[item.shape],
-        shapes=language.plurals[item.shape],
-        fill=language.fills[item.fill],
-        place=language.places[item.cell],
-    )
+def ask(scene: Scene, kind: QuestionType, phrasing: Phrasing, rng: random.Random) -> SceneQuestion:
+    """Returns a random question of this type about the scene.
+
+    Half of the counting questions count all shapes. A "no" is near the truth: the object asked for differs
+    from one of the scene in a single property.
+    """
+    # A seed stands for a dataset, byte for byte: which numbers are drawn and in which order must not change,
+    # and that includes the draws that an `and` skips.
+    counts = {by: Counter(getattr(item, by) for item in scene.objects) for by in ("shape", "fill")}
+    if kind in _OPEN_QUESTIONS:
+        by, by_property, share, otherwise = _OPEN_QUESTIONS[kind]
+        item = rng.choice(scene.objects)
+        unique = counts[by][getattr(item, by)] == 1
+        pattern = by_property if unique and rng.random() < share else otherwise
+        answer = _words(item, phrasing)[kind]
+    elif kind == "count":
+        if rng.random() < 0.5:
+            return SceneQuestion(kind, phrasing.patterns["count all"], phrasing.numbers[len(scene.objects)])
+        item, by = rng.choice(scene.objects), rng.choice(("shape", "fill"))
+        pattern, answer = f"count {by}", phrasing.numbers[counts[by][getattr(item, by)]]
+    elif rng.random() < 0.35 and (
+        unique_shapes := [item for item in scene.objects if counts["shape"][item.shape] == 1]
+    ):
+        item, asks_large = rng.choice(unique_shapes), rng.random() < 0.5
+        pattern = "is large" if asks_large else "is small"
+        answer = phrasing.yes if item.large == asks_large else phrasing.no
+    else:
+        item = rng.choice(scene.objects)
+        pattern, answer = "is there", phrasing.yes
+        if rng.random() >= 0.5:
+            # Were the absent object any one, "no" could be guessed from a fill that is nowhere.
+            present = {(other.shape, other.fill) for other in scene.objects}
+            near = [(item.shape, fill) for fill in range(FILLS)] + [(shape, item.fill) for shape in SHAPES]
+            shape, fill = rng.choice([pair for pair in near if pair not in present])
+            item, answer = SceneObject(shape, fill, item.large, item.cell), phrasing.no
+    return SceneQuestion(kind, phrasing.patterns[pattern].format(**_words(item, phrasing)), answer)
+
+
+def _words(item: SceneObject, phrasing: Phrasing) -> dict[str, str]:
+    """Returns what stands for the placeholders of the patterns; three of them are question types too."""
+    return {
+        "size": phrasing.sizes[item.large],
+        "fill": phrasing.fills[item.fill],
+        "shape": phrasing.shapes[item.shape],
+        "shapes": phrasing.plurals[item.shape],
+        "place": phrasing.places[item.cell],
+    }

@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,19 +17,19 @@ from training.data.synthetic.phrases import (
     ENGLISH,
     QUESTION_TYPES,
     VIETNAMESE,
-    Language,
+    Phrasing,
     ask,
     caption,
 )
-from training.data.synthetic.scenes import Difficulty, Look, Scene, draw_scene, make_scene
+from training.data.synthetic.scenes import Difficulty, Rendering, draw_scene, make_scene
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """How one sample dataset is drawn and talked about: by default 1,920 questions and 80 captions."""
+class SampleSpec:
+    """How one sample dataset is rendered and phrased: by default 1,920 questions and 80 captions."""
 
-    language: Language
-    look: Look
+    phrasing: Phrasing
+    rendering: Rendering
     seed: int
     images: int = 480
     questions_per_image: int = 4
@@ -39,61 +38,50 @@ class Sample:
 
 
 SAMPLES = {
-    "shapes": Sample(ENGLISH, "shapes", 11),
-    "shapes-vi": Sample(VIETNAMESE, "shapes", 22),
-    # A new look wants many images: a vision LoRA learned 480, and 1,920 too, by heart.
-    "blueprints": Sample(BLUEPRINT, "blueprint", 33, images=4800, questions_per_image=1, caption_every=24),
+    "shapes": SampleSpec(ENGLISH, "shapes", 11),
+    "shapes-vi": SampleSpec(VIETNAMESE, "shapes", 22),
+    # A rendering that the starter has never seen needs many images: a LoRA on the vision tower memorized 480,
+    # and 1,920 too. With one question about each the dataset still has but 5,000 examples.
+    "blueprints": SampleSpec(
+        BLUEPRINT, "blueprint", 33, images=4800, questions_per_image=1, caption_every=24
+    ),
 }
 
 
-def make_sample(
-    name: str,
-    folder: Path,
-    **changes: object,
-) -> Path:
-    """`folder` with the sample dataset in it. A folder that is already there is left as it is.
+def make_sample(name: str, folder: Path, **changes: object) -> Path:
+    """Writes the sample dataset `name` to `folder`, unless it is there, and returns the folder.
 
-    The folder appears whole or not at all: it is written beside its place and renamed. `changes` are fields
-    of `Sample`: another `seed` gives other scenes of the same kind, for a test set.
+    `changes` are fields of `SampleSpec`: another `seed` gives other scenes of the same kind, for a test set.
     """
     if (folder / "metadata.jsonl").is_file():
         return folder
-    sample = replace(SAMPLES[name], **changes)
+    spec = replace(SAMPLES[name], **changes)
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         (draft / "images").mkdir()
-        rng = random.Random(sample.seed)
+        # One generator for scenes, questions and captions: an image depends on all that was drawn before.
+        rng = random.Random(spec.seed)
         with (draft / "metadata.jsonl").open("w", encoding="utf-8") as lines:
-            for index in range(sample.images):
-                scene = make_scene(rng, sample.difficulty)
+            for index in range(spec.images):
+                scene = make_scene(rng, spec.difficulty)
                 file_name = f"images/{index:04d}.png"
-                draw_scene(scene, sample.look).save(draft / file_name)
-                captioned = sample.caption_every is not None and index % sample.caption_every == 0
-                for row in _rows(scene, sample.language, rng, sample.questions_per_image, captioned):
+                draw_scene(scene, spec.rendering).save(draft / file_name)
+                # No question type twice about an image: two questions of a type may be the same one.
+                kinds = rng.sample(QUESTION_TYPES, spec.questions_per_image)
+                drawn = [ask(scene, kind, spec.phrasing, rng) for kind in kinds]
+                rows = [{"question": q.question, "answer": q.answer, "type": q.type} for q in drawn]
+                if spec.caption_every is not None and index % spec.caption_every == 0:
+                    rows.append({"text": caption(scene, spec.phrasing)})
+                for row in rows:
                     lines.write(json.dumps({"file_name": file_name} | row, ensure_ascii=False) + "\n")
-        draft.chmod(0o755)
-        _put_in_place(draft, folder)
+        draft.chmod(0o755)  # mkdtemp makes folders that no other user may enter
+        try:
+            os.rename(draft, folder)
+        except OSError:
+            # Another process may have been first; its files are the same.
+            if not (folder / "metadata.jsonl").is_file():
+                raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return folder
-
-
-def _rows(
-    scene: Scene, language: Language, rng: random.Random, questions: int, captioned: bool
-) -> Iterator[dict[str, str]]:
-    """Questions, each of another kind, and perhaps a caption."""
-    for kind in rng.sample(QUESTION_TYPES, questions):
-        drawn = ask(scene, kind, language, rng)
-        yield {"question": drawn.question, "answer": drawn.answer, "type": drawn.type}
-    if captioned:
-        yield {"text": caption(scene, language)}
-
-
-def _put_in_place(draft: Path, folder: Path) -> None:
-    """Rename, unless another process was first with the same files."""
-    try:
-        os.rename(draft, folder)
-    except OSError:
-        if not (folder / "metadata.jsonl").is_file():
-            raise
