@@ -167,7 +167,7 @@ def measure(job: Told) -> Told:
     from training.loop.callbacks import RunCallback
 
     if job["full"]:
-        trainer.can_be_trimmed = lambda *_: False
+        trainer.can_trim_logits = lambda *_: False
         train.HardSamples = lambda *_: None  # they read the logits once more
     run, whole, stepping = runs.prepare(build(job["settings"])), Watch(), Watch()
     began, ended, told = [], [], {}

@@ -58,7 +58,7 @@ class Watch:
 def lora_lens(job: Told) -> Told:
     """Our worker as it is; noted are its order, its adapter before the first step, and when things happen."""
     from training import runs
-    from training.batching.batch_info import ABOUT
+    from training.batching.collator import BATCH_INFO
     from training.config import build
     from training.loop import train as attempt
     from training.loop import worker
@@ -86,7 +86,7 @@ def lora_lens(job: Told) -> Told:
     def stepped(self: Any, model: Any, inputs: Told, *args: Any, **kwargs: Any) -> Any:
         if not self.drilling:
             times.setdefault("began", time.perf_counter())
-            order.append(inputs[ABOUT].example_ids)
+            order.append(inputs[BATCH_INFO].example_ids)
             lengths.append([inputs["input_ids"].numel(), int((inputs["labels"] != -100).sum())])
         return step(self, model, inputs, *args, **kwargs)
 

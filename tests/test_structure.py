@@ -83,10 +83,10 @@ FLOORS = {
     "training/cache": ("tensor_store", "encoded_text image_features"),
     "training/memory": ("tensor_tracker", "simulate", "estimate"),
     "training/batching": (
-        "equivalence loss samplers shared_prefix",
+        "samplers shared_prefix",
         "collator",
-        "batch_info shared_images",
-        "setup shares",
+        "equivalence",
+        "setup",
     ),
     "training/evaluation": ("best_checkpoint compare metrics", "blindfold", "evaluate", "evaluator"),
     "training/loop": (

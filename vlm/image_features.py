@@ -1,7 +1,7 @@
 """Image features apart from the text: encoded, split by example, handed over as `mm_encoder_outputs`.
 
-Which models take them is proved on a batch and not assumed: some name the argument and still want the pixels,
-one swallows it and loses the image. What keeps features is `training.cache.image_features`.
+Which models take them is proved on a batch and not assumed (training.batching.equivalence): some name the
+argument and still want the pixels, one swallows it and loses the image.
 """
 
 import inspect
@@ -9,10 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import BatchFeature, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-from vlm.oom import is_out_of_memory
 
 TEXT_INPUTS = {
     *("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels"),
@@ -20,8 +18,6 @@ TEXT_INPUTS = {
 }
 """What a batch says of its text, each [B, L]; everything else is about its images."""
 NOT_KEPT = {"last_hidden_state", "hidden_states", "attentions"}
-TOLERANCE = 1e-4
-"""How far two losses of one batch may lie apart in fp32 and still be the same."""
 
 Features = dict[str, torch.Tensor]
 """The features of one example's images by name; `field.0`, `field.1`, … are a list, `=field` any image's."""
@@ -120,37 +116,6 @@ def hand_over(features: Sequence[Features]) -> dict[str, BaseModelOutputWithPool
 
 def _under(name: str, features: Features) -> list[torch.Tensor]:
     return [tensor for key, tensor in features.items() if key.startswith(f"{name}.")]
-
-
-@torch.no_grad()
-def takes_features(
-    model: torch.nn.Module, encoder: ImageEncoder, features: Sequence[Features], whole: BatchFeature
-) -> bool:
-    """Whether features in place of pixels give the same loss, and each other's features another.
-
-    `whole` is a batch of two examples whose images differ, `features` what the encoder gave for each.
-    """
-    was_training = model.training
-    model.eval()
-    rest, device = encoder.rest(whole), encoder.model.device
-    try:
-        losses = [
-            model(**{n: x.to(device) for n, x in batch.items()}, **features_of).loss
-            for batch, features_of in (
-                (whole, {}),
-                (rest, {"mm_encoder_outputs": hand_over(features)}),
-                (rest, {"mm_encoder_outputs": hand_over(features[::-1])}),
-            )
-        ]
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        if is_out_of_memory(error):
-            raise
-        return False  # it names the argument and can't use it
-    finally:
-        model.train(was_training)
-    loose = TOLERANCE if encoder.model.dtype == torch.float32 else 100 * TOLERANCE
-    same, other = ((losses[0] - loss).abs().item() for loss in losses[1:])
-    return same <= loose * abs(losses[0].item()) < other
 
 
 def _owner(model: PreTrainedModel) -> PreTrainedModel:

@@ -7,7 +7,8 @@ from transformers import TrainerCallback, set_seed
 
 from training import TrainingConfig, runs
 from training.batching.collator import Collator
-from training.cache.image_features import encode_images, encoder_of, open_store, proved
+from training.batching.equivalence import can_use_features
+from training.cache.image_features import encode_images, encoder_of, open_store
 from training.data.open import open_dataset
 from training.loop import worker
 from training.loop.trainer import AdapterTrainer, training_arguments
@@ -48,7 +49,7 @@ class Setting:
         self.collator = Collator(prompt)
         if encoder is not None:
             store = open_store(config.workspace, config, self.loaded)
-            assert proved(self.model, encoder, prompt, self.examples, store)
+            assert can_use_features(self.model, encoder, prompt, self.examples, store)
             features = encode_images(
                 self.loaded, encoder, prompt, self.examples, store, lambda done, total: None
             )

@@ -1,1 +1,1 @@
-"""Examples -> batches, and what their rows share."""
+"""Examples -> batches: the collator, samplers, and what is computed once for several rows."""

@@ -1,93 +1,163 @@
-"""Examples -> batches, through `vlm.prompting`. The trainer and the evaluation both use it.
+"""The collator: examples -> batches, through `vlm.prompting`. Training and evaluation both use it.
 
-Where image features are kept, no image is opened, preprocessed or encoded again: a batch is put together from
-rows of text that were encoded once.
+With cached image features no image is opened, preprocessed or encoded again: a batch is put together from
+rows of text that were tokenized once. Where the vision tower or the connector trains there are no such
+features, but ten questions about one picture need it encoded once, with the sum of their gradients.
 """
 
-from collections.abc import Hashable, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from PIL import Image
 from transformers import BatchFeature
 
-from training.batching.shared_prefix import SharedPrefixes
-from training.cache.encoded_text import RowStore, key_of
-from training.cache.image_features import ImageFeatures, pictures_of
+from training.batching.shared_prefix import PADDING_OWNER, SharedPrefixes
+from training.cache.encoded_text import RowStore, TextRow, key_of
+from training.cache.image_features import ImageFeatures, ImagePaths, pictures_of
 from vlm.errors import UserError
 from vlm.example import Example
 from vlm.image_features import TEXT_INPUTS, ImageEncoder, hand_over
 from vlm.prompting import IGNORED, PromptStyle
 
-Row = dict[str, torch.Tensor]
+# Entries of a batch that `forward` does not take; the trainer reads or converts them.
+# What the image encoder reads of each distinct set of images, and which of those each example has.
 IMAGE_INPUTS, IMAGE_ORDER = "image_inputs", "image_order"
-"""Of a shared batch: what the encoder reads of each distinct set of images, and which is whose."""
+# Of a batch with merged rows [G, L]: which example each token belongs to.
 OWNERS = "owners"
-"""Of a batch with merged rows: which example each token belongs to."""
+# The batch's `BatchInfo`.
+BATCH_INFO = "batch_info"
 
 
+@dataclass(frozen=True, slots=True)
+class BatchInfo:
+    """A batch's metadata. `tokens` and `padded` count labels that stand apart from the input too.
+
+    `owners`, shaped as `labels`, are the numbers of the examples that tokens belong to, -1 for padding.
+    """
+
+    example_ids: list[str]
+    tokens: int
+    padded: int
+    owners: torch.Tensor
+
+
+@dataclass(eq=False)
 class Collator:
-    """Makes batches; image features come from the cache where there is one, else images from their files."""
+    """Makes batches of examples. All its batches of the same examples have the same loss.
 
-    def __init__(
-        self,
-        prompt: PromptStyle,
-        features: ImageFeatures | None = None,
-        encoder: ImageEncoder | None = None,
-    ) -> None:
-        self.prompt = prompt
-        self.features = features
-        self.encoder = encoder
-        self.kept: RowStore | None = None
-        """Where rows are on disk, if they need images to be written."""
-        self.shares = False
-        """Whether a batch to train on is made by `shared`: known once it is proved."""
-        self.prefixes: SharedPrefixes | None = None
-        """What merges the rows of a batch to train on, where that is wanted and proved."""
-        self.rows: dict[tuple[str, bool], Row] = {}
+    Of `share_images` and `prefixes` that is proved for a model before they are used in a run
+    (training.batching.equivalence).
+    """
+
+    prompt: PromptStyle
+    features: ImageFeatures | None = None  # else images come from their files
+    encoder: ImageEncoder | None = None
+    text_rows: RowStore | None = None  # rows on disk, for prompts that need images to be tokenized
+    share_images: bool = False  # whether `to_train` encodes a batch's distinct images once
+    prefixes: SharedPrefixes | None = None  # what merges rows of one image in `to_train`
+    # Rows in memory, by example and purpose. Variants made with `replace` have them in common.
+    rows: dict[tuple[str, bool], TextRow] = field(default_factory=dict, repr=False)
 
     def inputs(self, examples: Sequence[Example]) -> BatchFeature:
-        """What `generate` takes for these examples. Raises `UserError` where a row can't be used."""
-        if self.features is not None:
-            return self._joined(examples, to_train=False)
-        return self.prompt.inputs(_conversations(examples), self._images(examples))
+        """What `generate` takes for these examples.
+
+        Raises:
+            UserError: A row can't be used with this model.
+        """
+        return self._batch(examples, to_train=False)
 
     def __call__(self, examples: Sequence[Example]) -> BatchFeature:
-        """What the model's `forward` takes, `labels` included: -100 where nothing is trained."""
-        if self.features is not None:
-            return self._joined(examples, to_train=True)
-        return self.prompt.training_batch(_conversations(examples), self._images(examples))
+        """What `forward` takes, `labels` included: -100 where nothing is trained. Raises as `inputs` does."""
+        return self._batch(examples, to_train=True)
 
-    def to_train(self, examples: Sequence[Example]) -> BatchFeature:
-        """The cheapest batch that has these examples' loss, as far as the model is proved to take it."""
-        if self.shares:
-            return self.shared(examples)
-        return self._merged(examples) if self.features is not None else self(examples)
+    def to_train(self, examples: Sequence[Example], *, always_merge: bool = False) -> BatchFeature:
+        """The cheapest batch that has these examples' loss, as far as the model is proved to take it.
 
-    def shared(self, examples: Sequence[Example]) -> BatchFeature:
-        """A batch for `training.batching.shared_images`: each distinct image is opened once."""
-        inputs: dict[tuple[Path, ...], Row] = {}
-        rows = [self._row(example, to_train=True, inputs=inputs) for example in examples]
-        order = list(dict.fromkeys(example.images for example in examples if example.images))
+        `with_features` makes it what `forward` takes. With `always_merge` rows are merged at a loss too.
+
+        Raises:
+            ValueError: Rows are always to be merged, and these have no common prefix.
+        """
+        if self.features is None and not self.share_images:
+            return self(examples)
+        image_inputs: dict[ImagePaths, dict] | None = {} if self.features is None else None
+        rows = [self._row(example, to_train=True, image_inputs=image_inputs) for example in examples]
+        # Images are equal by content where it was read for the cache, else by their files: reading all of a
+        # dataset's images before step 1 would cost more than is saved.
+        keys = self.features.keys if self.features is not None else {}
+        images = [keys.get(e.images) if self.features is not None else e.images for e in examples]
+        merged = self.prefixes and self.prefixes.merge(rows, images, always=always_merge)
+        if merged:
+            batch = BatchFeature(merged.inputs | {OWNERS: merged.owners})
+        elif always_merge:
+            raise ValueError("its questions about one image have nothing in common")
+        else:
+            batch = BatchFeature(join(rows, self.prompt.tokenizer.pad_token_id, left=False))
+        # A merged row has its image tokens once, in the prefix that its first example begins with.
+        beginning = [examples[i] for i in merged.firsts] if merged else examples
+        pictured = [example for example in beginning if example.images]
+        if image_inputs is None:
+            if pictured:
+                batch["mm_encoder_outputs"] = hand_over([self.features.of(example) for example in pictured])
+            return batch
+        distinct = list(dict.fromkeys(example.images for example in examples if example.images))
         for example in examples:
-            if example.images in order and example.images not in inputs:
+            if example.images and example.images not in image_inputs:  # its row was in memory already
                 encoded = self.prompt.training_batch([example.messages], [pictures_of(example)])
-                inputs[example.images] = self.encoder.inputs(encoded)
-        batch, seen = self._together(examples, rows, [example.images for example in examples])
-        if order:
-            batch[IMAGE_INPUTS] = [inputs[images] for images in order]
-            batch[IMAGE_ORDER] = [order.index(example.images) for example in seen]
+                image_inputs[example.images] = self.encoder.inputs(encoded)
+        if distinct:
+            batch[IMAGE_INPUTS] = [image_inputs[files] for files in distinct]
+            batch[IMAGE_ORDER] = [distinct.index(example.images) for example in pictured]
+        return batch
+
+    def with_info(self, examples: Sequence[Example]) -> BatchFeature:
+        """`to_train` with its `BatchInfo`: what the trainer reads."""
+        batch = self.to_train(examples)
+        labels, owners = batch["labels"], batch.pop(OWNERS, None)
+        if owners is None:
+            masks = [batch["attention_mask"] != 0] if "attention_mask" in batch else []
+            if not masks or labels.shape != masks[0].shape:
+                # An encoder-decoder's labels are the decoder's tokens alone, and IGNORED is their padding.
+                masks.append(labels != IGNORED)
+            owners = torch.arange(len(labels))[:, None].expand_as(labels)
+        else:
+            masks = [owners != PADDING_OWNER]
+        tokens = sum(mask.numel() for mask in masks)
+        padded = tokens - sum(int(mask.sum()) for mask in masks)
+        batch[BATCH_INFO] = BatchInfo([example.id for example in examples], tokens, padded, owners)
+        return batch
+
+    def masked(self, pairs: Sequence[tuple[Example, bool]]) -> BatchFeature:
+        """`with_info` of `PaddedExamples`' pairs: an example that doesn't count has no labels.
+
+        It stays in the batch, because every rank needs a batch of each step: gradients are gathered together.
+        """
+        batch = self.with_info([example for example, _ in pairs])
+        counts = torch.tensor([counts for _, counts in pairs])
+        owners = batch[BATCH_INFO].owners
+        batch["labels"][(owners != PADDING_OWNER) & ~counts[owners]] = IGNORED
         return batch
 
     def flush(self) -> None:
-        """Write rows that are new to the disk, where they are kept there."""
-        if self.kept is not None:
-            self.kept.flush()
+        """Write new rows to the disk, where they are cached there."""
+        if self.text_rows is not None:
+            self.text_rows.flush()
 
-    def _images(self, examples: Sequence[Example]) -> list[list[Image.Image]]:
-        for example in examples:
-            self._check(example)
-        return [pictures_of(example) for example in examples]
+    def _batch(self, examples: Sequence[Example], *, to_train: bool) -> BatchFeature:
+        if self.features is None:
+            for example in examples:
+                self._check(example)
+            encode = self.prompt.training_batch if to_train else self.prompt.inputs
+            messages = [example.messages for example in examples]
+            return encode(messages, [pictures_of(example) for example in examples])
+        rows = [self._row(example, to_train) for example in examples]
+        # `generate` continues a decoder-only model's text at its end, so padding stands before it.
+        left = not to_train and not self.encoder.model.config.is_encoder_decoder
+        batch = join(rows, self.prompt.tokenizer.pad_token_id, left=left)
+        if features := [self.features.of(example) for example in examples if example.images]:
+            batch["mm_encoder_outputs"] = hand_over(features)
+        return BatchFeature(batch)
 
     def _check(self, example: Example) -> None:
         if self.prompt.takes_one_image and len(example.images) != 1:
@@ -96,65 +166,38 @@ class Collator:
                 "Remove the row, or give it one image.",
             )
 
-    def _merged(self, examples: Sequence[Example]) -> BatchFeature:
-        rows = [self._row(example, to_train=True) for example in examples]
-        images = [self.features.keys.get(example.images) for example in examples]
-        batch, seen = self._together(examples, rows, images)
-        if seen:
-            batch["mm_encoder_outputs"] = hand_over([self.features.of(example) for example in seen])
-        return batch
+    def _row(
+        self, example: Example, to_train: bool, image_inputs: dict[ImagePaths, dict] | None = None
+    ) -> TextRow:
+        """An example's text as a row: from memory, from disk, or tokenized now.
 
-    def _together(
-        self, examples: Sequence[Example], rows: Sequence[Row], images: Sequence[Hashable]
-    ) -> tuple[BatchFeature, list[Example]]:
-        """The batch of these rows, merged where that saves something, and those whose images it takes."""
-        merged = self.prefixes and self.prefixes.merge(rows, images)
-        if merged:
-            batch = BatchFeature(merged.inputs | {OWNERS: merged.owners})
-            examples = [examples[first] for first in merged.firsts]
-        else:
-            batch = BatchFeature(join(rows, self.prompt.tokenizer.pad_token_id, left=False))
-        return batch, [example for example in examples if example.images]
-
-    def _joined(self, examples: Sequence[Example], *, to_train: bool) -> BatchFeature:
-        rows = [self._row(example, to_train) for example in examples]
-        reads_first = self.encoder.model.config.is_encoder_decoder
-        batch = join(rows, self.prompt.tokenizer.pad_token_id, left=not (to_train or reads_first))
-        if seen := [self.features.of(example) for example in examples if example.images]:
-            batch["mm_encoder_outputs"] = hand_over(seen)
-        return BatchFeature(batch)
-
-    def _row(self, example: Example, to_train: bool, inputs: dict | None = None) -> Row:
-        """An example's text as one row, encoded when first asked for; `inputs` gets its images' then."""
-        key = (example.id, to_train)
-        if key not in self.rows:
-            self.rows[key] = self._kept_row(example, to_train) or self._encoded(example, to_train, inputs)
-        return self.rows[key]
-
-    def _kept_row(self, example: Example, to_train: bool) -> Row | None:
-        return None if self.kept is None else self.kept.get(self._key(example, to_train))
-
-    def _encoded(self, example: Example, to_train: bool, inputs: dict | None) -> Row:
-        self._check(example)
-        encode = self.prompt.training_batch if to_train else self.prompt.inputs
-        # Only where the text has a token for each piece of an image does it take the image to write it.
-        images = None if self.prompt.reads_cache else [pictures_of(example)]
-        encoded = encode([example.messages], images)
-        if inputs is not None and images is not None and example.images:
-            inputs.setdefault(example.images, self.encoder.inputs(encoded))
-        rest = self.encoder.rest(encoded)
-        row = {name: x.int() if name in TEXT_INPUTS else x for name, x in rest.items()}
-        if self.kept is not None:
-            self.kept.keep(self._key(example, to_train), row)
+        Where its images had to be opened for that, their `image_inputs` are filled in too.
+        """
+        if (example.id, to_train) in self.rows:
+            return self.rows[example.id, to_train]
+        row, key = None, b""
+        if self.text_rows is not None:
+            content = self.features.keys[example.images] if example.images else ""
+            key = key_of(example, content, to_train=to_train)
+            row = self.text_rows.get(key)
+        if row is None:
+            self._check(example)
+            encode = self.prompt.training_batch if to_train else self.prompt.inputs
+            # Only a text with a token for each piece of an image needs the image to be written.
+            images = None if self.prompt.reads_cache else [pictures_of(example)]
+            encoded = encode([example.messages], images)
+            if image_inputs is not None and images is not None and example.images:
+                image_inputs.setdefault(example.images, self.encoder.inputs(encoded))
+            rest = self.encoder.rest(encoded)
+            row = {name: x.int() if name in TEXT_INPUTS else x for name, x in rest.items()}
+            if self.text_rows is not None:
+                self.text_rows.add(key, row)
+        self.rows[example.id, to_train] = row
         return row
 
-    def _key(self, example: Example, to_train: bool) -> bytes:
-        images = self.features.keys[example.images] if example.images else ""
-        return key_of(example, images, to_train=to_train)
 
-
-def join(rows: Sequence[Row], pad_token_id: int, *, left: bool) -> dict[str, torch.Tensor]:
-    """One batch of rows of one example each: texts padded on one side, everything else one after another."""
+def join(rows: Sequence[TextRow], pad_token_id: int, *, left: bool) -> dict[str, torch.Tensor]:
+    """One batch [B, L] of rows of one example each: texts padded on one side, the rest one after another."""
     padding = {"input_ids": pad_token_id, "decoder_input_ids": pad_token_id, "labels": IGNORED}
     batch = {}
     for name in dict.fromkeys(name for row in rows for name in row):
@@ -171,5 +214,28 @@ def join(rows: Sequence[Row], pad_token_id: int, *, left: bool) -> dict[str, tor
     return batch
 
 
-def _conversations(examples: Sequence[Example]) -> list:
-    return [example.messages for example in examples]
+def with_features(batch: Mapping[str, Any], encoder: ImageEncoder) -> dict[str, Any]:
+    """A batch of `Collator.to_train` as `forward` takes it: its distinct images encoded now, with gradient.
+
+    Each example is handed its image's features, so that the gradients of all its questions add up in one
+    backward pass of the encoder.
+    """
+    rest = {name: x for name, x in batch.items() if name not in (IMAGE_INPUTS, IMAGE_ORDER, OWNERS)}
+    if IMAGE_INPUTS not in batch:
+        return rest
+    features = encoder.encode(batch[IMAGE_INPUTS])
+    return {**rest, "mm_encoder_outputs": hand_over([features[index] for index in batch[IMAGE_ORDER]])}
+
+
+def trimmed(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The batch with `logits_to_keep` [K], and `labels` and `shift_labels` [B, K] of what comes after those.
+
+    K are the positions after which any row has a token to learn. A language model's head makes [B, L, V]
+    numbers of which training reads these alone: its memory no longer grows with image tokens.
+    """
+    labels = batch["labels"]
+    positions = (labels[:, 1:] != IGNORED).any(0).nonzero().flatten()
+    shifted = labels[:, positions + 1]
+    # transformers takes no loss without `labels`, but shifts them itself, which fails on K of them; where
+    # there are `shift_labels` too, the loss is taken of those.
+    return {**batch, "logits_to_keep": positions, "labels": shifted, "shift_labels": shifted}

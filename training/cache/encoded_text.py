@@ -1,70 +1,91 @@
-"""Rows of encoded text on disk, shared between runs: a chat model's can't be written without its images.
+"""A cache of tokenized examples on disk, shared between runs: one row of text tensors for each example.
 
-Read whole when a run begins, appended to at its checkpoints. A row is known by its messages, the content of
-its images and what it is for; its folder by all that makes tokens of a text.
+A chat model's text holds a token for each piece of an image, so that it can't be tokenized without opening
+the image. Rows are read whole when a run begins and appended at its checkpoints.
 """
 
 import hashlib
 import os
-import uuid
 from pathlib import Path
 
 import torch
 import transformers
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from training.cache.tensor_store import evict
+from training.cache.tensor_store import evict, save_shard
 from vlm.example import Example
 from vlm.image_features import ImageEncoder
 from vlm.prompting import PromptStyle
 
-Row = dict[str, torch.Tensor]
+# The text inputs of one example by name, each [1, L], and what positions need beside them (image grids).
+TextRow = dict[str, torch.Tensor]
 
+# A file of N rows has few tensors: `keys` [N, 32] of digests, and of each field `values` of all rows in one
+# line and `shapes` [N, D], -1 where a row lacks the field. One tensor for each row and field would make
+# headers of tens of megabytes.
 KEYS, VALUES, SHAPES = "keys", "values ", "shapes "
-"""In a file: digests [N, 32], and of each field all values, and shapes [N, D], -1 where there is none."""
 
 
 class RowStore:
-    """Rows by key. `keep` one, and `flush` what was kept since the last time."""
+    """Rows by key, in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.rows: dict[bytes, Row] = {}
-        self.pending: dict[bytes, Row] = {}
+        self.rows: dict[bytes, TextRow] = {}
+        self.pending: dict[bytes, TextRow] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        os.utime(folder)
+        os.utime(folder)  # the time of last use, which `evict` sorts by
         for file in sorted(folder.glob("*.safetensors")):
             try:
-                self.rows |= _unpacked(load_file(file))
-            except (OSError, SafetensorError, KeyError, RuntimeError):  # deleted just now, or damaged
+                packed = load_file(file)
+                rows: dict[bytes, TextRow] = {bytes(key): {} for key in packed[KEYS].numpy()}
+                for name in (field.removeprefix(VALUES) for field in packed if field.startswith(VALUES)):
+                    values, at = packed[VALUES + name], 0
+                    for row, shape in zip(rows.values(), packed[SHAPES + name].tolist(), strict=True):
+                        if -1 not in shape:
+                            size = torch.Size(shape).numel()
+                            row[name] = values[at : at + size].reshape(shape)
+                            at += size
+            except (OSError, SafetensorError, KeyError, RuntimeError):  # just deleted by another, or damaged
                 continue
+            self.rows |= rows
 
-    def get(self, key: bytes) -> Row | None:
+    def get(self, key: bytes) -> TextRow | None:
         return self.rows.get(key)
 
-    def keep(self, key: bytes, row: Row) -> None:
+    def add(self, key: bytes, row: TextRow) -> None:
+        """Add a row; it reaches the disk with `flush`."""
         self.rows[key] = self.pending[key] = row
 
     def flush(self) -> None:
-        """Write what is new as one file. Raises `OSError` where the disk is full."""
+        """Write the rows added since the last flush as one file.
+
+        Raises:
+            OSError: The disk is full.
+        """
         if not self.pending:
             return
-        file = self.folder / f"{uuid.uuid4().hex}.safetensors"
-        draft = file.with_suffix(".draft")
-        try:
-            save_file(_packed(self.pending), draft)
-            draft.rename(file)
-        finally:
-            draft.unlink(missing_ok=True)
+        rows = self.pending.values()
+        digests = bytearray(b"".join(self.pending))
+        packed = {KEYS: torch.frombuffer(digests, dtype=torch.uint8).reshape(len(rows), -1)}
+        for name in dict.fromkeys(name for row in rows for name in row):
+            present = [row[name] for row in rows if name in row]
+            lacking = [-1] * present[0].dim()
+            packed[VALUES + name] = torch.cat([tensor.flatten() for tensor in present])
+            shapes = [[*row[name].shape] if name in row else lacking for row in rows]
+            packed[SHAPES + name] = torch.tensor(shapes)
+        save_shard(self.folder, packed)
         self.pending = {}
         evict(self.folder.parent, keep=self.folder)
 
 
 def open_rows(workspace: Path, prompt: PromptStyle, encoder: ImageEncoder) -> RowStore:
-    """The rows of this prompt style in the workspace: another template, tokenizer or limit has others."""
+    """The workspace's rows of this prompt style: another template, tokenizer or limit has its own folder."""
     tokenizer, processor = prompt.tokenizer, prompt.processor
     identity = hashlib.sha256()
+    # All that decides which tokens a text becomes. A setting that is missing here would hand a run the rows
+    # of another one, and train on them without a word.
     for part in (
         *(transformers.__version__, type(prompt).__name__, str(prompt.max_length)),
         *(type(encoder.model).__name__, str(sorted(encoder.taken))),
@@ -74,6 +95,7 @@ def open_rows(workspace: Path, prompt: PromptStyle, encoder: ImageEncoder) -> Ro
         tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else "",
     ):
         identity.update(part.encode() + b"\0")
+    # A slow tokenizer has no backend to print: its vocabulary is in files.
     for name in tokenizer.vocab_files_names:
         file = vars(tokenizer).get(name)
         if isinstance(file, str) and Path(file).is_file():
@@ -82,31 +104,7 @@ def open_rows(workspace: Path, prompt: PromptStyle, encoder: ImageEncoder) -> Ro
 
 
 def key_of(example: Example, images: str, *, to_train: bool) -> bytes:
-    """The key of an example's row: `images` tells the content of its images."""
+    """The key of an example's row: its messages, its images' content (`images`) and what the row is for."""
     parts = [images, str(to_train), *(part for m in example.messages for part in (m.role, m.text))]
+    # `repr` quotes each part: a text with a NUL in it can't pass for two.
     return hashlib.sha256("\0".join(map(repr, parts)).encode()).digest()
-
-
-def _packed(rows: dict[bytes, Row]) -> Row:
-    keys = torch.frombuffer(bytearray(b"".join(rows)), dtype=torch.uint8).reshape(len(rows), -1)
-    packed = {KEYS: keys}
-    for name in dict.fromkeys(name for row in rows.values() for name in row):
-        found = [row.get(name) for row in rows.values()]
-        there = [tensor for tensor in found if tensor is not None]
-        packed[VALUES + name] = torch.cat([tensor.flatten() for tensor in there])
-        none = [-1] * there[0].dim()
-        packed[SHAPES + name] = torch.tensor([none if x is None else [*x.shape] for x in found])
-    return packed
-
-
-def _unpacked(packed: Row) -> dict[bytes, Row]:
-    keys = [bytes(key) for key in packed[KEYS].numpy()]
-    rows: dict[bytes, Row] = {key: {} for key in keys}
-    for name in (field.removeprefix(VALUES) for field in packed if field.startswith(VALUES)):
-        values, at = packed[VALUES + name], 0
-        for key, shape in zip(keys, packed[SHAPES + name].tolist(), strict=True):
-            if -1 not in shape:
-                size = torch.Size(shape).numel()
-                rows[key][name] = values[at : at + size].reshape(shape)
-                at += size
-    return rows

@@ -99,7 +99,7 @@ class FireDrill(TrainerCallback):
             self.trainer.model,
         )  # not DDP's: it would count this as one of its passes
         began = time.monotonic()
-        batch = trainer.collate(list(examples))
+        batch = trainer.collator.with_info(list(examples))
         items = trainer._get_num_items_in_batch([batch], trainer.args.device)
         trainer.current_gradient_accumulation_steps = 1
         trainer.training_step(model, batch, items)

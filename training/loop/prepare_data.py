@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from training.batching.samplers import Streams, kept_lengths
+from training.batching.samplers import Streams, run_lengths
 from training.config import TrainingConfig
 from training.data.open import Dataset, usable_examples
 from training.data.validate.dataset_check import Report, check_configured
@@ -34,7 +34,7 @@ def read_data(
     """
     report = _checked(config, phase)
     dataset = report.cleaned()
-    streams = kept_lengths(run.path / "lengths.json", report.lengths.streams)
+    streams = run_lengths(run.path / "lengths.json", report.lengths.streams)
     examples = usable_examples(dataset, skip_bad_rows=config.skip_bad_rows)
     train, held_out = report.sides(config.held_out, config.seed)
     asked = chosen(held_out, config)

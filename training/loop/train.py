@@ -18,8 +18,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging as transformers_logging
 
 from training.batching.collator import Collator
+from training.batching.equivalence import trial
 from training.batching.samplers import Streams
-from training.batching.setup import make_collator
+from training.batching.setup import build_collator
 from training.data.open import Dataset
 from training.data.validate.image_index import KnownImages
 from training.distributed import ALONE, Ranks
@@ -50,8 +51,6 @@ logger = logging.getLogger(__name__)
 
 VERSIONS_OF = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 TOLD_ON_CARD = ("evaluated", "data", "started", "step", "blindfold")
-UNFIT = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
-"""What a model or PEFT raises where a method and a model don't go together."""
 
 
 class StopBeforeTraining(Exception):
@@ -114,7 +113,7 @@ class Attempt:
         self._tell_start(loaded, counts)
 
         prompt = prompt_style(loaded.model.config, loaded.processor, self.config.max_length)
-        collator = make_collator(
+        collator = build_collator(
             self.config,
             loaded,
             model,
@@ -230,13 +229,12 @@ class Attempt:
         """
         if self.config.method == "lora" or self.config.from_adapter is not None:
             return
-        try:
-            with torch.no_grad():
-                model(**collator(examples).to(model.device))
-                inputs = collator.inputs(examples).to(model.device)
-                model.generate(**inputs, max_new_tokens=1, do_sample=False)
-        except UNFIT as error:
-            logger.info("what it raised", exc_info=True)
+        with trial(model) as refusals, torch.no_grad():
+            model(**collator(examples).to(model.device))
+            inputs = collator.inputs(examples).to(model.device)
+            model.generate(**inputs, max_new_tokens=1, do_sample=False)
+        for error in refusals:
+            logger.info("what it raised", exc_info=error)
             label, kind = METHODS[self.config.method].label, type(model.get_base_model()).__name__
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(

@@ -21,12 +21,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from training.batching.batch_info import ABOUT, Told
-from training.batching.collator import IMAGE_ORDER, Collator
-from training.batching.loss import can_be_trimmed, trimmed
-from training.batching.samplers import ImageGroups, LengthBuckets, Streams
-from training.batching.shared_images import with_features
-from training.batching.shares import Filled, FullBatches, collate_filled
+from training.batching.collator import BATCH_INFO, IMAGE_ORDER, Collator, trimmed, with_features
+from training.batching.equivalence import can_trim_logits
+from training.batching.samplers import ImageGroups, LengthBuckets, PaddedExamples, PaddedSampler, Streams
 from training.config import TrainingConfig
 from training.config.speed import check_speed
 from training.evaluation.best_checkpoint import Best
@@ -61,15 +58,15 @@ class AdapterTrainer(Trainer):
         self.uses_adalora = model.peft_config["default"].peft_type == "ADALORA"
         callbacks = [callback, *([_AdaLoraSteps()] if self.uses_adalora else []), *([hard] if hard else [])]
         self.examples = examples
-        self.collate = Told(collator)
+        self.collator = collator
         several = arguments.world_size > 1
         if several:
             callbacks.append(_OneDecision())
         super().__init__(
             model,
             arguments,
-            data_collator=collate_filled(self.collate) if several else self.collate,
-            train_dataset=Filled(examples) if several else examples,
+            data_collator=collator.masked if several else collator.with_info,
+            train_dataset=PaddedExamples(examples) if several else examples,
             callbacks=[*callbacks, _Updates(self)],
         )
         self.remove_callback(PrinterCallback)  # RunCallback logs what matters, in words
@@ -102,7 +99,7 @@ class AdapterTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        about = inputs.pop(ABOUT)
+        about = inputs.pop(BATCH_INFO)
         self.example_ids, self.owners = about.example_ids, about.owners
         self.tokens += about.tokens
         self.padded += about.padded
@@ -115,11 +112,11 @@ class AdapterTrainer(Trainer):
             prompts = self.model.peft_config["default"].is_prompt_learning  # its tokens shift the positions
             # Two short examples are proof enough: all of a batch's logits might not fit.
             short = sorted(self.examples, key=lambda example: sum(len(m.text) for m in example.messages))
-            batch = self._prepare_inputs(self.collate.collator(short[:2]))
-            self.trims = not prompts and can_be_trimmed(self.model, self.model.get_base_model(), batch)
+            batch = self._prepare_inputs(self.collator(short[:2]))
+            self.trims = not prompts and can_trim_logits(self.model, self.model.get_base_model(), batch)
         if IMAGE_ORDER in inputs:
             with self.accelerator.autocast():
-                inputs = with_features(inputs, self.collate.collator.encoder)
+                inputs = with_features(inputs, self.collator.encoder)
         batch = trimmed(inputs) if self.trims else inputs
         if self.hard is None or self.drilling:
             return super().compute_loss(model, batch, *args, **kwargs)
@@ -153,7 +150,7 @@ class AdapterTrainer(Trainer):
             order = ImageGroups(in_a_step, self.examples, self.args.seed)
         else:
             order = LengthBuckets(in_a_step, self.examples, self.args.seed, self.streams)
-        return order if self.args.world_size == 1 else FullBatches(order, at_once)
+        return order if self.args.world_size == 1 else PaddedSampler(order, at_once)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """The adapter alone: Trainer's own adds `training_args.bin`, a pickle that can hold a token."""

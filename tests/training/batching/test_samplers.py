@@ -3,7 +3,7 @@
 import itertools
 from pathlib import Path
 
-from training.batching.samplers import ImageGroups, LengthBuckets, kept_lengths
+from training.batching.samplers import ImageGroups, LengthBuckets, run_lengths
 from vlm.example import Example, Message
 
 
@@ -67,7 +67,7 @@ def test_questions_of_one_image_share_a_batch_and_seed_and_epoch_decide_which():
 
 def test_a_run_keeps_the_lengths_it_began_with(tmp_path: Path):
     file = tmp_path / "lengths.json"
-    assert kept_lengths(file, {"a": (3, 4)}) == {"a": [3, 4]}
-    assert kept_lengths(file, {"a": (9, 9)}) == {"a": [3, 4]}
+    assert run_lengths(file, {"a": (3, 4)}) == {"a": [3, 4]}
+    assert run_lengths(file, {"a": (9, 9)}) == {"a": [3, 4]}
     (tmp_path / "older" / "checkpoints" / "checkpoint-5").mkdir(parents=True)
-    assert kept_lengths(tmp_path / "older" / "lengths.json", {"a": (3, 4)}) == {}
+    assert run_lengths(tmp_path / "older" / "lengths.json", {"a": (3, 4)}) == {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import torch
 from support.family_models import load
 from support.tiny_runs import Recorder, Setting, finish
 from training import TrainingConfig
-from training.batching.collator import IMAGE_INPUTS, IMAGE_ORDER, Collator
-from training.batching.shared_images import can_be_shared, with_features
+from training.batching.collator import IMAGE_INPUTS, IMAGE_ORDER, Collator, with_features
+from training.batching.equivalence import can_share_images
 from vlm import adapters
 from vlm.example import Example
 from vlm.image_features import ImageEncoder, image_encoder
@@ -32,9 +33,9 @@ def test_a_family_that_takes_features_trains_the_same_with_shared_images(
     loaded, prompt, _ = load(folders(family))
     model = adapters.attach(loaded.model, BOTH, family)
     collator = Collator(prompt, encoder=image_encoder(loaded.model))
-    assert can_be_shared(model, collator, examples, nullcontext())
+    assert can_share_images(model, collator, examples, nullcontext())
     losses, gradients = [], []
-    shared = collator.shared(examples)
+    shared = replace(collator, share_images=True).to_train(examples)
     assert len(shared[IMAGE_INPUTS]) == 3
     assert shared[IMAGE_ORDER] == [0, 1, 2, 0]
     for batch in (collator(examples), with_features(shared, collator.encoder)):
@@ -51,8 +52,8 @@ def test_a_family_that_takes_features_trains_the_same_with_shared_images(
 
 def trained(config: TrainingConfig, *, shares: bool) -> Recorder:
     setting = Setting(config, cached=False)
-    setting.collator.encoder = image_encoder(setting.loaded.model)
-    setting.collator.shares = shares
+    encoder = image_encoder(setting.loaded.model)
+    setting.collator = replace(setting.collator, encoder=encoder, share_images=shares)
     return setting.train()
 
 
@@ -101,8 +102,8 @@ def test_what_gives_another_loss_is_not_shared(
             return encode(encoder, inputs)
 
     monkeypatch.setattr(ImageEncoder, "encode", without_gradient)
-    assert not can_be_shared(model, collator, examples, nullcontext())
-    assert not can_be_shared(model, collator, examples[:3], nullcontext()), "no image is there twice"
+    assert not can_share_images(model, collator, examples, nullcontext())
+    assert not can_share_images(model, collator, examples[:3], nullcontext()), "no image is there twice"
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -12,10 +12,9 @@ import torch
 from support.family_models import load
 from support.tiny_runs import finish
 from training import TrainingConfig
-from training.batching.collator import IMAGE_ORDER, OWNERS, Collator
-from training.batching.setup import can_merge
-from training.batching.shared_images import with_features
-from training.batching.shared_prefix import NOBODY, SharedPrefixes
+from training.batching.collator import OWNERS, Collator, with_features
+from training.batching.equivalence import can_merge_prefixes
+from training.batching.shared_prefix import PADDING_OWNER, SharedPrefixes
 from training.cache.image_features import encode_images, open_store
 from vlm import adapters
 from vlm.example import IMAGE, Example, Message
@@ -60,10 +59,8 @@ def made(folders: Built, examples: list[Example], tmp_path: Path) -> Callable:
         if not vision:
             store = open_store(tmp_path, settings, loaded)
             features = encode_images(loaded, encoder, prompt, more, store, lambda done, total: None)
-        collator = Collator(prompt, features, encoder)
-        collator.shares = vision
-        collator.prefixes = SharedPrefixes(loaded.model, prompt.tokenizer.pad_token_id)
-        return model, collator, more
+        prefixes = SharedPrefixes(loaded.model, prompt.tokenizer.pad_token_id)
+        return model, Collator(prompt, features, encoder, share_images=vision, prefixes=prefixes), more
 
     return make
 
@@ -72,14 +69,12 @@ def made(folders: Built, examples: list[Example], tmp_path: Path) -> Callable:
 @pytest.mark.parametrize("family", ["smolvlm", "llava", "internvl", "qwen2_5_vl", "qwen3_vl", "mistral3"])
 def test_merged_questions_train_as_they_do_apart(family: str, vision: bool, made: Callable) -> None:
     model, collator, more = made(family, vision=vision)
-    assert can_merge(collator, model, more, nullcontext())
+    assert can_merge_prefixes(model, collator, more, nullcontext())
     losses, gradients, tokens = [], [], []
     for batch in (collator(more), collator.to_train(more)):
-        owners = batch.pop(OWNERS, None)
+        owners = batch.get(OWNERS)
         tokens.append(batch["input_ids"].numel())
-        if IMAGE_ORDER in batch:
-            batch = with_features(batch, collator.encoder)
-        loss = model(**batch).loss
+        loss = model(**with_features(batch, collator.encoder)).loss
         loss.backward()
         losses.append(loss.item())
         gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
@@ -94,7 +89,7 @@ def test_merged_questions_train_as_they_do_apart(family: str, vision: bool, made
 
 def test_a_model_that_sees_in_both_directions_keeps_its_questions_apart(made: Callable) -> None:
     model, collator, more = made("paligemma", vision=False)
-    assert not can_merge(collator, model, more, nullcontext())
+    assert not can_merge_prefixes(model, collator, more, nullcontext())
 
 
 @pytest.mark.parametrize("family", ["gemma3", "qwen3_5", "lfm2_vl"])
@@ -126,7 +121,7 @@ def test_only_what_saves_is_merged(made: Callable) -> None:
     both = prefixes.merge([rows[0], rows[3], rows[1], rows[2]], ["a", "b", "a", "a"])
     assert both.firsts == [0, 1], "a row of three questions, and a row of one"
     assert both.inputs["input_ids"].shape == both.owners.shape
-    assert (both.owners[1] == NOBODY).sum() == both.owners.shape[1] - rows[3]["input_ids"].shape[1]
+    assert (both.owners[1] == PADDING_OWNER).sum() == both.owners.shape[1] - rows[3]["input_ids"].shape[1]
     prefixes.width = 1  # attention is all there is to pay for
     assert prefixes.merge(rows[:3] * 8, ["a"] * 24) is None
 
@@ -150,7 +145,7 @@ def test_a_row_without_an_image_goes_beside_merged_ones(made: Callable) -> None:
     merged = collator.to_train(mixed)
     owners = merged.pop(OWNERS)
     assert merged["input_ids"].shape[0] == 2
-    assert {*owners.unique().tolist()} - {NOBODY} == {0, 1, 2, 3}
+    assert {*owners.unique().tolist()} - {PADDING_OWNER} == {0, 1, 2, 3}
     losses = [model(**batch).loss.item() for batch in (collator(mixed), merged)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
@@ -165,8 +160,8 @@ def test_memory_that_runs_out_in_the_proof_ends_no_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(type(model), "forward", full)
-        assert not can_merge(collator, model, more, nullcontext())
-    assert not collator.prefixes.always
+        assert not can_merge_prefixes(model, collator, more, nullcontext())
+    assert OWNERS not in collator.to_train(more[::3]), "only the proof merges what saves nothing"
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -174,7 +169,7 @@ def test_memory_that_runs_out_in_the_proof_ends_no_run(
 def test_the_proof_tells_the_same_in_half_precision(family: str, made: Callable) -> None:
     model, collator, more = made(family, vision=False)
     autocast = torch.autocast("cpu", torch.bfloat16)
-    assert can_merge(collator, model, more, autocast) == (family != "paligemma")
+    assert can_merge_prefixes(model, collator, more, autocast) == (family != "paligemma")
 
 
 def run_of(tiny_config: MakeConfig, model: Path, dataset: Path, **values: object) -> tuple[list, list, str]:
@@ -201,7 +196,7 @@ def test_a_run_that_merges_is_the_run_that_does_not(
     smolvlm = folders("smolvlm")
     losses, hard, log = run_of(tiny_config, smolvlm, folder, name="merged")
     assert "have in common is computed once" in log
-    monkeypatch.setattr("training.batching.setup.can_merge", lambda *_: False)
+    monkeypatch.setattr("training.batching.setup.can_merge_prefixes", lambda *_: False)
     apart, hard_apart, log = run_of(tiny_config, smolvlm, folder, name="apart")
     assert "have in common" not in log
     assert (

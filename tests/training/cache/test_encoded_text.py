@@ -24,7 +24,7 @@ def test_rows_come_back_as_they_were_written_also_after_a_damaged_file(tmp_path:
     }
     store = RowStore(tmp_path / "rows" / "a")
     for key, row in rows.items():
-        store.keep(key, row)
+        store.add(key, row)
     store.flush()
     store.flush()
     assert len(list(store.folder.iterdir())) == 1

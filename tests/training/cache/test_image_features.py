@@ -13,10 +13,10 @@ from support.families import FAMILIES
 from support.family_models import load
 from support.tiny_runs import Setting, finish
 from training import TrainingConfig
-from training.batching.collator import Collator
-from training.batching.loss import can_be_trimmed, trimmed
+from training.batching.collator import Collator, trimmed
+from training.batching.equivalence import can_trim_logits, can_use_features
 from training.cache import tensor_store
-from training.cache.image_features import different, encode_images, encoder_of, open_store, proved
+from training.cache.image_features import different, encode_images, encoder_of, open_store
 from training.cache.tensor_store import TensorStore, evict
 from vlm import adapters
 from vlm.example import Example
@@ -37,9 +37,9 @@ def test_every_family_that_takes_features_has_the_same_losses_and_answers_with_t
     model = adapters.attach(loaded.model, AdapterSettings(text_lora_r=4), family)
     encoder, store = encoder_of(loaded), open_store(tmp_path, settings, loaded)
     if family in WITHOUT_CACHE:
-        assert encoder is None or not proved(model, encoder, prompt, examples, store)
+        assert encoder is None or not can_use_features(model, encoder, prompt, examples, store)
         return
-    assert proved(model, encoder, prompt, examples, store)
+    assert can_use_features(model, encoder, prompt, examples, store)
     assert len([key for key in store.pending if not key.startswith("proof")]) == 2, "what it took to prove it"
     features = encode_images(loaded, encoder, prompt, examples, store, lambda done, total: None)
     assert len(features) == 3
@@ -63,7 +63,7 @@ def test_words_are_projected_only_where_labels_are_at_the_same_loss_and_gradient
 ) -> None:
     loaded, prompt, _ = load(folders(family))
     model, batch = loaded.model, Collator(prompt)(examples)
-    assert can_be_trimmed(model, model, batch) == (family not in WHOLE_LOGITS)
+    assert can_trim_logits(model, model, batch) == (family not in WHOLE_LOGITS)
     if family in WHOLE_LOGITS:
         return
     weight = model.get_input_embeddings().weight.requires_grad_(True)
