@@ -56,11 +56,11 @@ def build_collator(
     """
     wanted = config.cache_image_features
     encoder = encoder_of(loaded) if wanted != "off" else None
-    store = open_store(config.workspace, config, loaded) if encoder is not None else None
-    # Every rank has to make the same batches, so each proof counts only where all ranks found it.
-    cached = store is not None and not ranks.any(
-        not can_use_features(model, encoder, prompt, examples, store, ranks)
-    )
+    cached = False
+    if encoder is not None:
+        store = open_store(config.workspace, config, loaded)
+        # All ranks have to make batches of one kind, so a proof counts only where each of them found it.
+        cached = not ranks.any(not can_use_features(model, encoder, prompt, examples, store, ranks))
     if cached:
         features = encode_images(loaded, encoder, prompt, examples, store, progress, ranks, content)
         logger.info("%s distinct images are encoded; they won't be encoded again", len(features))
@@ -91,12 +91,11 @@ def build_collator(
     if not cached:
         once, again = "once for all its questions in a batch", "again for each of its questions"
         logger.info("an image is encoded %s", once if collator.share_images else again)
-    if not config.group_by_image:
-        pictured = [example.images for example in examples if example.images]
-        questions = len(pictured) / max(1, len(set(pictured)))
-        advice = "%.0f questions about each image: --group_by_image may make the steps faster"
-        worth = ranks.first and questions >= WORTH_GROUPING
-        if worth and (collator.share_images or _prefixes(collator, model)):
+    pictured = [example.images for example in examples if example.images]
+    questions = len(pictured) / max(1, len(set(pictured)))
+    if ranks.first and questions >= WORTH_GROUPING and not config.group_by_image:
+        if collator.share_images or _prefixes(collator, model):
+            advice = "%.0f questions about each image: --group_by_image may make the steps faster"
             logger.info(advice, questions)
     return collator
 
