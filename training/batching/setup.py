@@ -54,8 +54,7 @@ def build_collator(
     Raises:
         UserError: `cache_image_features` is "on", and the features can't be cached.
     """
-    wanted = config.cache_image_features
-    encoder = encoder_of(loaded) if wanted != "off" else None
+    encoder = encoder_of(loaded) if config.cache_image_features != "off" else None
     cached = False
     if encoder is not None:
         store = open_store(config.workspace, config, loaded)
@@ -66,7 +65,7 @@ def build_collator(
         logger.info("%s distinct images are encoded; they won't be encoded again", len(features))
         text_rows = None if prompt.reads_cache else open_rows(config.workspace, prompt, encoder)
         collator = Collator(prompt, features, encoder, text_rows)
-    elif wanted == "on":
+    elif config.cache_image_features == "on":
         raise UserError(
             "The image features can't be kept: something below them trains, or the model takes none.",
             "Use --cache_image_features auto, or train the text tower alone.",
