@@ -71,7 +71,7 @@ FLOORS = {
         "__main__",
     ),
     "training/config": ("columns evaluation_settings run_name speed", "rules", "fields"),
-    "training/runs": ("checkpoints events lock", "status", "run"),
+    "training/runs": ("checkpoints events lock", "status", "folder", "adapters", "run"),
     "training/data": (
         "findings safe_paths synthetic",
         "images rows",

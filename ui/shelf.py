@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 from training import runs
 from training.config import TrainingConfig
 from training.data.readers.archives import is_junk, unpack
-from training.runs import Run
+from training.runs import Run, find_adapter, list_adapters, run_of
+from training.runs.adapters import CONFIG_FILE, WEIGHTS_FILE, adapter_in
 from ui.run_panel import has_adapter, settings_of
 from vlm.errors import UserError
 from vlm.lazy_torch import import_heavy
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 STARTER = TrainingConfig().model
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
-DEEPEST = 3
-"""Folders down that an adapter is looked for in: a zip has one of its own name, and checkpoints within."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +46,12 @@ class Shelved:
 
 def shelf(workspace: Path, added: Sequence[str] = ()) -> list[Shelved]:
     """Every adapter: of runs that are over, newest first, then folders by name, then what a person added."""
-    of_runs = [
-        Shelved(f"/{run.name}", run.name, run.adapter_path, run)
-        for run in runs.list_runs(workspace)
-        if settings_of(run) and has_adapter(run, run.status())
-    ]
-    home = workspace / "adapters"
-    folders = sorted(path for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
-    others = [_shelved(adapter_in(path), workspace) for path in folders if not is_junk(path.name)]
+    of_runs, others = [], []
+    for place in list_adapters(workspace):
+        if place.run is None:
+            others += [] if is_junk(place.name) else [_shelved(place.folder, workspace)]
+        elif settings_of(place.run) and has_adapter(place.run, place.run.status()):
+            of_runs.append(Shelved(f"/{place.name}", place.name, place.folder, place.run))
     known = {other.key for other in others if other}
     others += [_shelved(workspace / key, workspace) for key in added if key not in known]
     return [*of_runs, *(other for other in others if other)]
@@ -73,21 +69,18 @@ def find(workspace: Path, key: str) -> Shelved:
 
 def named(workspace: Path, words: str) -> Shelved:
     """The adapter that `from_adapter` names, a run or a folder. Raises `UserError` where there is none."""
-    known = next((run for run in runs.list_runs(workspace) if run.name == words), None)
-    if known and has_adapter(known, known.status()):
-        return Shelved(f"/{known.name}", known.name, known.adapter_path, known)
-    path = adapter_in(Path(words).expanduser()) or adapter_in(workspace / words)
-    if path is None:
+    place = find_adapter(workspace, words)
+    run = place and place.run
+    if place and run is None:
+        inside = run_of(place.folder.resolve())
+        run = inside if inside in runs.list_runs(workspace.resolve()) and settings_of(inside) else None
+    if run and has_adapter(run, run.status()):
+        return Shelved(f"/{run.name}", run.name, run.adapter_path, run)
+    if place is None or place.run:
         raise UserError(
             f"There is no adapter in {words}.", "Name a run that is over, or an adapter's folder."
         )
-    return _of_a_run(path, workspace) or Shelved(str(path), path.name, path)
-
-
-def _of_a_run(folder: Path, workspace: Path) -> Shelved | None:
-    """The same adapter by its run, where the folder is one of a run's."""
-    found = (adapter for adapter in shelf(workspace) if adapter.run)
-    return next((adapter for adapter in found if adapter.folder.resolve() == folder.resolve()), None)
+    return Shelved(str(place.folder), place.name, place.folder)
 
 
 def add_folder(workspace: Path, typed: str) -> Shelved:
@@ -115,17 +108,6 @@ def add_zip(workspace: Path, file: Path) -> Shelved:
     if found := _shelved(adapter_in(folder), workspace):
         return found
     raise UserError(f"{file.name} holds no adapter.", f"Zip a folder with {CONFIG_FILE} and {WEIGHTS_FILE}.")
-
-
-def adapter_in(folder: Path) -> Path | None:
-    """The folder with an adapter_config.json nearest to the top, this one first."""
-    level = [folder] if folder.is_dir() else []
-    for _ in range(DEEPEST):
-        for path in level:
-            if (path / CONFIG_FILE).is_file():
-                return path
-        level = sorted(child for path in level for child in path.iterdir() if child.is_dir())
-    return None
 
 
 def _shelved(folder: Path | None, workspace: Path) -> Shelved | None:

@@ -20,48 +20,17 @@ from vlm.settings import ModelSettings
 if TYPE_CHECKING:
     from vlm.adapters import AdapterInfo
 
-FOLDER = "adapters"
-CONFIG_FILE = "adapter_config.json"
-
-
-def at_hand(workspace: Path) -> list[tuple[str, Path]]:
-    """Every adapter by name: of the workspace's runs, newest first, then those in its `adapters` folder."""
-    of_runs = [(run.name, run.adapter_path) for run in runs.list_runs(workspace) if run.adapter_path.is_dir()]
-    home = workspace / FOLDER
-    folders = sorted(path for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
-    return [*of_runs, *((path.name, path) for path in folders if (path / CONFIG_FILE).exists())]
-
-
-def find(workspace: Path, words: str) -> tuple[Path, Run | None]:
-    """The folder of an adapter that is named by its run or by itself, and the run. Raises `UserError`."""
-    path = Path(words).expanduser()
-    for folder in (path, path / "adapter", workspace / FOLDER / words):
-        if (folder / CONFIG_FILE).exists():
-            return folder, None
-    known = {run.name: run for run in runs.list_runs(workspace)}
-    if words in known and known[words].adapter_path.is_dir():
-        return known[words].adapter_path, known[words]
-    if words in known:
-        raise UserError(f"{words} has no adapter yet.", f"Go on with it: python -m training resume {words}")
-    if path.is_dir():
-        return path, None  # whatever it holds: reading it tells what is wrong
-    raise UserError(
-        f"There is no adapter {words}.",
-        "Give a folder, or one of those that python -m training adapters lists.",
-    )
-
 
 def listed(workspace: Path) -> list[dict[str, Any]]:
     """What each adapter at hand says of itself; of one that can't be read, what is wrong with it."""
     found = []
-    for name, folder in at_hand(workspace):
+    for place in runs.list_adapters(workspace):
         try:
-            info = _adapters().inspect(folder)
-            found.append(facts(info, name, folder, _run_at(workspace, name, folder)))
+            info = _adapters().inspect(place.folder)
+            found.append(facts(info, place.name, place.folder, place.run))
         except UserError as error:
-            found.append(
-                {"name": name, "path": str(folder), "problem": error.problem, "remedy": error.remedy}
-            )
+            wrong = {"problem": error.problem, "remedy": error.remedy}
+            found.append({"name": place.name, "path": str(place.folder)} | wrong)
     return found
 
 
@@ -72,7 +41,8 @@ def inspected(workspace: Path, words: str, model: str | None, revision: str | No
     """
     from vlm.meta_model import architecture
 
-    (folder, run), adapters = find(workspace, words), _adapters()
+    place, adapters = runs.require_adapter(workspace, words), _adapters()
+    folder, run = place.folder, place.run
     info = adapters.inspect(folder)
     told = facts(info, run.name if run else info.name, folder, run)
     if model is None and run is not None:
@@ -89,7 +59,8 @@ def merged(workspace: Path, words: str, out: Path, settings: dict[str, Any]) -> 
 
     Raises `UserError` where no base is named, and as `vlm.adapters.merge` does.
     """
-    folder, run = find(workspace, words)
+    place = runs.require_adapter(workspace, words)
+    folder, run = place.folder, place.run
     if "model" not in settings and run is not None:
         config = run.config()
         settings = {"model": config.model, "revision": config.revision, "device": config.device} | settings
@@ -138,7 +109,3 @@ def describe(told: dict[str, Any]) -> str:
 
 def _rank(low: int, high: int) -> str:
     return "" if not high else f"r {low}" if low == high else f"r {low} to {high}"
-
-
-def _run_at(workspace: Path, name: str, folder: Path) -> Run | None:
-    return None if folder.parent.name == FOLDER else runs.find(workspace, name)

@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from training.commands import adapters
+from training import runs
 from training.config import TrainingConfig
 from training.data.open import Dataset, usable_examples
 from training.data.validate.dataset_check import check_configured
 from training.evaluation import compare
 from training.evaluation.metrics import of_answer
-from training.runs import Run
 from vlm.errors import UserError
 from vlm.example import Example
 from vlm.settings import ModelSettings
@@ -60,20 +59,14 @@ def known_settings(workspace: Path, words: str, dataset: str) -> tuple[Path | No
     """
     if words == BASE:
         return None, {}
-    folder, run = adapters.find(workspace, words)
-    run = run or _run_of(folder)
+    place = runs.require_adapter(workspace, words)
+    folder, run = place.folder, place.run or runs.run_of(place.folder)
     if run is None:
         return folder, {}
     config = run.config()
     same = _same_dataset(config.dataset, dataset, workspace)
     wanted = (*OF_MODEL, *OF_DATA, "dataset") if same else OF_MODEL
     return folder, {field: getattr(config, field) for field in wanted}
-
-
-def _run_of(folder: Path) -> Run | None:
-    """The run whose folder an adapter lies in."""
-    run = Run(folder.absolute().parent)
-    return run if folder.name == run.adapter_path.name and run.config_path.is_file() else None
 
 
 def _same_dataset(one: str, other: str, workspace: Path) -> bool:

@@ -1,16 +1,13 @@
 """Runs: the run folder as the truth; start, stop, resume, find, list and read runs. No torch."""
 
+from training.config.run_name import new_name
+from training.runs.adapters import AdapterPlace, find_adapter, list_adapters, require_adapter, run_of
+from training.runs.folder import Run, find, list_runs
 from training.runs.run import (
     PROJECT,
-    Run,
-    State,
-    Status,
     delete,
-    find,
     hold_lock,
     launch,
-    list_runs,
-    new_name,
     prepare,
     reopen,
     resume,
@@ -18,21 +15,27 @@ from training.runs.run import (
     stop,
     stop_requested,
 )
+from training.runs.status import State, Status
 
 __all__ = [
     "PROJECT",
+    "AdapterPlace",
     "Run",
     "State",
     "Status",
     "delete",
     "find",
+    "find_adapter",
     "hold_lock",
     "launch",
+    "list_adapters",
     "list_runs",
     "new_name",
     "prepare",
     "reopen",
+    "require_adapter",
     "resume",
+    "run_of",
     "start",
     "stop",
     "stop_requested",

@@ -5,7 +5,6 @@ renamed), so whoever starts the same run twice, in one process or in many, meets
 folders are made absolute when a run is prepared: the worker's working directory is not its starter's.
 """
 
-import difflib
 import errno
 import fcntl
 import os
@@ -16,99 +15,23 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from training import config as settings
 from training.config import TrainingConfig, run_name
-from training.config.run_name import new_name
 from training.data.synthetic.samples import SAMPLES
 from training.runs import events, lock
-from training.runs.status import EVENTS, EXIT_CODE, LOCK, OUTPUT, STOP, State, Status, status_of
+from training.runs.adapters import find_adapter
+from training.runs.folder import Run, no_such_run
+from training.runs.status import EVENTS, Status
 from vlm.errors import UserError
-
-__all__ = [
-    "Run",
-    "State",
-    "Status",
-    "delete",
-    "find",
-    "hold_lock",
-    "launch",
-    "list_runs",
-    "new_name",
-    "prepare",
-    "reopen",
-    "resume",
-    "start",
-    "stop",
-    "stop_requested",
-]
 
 PROJECT = Path(__file__).resolve().parents[2]
 GRACE_S = 30.0
 """How long a worker may take to finish its step and save before another stop kills it."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run, read from its folder."""
-
-    path: Path
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    @property
-    def workspace(self) -> Path:
-        return self.path.parent.parent
-
-    @property
-    def config_path(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def events_path(self) -> Path:
-        return self.path / EVENTS
-
-    @property
-    def output_log(self) -> Path:
-        return self.path / OUTPUT
-
-    @property
-    def checkpoints_path(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def adapter_path(self) -> Path:
-        return self.path / "adapter"
-
-    @property
-    def lock_path(self) -> Path:
-        return self.path / LOCK
-
-    @property
-    def stop_path(self) -> Path:
-        return self.path / STOP
-
-    @property
-    def exit_code_path(self) -> Path:
-        return self.path / EXIT_CODE
-
-    def config(self) -> TrainingConfig:
-        """The settings as used, with the run's own name and workspace."""
-        where = {"name": self.name, "workspace": self.workspace}
-        return TrainingConfig.load(self.config_path).model_copy(update=where)
-
-    def events(self, kinds: Collection[str] | None = None) -> list[events.Event]:
-        return events.read(self.events_path, kinds)
-
-    def status(self) -> Status:
-        return status_of(self.path)
 
 
 def prepare(config: TrainingConfig) -> Run:
@@ -143,19 +66,15 @@ def prepare(config: TrainingConfig) -> Run:
 def _placed(config: TrainingConfig) -> TrainingConfig:
     """The settings with a name, and with folders that mean the same from any working directory."""
     workspace = config.workspace.expanduser().absolute()
-    name = run_name.normalise(config.name) if config.name else new_name(config.dataset, workspace)
+    name = run_name.normalise(config.name) if config.name else run_name.new_name(config.dataset, workspace)
     dataset = config.dataset if config.dataset in SAMPLES else _anchored(config.dataset)
     model = config.model if config.model == "starter" else _anchored(config.model)
-    source = None if config.from_adapter is None else _adapter_folder(config.from_adapter, workspace)
+    source = config.from_adapter
+    if source is not None:
+        found = find_adapter(workspace, source)
+        source = str(found.folder.absolute()) if found else _anchored(source)
     placed = {"workspace": workspace, "name": name, "dataset": dataset, "model": model}
     return config.model_copy(update=placed | {"from_adapter": source})
-
-
-def _adapter_folder(name_or_path: str, workspace: Path) -> str:
-    """The folder of an adapter that is named by its run, or by itself."""
-    of_run = workspace / "runs" / name_or_path / "adapter"
-    is_run = run_name.problem_with(name_or_path) is None and of_run.is_dir()
-    return str(of_run) if is_run else _anchored(name_or_path)
 
 
 def _anchored(name_or_path: str) -> str:
@@ -321,11 +240,11 @@ def _alone(run: Run) -> Iterator[None]:
     try:
         file = run.events_path.open("rb")
     except FileNotFoundError as error:
-        raise _no_such_run(run.workspace, run.name) from error
+        raise no_such_run(run.workspace, run.name) from error
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         if not run.path.exists():  # deleted while this one waited
-            raise _no_such_run(run.workspace, run.name)
+            raise no_such_run(run.workspace, run.name)
         yield
 
 
@@ -341,32 +260,3 @@ def delete(run: Run) -> Path:
         trash = run.workspace / "trash"
         trash.mkdir(exist_ok=True)
         return run.path.rename(trash / f"{run.name}-{datetime.now():%Y%m%d-%H%M%S-%f}")
-
-
-def list_runs(workspace: Path) -> list[Run]:
-    """The workspace's runs, newest first."""
-    folders = [workspace / "runs" / name for name in run_name.names_in(workspace).values()]
-    found = [Run(folder.absolute()) for folder in folders if (folder / "config.yaml").is_file()]
-    return sorted(found, key=lambda run: (run.config_path.stat().st_mtime, run.name), reverse=True)
-
-
-def find(workspace: Path, name: str) -> Run:
-    """The run of this name.
-
-    Raises:
-        UserError: there is none; the remedy names the nearest.
-    """
-    run = Run((workspace / "runs" / run_name.normalise(name)).absolute())
-    if run_name.problem_with(name) or not run.config_path.is_file():
-        raise _no_such_run(workspace, name)
-    return run
-
-
-def _no_such_run(workspace: Path, name: str) -> UserError:
-    near = difflib.get_close_matches(name, [run.name for run in list_runs(workspace)], n=1)
-    remedy = (
-        f"Did you mean {near[0]}?"
-        if near
-        else f"See what is there: python -m training list --workspace {workspace}"
-    )
-    return UserError(f"There is no run named {name!r} in {workspace}.", remedy)

@@ -1,0 +1,101 @@
+"""The run folder: its files, settings, events and status; the runs of a workspace. No torch."""
+
+import difflib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.config import TrainingConfig, run_name
+from training.runs import events
+from training.runs.status import EVENTS, EXIT_CODE, LOCK, OUTPUT, STOP, Status, status_of
+from vlm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, read from its folder `<workspace>/runs/<name>` each time."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def workspace(self) -> Path:
+        return self.path.parent.parent
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def events_path(self) -> Path:
+        return self.path / EVENTS
+
+    @property
+    def output_log(self) -> Path:
+        return self.path / OUTPUT
+
+    @property
+    def checkpoints_path(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def adapter_path(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def lock_path(self) -> Path:
+        return self.path / LOCK
+
+    @property
+    def stop_path(self) -> Path:
+        return self.path / STOP
+
+    @property
+    def exit_code_path(self) -> Path:
+        return self.path / EXIT_CODE
+
+    def config(self) -> TrainingConfig:
+        """Returns the settings as used, with the run's own name and workspace."""
+        # The file has neither: a workspace that was moved, or a run that was renamed, is where it is now.
+        where = {"name": self.name, "workspace": self.workspace}
+        return TrainingConfig.load(self.config_path).model_copy(update=where)
+
+    def events(self, kinds: Collection[str] | None = None) -> list[events.Event]:
+        return events.read(self.events_path, kinds)
+
+    def status(self) -> Status:
+        return status_of(self.path)
+
+
+def list_runs(workspace: Path) -> list[Run]:
+    """Returns the workspace's runs, newest first."""
+    folders = [workspace / "runs" / name for name in run_name.names_in(workspace).values()]
+    found = [Run(folder.absolute()) for folder in folders if (folder / "config.yaml").is_file()]
+    return sorted(found, key=lambda run: (run.config_path.stat().st_mtime, run.name), reverse=True)
+
+
+def find(workspace: Path, name: str) -> Run:
+    """Returns the run of this name.
+
+    Raises:
+        UserError: there is none; the remedy names the nearest.
+    """
+    run = Run((workspace / "runs" / run_name.normalise(name)).absolute())
+    # The name is checked before it is used: "../x" would be a folder outside the workspace.
+    if run_name.problem_with(name) or not run.config_path.is_file():
+        raise no_such_run(workspace, name)
+    return run
+
+
+def no_such_run(workspace: Path, name: str) -> UserError:
+    """Returns the error for a name that no run has; its remedy names the nearest."""
+    near = difflib.get_close_matches(name, [run.name for run in list_runs(workspace)], n=1)
+    remedy = (
+        f"Did you mean {near[0]}?"
+        if near
+        else f"See what is there: python -m training list --workspace {workspace}"
+    )
+    return UserError(f"There is no run named {name!r} in {workspace}.", remedy)
