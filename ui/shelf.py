@@ -199,7 +199,7 @@ def _checked(
     folder: Path, _stamp: tuple[int, ...], model: str, revision: str | None
 ) -> "AdapterCheck | UserError":
     import_heavy()
-    from vlm.adapters.untrusted import check
+    from vlm.adapters import check
     from vlm.meta_model import architecture
 
     try:
