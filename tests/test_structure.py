@@ -44,7 +44,7 @@ DATA_WITH_TORCH = {"training/data/validate/model_check.py", "training/data/valid
 # The floors inside the rooms, lowest first: a file or folder imports from lower floors of its room alone.
 FLOORS = {
     "vlm": (
-        "build_lock errors example methods oom param_counts",
+        "build_lock errors example filesystem methods oom param_counts",
         "composed image_features prompting settings",
         "attention catalog model_view",
         "models",

@@ -40,6 +40,7 @@ from training.runs.events import Event, EventLog
 from vlm import adapters
 from vlm.errors import UserError
 from vlm.example import Example
+from vlm.filesystem import replace_folder
 from vlm.methods import METHODS
 from vlm.models import hub
 from vlm.models.loading import LoadedModel, load_base
@@ -281,7 +282,7 @@ class Attempt:
         commit = hub.commit(self.config.model, self.config.revision)
         told = self.run.events(TOLD_ON_CARD)
         write_card(draft / "README.md", self.config, counts, told, kept, best, base_commit=commit)
-        adapters.replace_folder(draft, folder)
+        replace_folder(draft, folder)
         if start is not None:
             shutil.rmtree(start)
         extra = {} if best is None else {"best_step": best, "best_metric": self.config.best_metric}

@@ -15,7 +15,7 @@ from vlm.adapters.loading import add, architecture_of, goes_beside, load, put_on
 from vlm.adapters.merging import merge
 from vlm.adapters.optimizer_groups import parameter_groups
 from vlm.adapters.probing import Probe, base_alone, first_logits, probe, probe_inputs
-from vlm.adapters.saving import fingerprint, replace_folder, save, save_start, verify_saved
+from vlm.adapters.saving import fingerprint, save, save_start, verify_saved
 from vlm.adapters.untrusted.check import AdapterCheck, check
 from vlm.adapters.untrusted.contents import AdapterInfo, inspect
 from vlm.adapters.untrusted.files import CONFIG_FILE, PEFT_PREFIX, WEIGHTS_FILE
@@ -46,7 +46,6 @@ __all__ = [
     "probe",
     "probe_inputs",
     "put_on",
-    "replace_folder",
     "save",
     "save_start",
     "take_off",

@@ -8,9 +8,10 @@ import torch
 
 from vlm.adapters.loading import put_on
 from vlm.adapters.probing import first_logits, probe_inputs
-from vlm.adapters.saving import make_readable, replace_folder
+from vlm.adapters.saving import make_readable
 from vlm.adapters.untrusted.check import check
 from vlm.errors import UserError
+from vlm.filesystem import new_folder
 from vlm.methods import METHODS
 from vlm.models.loading import LoadedModel, blueprint_model, load_base
 from vlm.prompting import prompt_style
@@ -48,18 +49,13 @@ def merge(settings: ModelSettings, adapter: Path, folder: Path) -> None:
     adapted = put_on(loaded.model, checked)
     wanted = _logits(loaded, adapted)
     merged = adapted.merge_and_unload(safe_merge=True)
-    draft = folder.with_name(f"{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)  # left by a process that died here
-    try:
+    with new_folder(folder, replace=True, fixed=True) as draft:
         merged.save_pretrained(draft)
         loaded.processor.save_pretrained(draft)
         del loaded, adapted, merged
         gc.collect()  # two models need not fit
         _require_same(settings, draft, wanted)
         make_readable(draft)
-        replace_folder(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _logits(loaded: LoadedModel, model: torch.nn.Module) -> torch.Tensor:

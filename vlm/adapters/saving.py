@@ -97,13 +97,3 @@ def verify_saved(
             same = tensor.numel() in (trained.numel(), 2 * trained.numel()) if converted else False
             if not same and not torch.equal(tensor, trained):
                 raise UserError("The adapter on disk differs from the trained one.", "Check the disk.")
-
-
-def replace_folder(draft: Path, folder: Path) -> None:
-    """Put a complete draft in the folder's place; an older one there is gone only after that."""
-    old = folder.with_name(f"{folder.name}.old")
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)  # left by a process that died here
-        folder.rename(old)
-    draft.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

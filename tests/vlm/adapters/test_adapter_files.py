@@ -228,13 +228,3 @@ def test_an_adapter_that_learned_nothing_is_no_result(tiny_base: Path, tmp_path:
     adapters.save(model, tmp_path)
     with pytest.raises(UserError, match="Training changed nothing"):
         adapters.verify_saved(model, tmp_path, begun_as=adapters.fingerprint(model))
-
-
-def test_a_draft_takes_a_folders_place_even_after_a_death_in_between(tmp_path: Path) -> None:
-    folder, old, draft = (tmp_path / name for name in ("adapter", "adapter.old", "adapter.draft"))
-    for path, text in ((folder, "second"), (old, "first"), (draft, "third")):
-        path.mkdir()
-        (path / "text").write_text(text)
-    adapters.replace_folder(draft, folder)
-    assert (folder / "text").read_text() == "third"
-    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]

@@ -1,0 +1,161 @@
+"""Atomic writes of files and folders, free names, SHA-256 digests and change stamps. No torch.
+
+A reader never meets half of what is written here: it is made beside its place under a hidden name and renamed
+when it is complete, which POSIX does at once within one file system (rename(2)).
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import unicodedata
+import uuid
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+# Characters, of up to four bytes each: with the 34 bytes that a draft's name adds they stay below the 255
+# that file systems allow a name.
+LONGEST_SLUG = 48
+
+
+@contextmanager
+def new_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Yields a draft to write to, which takes the place of `path` when the block ends well.
+
+    With `durable` the content is on the disk before the name is, so that a power cut leaves the old file or
+    the new one. Raises `OSError` where the folder is missing or can't be written.
+    """
+    # Random, since two processes may write the same file at once: the last rename wins, and both are whole.
+    # Behind the suffix, so that no glob for `*.safetensors` or `*.json` meets a draft.
+    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        yield draft
+        if durable:
+            sync(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    if durable:
+        sync(path.parent)  # the rename itself is an entry of the folder
+
+
+def write_atomic(path: Path, content: str | bytes, *, durable: bool = False) -> None:
+    """Writes a file whole or not at all; text is UTF-8. Raises `OSError` as `new_file` does."""
+    with new_file(path, durable=durable) as draft:
+        draft.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's content, or a folder's list of names, is on the disk (fsync)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def draft_folder(folder: Path, *, fixed: bool = False) -> Iterator[Path]:
+    """Yields a new empty folder beside `folder`, on the same disk, and deletes what is left of it in the end.
+
+    `fixed` names it `<folder>.draft`, for writers that hold a lock: what a killed one left is deleted by the
+    next. Raises `OSError` where it can't be made.
+    """
+    draft = folder.with_name(f"{folder.name}.draft" if fixed else f".{folder.name}-{uuid.uuid4().hex}")
+    if fixed:
+        shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def new_folder(folder: Path, *, replace: bool = False, fixed: bool = False) -> Iterator[Path]:
+    """Yields a `draft_folder` that becomes `folder` when the block ends well.
+
+    Raises `OSError` (ENOTEMPTY or EEXIST) where `folder` has something in it, unless it is to be replaced.
+    """
+    with draft_folder(folder, fixed=fixed) as draft:
+        yield draft
+        if replace:
+            replace_folder(draft, folder)
+        else:
+            draft.rename(folder)  # of several writers at once the first wins, the others are refused
+
+
+def replace_folder(draft: Path, folder: Path) -> None:
+    """Renames a complete draft to `folder`, and deletes an older one only after that."""
+    # A folder can't be renamed over one that isn't empty. `.old` is what a reader may recover after a crash
+    # between the two renames.
+    old = folder.with_name(f"{folder.name}.old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)  # left by a process that died here
+        folder.rename(old)
+    draft.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def place_folder(draft: Path, name: str, *, reserved: Collection[str] = ()) -> Path:
+    """Renames a complete draft to the first free name of this kind beside it, and returns the folder."""
+    while True:
+        target = draft.with_name(free_name(draft.parent, name, reserved=reserved))
+        try:
+            return draft.rename(target)
+        except OSError:
+            if not target.exists():  # else another process has just taken the name: try the next
+                raise
+
+
+def numbered_names(name: str, *, joint: str = "-", start: int = 1) -> Iterator[str]:
+    """Yields pets, pets-2, pets-3, …; with `joint` "-v" and `start` 2: pets-v2, pets-v3, …"""
+    return (name if number == 1 else f"{name}{joint}{number}" for number in count(start))
+
+
+def free_name(
+    folder: Path, name: str, *, reserved: Collection[str] = (), joint: str = "-", start: int = 1
+) -> str:
+    """Returns the first of `numbered_names` that is neither in `folder` nor `reserved`; case is ignored."""
+    # macOS and Windows take Pets and pets for one, and a workspace may move there.
+    taken = {path.name.casefold() for path in folder.iterdir()} if folder.is_dir() else set()
+    taken |= {other.casefold() for other in reserved}
+    names = numbered_names(name, joint=joint, start=start)
+    return next(found for found in names if found.casefold() not in taken)
+
+
+def slug(text: str, default: str) -> str:
+    """Returns a text as a folder's name of letters, digits, `-` and `_`; `default` where none is left."""
+    # NFC: macOS hands out names with accents as characters of their own, which \w would not match.
+    words = re.sub(r"[^\w-]+", "-", unicodedata.normalize("NFC", text)).strip("-_")
+    return words[:LONGEST_SLUG] or default
+
+
+def sha256_of(file: Path | BinaryIO) -> str:
+    """Returns the SHA-256 of a file's content in hexadecimal. Raises `OSError` where it can't be read."""
+    if isinstance(file, Path):
+        with file.open("rb") as stream:
+            return sha256_of(stream)
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class FileStamp(NamedTuple):
+    """What differs once a file has changed: size in bytes, inode, and times of change in nanoseconds."""
+
+    size: int
+    inode: int
+    mtime_ns: int
+    # Of content, owner or mode. Unlike mtime no program can set it back, as `cp -p` and `tar -x` do.
+    ctime_ns: int
+
+
+def file_stamp(path: Path, *, follow_links: bool = True) -> FileStamp | None:
+    """Returns a file's stamp, or the link's own without `follow_links`; None where there is no such file."""
+    try:
+        status = path.stat(follow_symlinks=follow_links)
+    except OSError:
+        return None
+    return FileStamp(status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
