@@ -46,7 +46,7 @@ FLOORS = {
     "vlm": (
         "build_lock errors example filesystem methods oom param_counts",
         "composed image_features prompting settings",
-        "attention catalog model_view",
+        "catalog model_view",
         "models",
         "adapters",
         "lazy_torch",

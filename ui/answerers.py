@@ -259,7 +259,7 @@ def checks(workspace: Path, language: Language, base: str | None, who: Sequence[
         try:
             adapter, settings = shelf.find(workspace, key), base_settings(base)
             found = shelf.check(adapter, settings)
-            loaded = engine().finding(adapter.folder)
+            loaded = engine().load_report(adapter.folder)
             probe = loaded.probe if loaded and loaded.check.base_name == settings.model else None
             told.append(answers_html.check(language, adapter.name, found, probe))
         except UserError as trouble:

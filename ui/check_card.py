@@ -20,7 +20,7 @@ from ui.controls import drawn, title
 from ui.opened import OF_DATASET, Shelf, Wanted, read_dataset
 from ui.text import Language, Wordings, say
 from vlm.errors import UserError
-from vlm.lazy_torch import import_heavy
+from vlm.lazy_torch import import_torch
 
 POLL_S = 0.25
 OF_CHECK = (*OF_DATASET, "model", "revision", "max_length", "held_out", "seed")
@@ -179,7 +179,7 @@ def _with_model(
     if cancelled():
         return found
     progress("model", 0, 0)
-    import_heavy()
+    import_torch()
     from training.data.validate.model_check import check_with_model
 
     try:

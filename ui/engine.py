@@ -4,7 +4,7 @@ import threading
 from functools import cache
 from typing import TYPE_CHECKING
 
-from vlm.lazy_torch import import_heavy
+from vlm.lazy_torch import import_torch
 
 if TYPE_CHECKING:
     from vlm.inference import Engine
@@ -19,7 +19,7 @@ def engine() -> "Engine":
 
 @cache
 def _engine() -> "Engine":
-    import_heavy()
+    import_torch()
     from vlm.inference import Engine
 
     return Engine()

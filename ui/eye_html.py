@@ -1,6 +1,6 @@
 """The model's eye as HTML: the pictures with their patch grid, the tokens with what is trained, the lengths.
 
-Called with what `vlm.model_view.see` found; no torch.
+Called with what `vlm.model_view.view_example` found; no torch.
 """
 
 import base64
@@ -17,7 +17,7 @@ from ui.text import Language, escaped, number, percent, say
 from vlm.example import Example
 
 if TYPE_CHECKING:
-    from vlm.model_view import Piece, Seen, Stream, View
+    from vlm.model_view import ImageView, ModelView, Piece, TokenStream
 
 VIEWS_SHOWN = 12
 FINEST_GRID = 128
@@ -27,7 +27,9 @@ SHORTEST_SIDE_SHOWN = 200
 """Pixels of the screen: a smaller picture is drawn larger, its pixels kept."""
 
 
-def eye(language: Language, seen: "Seen", sizes: Sequence[tuple[int, int]], limit: int, model: str) -> str:
+def eye(
+    language: Language, seen: "ModelView", sizes: Sequence[tuple[int, int]], limit: int, model: str
+) -> str:
     """All of it. `sizes` are those of the example's images as files, `limit` what a stream may have."""
     return (
         f'<div class="eye"><div class="seen">{views(language, seen, sizes)}</div>'
@@ -56,7 +58,7 @@ def _as_written(language: Language, example: Example) -> str:
     )
 
 
-def views(language: Language, seen: "Seen", sizes: Sequence[tuple[int, int]]) -> str:
+def views(language: Language, seen: "ModelView", sizes: Sequence[tuple[int, int]]) -> str:
     """The pictures in the order in which the model gets them."""
     if not sizes:
         return small(say(language, "eye_text_only"))
@@ -69,7 +71,7 @@ def views(language: Language, seen: "Seen", sizes: Sequence[tuple[int, int]]) ->
     return f'<div class="views{many}">{shown}</div>{rest}{small(picture_words(language, seen, sizes))}'
 
 
-def picture_words(language: Language, seen: "Seen", sizes: Sequence[tuple[int, int]]) -> str:
+def picture_words(language: Language, seen: "ModelView", sizes: Sequence[tuple[int, int]]) -> str:
     """Such as: 640 x 480 pixels in the file, 96 x 96 for the model; 6 x 6 patches, 9 image tokens."""
     first, same = seen.views[0], len({view.picture.size for view in seen.views}) == 1
     words = [say(language, "eye_file", size=", ".join(_size(language, size) for size in sizes[:4]))]
@@ -93,7 +95,7 @@ def _size(language: Language, size: tuple[int, int]) -> str:
     return f"{number(language, size[0])} × {number(language, size[1])}"
 
 
-def _view(language: Language, view: "View", number_: int) -> str:
+def _view(language: Language, view: "ImageView", number_: int) -> str:
     width, height = view.picture.size
     small_ = " tiny" if max(width, height) < SHORTEST_SIDE_SHOWN else ""
     label = escaped(language, "eye_view_label", number=number_)
@@ -103,7 +105,7 @@ def _view(language: Language, view: "View", number_: int) -> str:
     )
 
 
-def _grid(view: "View") -> str:
+def _grid(view: "ImageView") -> str:
     """Lines between patches, in white on dark so that they are seen on any picture."""
     if not (0 < view.rows <= FINEST_GRID and 0 < view.columns <= FINEST_GRID):
         return ""
@@ -123,7 +125,7 @@ def _as_uri(picture: Image.Image) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _stream(language: Language, stream: "Stream") -> str:
+def _stream(language: Language, stream: "TokenStream") -> str:
     tokens = "".join(_piece(language, piece) for piece in stream.pieces)
     words = escaped(
         language,
@@ -158,7 +160,7 @@ def key(language: Language) -> str:
     )
 
 
-def lengths(language: Language, seen: "Seen", limit: int) -> str:
+def lengths(language: Language, seen: "ModelView", limit: int) -> str:
     """Each stream against the limit: a bar, and in numbers."""
     rows = "".join(
         _length(language, say(language, f"stream_{stream.name}_title"), stream.tokens, limit)

@@ -14,7 +14,7 @@ from ui import eye_html
 from ui.model_card import model_name
 from ui.text import Language
 from vlm.example import Example
-from vlm.lazy_torch import import_heavy
+from vlm.lazy_torch import import_torch
 
 if TYPE_CHECKING:
     from training.data.validate.token_counter import Meter
@@ -24,14 +24,16 @@ OF_MODEL = ("model", "revision", "max_length")
 
 def eye(language: Language, values: Mapping[str, Any], dataset: Dataset, example: Example) -> str:
     """What the model gets of the example. Raises `UserError` where it can't be asked, or refuses."""
-    import_heavy()
+    import_torch()
     from vlm.meta_model import architecture
-    from vlm.model_view import see
+    from vlm.model_view import view_example
 
     settings = build({name: values[name] for name in OF_MODEL if values[name] is not None})
     meter = _meter(settings)
     images = [load_image(path, name=path.relative_to(dataset.root).as_posix()) for path in example.images]
-    seen = see(meter.prompt, architecture(settings.model, settings.revision), example.messages, images)
+    seen = view_example(
+        meter.prompt, architecture(settings.model, settings.revision), example.messages, images
+    )
     sizes = [image.size for image in images]
     return eye_html.eye(language, seen, sizes, meter.limit, model_name(settings.model))
 

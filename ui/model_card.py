@@ -20,7 +20,7 @@ from ui.text import Language, Wordings, say
 from vlm import catalog
 from vlm.catalog import CatalogEntry
 from vlm.errors import UserError
-from vlm.lazy_torch import import_heavy
+from vlm.lazy_torch import import_torch
 
 COMPOSE = "+"
 """The value of the entry that opens the two boxes: no model is called so."""
@@ -118,7 +118,7 @@ def entry_words(language: Language, entry: CatalogEntry) -> str:
     if entry.model == form.STARTER.model:
         return say(language, "starter")
     memory = say(language, "no_gpu") if entry.memory == "tiny" else entry.memory
-    return " · ".join((entry.label, memory, ", ".join(say(language, f"job_{job}") for job in entry.jobs)))
+    return " · ".join((entry.label, memory, ", ".join(say(language, f"job_{job}") for job in entry.tasks)))
 
 
 def read_model(model: str, revision: str | None) -> Chosen:
@@ -128,7 +128,7 @@ def read_model(model: str, revision: str | None) -> Chosen:
     """
     if found := config.check({"model": model, "revision": revision}):
         raise UserError(f"{found[0].message}.", found[0].remedy)
-    import_heavy()
+    import_torch()
     from vlm.meta_model import architecture
     from vlm.models.towers import find_towers, layer_names
 

@@ -16,7 +16,7 @@ from training.runs import Run, find_adapter, list_adapters, run_of
 from training.runs.adapters import CONFIG_FILE, WEIGHTS_FILE, adapter_in
 from ui.run_panel import has_adapter, settings_of
 from vlm.errors import UserError
-from vlm.lazy_torch import import_heavy
+from vlm.lazy_torch import import_torch
 from vlm.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _stamp(folder: Path) -> tuple[int, ...]:
 
 @lru_cache(maxsize=256)
 def _looked_at(folder: Path, _stamp: tuple[int, ...]) -> "AdapterInfo | UserError":
-    import_heavy()
+    import_torch()
     from vlm.adapters import inspect
 
     try:
@@ -198,7 +198,7 @@ def _looked_at(folder: Path, _stamp: tuple[int, ...]) -> "AdapterInfo | UserErro
 def _checked(
     folder: Path, _stamp: tuple[int, ...], model: str, revision: str | None
 ) -> "AdapterCheck | UserError":
-    import_heavy()
+    import_torch()
     from vlm.adapters import check
     from vlm.meta_model import architecture
 

@@ -1,8 +1,8 @@
-"""UserError: what a person is told when something they gave can't be used. No torch."""
+"""UserError: a mistake with a problem and a remedy, for shell, page and events. No torch."""
 
 
 class UserError(Exception):
-    """A mistake a person can mend: two lines in a shell, a red notice on the page, a `failed` event in a run.
+    """A mistake its reader can mend: two lines in a shell, a red notice on the page, an event in a run.
 
     `problem` says what is wrong in one sentence; `remedy` says what the reader can do now: a setting and a
     value, or a command. Anything that is not a `UserError` is a bug.
@@ -13,5 +13,6 @@ class UserError(Exception):
         self.problem = problem
         self.remedy = remedy
 
+    # Exceptions pickle their `args`, here one text: a worker's error would fail to unpickle in its parent.
     def __reduce__(self) -> tuple[type["UserError"], tuple[str, str]]:
         return UserError, (self.problem, self.remedy)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+# Marks in a message's text where the next of the example's images stands.
 IMAGE = "<image>"
-"""Marks, in a message's text, where the next of the example's images stands."""
 
 Role = Literal["system", "user", "assistant"]
 

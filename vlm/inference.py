@@ -1,4 +1,4 @@
-"""The inference engine: one base in memory, adapters swapped on it, answers streamed."""
+"""Inference engine: one base in memory, adapters swapped on it, answers streamed."""
 
 import logging
 import threading
@@ -20,6 +20,7 @@ from transformers import (
 from vlm import adapters
 from vlm.errors import UserError
 from vlm.example import IMAGE, Message
+from vlm.filesystem import FileStamp, file_stamp
 from vlm.meta_model import architecture
 from vlm.models.loading import LoadedModel, load_base
 from vlm.prompting import PromptStyle, prompt_style
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 MAX_QUESTION_TOKENS = 4096
 ADAPTERS_KEPT = 4
+# The first token of a large model on a CPU may take minutes; without a limit a dead thread hangs the page.
 TOKEN_TIMEOUT_S = 300.0
 
 
@@ -43,7 +45,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class LoadReport:
     """What loading an adapter has shown: "412 of 412 tensors match; answers differ from the base's"."""
 
     check: adapters.AdapterCheck
@@ -53,23 +55,24 @@ class Finding:
         return f"{self.check}; {self.probe}"
 
 
-AdapterKey = tuple[Path, int, int]
-"""An adapter's folder, and when its configuration and its weights were written."""
+# An adapter's folder, and the stamps of its configuration and weights: one that was trained again since is
+# another adapter, and is loaded again.
+AdapterKey = tuple[Path, FileStamp | None, FileStamp | None]
 
 
 def _key(folder: Path) -> AdapterKey:
-    files = [folder / name for name in (adapters.CONFIG_FILE, adapters.WEIGHTS_FILE)]
-    return folder, *(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+    return folder, file_stamp(folder / adapters.CONFIG_FILE), file_stamp(folder / adapters.WEIGHTS_FILE)
 
 
 class Engine:
     """Answers questions with a base model and its adapters, one question at a time.
 
     LoRAs lie side by side on the base and are switched; an adapter of another method, or one that trains a
-    module in full, has the base to itself and makes way for the next.
+    module in full, has the base to itself and is unloaded before the next.
     """
 
     def __init__(self) -> None:
+        # Held for a whole question: adapters are switched on the one base in memory.
         self._asking = threading.Lock()
         self._stop = threading.Event()
         self._settings: ModelSettings | None = None
@@ -79,7 +82,7 @@ class Engine:
         self._checked: dict[AdapterKey, adapters.AdapterCheck] = {}
         self._names: dict[AdapterKey, str] = {}
         self._untouched: torch.Tensor | None = None
-        self._found: dict[Path, Finding] = {}
+        self._reports: dict[Path, LoadReport] = {}
 
     def ask(
         self,
@@ -89,11 +92,14 @@ class Engine:
         answerers: Sequence[Path | None],
         max_new_tokens: int = 64,
     ) -> Iterator[list[Answer]]:
-        """The answers as they grow, one for each of `answerers`: an adapter's folder, or None for the base.
+        """Yields all answers as they grow, one for each of `answerers`.
 
-        `model` is a base model's name, or its settings, quantization included. Each yield has all answers so
-        far. `image` is RGB, as `training.data.images.load_image` gives it. Closing the iterator stops the
-        generation. Raises `UserError` where the model or an adapter can't be loaded, or without an image.
+        An answerer is an adapter's folder, or None for the base. `model` is a base model's name, or its
+        settings, quantization included. `image` is RGB, as `training.data.images.load_image` returns it.
+        Closing the iterator stops the generation.
+
+        Raises:
+            UserError: the model or an adapter can't be loaded, or there is no image.
         """
         if image is None:
             raise UserError("There is no image to ask about.", "Upload one, or choose a sample.")
@@ -101,8 +107,17 @@ class Engine:
         answers = [Answer() for _ in answerers]
         with self._asking:
             self._stop.clear()
+            # All adapters first: a misfit is refused before gigabytes of the base are read.
             self._check(settings, [folder for folder in answerers if folder is not None])
-            self._load(settings)
+            if self._settings != settings:
+                # The old base goes before the new one comes: both need not fit in memory.
+                self._settings = self._loaded = self._model = self._untouched = None
+                self._names.clear()
+                self._reports.clear()
+                self._loaded = load_base(settings)
+                config, processor = self._loaded.model.config, self._loaded.processor
+                self._prompt = prompt_style(config, processor, MAX_QUESTION_TOKENS)
+                self._settings = settings
             messages = (Message("user", IMAGE + question), Message("assistant", ""))
             inputs = self._prompt.inputs([messages], [[image]]).to(self._loaded.device)
             for index, folder in enumerate(answerers):
@@ -112,16 +127,16 @@ class Engine:
                     answers[index] = answer
                     yield list(answers)
 
-    def finding(self, folder: Path) -> Finding | None:
-        """What was found when this adapter was last loaded; None if it was not, on the base in memory."""
-        return self._found.get(folder)
+    def load_report(self, folder: Path) -> LoadReport | None:
+        """Returns what the last loading of this adapter has shown, or None if it is not on this base."""
+        return self._reports.get(folder)
 
     def stop(self) -> None:
-        """End the answer that is being given after its next token, and those that wait behind it."""
+        """Ends the current answer after its next token, and the answers that wait behind it."""
         self._stop.set()
 
     def _check(self, settings: ModelSettings, folders: Sequence[Path]) -> None:
-        """See whether the adapters fit, before a weight of the base is read. Raises `UserError` where not."""
+        """Checks that the adapters fit the base's architecture. Raises `UserError` where one does not."""
         checked = self._checked if settings == self._settings else {}
         for key in map(_key, folders):
             if key not in checked:
@@ -129,64 +144,50 @@ class Engine:
                 checked[key] = adapters.check(key[0], base, settings.model)
         self._checked = checked
 
-    def _load(self, settings: ModelSettings) -> None:
-        """Have this base in memory; another one is let go first."""
-        if self._settings == settings:
-            return
-        self._settings = self._loaded = self._model = self._untouched = None
-        self._names.clear()
-        self._found.clear()
-        self._loaded = load_base(settings)
-        self._prompt = prompt_style(self._loaded.model.config, self._loaded.processor, MAX_QUESTION_TOKENS)
-        self._settings = settings
-
     def _activate(self, folder: Path) -> None:
-        """Have this adapter loaded and switched on. One that was trained again since is loaded again."""
+        """Loads an adapter and switches it on. Raises `UserError` where it would change the base."""
         key = _key(folder)
         if key not in self._names:
-            self._check(self._settings, [folder])  # it may have been written anew since
-            self._put_on(key)
+            self._check(self._settings, [folder])  # its files may have changed since the question came in
+            checked = self._checked[key]
+            question = adapters.probe_inputs(self._prompt).to(self._loaded.device)
+            if self._untouched is None:
+                self._untouched = adapters.first_logits(self._loaded.model, question)
+            # PEFT names modules after it: a name of its own keeps what was deleted from coming back.
+            name = f"adapter_{time.monotonic_ns()}"
+            if self._names and adapters.goes_beside(self._model, checked):
+                adapters.add(self._model, checked, name)
+            else:
+                self._take_off()
+                self._model = adapters.put_on(self._loaded.model, checked, name)
+            self._names[key] = name
+            self._model.set_adapter(name, inference_mode=True)
+            probe = adapters.probe(self._model, question, self._untouched)
+            if not probe.base_kept:
+                self._take_off()
+                raise UserError(
+                    f"{checked.info.name}, switched off, leaves the base with other answers than its own.",
+                    "Choose another adapter.",
+                )
+            self._reports[folder] = LoadReport(checked, probe)
+            logger.info("%s: %s", checked.info.name, self._reports[folder])
+            if len(self._names) > ADAPTERS_KEPT:
+                oldest = next(iter(self._names))  # dicts keep the order of insertion
+                self._model.delete_adapter(self._names.pop(oldest))
         self._model.set_adapter(self._names[key], inference_mode=True)
 
-    def _put_on(self, key: AdapterKey) -> None:
-        """Load an adapter, and see that it does something and leaves the base as it is."""
-        checked = self._checked[key]
-        question = adapters.probe_inputs(self._prompt).to(self._loaded.device)
-        if self._untouched is None:
-            self._untouched = adapters.first_logits(self._loaded.model, question)
-        name = f"adapter_{time.monotonic_ns()}"
-        if self._names and adapters.goes_beside(self._model, checked):
-            adapters.add(self._model, checked, name)
-        else:
-            self._take_off()
-            self._model = adapters.put_on(self._loaded.model, checked, name)
-        self._names[key] = name
-        self._model.set_adapter(name, inference_mode=True)
-        probe = adapters.probe(self._model, question, self._untouched)
-        if not probe.base_kept:
-            self._take_off()
-            raise UserError(
-                f"{checked.info.name}, switched off, leaves the base with other answers than its own.",
-                "Choose another adapter.",
-            )
-        self._found[key[0]] = Finding(checked, probe)
-        logger.info("%s: %s", checked.info.name, self._found[key[0]])
-        if len(self._names) > ADAPTERS_KEPT:
-            oldest = next(iter(self._names))
-            self._model.delete_adapter(self._names.pop(oldest))
-
     def _take_off(self) -> None:
-        """Have the base alone in memory."""
+        """Unloads all adapters."""
         if self._names:
             adapters.take_off(self._model)
         self._names.clear()
         self._model = None
 
     def _stream(self, folder: Path | None, inputs: BatchFeature, max_new_tokens: int) -> Iterator[Answer]:
-        """One model's answer as it grows; the last one is `done`."""
+        """Yields one model's answer as it grows; the last one is `done`."""
         if folder is not None:
             self._activate(folder)
-        began, answer, failure, heard_out = time.monotonic(), Answer(), [], False
+        began, answer, failure, complete = time.monotonic(), Answer(), [], False
         streamer = _Streamer(
             self._loaded.processor.tokenizer,
             skip_prompt=True,  # `generate` gives it first: the prompt, or the token a decoder starts with
@@ -210,6 +211,7 @@ class Engine:
                         stopping_criteria=StoppingCriteriaList([counter]),
                     )
             except Exception as error:
+                # Raised again by the reader's thread, which would wait for a token until its timeout.
                 failure.append(error)
                 streamer.end()
 
@@ -220,10 +222,11 @@ class Engine:
                 text = answer.text + piece
                 answer = Answer(text.lstrip(), counter.tokens, time.monotonic() - began)
                 yield answer
-            heard_out = True
+            complete = True
         finally:
-            if not heard_out:  # whoever listened has left: nobody waits for the rest
+            if not complete:  # the reader has closed the iterator, and the rest is not needed
                 self._stop.set()
+            # The lock on the base must not be released while a thread still generates with it.
             thread.join()
         if failure:
             raise failure[0]
@@ -237,21 +240,23 @@ class Engine:
 
 
 class _Streamer(TextIteratorStreamer):
-    """PEFT's `generate` of prompt learning copies what it is given: a copy would stream to nobody."""
+    """A streamer that copies as itself."""
+
+    # PEFT's `generate` of prompt learning deep-copies its arguments: a copy's queue would have no reader.
 
     def __deepcopy__(self, memo: dict) -> "_Streamer":
         return self
 
 
+@dataclass(eq=False)
 class _Counter(StoppingCriteria):
-    """Counts the tokens of one answer, and ends it when `stop` is set. A copy is the counter itself."""
+    """Counts the tokens of one answer, and ends it when `stop` is set. Copies as itself, as `_Streamer`."""
+
+    stop: threading.Event
+    tokens: int = 0
 
     def __deepcopy__(self, memo: dict) -> "_Counter":
         return self
-
-    def __init__(self, stop: threading.Event) -> None:
-        self.stop = stop
-        self.tokens = 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
         self.tokens += 1

@@ -1,17 +1,18 @@
-"""torch, transformers and peft, imported once and by one thread. Nothing is imported before it is asked for.
-
-transformers puts another module in its own place while it is imported: a second thread that asks it for a
-name meanwhile is told that there is none.
-"""
+"""Lazy import of torch, transformers and PEFT, by one thread. Nothing is imported before it is needed."""
 
 import threading
 
-_importing = threading.Lock()
+# transformers replaces its own module while it is imported: a second thread that imports a name from it
+# meanwhile fails with an ImportError.
+_import_lock = threading.Lock()
 
 
-def import_heavy() -> None:
-    """Call this before what imports torch, wherever a page's threads may come: they wait for one another."""
-    with _importing:
+def import_torch() -> None:
+    """Imports torch, transformers and PEFT once; other threads wait until they are complete.
+
+    To be called before anything that imports them, wherever threads of the page may come.
+    """
+    with _import_lock:
         import transformers  # noqa: F401
 
         import vlm.adapters  # noqa: F401

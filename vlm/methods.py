@@ -1,4 +1,4 @@
-"""The PEFT methods on offer, in one table that settings, form and vlm.adapters read. No torch.
+"""PEFT methods: one table that settings, form and vlm.adapters read. No torch.
 
 A method is a configuration class of PEFT and one row here. tests/vlm/adapters/test_methods.py holds what the
 rows say.
@@ -33,7 +33,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class MethodInfo:
-    """What a method is and goes with. `config` names PEFT's class; `rank`, `alpha`, `dropout` its arguments.
+    """A method and what it supports. `config` names PEFT's class; `rank`, `alpha`, `dropout` its arguments.
 
     Empty where the method has no such thing. `rank_per_tower`: else one rank serves all towers.
     `has_b`: it has the matrices A and B that LoRA+ tells apart. `keeps_base`: the base's weights stay
@@ -56,7 +56,7 @@ class MethodInfo:
 
 
 def _lora(label: str, about: str, **changes: Any) -> MethodInfo:
-    """A row whose configuration is `LoraConfig`; `extra` are its arguments."""
+    """Returns a row whose configuration is `LoraConfig`; `extra` are its arguments."""
     names = {"config": "LoraConfig", "alpha": "lora_alpha", "dropout": "lora_dropout", "has_b": True}
     return MethodInfo(label, about, **(names | changes))
 

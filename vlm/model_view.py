@@ -1,7 +1,7 @@
-"""see: what a model gets of one example: the picture as it is handed over, and every token with its label.
+"""Model input inspection: one example as a model gets it, the pictures, the tokens and their labels.
 
-The page's Data tab asks. No weight is read: pictures come back, un-normalised, from what the processor made
-of them, and tokens from the same prompt style that a run trains with.
+No weight is read: pictures come back, un-normalised, from what the processor made of them, and tokens from
+the same prompt style that a run trains with.
 """
 
 import math
@@ -18,18 +18,18 @@ from vlm.example import Message
 from vlm.prompting import IGNORED, PromptStyle
 from vlm.prompting.seq2seq import QuestionAnswerPrompt
 
+# How many tokens of a long text are shown, at its beginning and at its end: each is an element of the page.
 FIRST_TOKENS, LAST_TOKENS = 1500, 1500
-"""How many of a long text are shown, at its beginning and at its end."""
+# Tokens that one character may be made of, where a tokenizer spells it in bytes.
 LONGEST_CHARACTER = 8
-"""Tokens that one character may be made of, where a tokenizer spells it in bytes."""
 UNDECODED = "\ufffd"
 
-_NOT_WITHOUT_DATA = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)
-"""What a model raises that can't be asked for shapes alone, or wants more than its image inputs."""
+# What a model raises that can't compute shapes alone on the meta device, or wants more than its image inputs.
+_NOT_ON_META = (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ImageView:
     """One picture that the vision tower gets, RGB, and the grid of patches that it is cut into.
 
     A processor may make several of one image: tiles, and the whole in small. 0 x 0 where there is no grid.
@@ -56,8 +56,8 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
-    """What the model reads or writes in one piece. An encoder-decoder has a question and an answer."""
+class TokenStream:
+    """What the model reads or writes in one sequence. An encoder-decoder has a question and an answer."""
 
     name: str
     pieces: tuple[Piece, ...]
@@ -66,26 +66,28 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ModelView:
     """One example as the model gets it.
 
     `image_tokens` stand for its images, in the first stream's tokens where `in_text`, else beside it; None
-    where that can't be told without weights.
+    where that can't be computed without weights.
     """
 
-    views: tuple[View, ...]
-    streams: tuple[Stream, ...]
+    views: tuple[ImageView, ...]
+    streams: tuple[TokenStream, ...]
     image_tokens: int | None
     in_text: bool
 
 
-def see(
+def view_example(
     prompt: PromptStyle, model: PreTrainedModel, messages: Sequence[Message], images: Sequence[Image.Image]
-) -> Seen:
-    """The example through the processor and the template of a model; `model` may lie on the meta device.
+) -> ModelView:
+    """Returns the example as processor and template of a model make it; `model` may lie on the meta device.
 
-    `images` are RGB, as `training.data.images.load_image` gives them. Raises `UserError` where the processor
-    or the template refuses, or where the example is longer than the prompt style's `max_length`.
+    `images` are RGB, as `training.data.images.load_image` returns them.
+
+    Raises:
+        UserError: processor or template refuse it, or it is longer than the prompt style's `max_length`.
     """
     if prompt.takes_one_image and len(images) != 1:
         raise UserError(
@@ -101,82 +103,76 @@ def see(
         raise UserError(
             f"This model's processor refuses it: {reason[:200]}", "Change the row, or choose another model."
         ) from error
-    named = _image_ids(model.config, prompt)
-    streams = tuple(_streams(prompt, batch, named))
+    streams = tuple(_token_streams(prompt, batch, model.config))
     placeholders = sum(piece.tokens for piece in streams[0].pieces if piece.image)
-    in_text = placeholders > len(images)  # one for each image is a mark: the image itself stands beside
-    return Seen(
-        views=tuple(_views(batch, prompt, model.config)),
+    # One placeholder for each image is a mark: the image's own tokens are then put in by the model.
+    in_text = placeholders > len(images)
+    return ModelView(
+        views=tuple(_image_views(batch, prompt.processor.image_processor, model.config)),
         streams=streams,
-        image_tokens=placeholders if in_text else _features(model, batch) if images else 0,
+        image_tokens=placeholders if in_text else _feature_count(model, batch) if images else 0,
         in_text=in_text,
     )
 
 
-def _image_ids(config: PreTrainedConfig, prompt: PromptStyle) -> list[int]:
-    """The ids of the tokens that stand for images, the configuration's first."""
-    values = (
+def _token_streams(
+    prompt: PromptStyle, batch: BatchFeature, config: PreTrainedConfig
+) -> Iterator[TokenStream]:
+    """Yields one stream; two where the labels have places of their own, the decoder's."""
+    tokenizer, labels = prompt.tokenizer, batch["labels"][0].tolist()
+    trained = [label != IGNORED for label in labels]
+    if "decoder_input_ids" in batch:
+        # The decoder reads what it writes a step later: shown is what it writes.
+        read = [*batch["decoder_input_ids"][0].tolist()[1:], 0]
+        written = [label if label != IGNORED else token for label, token in zip(labels, read, strict=True)]
+        yield _stream("answer", tokenizer, written, trained, ())
+        return
+    ids = batch["input_ids"][0].tolist()
+    # Which tokens are images: by the types where the processor gives them, else by the configuration's id,
+    # whose name differs between families.
+    mm_types = batch["mm_token_type_ids"][0].tolist() if "mm_token_type_ids" in batch else []
+    image_ids = {token for token, kind in zip(ids, mm_types, strict=False) if kind == 1}
+    named = (
         *(getattr(config, name, None) for name in ("image_token_id", "image_token_index")),
         getattr(prompt.processor, "image_token_id", None),
     )
-    return [value for value in dict.fromkeys(values) if isinstance(value, int)]
-
-
-def _streams(prompt: PromptStyle, batch: BatchFeature, image_ids: Sequence[int]) -> Iterator[Stream]:
-    """One stream; two where the labels have places of their own, the decoder's."""
-    tokenizer, labels = prompt.tokenizer, batch["labels"][0].tolist()
-    if "decoder_input_ids" in batch:  # the decoder writes what it reads, a step ahead
-        read = batch["decoder_input_ids"][0].tolist()
-        written = [
-            label if label != IGNORED else token for label, token in zip(labels, [*read[1:], 0], strict=True)
-        ]
-        yield _stream("answer", tokenizer, written, labels, ())
-        return
-    ids = batch["input_ids"][0].tolist()
-    mm_types = batch["mm_token_type_ids"][0].tolist() if "mm_token_type_ids" in batch else []
-    here = {token for token, kind in zip(ids, mm_types, strict=False) if kind == 1}
-    here = here or set([token for token in image_ids if token in ids][:1])
+    image_ids = image_ids or {*[token for token in named if isinstance(token, int) and token in ids][:1]}
     if isinstance(prompt, QuestionAnswerPrompt):
-        yield _stream("question", tokenizer, ids, [IGNORED] * len(ids), here)
-        yield _stream("answer", tokenizer, [token for token in labels if token != IGNORED], None, ())
+        yield _stream("question", tokenizer, ids, [False] * len(ids), image_ids)
+        answer = [token for token in labels if token != IGNORED]
+        yield _stream("answer", tokenizer, answer, [True] * len(answer), ())
     else:
-        yield _stream("text", tokenizer, ids, labels, here)
+        yield _stream("text", tokenizer, ids, trained, image_ids)
 
 
 def _stream(
     name: str,
     tokenizer: PreTrainedTokenizerBase,
     ids: list[int],
-    labels: list[int] | None,
+    trained: list[bool],
     image_ids: Collection[int],
-) -> Stream:
-    """`labels` None: all are trained on."""
-    trained = [True] * len(ids) if labels is None else [label != IGNORED for label in labels]
-    pieces = tuple(_shortened(tokenizer, ids, trained, image_ids))
-    return Stream(name, pieces, len(ids), sum(trained))
-
-
-def _shortened(
-    tokenizer: PreTrainedTokenizerBase, ids: list[int], trained: list[bool], image_ids: Collection[int]
-) -> Iterator[Piece]:
-    """The pieces of a text; of a very long one the beginning and the end. Images take no room."""
-    end = len(ids) - LAST_TOKENS
+) -> TokenStream:
+    """Returns the pieces of a text; of a very long one the beginning and the end."""
+    # Image tokens are not counted: thousands in a row are one piece.
     shown = [at for at, token in enumerate(ids) if token not in image_ids]
-    if len(shown) <= FIRST_TOKENS + LAST_TOKENS or end <= shown[FIRST_TOKENS]:
-        yield from _pieces(tokenizer, ids, trained, image_ids)
-        return
-    begin = shown[FIRST_TOKENS]
-    yield from _pieces(tokenizer, ids[:begin], trained[:begin], image_ids)
-    yield Piece("…", end - begin, any(trained[begin:end]), left_out=True)
-    yield from _pieces(tokenizer, ids[end:], trained[end:], image_ids)
+    begin, end = len(ids), len(ids)
+    if len(shown) > FIRST_TOKENS + LAST_TOKENS and len(ids) - LAST_TOKENS > shown[FIRST_TOKENS]:
+        begin, end = shown[FIRST_TOKENS], len(ids) - LAST_TOKENS
+    pieces = [*_pieces(tokenizer, ids[:begin], trained[:begin], image_ids)]
+    if begin < end:
+        pieces.append(Piece("…", end - begin, any(trained[begin:end]), left_out=True))
+        pieces += _pieces(tokenizer, ids[end:], trained[end:], image_ids)
+    return TokenStream(name, tuple(pieces), len(ids), sum(trained))
 
 
 def _pieces(
     tokenizer: PreTrainedTokenizerBase, ids: list[int], trained: list[bool], image_ids: Collection[int]
 ) -> Iterator[Piece]:
+    """Yields the pieces of a text, each shown as it stands in the whole text."""
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     special |= {*tokenizer.all_special_ids, *image_ids}
 
+    # Cleaning up would drop spaces that the model reads.
     def decode(begin: int, end: int) -> str:
         return tokenizer.decode(ids[begin:end], clean_up_tokenization_spaces=False)
 
@@ -190,81 +186,76 @@ def _pieces(
             yield Piece(name, end - at, trained[at], image=ids[at] in image_ids, special=True)
             at = context = end
             continue
+        # A tokenizer that spells a character in bytes needs several tokens for one: alone each decodes to the
+        # replacement character.
         before, end = decode(context, at), at + 1
         while (text := decode(context, end)).endswith(UNDECODED) and end < len(ids):
             if trained[end] != trained[at] or ids[end] in special or end - at >= LONGEST_CHARACTER:
                 break
             end += 1
-        # A tokenizer tells spaces and joints from what stands before: one piece of that is decoded along.
+        # The same token decodes with or without a space, by what stands before: the piece before is decoded
+        # along and cut off again.
         text = text.removeprefix(before) if text.startswith(before) else decode(at, end)
         yield Piece(text, end - at, trained[at])
         at, context = end, at
 
 
-def _views(batch: BatchFeature, prompt: PromptStyle, config: PreTrainedConfig) -> Iterator[View]:
-    """The pictures in `pixel_values`, whichever of four ways the processor lays them out."""
+def _image_views(
+    batch: BatchFeature, processor: BaseImageProcessor, config: PreTrainedConfig
+) -> Iterator[ImageView]:
+    """Yields the pictures in `pixel_values`, whichever of three ways the processor lays them out."""
     pixels = batch.get("pixel_values")
     if not isinstance(pixels, torch.Tensor):
         return
-    processor = prompt.processor.image_processor
     if "image_grid_thw" in batch:
-        yield from _from_grids(pixels, batch["image_grid_thw"].tolist(), processor)
+        # Qwen2-VL: [patches, C * T * P * P], the merge x merge patches that become one token side by side.
+        size, merge, frames = processor.patch_size, processor.merge_size, processor.temporal_patch_size
+        grids = batch["image_grid_thw"].tolist()
+        for patches, (_, rows, columns) in zip(pixels.split([*map(math.prod, grids)]), grids, strict=True):
+            # An image is given twice, as two frames of a film that stands still: the first is enough.
+            cells = patches.view(rows // merge, columns // merge, merge, merge, -1, frames, size, size)
+            picture = cells[:, :, :, :, :, 0].permute(4, 0, 2, 5, 1, 3, 6)
+            picture = picture.reshape(-1, rows * size, columns * size)
+            yield ImageView(_as_picture(picture, processor), rows, columns)
     elif "spatial_shapes" in batch:
-        yield from _from_sequences(pixels, batch["spatial_shapes"].tolist(), processor)
+        # SigLIP 2 of any resolution: [N, patches, P * P * C], padded to the longest.
+        for patches, (rows, columns) in zip(pixels, batch["spatial_shapes"].tolist(), strict=True):
+            size = math.isqrt(patches.shape[1] // 3)
+            cells = patches[: rows * columns].view(rows, columns, size, size, 3)
+            picture = cells.permute(4, 0, 2, 1, 3).reshape(3, rows * size, columns * size)
+            yield ImageView(_as_picture(picture, processor), rows, columns)
     elif pixels.ndim >= 4 and pixels.shape[-3] in (1, 3):
-        patch = _patch_size(config)
+        # [N, C, H, W], or [B, tiles, C, H, W].
+        # The side of a patch; none where the vision tower cuts none, or in stages, which lists several.
+        parts = (getattr(config, name, None) for name in ("vision_config", "encoder"))
+        patch = getattr(next((part for part in parts if part is not None), config), "patch_size", None)
+        patch = (
+            patch[0] if isinstance(patch, list | tuple) and len({*patch}) == 1 and len(patch) <= 2 else patch
+        )
+        patch = patch if isinstance(patch, int) else 0
         for picture in _cropped(pixels.flatten(0, -4), batch):
             height, width = picture.shape[-2:]
             grid = (height // patch, width // patch) if patch else (0, 0)
-            yield View(_as_picture(picture, processor), *grid)
+            yield ImageView(_as_picture(picture, processor), *grid)
 
 
 def _cropped(pixels: torch.Tensor, batch: BatchFeature) -> Iterator[torch.Tensor]:
-    """[N, C, H, W] -> each picture that is one, without the padding that makes them equal in size."""
+    """Yields the pictures of [N, C, H, W] without padding, and without those that are padding alone."""
     masks, sizes = batch.get("pixel_attention_mask"), batch.get("image_sizes")
     masks = masks.flatten(0, -3) if isinstance(masks, torch.Tensor) and masks.ndim >= 3 else None
     for index, picture in enumerate(pixels):
+        height, width = picture.shape[1:]
         if masks is not None:
             height, width = (int(masks[index].any(dim).sum()) for dim in (1, 0))
         elif sizes is not None and len(sizes) == len(pixels):
-            height, width = (
-                min(int(side), there) for side, there in zip(sizes[index], picture.shape[1:], strict=True)
-            )
-        else:
-            height, width = picture.shape[1:]
+            # Pixtral's sizes are without padding; LLaVA-NeXT's are those before scaling, maybe larger.
+            height, width = min(int(sizes[index][0]), height), min(int(sizes[index][1]), width)
         if height and width and (len(pixels) == 1 or picture.any()):
             yield picture[:, :height, :width]
 
 
-def _from_grids(
-    patches: torch.Tensor, grids: list[list[int]], processor: BaseImageProcessor
-) -> Iterator[View]:
-    """Qwen2-VL's way: [patches, C * T * P * P], the patches that become one token side by side."""
-    size, merge, frames = processor.patch_size, processor.merge_size, processor.temporal_patch_size
-    start = 0
-    for _, rows, columns in grids:
-        some = patches[start : start + rows * columns]
-        start += rows * columns
-        cells = some.view(rows // merge, columns // merge, merge, merge, -1, frames, size, size)[
-            :, :, :, :, :, 0
-        ]
-        picture = cells.permute(4, 0, 2, 5, 1, 3, 6).reshape(-1, rows * size, columns * size)
-        yield View(_as_picture(picture, processor), rows, columns)
-
-
-def _from_sequences(
-    patches: torch.Tensor, shapes: list[list[int]], processor: BaseImageProcessor
-) -> Iterator[View]:
-    """SigLIP 2's way for any resolution: [N, patches, P * P * C], padded to the longest."""
-    for some, (rows, columns) in zip(patches, shapes, strict=True):
-        size = math.isqrt(some.shape[1] // 3)
-        cells = some[: rows * columns].view(rows, columns, size, size, 3)
-        picture = cells.permute(4, 0, 2, 1, 3).reshape(3, rows * size, columns * size)
-        yield View(_as_picture(picture, processor), rows, columns)
-
-
 def _as_picture(pixels: torch.Tensor, processor: BaseImageProcessor) -> Image.Image:
-    """[C, H, W] as the processor gives it -> a picture again."""
+    """Returns pixels as the processor made them, [C, H, W], as a picture, with rescaling and mean undone."""
     if processor.do_normalize:
         mean, std = (
             torch.tensor(values).view(-1, 1, 1) for values in (processor.image_mean, processor.image_std)
@@ -276,31 +267,17 @@ def _as_picture(pixels: torch.Tensor, processor: BaseImageProcessor) -> Image.Im
     return Image.fromarray(levels.permute(1, 2, 0).expand(-1, -1, 3).contiguous().numpy())
 
 
-def _patch_size(config: PreTrainedConfig) -> int:
-    """The side of a patch in pixels; 0 where the vision tower cuts none, or in stages."""
-    vision = next(
-        (part for name in ("vision_config", "encoder") if (part := getattr(config, name, None)) is not None),
-        config,
-    )
-    size = getattr(vision, "patch_size", None)
-    size = size[0] if isinstance(size, list | tuple) and len({*size}) == 1 and len(size) <= 2 else size
-    return size if isinstance(size, int) else 0
-
-
-def _features(model: PreTrainedModel, batch: BatchFeature) -> int | None:
-    """How many vectors the text model gets of the images, from their shape on the meta device."""
+def _feature_count(model: PreTrainedModel, batch: BatchFeature) -> int | None:
+    """Returns how many vectors of images the text model gets, from their shapes on the meta device."""
     if not hasattr(model, "get_image_features"):
         return None
     names = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
     inputs = {name: batch[name].to(model.device) for name in names if name in batch}
     try:
         pooled = model.get_image_features(**inputs).pooler_output
-    except _NOT_WITHOUT_DATA:
-        mask = batch.get("pixel_attention_mask")
-        return int(mask.sum()) if "spatial_shapes" in batch else None
-    shapes = (
-        [tuple(features.shape) for features in pooled] if isinstance(pooled, list | tuple) else [pooled.shape]
-    )
-    return (
-        sum(math.prod(shape[:-1]) for shape in shapes) if all(len(shape) >= 2 for shape in shapes) else None
-    )
+    except _NOT_ON_META:
+        # Where images have different numbers of tokens, the model indexes by the mask's values: they are
+        # known here though not on the meta device.
+        return int(batch["pixel_attention_mask"].sum()) if "spatial_shapes" in batch else None
+    shapes = [features.shape for features in (pooled if isinstance(pooled, list | tuple) else [pooled])]
+    return sum(math.prod(s[:-1]) for s in shapes) if all(len(s) >= 2 for s in shapes) else None

@@ -1,4 +1,4 @@
-"""TowerCounts: trainable and total parameters of each tower, and the starter's committed counts. No torch."""
+"""Parameter counts of each tower, trainable and total. No torch."""
 
 import math
 from collections.abc import Mapping
@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 
 BYTES_A_WEIGHT = 4
+# The `copies` of a whole architecture: every layer stands for itself.
 ALL_ONE: Mapping[str, int] = MappingProxyType({})
-"""The `copies` of a whole architecture: every layer stands for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,14 @@ class TowerCounts:
         return (self.stored or self.trainable) * BYTES_A_WEIGHT / 1e6
 
     def as_dict(self) -> dict[str, dict[str, int]]:
-        """The towers, each with `trainable` and `total`."""
+        """Returns the towers, each with `trainable` and `total`."""
         return {tower: counts for tower, counts in asdict(self).items() if tower != "stored"}
 
 
 def times(name: str, copies: Mapping[str, int]) -> int:
-    """How many modules or parameters of the whole architecture one of an outline stands for.
+    """Returns how many modules or parameters of the whole architecture one of an outline stands for.
 
     `copies`: how many layers each layer of the outline is, by its full name, where it is more than one.
     """
+    # A product, since stacks lie inside stacks. The dots keep layers.1 from meeting layers.10.
     return math.prod(count for layer, count in copies.items() if f"{name}.".startswith(f"{layer}."))

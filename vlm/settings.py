@@ -1,4 +1,4 @@
-"""What to load, adapt and generate: a model's settings; `training.config` widens them to a run. No torch."""
+"""Settings of model, adapter and generation, which `training.config` widens to a run's. No torch."""
 
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ LayerNames = Annotated[
     str,
     Field(
         max_length=2000,
-        # Never a pattern: one that a person writes can take for ever to match.
+        # Names and never a pattern, as PEFT would take: some regular expressions take years to match.
         pattern=r"^[A-Za-z0-9_.]+( *, *[A-Za-z0-9_.]+)*$",
         description="layer names with commas between them",
     ),

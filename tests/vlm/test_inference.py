@@ -231,14 +231,14 @@ def test_what_was_found_of_an_adapter_can_be_asked_for(
     chat: Path, of_methods: dict[str, Path], picture: Image.Image, tiny_base: Path
 ) -> None:
     engine, folder = Engine(), of_methods["lora-full"]
-    assert engine.finding(folder) is None
+    assert engine.load_report(folder) is None
     answers_of(engine, ModelSettings(model=str(chat), device="cpu"), picture, [folder])
-    found = engine.finding(folder)
+    found = engine.load_report(folder)
     assert str(found) == "58 of 58 tensors match; answers differ from the base's"
     assert (found.probe.differs, found.probe.base_kept) == (True, True)
     assert found.check.info.ranks == {"text": (4, 4), "vision": (2, 2)}
     answers_of(engine, ModelSettings(model=str(tiny_base), device="cpu"), picture, [None])
-    assert engine.finding(folder) is None, "another base is in memory"
+    assert engine.load_report(folder) is None, "another base is in memory"
 
 
 def test_an_adapter_that_changes_nothing_is_called_that(
@@ -248,7 +248,7 @@ def test_an_adapter_that_changes_nothing_is_called_that(
     adapters.save(adapters.attach(base, settings_of("lora"), "aya"), tmp_path)
     engine, settings = Engine(), ModelSettings(model=str(chat), device="cpu")
     assert len(set(answers_of(engine, settings, picture, [None, tmp_path]))) == 1
-    assert str(engine.finding(tmp_path).probe) == "answers are the base's: it changes nothing"
+    assert str(engine.load_report(tmp_path).probe) == "answers are the base's: it changes nothing"
 
 
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
@@ -261,7 +261,7 @@ def test_a_quantized_base_answers_with_adapters_and_as_itself(
     first, lora, prefix, again = answers_of(engine, settings, picture, who)
     assert first == again
     assert lora != prefix
-    assert all(engine.finding(folder).probe.base_kept for folder in who if folder)
+    assert all(engine.load_report(folder).probe.base_kept for folder in who if folder)
     if "8bit" not in METHODS["dora"].quantizations and quantization == "8bit":
         with pytest.raises(UserError, match="dora-off is a DoRA, which does not go with a 8bit base"):
             answers_of(engine, settings, picture, [of_methods["dora-off"]])

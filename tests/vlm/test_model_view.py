@@ -11,7 +11,7 @@ from support.families import FAMILIES
 from vlm.errors import UserError
 from vlm.example import IMAGE, Message
 from vlm.meta_model import architecture
-from vlm.model_view import FIRST_TOKENS, LAST_TOKENS, Seen, see
+from vlm.model_view import FIRST_TOKENS, LAST_TOKENS, ModelView, view_example
 from vlm.models.loading import load_processor
 from vlm.prompting import PromptStyle, prompt_style
 from vlm.settings import ModelSettings
@@ -50,15 +50,15 @@ def eye(model: str, max_length: int = 4096) -> PromptStyle:
     return prompt_style(config, load_processor(ModelSettings(model=model)), max_length)
 
 
-def look(model: str, messages=ASKED, images: int = 1) -> Seen:
-    return see(eye(model), architecture(model, None), messages, [picture()] * images)
+def look(model: str, messages=ASKED, images: int = 1) -> ModelView:
+    return view_example(eye(model), architecture(model, None), messages, [picture()] * images)
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
     return float(np.abs(np.asarray(one, float) - np.asarray(other.resize(one.size), float)).mean())
 
 
-def text_of(seen: Seen, trained: bool | None = None) -> str:
+def text_of(seen: ModelView, trained: bool | None = None) -> str:
     pieces = [piece for stream in seen.streams for piece in stream.pieces]
     return "".join(piece.text for piece in pieces if trained is None or piece.trained is trained)
 
@@ -90,7 +90,7 @@ def test_the_patch_grid_divides_each_picture_into_squares(model):
 
 @pytest.mark.parametrize("model", ["idefics2"], indirect=True)
 def test_padding_that_makes_pictures_equal_in_size_is_not_shown(model):
-    views = see(eye(model), architecture(model, None), ASKED, [picture(30, 90)]).views
+    views = view_example(eye(model), architecture(model, None), ASKED, [picture(30, 90)]).views
     assert all(view.picture.width < view.picture.height for view in views)
 
 
@@ -170,7 +170,7 @@ def test_of_a_very_long_text_the_middle_is_left_out_and_counted(model):
     prompt = eye(model)
     prompt.max_length = 1 << 30
     long = (Message("user", IMAGE + "x y " * 5000), Message("assistant", ANSWER))
-    seen = see(prompt, architecture(model, None), long, [picture()])
+    seen = view_example(prompt, architecture(model, None), long, [picture()])
     (gap,) = (piece for piece in seen.streams[0].pieces if piece.left_out)
     assert sum(piece.tokens for piece in seen.streams[0].pieces) == seen.streams[0].tokens
     assert gap.tokens > 1000
@@ -194,12 +194,12 @@ def test_a_model_that_takes_one_image_refuses_two():
 @pytest.mark.parametrize("model", ["qwen2_vl"], indirect=True)
 def test_what_the_processor_refuses_is_told_and_is_no_bug(model):
     with pytest.raises(UserError, match="processor refuses it"):
-        see(eye(model), architecture(model, None), ASKED, [picture(3000, 4)])
+        view_example(eye(model), architecture(model, None), ASKED, [picture(3000, 4)])
 
 
 def test_an_example_longer_than_the_limit_is_refused():
     with pytest.raises(UserError, match="is the most"):
-        see(
+        view_example(
             eye("starter", 8),
             architecture("starter", None),
             (Message("user", "a b " * 30), ASKED[1]),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 import psutil
 
 from vlm import catalog
-from vlm.lazy_torch import import_heavy
+from vlm.lazy_torch import import_torch
 from vlm.meta_model import COMMITTED, adapter_settings, architecture, tower_counts
 from vlm.methods import METHODS
 from vlm.settings import ModelSettings
@@ -130,7 +130,7 @@ def estimate(settings: RunSettings, examples: Examples = Examples()) -> MemoryEs
     """The memory that a run with these settings takes. Raises `UserError` as `tower_counts` does."""
     if "torch" not in sys.modules and (known := _committed(settings)) is not None:
         return known
-    import_heavy()
+    import_torch()
     from vlm.models.loading import pick_device, pick_precision
 
     device = pick_device(settings.device)
@@ -172,7 +172,7 @@ def device_memory(device: str) -> int:
     A container's limit is respected. Raises `UserError` where there is no such device.
     """
     if device != "cpu":
-        import_heavy()
+        import_torch()
         import torch
 
         from vlm.models.loading import pick_device

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from vlm.adapters.untrusted.files import PEFT_PREFIX
-from vlm.build_lock import BUILDING
+from vlm.build_lock import CONSTRUCTION_LOCK
 from vlm.errors import UserError
 from vlm.methods import METHODS, MethodInfo
 from vlm.models.towers import TOWERS, Tower, Towers, find_towers, is_attention, target_modules
@@ -72,7 +72,7 @@ def attach(
     model.name_or_path = base_name
     model.config.name_or_path = base_name
     try:
-        with BUILDING:
+        with CONSTRUCTION_LOCK:
             adapted = _on_meta(model, config) if meta else get_peft_model(model, config)
     except (TypeError, ValueError) as error:  # of a kind of layer, Conv1D for example, that it does not know
         raise _unfit(model, settings, str(error).partition("\n")[0]) from error

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from vlm.adapters.attach import is_quantized
 from vlm.adapters.untrusted.check import AdapterCheck, check
 from vlm.adapters.untrusted.files import WEIGHTS_FILE, model_name, printable, same_model
-from vlm.build_lock import BUILDING
+from vlm.build_lock import CONSTRUCTION_LOCK
 from vlm.errors import UserError
 from vlm.methods import METHODS
 
@@ -42,7 +42,7 @@ def architecture_of(model: PreTrainedModel) -> PreTrainedModel:
     """The base alone, on the meta device, whatever was put on it and however it is quantized."""
     config = copy.deepcopy(model.config)
     vars(config).pop("quantization_config", None)
-    with BUILDING, torch.device("meta"):
+    with CONSTRUCTION_LOCK, torch.device("meta"):
         return type(model)(config)
 
 
@@ -65,7 +65,7 @@ def put_on(
     tensors = _tensors(checked)
     if trainable and config.peft_type == "ADALORA":
         config.rank_pattern = None
-    with BUILDING:
+    with CONSTRUCTION_LOCK:
         adapted = get_peft_model(model, config, adapter_name=name)
     said, here = checked.info.base_name, model_name(checked.base_name)
     config.base_model_name_or_path = said if same_model(said, here) else here
@@ -98,7 +98,7 @@ def add(model: PeftModel, checked: AdapterCheck, name: str) -> None:
     _require_name(name)
     _require_quantization(model.get_base_model(), checked)
     _require_own_embeddings(model.get_base_model(), checked)
-    with BUILDING:
+    with CONSTRUCTION_LOCK:
         model.add_adapter(name, copy.deepcopy(checked.config))
     try:
         _fill(model, checked, _tensors(checked), name)

@@ -1,4 +1,4 @@
-"""The composed model: any vision encoder, a connector and any seq2seq model, registered with transformers.
+"""Composed models: any vision encoder, a connector and any seq2seq model, registered with transformers.
 
 After `import vlm.composed`, `AutoConfig`, `AutoModelForImageTextToText` and `AutoProcessor` know the model
 type "composed". `ComposedModel.from_towers(vision, text)` puts two pretrained models together.

@@ -1,4 +1,4 @@
-"""ComposedConfig: which vision encoder and which seq2seq text model are put together."""
+"""Configuration of a composed model: a vision encoder's and a seq2seq text model's in one."""
 
 import inspect
 from pathlib import Path
@@ -15,8 +15,8 @@ from transformers.configuration_utils import SubConfigSpec
 from vlm.errors import UserError
 
 EXAMPLE = "facebook/dinov2-base+vinai/bartpho-syllable"
+# Flags of vision configurations for parameters that nothing here reads: pooling heads and mask tokens.
 UNREAD = ("vision_use_head", "use_mask_token")
-"""Flags of vision configurations for parameters that nothing here reads: pooling heads and mask tokens."""
 
 
 @strict
@@ -42,69 +42,71 @@ class ComposedConfig(PreTrainedConfig):
 
     @classmethod
     def from_towers(cls, vision: str | Path, text: str | Path, **kwargs: object) -> "ComposedConfig":
-        """The two towers' configurations in one; no weight is read.
+        """Returns the two towers' configurations in one; no weight is read.
 
         `vision` and `text` are folders or Hub ids. Of a model with a vision tower (CLIP, SigLIP) that tower
-        is taken. `kwargs` go to `AutoConfig.from_pretrained`. Raises `UserError` where `vision` is no image
-        encoder, or `text` no encoder-decoder.
+        is taken. `kwargs` go to `AutoConfig.from_pretrained`.
+
+        Raises:
+            UserError: `vision` is no image encoder, or `text` no encoder-decoder.
         """
-        found = [_read(name, **kwargs) for name in (vision, text)]
-        return cls(vision_config=_vision_config(vision, found[0]), text_config=_text_config(text, found[1]))
+        image_config, text_config = (
+            without_code_wishes(AutoConfig.from_pretrained(name, **(kwargs | {"trust_remote_code": False})))
+            for name in (vision, text)
+        )
+        if isinstance(inner := getattr(image_config, "vision_config", None), PreTrainedConfig):
+            image_config = inner
+        image_class = MODEL_MAPPING.get(type(image_config), None)
+        reads_pixels = getattr(image_class, "main_input_name", "") == "pixel_values"
+        sees = reads_pixels and not image_config.is_encoder_decoder and vision_width(image_config) is not None
+        known = type(text_config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING and text_config.is_encoder_decoder
+        answers = known and hasattr(text_config, "hidden_size") and hasattr(text_config, "vocab_size")
+        for name, config, fits, wanted in (
+            (vision, image_config, sees, "an image encoder"),
+            (text, text_config, answers, "an encoder-decoder of text"),
+        ):
+            if not fits:
+                raise UserError(
+                    f"{name} is a {config.model_type} model, not {wanted} that can be composed.",
+                    f"A composed model is `vision+text`: {EXAMPLE}, for instance.",
+                )
+        for flag in UNREAD:
+            if hasattr(image_config, flag):
+                setattr(image_config, flag, False)
+        return cls(vision_config=image_config, text_config=text_config)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """The text model's configuration; encoder and decoder share one."""
+        """Returns the text model's configuration; encoder and decoder share one."""
         return self.text_config
 
     @property
     def num_hidden_layers(self) -> int:
         """Layers of the decoder, which PEFT's prefix tuning makes prefixes for."""
+        # The decoder's own name first: BART's num_hidden_layers are the encoder's.
         text = self.text_config
         names = ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
         return next(getattr(text, name) for name in names if getattr(text, name, None) is not None)
 
 
 def vision_width(config: PreTrainedConfig) -> int | None:
-    """Channels of an image encoder's last features; None where the configuration doesn't say."""
+    """Returns the channels of an image encoder's last features; None where the configuration has none."""
+    # Encoders in stages, as Swin or ConvNeXt, have one width a stage.
     width = getattr(config, "hidden_size", None)
     return width if width is not None else (getattr(config, "hidden_sizes", None) or [None])[-1]
 
 
 def vision_arguments(config: PreTrainedConfig) -> dict[str, bool]:
-    """What an image encoder's class is given beside its configuration: nothing here reads what it pools."""
+    """Returns what an image encoder's class takes beside its configuration: no pooling layer."""
+    # Nothing here reads it, and checkpoints without one would be refused for missing weights.
     parameters = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
 
 
-def _read(name: str | Path, **kwargs: object) -> PreTrainedConfig:
-    config = AutoConfig.from_pretrained(name, **(kwargs | {"trust_remote_code": False}))
-    # Wishes about code are not heard: the name of an attention kernel may be a repository on the Hub.
+def without_code_wishes(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Returns the configuration without what a config.json may name as code to run."""
+    # The name of an attention or expert kernel may be a Hub repository, which transformers would fetch and
+    # run. With None each part of a model takes sdpa, or eager where its class supports nothing else.
     config._attn_implementation = None
     config._experts_implementation = None
     vars(config).pop("fusion_config", None)
-    return config
-
-
-def _vision_config(name: str | Path, config: PreTrainedConfig) -> PreTrainedConfig:
-    inner = getattr(config, "vision_config", None)
-    config = inner if isinstance(inner, PreTrainedConfig) else config
-    model_class = MODEL_MAPPING.get(type(config), None)
-    reads_pixels = getattr(model_class, "main_input_name", "") == "pixel_values"
-    if not reads_pixels or config.is_encoder_decoder or vision_width(config) is None:
-        raise UserError(
-            f"{name} is a {config.model_type} model, not an image encoder that can be composed.",
-            f"A composed model is `vision+text`: {EXAMPLE}, for instance.",
-        )
-    for flag in UNREAD:
-        if hasattr(config, flag):
-            setattr(config, flag, False)
-    return config
-
-
-def _text_config(name: str | Path, config: PreTrainedConfig) -> PreTrainedConfig:
-    known = type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING and config.is_encoder_decoder
-    if not known or not hasattr(config, "hidden_size") or not hasattr(config, "vocab_size"):
-        raise UserError(
-            f"{name} is a {config.model_type} model, not an encoder-decoder of text that can be composed.",
-            f"A composed model is `vision+text`: {EXAMPLE}, for instance.",
-        )
     return config

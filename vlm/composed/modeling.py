@@ -1,7 +1,6 @@
-"""ComposedForConditionalGeneration: vision encoder -> connector -> prefix of a seq2seq encoder's input."""
+"""Composed model: vision encoder -> connector -> prefix of a seq2seq encoder's input."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,16 +14,17 @@ from vlm.composed.configuration import ComposedConfig, vision_arguments, vision_
 from vlm.composed.pretrained import answer_settings, embedding_scale, load_towers
 from vlm.errors import UserError
 
+# What `generate` takes for `encode`.
 ENCODER_INPUTS = (
     *("input_ids", "inputs_embeds", "attention_mask", "pixel_values", "pixel_attention_mask"),
     *("spatial_shapes", "mm_encoder_outputs"),
 )
-"""What `generate` takes for `encode`."""
+# What transformers writes on a model that it loads quantized; PEFT and the Trainer look for it. Here only the
+# towers are loaded by transformers, so the marks are copied to the whole.
 MARKS = (
     *("hf_device_map", "hf_quantizer", "is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized"),
     "quantization_method",
 )
-"""What transformers writes on a model that it loads quantized; PEFT and the Trainer look for it."""
 
 
 class ComposedConnector(nn.Module):
@@ -46,6 +46,7 @@ class ComposedConnector(nn.Module):
         """`features`: [B, P, vision width] -> [B, P / scale_factor^2, text width]."""
         features = self.norm(features)
         if self.scale_factor > 1:
+            # The grid's side, a class token in front notwithstanding: isqrt(16 * 16 + 1) is 16.
             side = math.isqrt(features.shape[1])
             grid = features[:, -(side**2) :].unflatten(1, (side, side)).permute(0, 3, 1, 2)
             features = nn.functional.pixel_unshuffle(grid, self.scale_factor).flatten(2).transpose(1, 2)
@@ -77,17 +78,21 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def from_towers(
         cls, vision: str | Path, text: str | Path, *, seed: int = 0, **kwargs: object
     ) -> "ComposedForConditionalGeneration":
-        """A model of two pretrained ones, in eval mode; its connector is new, and the same for each `seed`.
+        """Returns a model of two pretrained ones, in eval mode, with a new connector drawn from `seed`.
 
         `vision` and `text` are folders or Hub ids; `kwargs` (`dtype`, `device_map`, `local_files_only`, …)
         go to both `from_pretrained`. Of a `quantization_config` the connector is left out, and the vision
         tower unless `llm_int8_skip_modules` names others alone. Weights are read from safetensors only.
-        Raises `UserError` where a tower does not fit, or lacks weights.
+
+        Raises:
+            UserError: a tower does not fit, or lacks weights.
         """
         config, vision_tower, language_model = load_towers(vision, text, **kwargs)
+        # On meta, since the towers made here are replaced by those that were loaded.
         with torch.device("meta"):
             model = cls(config)
         model.vision_tower, model.language_model = vision_tower, language_model
+        # Drawn apart from the global generator: a run's own draws don't depend on its base.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             connector = ComposedConnector(
@@ -120,31 +125,25 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return self.language_model.get_decoder()
 
     def get_submodule(self, target: str) -> nn.Module:
-        """As torch's; BERT's name for word embeddings, which PEFT's prompt tuning tries, finds them here too.
-
-        PEFT would look for them in the vision tower next, the first model within this one.
-        """
+        """As torch's; BERT's name for word embeddings finds them here too."""
+        # PEFT's prompt tuning tries this name, and where it fails the first model within this one: the vision
+        # tower.
         if target == "embeddings.word_embeddings":
             return self.get_input_embeddings()
         return super().get_submodule(target)
 
     def enable_input_require_grads(self) -> None:
-        """As transformers', which fails on vision towers whose embeddings are no single tensor, as Swin's.
-
-        Gradients reach the pixels only where the vision tower trains; elsewhere they would cost and be lost.
-        """
+        """As transformers', for vision towers too whose embeddings are no single tensor, as Swin's."""
 
         def of_pixels(tower: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            # Only where the tower trains: elsewhere its backward pass would cost and be lost.
             if torch.is_grad_enabled() and any(p.requires_grad for p in tower.parameters()):
                 kwargs["pixel_values"] = kwargs["pixel_values"].detach().requires_grad_(True)
             return args, kwargs
 
-        def of_words(embeddings: nn.Module, args: tuple, output: torch.Tensor) -> None:
-            output.requires_grad_(True)
-
         self._require_grads_hooks = [
             self.vision_tower.register_forward_pre_hook(of_pixels, with_kwargs=True),
-            self.get_input_embeddings().register_forward_hook(of_words),
+            self.get_input_embeddings().register_forward_hook(lambda *call: call[-1].requires_grad_(True)),
         ]
 
     def get_image_features(
@@ -153,7 +152,7 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         pixel_attention_mask: torch.Tensor | None = None,
         spatial_shapes: torch.Tensor | None = None,
     ) -> BaseModelOutputWithPooling:
-        """Image features as the text encoder takes them.
+        """Returns image features as the text encoder takes them.
 
         `pixel_values`: [B, 3, H, W]. `last_hidden_state` of the answer is the vision tower's
         [B, P, vision width] or [B, vision width, H', W'], `pooler_output` the connector's
@@ -169,17 +168,15 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 pixel_attention_mask=pixel_attention_mask,
                 spatial_shapes=spatial_shapes,
             ).last_hidden_state
-        pooled = self.connector(self._as_tokens(hidden))
+        tokens = hidden
+        if hidden.ndim == 4:
+            # Convolutional encoders give [B, C, H, W], Swin's kind [B, H, W, C]: told apart by the width.
+            first = hidden.shape[1] == vision_width(self.config.vision_config)
+            tokens = hidden.flatten(2).transpose(1, 2) if first else hidden.flatten(1, 2)
+        pooled = self.connector(tokens)
         if spatial_shapes is not None:
             pooled = [row[mask.bool()] for row, mask in zip(pooled, pixel_attention_mask, strict=True)]
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
-
-    def _as_tokens(self, hidden: torch.Tensor) -> torch.Tensor:
-        """A sequence, [B, P, C], as it is; a grid, [B, C, H, W] or [B, H, W, C], as [B, H * W, C]."""
-        if hidden.ndim == 3:
-            return hidden
-        width = vision_width(self.config.vision_config)
-        return hidden.flatten(2).transpose(1, 2) if hidden.shape[1] == width else hidden.flatten(1, 2)
 
     def encode(
         self,
@@ -190,12 +187,15 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         inputs_embeds: torch.Tensor | None = None,
         **image_inputs: torch.Tensor | None,
     ) -> tuple[BaseModelOutput, torch.Tensor]:
-        """The text encoder's output over image and question, [B, P + L, D], and its mask, [B, P + L].
+        """Returns the encoder's output over image and question, [B, P + L, D], and its mask, [B, P + L].
 
         The question comes as `input_ids`, [B, L], or embedded, as `inputs_embeds`, [B, L, D]; the image as
         `pixel_values` (and what else `get_image_features` takes) or, already encoded, as
-        `mm_encoder_outputs`; without either P is 0. Raises ValueError where an input comes in both ways, and
-        `UserError` where image and question are longer than the encoder can read.
+        `mm_encoder_outputs`; without either P is 0.
+
+        Raises:
+            ValueError: an input comes in both ways.
+            UserError: image and question are longer than the encoder can read.
         """
         image = (mm_encoder_outputs or {}).get("image")
         if pixel_values is not None and image is not None:
@@ -208,7 +208,13 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if attention_mask is None:
             attention_mask = embeddings.new_ones(embeddings.shape[:2], dtype=torch.long)
         if image is not None:
-            prefix, mask = _padded(image.pooler_output)
+            prefix = image.pooler_output
+            if isinstance(prefix, torch.Tensor):
+                mask = prefix.new_ones(prefix.shape[:2])
+            else:
+                # Images of flexible resolution have different numbers of tokens: padded to [B, P, D], masked.
+                mask = pad_sequence([row.new_ones(row.shape[0]) for row in prefix], batch_first=True)
+                prefix = pad_sequence(prefix, batch_first=True)
             embeddings = torch.cat([prefix.to(embeddings.device, embeddings.dtype), embeddings], dim=1)
             attention_mask = torch.cat([mask.to(attention_mask), attention_mask], dim=1)
         longest = getattr(self.config.text_config, "max_position_embeddings", None)  # T5 has none
@@ -221,11 +227,9 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return encoder(inputs_embeds=embeddings, attention_mask=attention_mask), attention_mask
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """What the decoder reads for these `labels` ([B, T], -100 is ignored): [B, T], a token behind them.
-
-        It begins with the configuration's `decoder_start_token_id`; without one the text model's own rule
-        holds, as mBART's, which begins with the language.
-        """
+        """Returns what the decoder reads for `labels` ([B, T], -100 is ignored): [B, T], a step behind."""
+        # Without a start token in the configuration the text model's own rule holds: mBART begins with the
+        # language, the last token of the labels.
         text = self.config.text_config
         start = getattr(text, "decoder_start_token_id", None)
         if start is None:
@@ -251,7 +255,7 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: object,
     ) -> Seq2SeqLMOutput:
-        """Logits for the answer, [B, T, vocabulary], and with `labels` ([B, T], -100 is ignored) the loss.
+        """Returns logits for the answer, [B, T, vocabulary], and with `labels` ([B, T]) the loss.
 
         `input_ids`, `attention_mask`: [B, L], the question, or `inputs_embeds`: [B, L, D]; the image as
         `get_image_features` takes it. With `encoder_outputs` (as `generate` gives them) `attention_mask` is
@@ -259,14 +263,9 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         `num_items_in_batch` if the trainer gives it. `kwargs` go to the text model.
         """
         if encoder_outputs is None:
+            image = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
             encoder_outputs, attention_mask = self.encode(
-                input_ids,
-                attention_mask,
-                pixel_values,
-                mm_encoder_outputs,
-                inputs_embeds,
-                pixel_attention_mask=pixel_attention_mask,
-                spatial_shapes=spatial_shapes,
+                input_ids, attention_mask, pixel_values, mm_encoder_outputs, inputs_embeds, **image
             )
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
@@ -280,7 +279,15 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
             use_cache=False if labels is not None else use_cache,
             **kwargs,
         )
-        loss = None if labels is None else self._loss(outputs.logits, labels, num_items_in_batch)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                outputs.logits,
+                labels,
+                vocab_size=self.config.text_config.vocab_size,
+                shift_labels=labels,  # the decoder's inputs are shifted: labels must not be shifted again
+                num_items_in_batch=num_items_in_batch,
+            )
         return Seq2SeqLMOutput(
             loss=loss,
             logits=outputs.logits,
@@ -288,35 +295,14 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
             encoder_last_hidden_state=encoder_outputs[0],
         )
 
-    def _loss(
-        self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
-    ) -> torch.Tensor:
-        return self.loss_function(
-            logits,
-            labels,
-            vocab_size=self.config.text_config.vocab_size,
-            shift_labels=labels,  # what the decoder reads is shifted, so that labels are not shifted again
-            num_items_in_batch=num_items_in_batch,
-        )
-
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, **kwargs: object) -> object:
-        """Answers as token ids, [B, T] (as `GenerationMixin.generate`, whose arguments all work).
-
-        Image and question are encoded first: the encoder's mask is longer than the question's, which
-        transformers' own preparation does not know.
-        """
+        """Returns answers as token ids, [B, T], as `GenerationMixin.generate`, whose arguments all work."""
+        # Image and question are encoded first, since the encoder's mask is longer than the question's, which
+        # transformers' own preparation takes.
         if kwargs.get("encoder_outputs") is None:
             given = {name: kwargs.pop(name) for name in ENCODER_INPUTS if name in kwargs}
             if inputs is not None:
                 given["input_ids"] = inputs
             kwargs["encoder_outputs"], kwargs["attention_mask"] = self.encode(**given)
         return super().generate(**kwargs)
-
-
-def _padded(features: torch.Tensor | Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch's features, [B, P, D], shorter ones padded, and which of them are an image's, [B, P]."""
-    if isinstance(features, torch.Tensor):
-        return features, features.new_ones(features.shape[:2])
-    present = [row.new_ones(row.shape[0]) for row in features]
-    return pad_sequence(features, batch_first=True), pad_sequence(present, batch_first=True)

@@ -1,8 +1,6 @@
 """Pretrained towers for the composed model: read from safetensors, complete or refused."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -19,27 +17,29 @@ from transformers.utils import logging as transformers_logging
 from vlm.composed.configuration import ComposedConfig, vision_arguments
 from vlm.errors import UserError
 
+# What `from_pretrained` takes of models, configurations and tokenizers alike.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
-"""What `from_pretrained` takes of models, configurations and tokenizers alike."""
+# transformers' setting of modules that stay as they are; its name says int8, and it holds for 4 bits as well.
 SKIPPED = "llm_int8_skip_modules"
-"""The setting of a quantization that names modules to leave as they are, for 4 bits as for 8."""
 
 
 def load_towers(
     vision: str | Path, text: str | Path, **kwargs: object
 ) -> tuple[ComposedConfig, PreTrainedModel, PreTrainedModel]:
-    """The composed configuration, the vision tower and the text model, with all of their weights.
+    """Returns the composed configuration, the vision tower and the text model, with all of their weights.
 
     A `quantization_config` names modules by their names in the composed model; the vision tower is quantized
-    only where modules to leave out are named and it is not among them. Raises `UserError` where a tower does
-    not fit or lacks weights.
+    only where modules to leave out are named and it is not among them.
+
+    Raises:
+        UserError: a tower does not fit or lacks weights.
     """
     hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
     config = ComposedConfig.from_towers(vision, text, **hub)
     quantization = kwargs.pop("quantization_config", None)
     skipped = getattr(quantization, SKIPPED, None)
     of_vision = _within("vision_tower", quantization) if skipped and "vision_tower" not in skipped else None
-    vision_tower = _load(
+    vision_tower = _load_tower(
         AutoModel,
         vision,
         config.vision_config,
@@ -47,14 +47,23 @@ def load_towers(
         **vision_arguments(config.vision_config),
         **kwargs,
     )
-    language_model = _load(
+    language_model = _load_tower(
         AutoModelForSeq2SeqLM,
         text,
         config.text_config,
         quantization_config=_within("language_model", quantization),
         **kwargs,
     )
-    _settle_start(language_model, text, **hub)
+    # Answers must begin with a token that the configuration names. mBART's names none: there an answer begins
+    # with the last token of a text (https://huggingface.co/docs/transformers/model_doc/mbart).
+    generation = language_model.generation_config
+    start = getattr(language_model.config, "decoder_start_token_id", None)
+    if start is None:
+        start = generation.decoder_start_token_id
+    if start is None:
+        tokenizer = AutoTokenizer.from_pretrained(text, trust_remote_code=False, **hub)
+        start = tokenizer("")["input_ids"][-1]
+    language_model.config.decoder_start_token_id = generation.decoder_start_token_id = start
     config.vision_config, config.text_config = vision_tower.config, language_model.config
     if quantization is not None:
         for tower in (config.vision_config, config.text_config):
@@ -64,10 +73,8 @@ def load_towers(
 
 
 def answer_settings(language_model: PreTrainedModel) -> GenerationConfig:
-    """The text model's generation settings without what was chosen for its own task: tokens alone.
-
-    A summariser's least length or number of beams would be wrong for answers about images.
-    """
+    """Returns the token ids of the text model's generation settings, and nothing else of them."""
+    # A summariser's minimum length or number of beams would be wrong for answers about images.
     own = language_model.generation_config
     names = [
         f"{name}_token_id" for name in ("bos", "decoder_start", "eos", "forced_bos", "forced_eos", "pad")
@@ -76,7 +83,9 @@ def answer_settings(language_model: PreTrainedModel) -> GenerationConfig:
 
 
 def embedding_scale(language_model: PreTrainedModel) -> float:
-    """How far the text model's word embeddings spread: image tokens begin as loud as words."""
+    """Returns the standard deviation of the text model's word embeddings."""
+    # The new connector's output starts at this scale, so that image tokens are as loud as words. A sample of
+    # 4,096 words spares an fp32 copy of a whole multilingual vocabulary.
     embeddings = language_model.get_input_embeddings()
     step = max(1, embeddings.num_embeddings // 4096)
     words = torch.arange(0, embeddings.num_embeddings, step, device=embeddings.weight.device)
@@ -84,43 +93,53 @@ def embedding_scale(language_model: PreTrainedModel) -> float:
         return embeddings(words).float().std().item()
 
 
-def _load(auto_class: type, name: str | Path, config: PreTrainedConfig, **kwargs: object) -> PreTrainedModel:
+def load_complete(
+    auto_class: type,
+    folder: str | Path,
+    config: PreTrainedConfig,
+    *,
+    name: str | Path,
+    remedy: str,
+    **kwargs: object,
+) -> PreTrainedModel:
+    """Returns a model with all of its weights, from safetensors. `name` is what messages call it.
+
+    Raises:
+        UserError: weights are missing, or have other shapes than the configuration says.
+    """
     kwargs |= {"use_safetensors": True, "trust_remote_code": False}
-    again = f"Download {name} again, or choose another model: it needs all its weights as safetensors."
-    with _quietly():
-        try:
-            model, report = auto_class.from_pretrained(
-                name,
-                config=config,
-                ignore_mismatched_sizes=True,  # they are in the report, and refused with the missing ones
-                output_loading_info=True,
-                **kwargs,
-            )
-        except OSError as error:
-            raise UserError(f"{name} has no weights that can be read: {_first_line(error)}", again) from error
+    model, report = auto_class.from_pretrained(
+        folder,
+        config=config,
+        # Without it the first mismatch raises and hides the missing ones: both are refused below.
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        **kwargs,
+    )
     missing = {*report["missing_keys"], *(str(key[0]) for key in report["mismatched_keys"])}
-    if missing:
-        raise UserError(f"{name} lacks {len(missing)} of its weights, {min(missing)} first.", again)
+    if missing:  # transformers has initialised them at random, and only warns
+        raise UserError(f"{name} lacks {len(missing)} of its weights, {min(missing)} first.", remedy)
     return model
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without transformers' report of weights: half of a CLIP or SigLIP is not wanted here."""
+def _load_tower(
+    auto_class: type, name: str | Path, config: PreTrainedConfig, **kwargs: object
+) -> PreTrainedModel:
+    remedy = f"Download {name} again, or choose another model: it needs all its weights as safetensors."
+    # transformers reports unused weights as a warning: half of a CLIP or SigLIP is not wanted here.
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        yield
+        return load_complete(auto_class, name, config, name=name, remedy=remedy, **kwargs)
+    except OSError as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{name} has no weights that can be read: {reason}", remedy) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
 
 
 def _within(tower: str, quantization: object | None) -> object | None:
-    """The quantization as the tower itself has it: names of modules without the tower's own in front."""
+    """Returns the quantization with the names of modules as they are inside the tower."""
     quantization = copy.deepcopy(quantization)
     skipped = getattr(quantization, SKIPPED, None)
     if skipped:
@@ -128,19 +147,3 @@ def _within(tower: str, quantization: object | None) -> object | None:
         inner = [name.removeprefix(prefix) for name in skipped if name.startswith(prefix)]
         setattr(quantization, SKIPPED, inner)
     return quantization
-
-
-def _settle_start(language_model: PreTrainedModel, text: str | Path, **hub: object) -> None:
-    """Make the configuration name the token that answers begin with.
-
-    Where it names none, as mBART's, the last token of a text begins it, which is the language's
-    (https://huggingface.co/docs/transformers/model_doc/mbart).
-    """
-    config, generation = language_model.config, language_model.generation_config
-    start = getattr(config, "decoder_start_token_id", None)
-    if start is None:
-        start = generation.decoder_start_token_id
-    if start is None:
-        tokenizer = AutoTokenizer.from_pretrained(text, trust_remote_code=False, **hub)
-        start = tokenizer("")["input_ids"][-1]
-    config.decoder_start_token_id = generation.decoder_start_token_id = start

@@ -1,6 +1,6 @@
-"""What lies in a model's folder or repository: what it is, which files are needed, whether they are whole.
+"""Checkpoint files: what a model's folder or repository is, which files are needed, whether they are whole.
 
-Judged by names, config.json and the headers of safetensors; no weight is read and the Hub is not asked.
+Reads names, config.json and the headers of safetensors alone: no weight, and nothing from the Hub.
 Called by vlm.models.hub, before anything large is downloaded.
 """
 
@@ -24,14 +24,16 @@ from vlm.errors import UserError
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_FILE = "adapter_config.json"
+# Configuration, tokenizer, image processor and chat templates; `.model` is sentencepiece's.
 SMALL_FILE = re.compile(
     r"[^/]+\.(?:json|jinja|model|tiktoken)|[^/]*(?:vocab|merges|dict)[^/]*\.txt|additional_chat_templates/[^/]+\.jinja"
 )
-"""Configuration, tokenizer, image processor and chat templates; `.model` is sentencepiece's."""
 PICKLE = re.compile(r"[^/]+\.(?:bin|pt|pth|pkl|ckpt)")
+# Bytes of a safetensors header: the limit of the safetensors library, so that a length of 2^60 in a damaged
+# file is not read into memory.
 LARGEST_HEADER = 100_000_000
-"""Bytes of a safetensors header, as safetensors itself allows."""
 
+# Model types that AutoModelForImageTextToText knows and that can't be trained here, each with its reason.
 REFUSED: dict[str, str] = {
     "chameleon": "turns pictures into words of its vocabulary: it has no image encoder that could be trained",
     "diffusion_gemma": "writes by diffusion, not one token after another",
@@ -46,11 +48,10 @@ REFUSED: dict[str, str] = {
     "pp_formulanet": "reads formulas and takes no question",
     "udop": "wants the words of a page and their places beside the image",
 }
-"""Model types that AutoModelForImageTextToText knows and that can't be done here, each with its reason."""
 
 
 def check_names(model: str, names: Iterable[str], adapter_base: str | None = None) -> None:
-    """Refuse what is no complete model, by its file names. Raises `UserError` with what it is instead."""
+    """Raises `UserError` where file names show no complete model, with what it is instead."""
     names = set(names)
     weights = names & {WEIGHTS_FILE, INDEX_FILE}
     if ADAPTER_FILE in names and not weights:
@@ -85,13 +86,27 @@ def check_names(model: str, names: Iterable[str], adapter_base: str | None = Non
 
 
 def check_config(model: str, config: Mapping[str, Any], *, half: bool = False) -> None:
-    """Refuse what can't be done, by its config.json. Raises `UserError` with the reason and a way out.
+    """Raises `UserError` where a model can't be trained here, by its config.json, with a way out.
 
-    One half of a composed model need not see and answer by itself.
+    `half`: one half of a composed model need not see and answer by itself.
     """
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in {*CONFIG_MAPPING_NAMES, "composed"}:
-        raise _unknown_kind(model, kind, config)
+        if config.get("auto_map"):
+            raise UserError(
+                f"{model} brings Python code of its own (auto_map), which is never run here.",
+                "Look for the same model in transformers' own format; its name often ends in -hf.",
+            )
+        if not isinstance(kind, str):
+            raise UserError(
+                f"{model} has no configuration that can be read: its config.json names no model_type.",
+                "Choose a model in transformers' format.",
+            )
+        version = transformers.__version__
+        raise UserError(
+            f"{model} is a {kind[:80]} model, which transformers {version} does not know.",
+            "If it is newer than that: pip install --upgrade transformers",
+        )
     quantized = config.get("quantization_config")
     if isinstance(quantized, Mapping):
         raise UserError(
@@ -101,51 +116,39 @@ def check_config(model: str, config: Mapping[str, Any], *, half: bool = False) -
     if half:
         return
     if kind not in {*MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, "composed"}:
-        raise _sightless(model, kind)
+        # In this order: a text model may have image processing too, as a part of a larger one.
+        remedies = (
+            (
+                MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+                f"Give it eyes as a composed model: facebook/dinov2-base+{model}",
+            ),
+            (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "It reads text alone: choose a vision-language model."),
+            (
+                IMAGE_PROCESSOR_MAPPING_NAMES,
+                f"Let it see for a text model: {model}+vinai/bartpho-syllable",
+            ),
+        )
+        remedy = next((text for kinds, text in remedies if kind in kinds), "Choose a vision-language model.")
+        raise UserError(f"{model} is a {kind} model, which does not answer about images.", remedy)
     if kind in REFUSED:
         raise UserError(
             f"{model} is a {kind} model, which {REFUSED[kind]}.", "Choose another vision-language model."
         )
 
 
-def _unknown_kind(model: str, kind: object, config: Mapping[str, Any]) -> UserError:
-    if config.get("auto_map"):
-        return UserError(
-            f"{model} brings Python code of its own (auto_map), which is never run here.",
-            "Look for the same model in transformers' own format; its name often ends in -hf.",
-        )
-    if not isinstance(kind, str):
-        return UserError(
-            f"{model} has no configuration that can be read: its config.json names no model_type.",
-            "Choose a model in transformers' format.",
-        )
-    return UserError(
-        f"{model} is a {kind[:80]} model, which transformers {transformers.__version__} does not know.",
-        "If it is newer than that: pip install --upgrade transformers",
-    )
-
-
-def _sightless(model: str, kind: str) -> UserError:
-    problem = f"{model} is a {kind} model, which does not answer about images."
-    if kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
-        return UserError(problem, f"Give it eyes as a composed model: facebook/dinov2-base+{model}")
-    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return UserError(problem, "It reads text alone: choose a vision-language model.")
-    if kind in IMAGE_PROCESSOR_MAPPING_NAMES:
-        return UserError(problem, f"Let it see for a text model: {model}+vinai/bartpho-syllable")
-    return UserError(problem, "Choose a vision-language model.")
-
-
 def small_files(names: Iterable[str]) -> list[str]:
-    """The files that everything but the weights needs."""
+    """Returns the files that everything but the weights needs."""
+    # Without the adapter's: transformers would load it together with the base.
     return sorted(name for name in names if SMALL_FILE.fullmatch(name) and name != ADAPTER_FILE)
 
 
 def weight_files(names: Iterable[str], folder: Path) -> list[str]:
-    """The names of the weights: one file, or the shards of the index in `folder`, there or not.
+    """Returns the names of the weights: one file, or the shards of the index in `folder`, there or not.
 
-    Further copies of the weights (consolidated, fp16, original) are left alone. Raises `UserError` where the
-    index can't be read or names a file outside.
+    Further copies of the weights (consolidated, fp16, original) are left out.
+
+    Raises:
+        UserError: the index can't be read, or names a file outside.
     """
     names = set(names)
     if WEIGHTS_FILE in names or INDEX_FILE not in names:
@@ -154,6 +157,7 @@ def weight_files(names: Iterable[str], folder: Path) -> list[str]:
         shards = set(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{INDEX_FILE} of {folder.name} can't be read.", _AGAIN) from error
+    # A folder in a name could lead out of the model's folder, or to another format's pickles.
     if bad := [name for name in shards if not re.fullmatch(r"[^/\\]+\.safetensors", str(name))]:
         raise UserError(f"{INDEX_FILE} names {str(bad[0])[:80]!r} as weights.", "Choose another model.")
     return sorted(shards)
@@ -163,7 +167,7 @@ _AGAIN = "Download the model again."
 
 
 def check_weights(folder: Path, again: str = _AGAIN) -> None:
-    """Every file of the weights is there and as long as its header says, or `UserError` names the first.
+    """Raises `UserError` for the first file of the weights that is missing or shorter than its header says.
 
     `again` is the remedy: how this model is downloaded again.
     """
@@ -175,7 +179,7 @@ def check_weights(folder: Path, again: str = _AGAIN) -> None:
 
 
 def count_weights(folder: Path) -> int:
-    """Numbers in a whole model's weights, from the headers of their files."""
+    """Returns how many numbers a whole model's weights hold, from the headers of their files."""
     found = 0
     for name in weight_files({path.name for path in folder.iterdir()}, folder):
         with (folder / name).open("rb") as stream:
@@ -185,7 +189,10 @@ def count_weights(folder: Path) -> int:
 
 
 def _damage(file: Path) -> str | None:
-    """What is wrong with a safetensors file's header or length, if anything."""
+    """Returns what is wrong with a safetensors file's header or length, or None."""
+    # Layout: 8 bytes with the header's length, the header in JSON, the numbers
+    # (https://huggingface.co/docs/safetensors). Reading the numbers would take minutes for a large model, and
+    # a download that broke off shows in the length.
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)

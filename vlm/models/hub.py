@@ -1,4 +1,4 @@
-"""From a `model` setting to a local folder: the starter, a folder, or a Hub id, whose files are fetched once.
+"""Resolves a `model` setting to a local folder: the starter, a folder, or a Hub id, fetched once.
 
 Called by vlm.models.loading, in three steps that each fetch no more than they need: the configuration, the
 small files, the weights. What can't be done is refused (vlm.models.checkpoint_files) before the next step.
@@ -12,7 +12,7 @@ import logging
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_cached_repo_tree, hf_hub_download, snapshot_download
@@ -24,7 +24,6 @@ from huggingface_hub.errors import (
     HFValidationError,
     HTTPError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -40,16 +39,21 @@ STARTER = "starter"
 STARTER_FOLDER = Path(__file__).resolve().parents[1] / "starter"
 HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]*\w")
 TIMEOUT_S = 10.0
+# The Hub's own account, which opens pull requests with the safetensors of repositories of pickles
+# (https://huggingface.co/spaces/safetensors/convert).
 CONVERTER = "SFconvertbot"
-"""The Hub's own account that opens pull requests with the safetensors of repositories of pickles."""
 
 
 def parts(model: str) -> tuple[str, ...]:
-    """The models that a setting names: one, or two of a composed one (`vision+text`)."""
+    """Returns the models that a setting names: one, or the two of a composed one (`vision+text`)."""
     if "+" not in model or Path(model).is_dir():
         return (model,)
+    # A folder's path may hold a plus of its own: the cut is where both sides name a model.
     cuts = [(model[: found.start()], model[found.end() :]) for found in re.finditer(r"\+", model)]
-    return next(((a, b) for a, b in cuts if _names_a_model(a) and _names_a_model(b)), (model,))
+    for halves in cuts:
+        if all(half == STARTER or Path(half).is_dir() or HUB_ID.fullmatch(half) for half in halves):
+            return halves
+    return (model,)
 
 
 def is_composed(model: str) -> bool:
@@ -58,29 +62,53 @@ def is_composed(model: str) -> bool:
 
 
 def config_folder(model: str, revision: str | None = None, *, half: bool = False) -> Path:
-    """A folder with the model's config.json; of a model on the Hub nothing else is fetched.
+    """Returns a folder with the model's config.json; of a model on the Hub nothing else is fetched.
 
-    Raises `UserError` where there is no such model, or it can't be done; `half` is for one half of a
-    composed model, which need not answer by itself.
+    `half` is for one half of a composed model, which need not answer by itself.
+
+    Raises:
+        UserError: there is no such model, or it can't be trained here.
     """
     if _is_local(model):
-        folder = _local_folder(model, revision)
-    else:
-        folder = _cached(model, revision) or _fetch_config(model, revision)
+        folder = STARTER_FOLDER if model == STARTER else Path(model).expanduser()
+        if revision is not None:
+            raise UserError(
+                f"{model} is no model on the Hub, and has no revisions.",
+                "Leave --revision out, or give a Hub id.",
+            )
+        if found := re.match(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)", model):
+            raise UserError(f"{model} is an address.", f"Give the Hub id alone: {found[1]}")
+        if not (folder / "config.json").is_file():
+            names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+            if names & {ADAPTER_FILE, "model_index.json"} or any(name.endswith(".gguf") for name in names):
+                checkpoint_files.check_names(model, names, _adapter_base(folder))
+            raise UserError(
+                f"There is no model in {model}.",
+                f"Use `{STARTER}`, a folder with a config.json, or a Hub id: `organisation/name`.",
+            )
+    elif (folder := _cached(model, revision)) is None:
+        revision = _listing(model, revision)[0]
+        with _errors_explained(model, revision):
+            folder = Path(hf_hub_download(model, "config.json", revision=revision)).parent
     checkpoint_files.check_config(model, read_json(folder / "config.json", model), half=half)
     return folder
 
 
 def small_folder(model: str, revision: str | None = None, *, half: bool = False) -> Path:
-    """A folder with everything but the weights. Raises `UserError` as `config_folder` does."""
+    """Returns a folder with everything but the weights. Raises `UserError` as `config_folder` does."""
     return _complete(model, revision, half=half, weights=False)
 
 
 def model_folder(model: str, revision: str | None = None, *, half: bool = False) -> Path:
-    """A folder with the whole model. Raises `UserError` also where its weights are damaged or missing."""
+    """Returns a folder with the whole model.
+
+    Raises:
+        UserError: as `config_folder`, and where weights are damaged or missing.
+    """
     folder = _complete(model, revision, half=half, weights=True)
     if _is_local(model):
         names = {path.name for path in folder.iterdir()}
+        # transformers loads an adapter that lies beside the weights unasked, and would train on top of it.
         checkpoint_files.check_names(model, names, _adapter_base(folder))
         if ADAPTER_FILE in names:
             raise UserError(
@@ -95,7 +123,7 @@ def model_folder(model: str, revision: str | None = None, *, half: bool = False)
 
 
 def commit(model: str, revision: str | None) -> str | None:
-    """The commit of a Hub model on this machine, of each half if it is composed; None for a folder."""
+    """Returns the commit of a Hub model on this machine, or of both halves; None for a folder."""
     found = [None if _is_local(name) else _cached(name, revision) for name in parts(model)]
     if not any(found):
         return None
@@ -103,6 +131,7 @@ def commit(model: str, revision: str | None) -> str | None:
 
 
 def read_json(file: Path, model: str) -> dict:
+    """Returns a JSON object from a model's folder. Raises `UserError` where there is none."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -115,72 +144,45 @@ def read_json(file: Path, model: str) -> dict:
     return content
 
 
-def _names_a_model(model: str) -> bool:
-    return model == STARTER or Path(model).is_dir() or bool(HUB_ID.fullmatch(model))
-
-
 def _is_local(model: str) -> bool:
     """Whether this is the starter or a folder; what looks like a Hub id is one unless it is there."""
     return model == STARTER or not HUB_ID.fullmatch(model) or Path(model).is_dir()
 
 
-def _local_folder(model: str, revision: str | None) -> Path:
-    folder = STARTER_FOLDER if model == STARTER else Path(model).expanduser()
-    if revision is not None:
-        raise UserError(
-            f"{model} is no model on the Hub, and has no revisions.",
-            "Leave --revision out, or give a Hub id.",
-        )
-    if found := re.match(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)", model):
-        raise UserError(f"{model} is an address.", f"Give the Hub id alone: {found[1]}")
-    if not (folder / "config.json").is_file():
-        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        if names & {ADAPTER_FILE, "model_index.json"} or any(name.endswith(".gguf") for name in names):
-            checkpoint_files.check_names(model, names, _adapter_base(folder))
-        raise UserError(
-            f"There is no model in {model}.",
-            f"Use `{STARTER}`, a folder with a config.json, or a Hub id: `organisation/name`.",
-        )
-    return folder
-
-
 def _adapter_base(folder: Path) -> str | None:
-    """The base that an adapter in this folder names, as a text to show."""
+    """Returns the base that an adapter in this folder names, for a message."""
     file = folder / ADAPTER_FILE
     base = read_json(file, folder.name).get("base_model_name_or_path") if file.is_file() else None
     return base[:200] if isinstance(base, str) else None
 
 
 def _cached(model: str, revision: str | None) -> Path | None:
-    """The snapshot of a Hub model on this machine, with its config.json at least. The Hub is not asked."""
-    for wanted in (revision, *(_conversions(model) if revision is None else ())):
-        try:
-            file = hf_hub_download(model, "config.json", revision=wanted, local_files_only=True)
-        except (LocalEntryNotFoundError, HFValidationError):
-            continue
-        return Path(file).parent
+    """Returns the snapshot of a Hub model on this machine, with its config.json at least, or None."""
+    wanted = [revision]
+    if revision is None:
+        # A repository of pickles was fetched as a pull request of the converter, and has no `main` here.
+        name = repo_folder_name(repo_id=model, repo_type="model")
+        pull_requests = Path(constants.HF_HUB_CACHE, name, "refs", "refs", "pr").glob("*")
+        wanted += [f"refs/pr/{ref.name}" for ref in sorted(pull_requests)]
+    for reference in wanted:
+        # Never a request, even online: a run must not stop because the Hub is away, nor change its base
+        # because somebody has pushed.
+        with suppress(LocalEntryNotFoundError, HFValidationError):
+            return Path(
+                hf_hub_download(model, "config.json", revision=reference, local_files_only=True)
+            ).parent
     return None
 
 
-def _conversions(model: str) -> list[str]:
-    """Pull requests of this model on this machine: only a repository of pickles has one and no `main`."""
-    refs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model") / "refs"
-    return [f"refs/pr/{ref.name}" for ref in sorted((refs / "refs" / "pr").glob("*"))]
-
-
-def _fetch_config(model: str, revision: str | None) -> Path:
-    revision = _listing(model, revision)[0]
-    with _explained(model, revision):
-        return Path(hf_hub_download(model, "config.json", revision=revision)).parent
-
-
 def _listing(model: str, revision: str | None) -> tuple[str | None, dict[str, int]]:
-    """The files of a repository with their sizes in bytes, and the revision they are of.
+    """Returns the revision and the files of a repository, name -> size in bytes.
 
-    That is the one asked for, or the Hub's own conversion where a repository has nothing but pickles. Raises
-    `UserError` where the repository can't be reached or is no model in transformers' format.
+    The revision is the wanted one, or the Hub's own conversion where the repository has nothing but pickles.
+
+    Raises:
+        UserError: the repository can't be reached, or is no model in transformers' format.
     """
-    with _explained(model, revision):
+    with _errors_explained(model, revision):
         info = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         base = None
@@ -190,7 +192,14 @@ def _listing(model: str, revision: str | None) -> tuple[str | None, dict[str, in
         checkpoint_files.check_names(model, sizes, base)
     except UserError:
         pickled = "config.json" in sizes and any(checkpoint_files.PICKLE.fullmatch(name) for name in sizes)
-        reference = _conversion(model) if pickled and revision is None else None
+        if not pickled or revision is not None:
+            raise
+        with _errors_explained(model, None):
+            found = HfApi().get_repo_discussions(
+                model, author=CONVERTER, discussion_type="pull_request", discussion_status="open"
+            )
+            # The author is compared again here: anybody may open a pull request with weights of their own.
+            reference = next((r.git_reference for r in found if r.author == CONVERTER), None)
         if reference is None:
             raise
         logger.info(
@@ -200,22 +209,13 @@ def _listing(model: str, revision: str | None) -> tuple[str | None, dict[str, in
     return revision, sizes
 
 
-def _conversion(model: str) -> str | None:
-    """The pull request with safetensors that the Hub's converter has opened for this model."""
-    with _explained(model, None):
-        found = HfApi().get_repo_discussions(
-            model, author=CONVERTER, discussion_type="pull_request", discussion_status="open"
-        )
-        return next((request.git_reference for request in found if request.author == CONVERTER), None)
-
-
 def _complete(model: str, revision: str | None, *, half: bool, weights: bool) -> Path:
-    """The model's folder, with the weights or without; what is missing is fetched."""
+    """Returns the model's folder, with the weights or without; what is missing is fetched."""
     folder = config_folder(model, revision, half=half)
     if _is_local(model) or _has_all(folder, model, weights=weights):
         return folder
     revision, sizes = _listing(model, revision)
-    with _explained(model, revision):
+    with _errors_explained(model, revision):
         folder = Path(hf_hub_download(model, "config.json", revision=revision)).parent
         checkpoint_files.check_config(model, read_json(folder / "config.json", model), half=half)
         wanted = checkpoint_files.small_files(sizes)
@@ -224,107 +224,89 @@ def _complete(model: str, revision: str | None, *, half: bool, weights: bool) ->
                 hf_hub_download(model, checkpoint_files.INDEX_FILE, revision=folder.name)
             wanted += checkpoint_files.weight_files(sizes, folder)
         missing = {name: sizes.get(name, 0) for name in wanted if not (folder / name).is_file()}
-        _say_and_check_room(model, missing)
+        cache = Path(constants.HF_HUB_CACHE)
+        on_disk = next(path for path in (cache, *cache.parents) if path.is_dir())  # the cache may be new
+        size, free = sum(missing.values()), shutil.disk_usage(on_disk).free
+        if size > free:
+            raise UserError(
+                f"{model} needs {size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free in {cache}.",
+                "Make room, or set HF_HOME to a folder on a larger disk.",
+            )
+        if missing:
+            logger.info("Downloading %s: %d files, %.1f MB.", model, len(missing), size / 1e6)
         # The commit, not the branch: everything comes from where config.json came from.
         snapshot_download(model, revision=folder.name, allow_patterns=wanted)
     return folder
 
 
 def _has_all(folder: Path, model: str, *, weights: bool) -> bool:
-    """Whether a snapshot is complete, as the listing says that the Hub's client keeps beside it."""
+    """Whether a snapshot is complete, by the listing that the Hub's client keeps beside it."""
     try:
         names = [file.path for file in get_cached_repo_tree(model, revision=folder.name)]
-    except CachedRepoTreeNotFoundError:  # something else has fetched it, maybe a part of it
+    except CachedRepoTreeNotFoundError:  # another program has fetched it, maybe a part of it
         if not constants.is_offline_mode():
             return False
         names = [path.name for path in folder.iterdir()]
     wanted = checkpoint_files.small_files(names)
-    if not all((folder / name).is_file() for name in wanted):
-        return False
-    return not weights or all(
-        (folder / name).is_file() for name in checkpoint_files.weight_files(names, folder)
-    )
-
-
-def _say_and_check_room(model: str, missing: dict[str, int]) -> None:
-    cache = Path(constants.HF_HUB_CACHE)
-    size, free = sum(missing.values()), shutil.disk_usage(_existing(cache)).free
-    if size > free:
-        raise UserError(
-            f"{model} needs {size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free in {cache}.",
-            "Make room, or set HF_HOME to a folder on a larger disk.",
-        )
-    if missing:
-        logger.info("Downloading %s: %d files, %.1f MB.", model, len(missing), size / 1e6)
-
-
-def _existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.parents) if path.is_dir())
+    if weights and all((folder / name).is_file() for name in wanted):
+        wanted += checkpoint_files.weight_files(names, folder)
+    return all((folder / name).is_file() for name in wanted)
 
 
 @contextmanager
-def _explained(model: str, revision: str | None) -> Iterator[None]:
-    """Turn what goes wrong between here and the Hub into a `UserError`."""
+def _errors_explained(model: str, revision: str | None) -> Iterator[None]:
+    """Turns what goes wrong between here and the Hub into a `UserError`."""
     try:
         yield
-    except (HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise _explain(error, model, revision) from error
-    except HFValidationError as error:
-        raise UserError(f"{model} is no Hub id.", "Write it as `organisation/name`.") from error
+    except (HfHubHTTPError, HTTPError, HFValidationError, OSError) as error:
+        raise UserError(*_explain(error, model, revision)) from error
 
 
-def _explain(error: Exception, model: str, revision: str | None) -> UserError:
+def _explain(error: Exception, model: str, revision: str | None) -> tuple[str, str]:
+    """Returns problem and remedy of an error of the Hub's client."""
     log_in = "set HF_TOKEN to a token of your account, or run: hf auth login"
-    if isinstance(error, GatedRepoError):
-        return UserError(
-            f"{model} is gated: its licence has to be accepted first.",
-            f"Accept it at {constants.ENDPOINT}/{model}, then {log_in}",
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        if _is_dataset(model):
-            return UserError(
-                f"{model} is a dataset, not a model.", "Give it as --dataset, or choose a model."
+    # In this order: the client's classes derive from each other. A gated repository is a missing one, and
+    # most are errors of HTTP, or of the operating system where there is no network.
+    match error:
+        case HFValidationError():
+            return f"{model} is no Hub id.", "Write it as `organisation/name`."
+        case GatedRepoError():
+            return (
+                f"{model} is gated: its licence has to be accepted first.",
+                f"Accept it at {constants.ENDPOINT}/{model}, then {log_in}",
             )
-        return UserError(
-            f"{model} was not found on the Hub, or it is private, and there is no such folder here.",
-            f"Check the spelling. For a private model {log_in}",
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return UserError(f"{model} has no revision {revision}.", "Check --revision, or leave it out.")
-    if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-        return UserError(f"{model} has changed on the Hub meanwhile.", "Start again.")
-    if isinstance(error, HfHubHTTPError):
-        code = error.response.status_code
-        if code in (401, 403):
-            return UserError(f"The Hub refuses the token for {model}.", f"To mend it, {log_in}")
-        return UserError(f"The Hub answered {code} when asked for {model}.", "Try again in a few minutes.")
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return UserError(
-            f"The disk is full: {model} does not fit in {constants.HF_HUB_CACHE}.",
-            "Make room, or set HF_HOME to a folder on a larger disk.",
-        )
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError(
-            f"{constants.HF_HUB_CACHE} can't be written.", "Set HF_HOME to a folder that is yours."
-        )
+        case RepositoryNotFoundError():
+            with suppress(HfHubHTTPError, HTTPError):
+                HfApi().dataset_info(model, timeout=TIMEOUT_S)
+                return f"{model} is a dataset, not a model.", "Give it as --dataset, or choose a model."
+            return (
+                f"{model} was not found on the Hub, or it is private, and there is no such folder here.",
+                f"Check the spelling. For a private model {log_in}",
+            )
+        case RevisionNotFoundError():
+            return f"{model} has no revision {revision}.", "Check --revision, or leave it out."
+        case EntryNotFoundError() if not isinstance(error, LocalEntryNotFoundError):
+            return f"{model} has changed on the Hub meanwhile.", "Start again."
+        case HfHubHTTPError() if error.response.status_code in (401, 403):
+            return f"The Hub refuses the token for {model}.", f"To mend it, {log_in}"
+        case HfHubHTTPError():
+            problem = f"The Hub answered {error.response.status_code} when asked for {model}."
+            return problem, "Try again in a few minutes."
+        case OSError(errno=errno.ENOSPC):
+            return (
+                f"The disk is full: {model} does not fit in {constants.HF_HUB_CACHE}.",
+                "Make room, or set HF_HOME to a folder on a larger disk.",
+            )
+        case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS):
+            return f"{constants.HF_HUB_CACHE} can't be written.", "Set HF_HOME to a folder that is yours."
     if constants.is_offline_mode():
-        return UserError(
+        return (
             f"{model} is not on this machine, or not all of it, and HF_HUB_OFFLINE forbids to ask the Hub.",
             "Unset HF_HUB_OFFLINE, or choose a folder.",
         )
     if isinstance(error, OSError) and "Consistency check" in str(error):
-        return UserError(
-            f"The download of {model} broke off.", "Start again: whole files are not downloaded twice."
-        )
-    return UserError(
+        return f"The download of {model} broke off.", "Start again: whole files are not downloaded twice."
+    return (
         f"The Hub ({constants.ENDPOINT}) can't be reached for {model}: {type(error).__name__}.",
         "Check the network and start again: whole files are not downloaded twice. Or choose a folder.",
     )
-
-
-def _is_dataset(name: str) -> bool:
-    try:
-        HfApi().dataset_info(name, timeout=TIMEOUT_S)
-    except (HfHubHTTPError, HTTPError):
-        return False
-    return True

@@ -1,15 +1,15 @@
-"""Load a base model and its processor: device, number format, quantization.
+"""Loads a base model and its processor: device, number format, quantization, attention kernel.
 
 The only file that names BitsAndBytesConfig. Where the files come from is vlm.models.hub's matter.
 """
 
+import importlib.util
 import logging
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -27,26 +27,37 @@ from transformers import (
     ProcessorMixin,
 )
 
-from vlm.attention import attention_arguments
-from vlm.build_lock import BUILDING
+from vlm.build_lock import CONSTRUCTION_LOCK
 from vlm.composed import ComposedConfig, ComposedForConditionalGeneration, ComposedProcessor
+from vlm.composed.configuration import without_code_wishes
+from vlm.composed.pretrained import load_complete
 from vlm.errors import UserError
 from vlm.models import hub
 from vlm.models.checkpoint_files import count_weights
-from vlm.models.quantization import check_quantization, check_quantized, full_precision_modules, mend
+from vlm.models.quantization import (
+    check_quantization,
+    check_quantized,
+    full_precision_modules,
+    patch_bitsandbytes,
+)
 from vlm.models.towers import find_towers
+from vlm.oom import is_out_of_memory
 from vlm.settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What transformers raises on configurations, tokenizers and weights that are damaged or made up.
 _BAD_FILES = (
     *(OSError, ValueError, SafetensorError, StrictDataclassError, ImportError, KeyError, TypeError),
     *(AttributeError, IndexError, ArithmeticError, AssertionError, NotImplementedError),
 )
-"""What transformers raises on configurations, tokenizers and weights that are damaged or made up."""
 _AGAIN = "Download the model again: some of its files are missing or belong to another model."
+# Everything was fetched and checked before (vlm.models.hub): transformers must neither run a repository's
+# Python nor reach for the Hub, where a name in a configuration could point anywhere.
 _FROM_FILES = {"trust_remote_code": False, "local_files_only": True}
+# What a model's class claims to support. Every class supports eager, so it has no flag.
+_SUPPORT_FLAGS = {"sdpa": "_supports_sdpa", "flash_attention_2": "_supports_flash_attn"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +71,14 @@ class LoadedModel:
 
 
 def load_base(settings: ModelSettings) -> LoadedModel:
-    """The base model, frozen and in eval mode, on its device.
+    """Returns the base model, frozen and in eval mode, on its device.
 
     Weights are read from safetensors only, and no code of a model's folder is run. What can be found out
-    without the weights (architecture, towers, processor) is, before they are downloaded. Raises `UserError`
-    where the model, the device, the precision or the quantization can't be used.
+    without the weights (architecture, towers, processor) is, before they are downloaded.
+
+    Raises:
+        UserError: the model, the device, the precision, the quantization or the attention kernel can't be
+            used, or the model does not fit in memory.
     """
     device = pick_device(settings.device)
     precision = pick_precision(settings.precision, device)
@@ -74,61 +88,64 @@ def load_base(settings: ModelSettings) -> LoadedModel:
     processor = load_processor(settings)
     skipped = [] if settings.quantization == "none" else full_precision_modules(settings, blueprint, towers)
     quantization = quantization_config(settings, skipped, precision, device)
-    attention = attention_arguments(settings, blueprint, device.type, precision)
-    with _explained(settings.model), _memory_told(settings, device):
-        model = _read_weights(
-            settings,
-            blueprint,
-            dtype=DTYPES[precision],
-            quantization_config=quantization,
-            device_map=None if quantization is None else {"": device},
-            **attention,
-        )
-        if quantization is None:
-            model.to(device)
+    kwargs = attention_arguments(settings, blueprint, device.type, precision) | {
+        "dtype": DTYPES[precision],
+        "quantization_config": quantization,
+        # bitsandbytes quantizes on the device while it reads: the full weights are never in memory at once.
+        "device_map": None if quantization is None else {"": device},
+    }
+    with _bad_files_explained(settings.model):
+        try:
+            model = _read_weights(settings, blueprint, **kwargs)
+            if quantization is None:
+                model.to(device)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"{settings.model} does not fit in the memory of the {device.type} device.",
+                "Choose a smaller model, or --quantization 4bit.",
+            ) from error
     if quantization is not None:
-        mend(model)
+        patch_bitsandbytes(model)
         check_quantized(settings, model, towers, skipped)
-    _keep_statistics(model)
+    freeze_batch_norms(model)
     model.requires_grad_(False).eval()
     return LoadedModel(model, processor, device, precision)
 
 
-def _read_weights(settings: ModelSettings, blueprint: PreTrainedModel, **kwargs) -> PreTrainedModel:
-    """The model with its weights. Raises `UserError` where the files don't hold all of them."""
+def _read_weights(settings: ModelSettings, blueprint: PreTrainedModel, **kwargs: object) -> PreTrainedModel:
+    """Returns the model with its weights. Raises `UserError` where the files don't hold all of them."""
     names = hub.parts(settings.model)
-    kwargs |= {"use_safetensors": True, **_FROM_FILES}
     if len(names) == 2:
         vision, text = (hub.model_folder(name, half=True) for name in names)
-        with BUILDING:
-            return ComposedForConditionalGeneration.from_towers(vision, text, **kwargs)
+        with CONSTRUCTION_LOCK:
+            return ComposedForConditionalGeneration.from_towers(vision, text, local_files_only=True, **kwargs)
     folder = hub.model_folder(settings.model, settings.revision)
     held, wanted = count_weights(folder), sum(weight.numel() for weight in blueprint.parameters())
-    if held < wanted / 2:  # thousands of layers that are not there take minutes to make up
+    # A config.json may announce thousands of layers that no file holds: transformers would take minutes to
+    # initialise them at random before its report could say so.
+    if held < wanted / 2:
         raise UserError(
             f"{settings.model} lacks most of its weights: {held / 1e6:,.1f} M of {wanted / 1e6:,.1f} M.",
             _AGAIN,
         )
-    with BUILDING:
-        model, report = AutoModelForImageTextToText.from_pretrained(
+    with CONSTRUCTION_LOCK:
+        return load_complete(
+            AutoModelForImageTextToText,
             folder,
-            config=blueprint.config,
-            ignore_mismatched_sizes=True,  # they are in the report, and refused with the missing ones
-            output_loading_info=True,
+            blueprint.config,
+            name=settings.model,
+            remedy=_AGAIN,
+            local_files_only=True,
             **kwargs,
         )
-    missing = {*report["missing_keys"], *(str(key[0]) for key in report["mismatched_keys"])}
-    if missing:
-        raise UserError(
-            f"{settings.model} lacks {len(missing)} of its weights, {min(missing)} first.", _AGAIN
-        )
-    return model
 
 
 def load_processor(settings: ModelSettings) -> ProcessorMixin:
-    """The processor of a base model: image processor and tokenizer in one. Raises `UserError` without one."""
+    """Returns image processor and tokenizer of a base model in one. Raises `UserError` without one."""
     names = hub.parts(settings.model)
-    with _explained(settings.model):
+    with _bad_files_explained(settings.model):
         if len(names) == 2:
             vision, text = (hub.small_folder(name, half=True) for name in names)
             return ComposedProcessor.from_towers(vision, text)
@@ -136,7 +153,8 @@ def load_processor(settings: ModelSettings) -> ProcessorMixin:
         processor = AutoProcessor.from_pretrained(folder, **_FROM_FILES)
         if isinstance(processor, ProcessorMixin):
             return processor
-        # No class of processors goes with this model: its image processor and tokenizer stand alone.
+        # AutoProcessor falls back to a tokenizer or an image processor alone where transformers has no class
+        # of processors for the architecture.
         return ComposedProcessor(
             image_processor=AutoImageProcessor.from_pretrained(folder, **_FROM_FILES),
             tokenizer=AutoTokenizer.from_pretrained(folder, **_FROM_FILES),
@@ -144,86 +162,76 @@ def load_processor(settings: ModelSettings) -> ProcessorMixin:
 
 
 def read_config(model: str, revision: str | None = None) -> PreTrainedConfig:
-    """The architecture of a base model; of one on the Hub nothing but config.json is fetched.
+    """Returns the configuration of a base model; of one on the Hub nothing but config.json is fetched.
 
-    Raises `UserError` where there is no such model, or where it can't be done.
+    Raises:
+        UserError: there is no such model, or it can't be trained here.
     """
     names = hub.parts(model)
     if len(names) == 2:
         if revision is not None:
             raise UserError(f"{model} is two models, and has no revision.", "Leave --revision out.")
         vision, text = (hub.config_folder(name, half=True) for name in names)
-        with _explained(model):
-            return _unmarked(ComposedConfig.from_towers(vision, text))
+        with _bad_files_explained(model):
+            return without_code_wishes(ComposedConfig.from_towers(vision, text))
     folder = hub.config_folder(model, revision)
-    with _explained(model):
-        return _unmarked(AutoConfig.from_pretrained(folder, **_FROM_FILES))
-
-
-def _unmarked(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Without what a config.json wishes for as code: an attention kernel's name may be a Hub repository.
-
-    With None each part of a model takes sdpa, or eager where its class knows nothing else.
-    """
-    config._attn_implementation = None
-    config._experts_implementation = None
-    vars(config).pop("fusion_config", None)
-    return config
+    with _bad_files_explained(model):
+        return without_code_wishes(AutoConfig.from_pretrained(folder, **_FROM_FILES))
 
 
 def blueprint_model(settings: ModelSettings) -> PreTrainedModel:
-    """The architecture on the meta device, from its configuration alone; no weight is read.
+    """Returns the architecture on the meta device, from its configuration alone; no weight is read.
 
-    Raises `UserError` as `read_config` does, and where the configuration describes nothing that can be built.
+    Raises:
+        UserError: as `read_config`, and where the configuration describes nothing that can be built.
     """
     config = read_config(settings.model, settings.revision)
-    with _explained(settings.model), BUILDING, torch.device("meta"):
+    with _bad_files_explained(settings.model), CONSTRUCTION_LOCK, torch.device("meta"):
         return AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
 
 
 def pick_device(wanted: str) -> torch.device:
-    """The device asked for, or the best there is; of several GPUs the one that torchrun gave this process.
-
-    Raises `UserError` where the one asked for is not there.
-    """
+    """Returns the wanted device, or the best there is for `auto`. Raises `UserError` where it is missing."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = wanted if wanted != "auto" else next(device for device, there in present.items() if there)
     if not present[name]:
         raise UserError(f"This machine has no {name} device.", "Use --device auto.")
+    # torchrun starts one process a GPU and numbers them: a plain "cuda" would put all of them on the first.
     if name == "cuda" and "LOCAL_RANK" in os.environ:
         return torch.device(name, int(os.environ["LOCAL_RANK"]))
     return torch.device(name)
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:
-    """The number format of the arithmetic: bf16 where the hardware computes in it, else fp32.
+    """Returns the number format of the arithmetic: for `auto` bf16 where the hardware has it, else fp32.
 
-    Without instructions for it, bf16 on a CPU is tens of times slower than fp32. Raises `UserError` for fp16
-    on a CPU, which torch has no training kernels for.
+    Raises:
+        UserError: fp16 on a CPU, which torch has no training kernels for.
     """
     if wanted == "fp16" and device.type == "cpu":
         raise UserError("fp16 can't be trained on a CPU.", "Use --precision auto.")
     if wanted != "auto":
         return wanted
+    # Never on a CPU: without instructions for it bf16 is tens of times slower than fp32 there.
     return "bf16" if device.type == "cuda" and _computes_bf16() else "fp32"
 
 
 def _computes_bf16() -> bool:
+    # By default torch also counts GPUs that only emulate bf16, those before Ampere.
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def quantization_config(
     settings: ModelSettings, skipped: list[str], precision: str, device: torch.device
 ) -> BitsAndBytesConfig | None:
-    """How bitsandbytes keeps linear layers: LLM.int8 (arXiv:2208.07339), or NF4 with double quantization
-    (QLoRA, arXiv:2305.14314). None for full precision.
-
-    NF4 computes in the format of the rest, or in fp16 on a GPU that has no bf16.
+    """Returns how bitsandbytes stores linear layers: LLM.int8 (arXiv:2208.07339), or NF4 with double
+    quantization (QLoRA, arXiv:2305.14314). None for full precision.
     """
     if settings.quantization == "none":
         return None
     if settings.quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
+    # A GPU without bf16 has fast fp16, for the products of dequantized weights; the rest stays in fp32.
     in_fp16 = device.type == "cuda" and precision == "fp32" and not _computes_bf16()
     return BitsAndBytesConfig(
         load_in_4bit=True,
@@ -234,31 +242,57 @@ def quantization_config(
     )
 
 
-@cache
-def _frozen(batch_norm: type[nn.Module]) -> type[nn.Module]:
-    class Frozen(batch_norm):
-        """It normalises by its statistics in training too, and they don't move: no adapter holds them."""
+def attention_arguments(
+    settings: ModelSettings, blueprint: PreTrainedModel, device: str, precision: str
+) -> dict[str, str]:
+    """Returns the attention kernel as an argument of `from_pretrained`; none for `auto`.
 
-        def train(self, mode: bool = True) -> nn.Module:
-            return super().train(False)
+    Raises:
+        UserError: the kernel is not installed, or device, precision or model don't support it.
+    """
+    wanted = settings.attn_implementation
+    if wanted == "auto":
+        return {}
+    auto = "Use --attn_implementation auto."
+    if wanted == "flash_attention_2":
+        if device != "cuda":
+            raise UserError("FlashAttention runs on GPUs alone.", auto)
+        if precision == "fp32":
+            raise UserError("FlashAttention computes in bf16 or fp16.", f"Use --precision bf16. {auto}")
+        if importlib.util.find_spec("flash_attn") is None:
+            raise UserError("FlashAttention is not installed.", f"pip install flash-attn. {auto}")
+    # Each tower is a PreTrainedModel of its own, and one may support less than the model around it.
+    lacking = {
+        type(part).__name__
+        for part in blueprint.modules()
+        if isinstance(part, PreTrainedModel)
+        and wanted in _SUPPORT_FLAGS
+        and not getattr(part, _SUPPORT_FLAGS[wanted])
+    }
+    if lacking:
+        raise UserError(f"{', '.join(sorted(lacking))} can't compute attention with {wanted}.", auto)
+    return {"attn_implementation": wanted}
 
-    return Frozen
 
-
-def _keep_statistics(model: PreTrainedModel) -> None:
-    """Freeze batch norms, FastVLM's for example, which learn without a gradient."""
+def freeze_batch_norms(model: PreTrainedModel) -> None:
+    """Keeps batch norms, FastVLM's for example, in eval mode even while the model trains."""
+    # Their running statistics move in every training forward, without a gradient: `requires_grad_(False)`
+    # does not stop that, and no adapter stores them.
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.__class__ = _frozen(type(module))
+            # A class and no function on the instance: a deep copy would still call the original's.
+            frozen = {"train": lambda self, mode=True: nn.Module.train(self, False)}
+            module.__class__ = type("Frozen", (type(module),), frozen)
 
 
 @contextmanager
-def _explained(model: str) -> Iterator[None]:
-    """Turn what transformers makes of unfit files into a `UserError`."""
+def _bad_files_explained(model: str) -> Iterator[None]:
+    """Turns what transformers raises on unfit files into a `UserError`."""
     try:
         yield
     except _BAD_FILES as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        # For a missing package the class of the error differs by place, its text always says how to install.
         install = re.search(r"pip install (?:-U )?([\w.\[\]-]+)", str(error))
         if install is not None or isinstance(error, ModuleNotFoundError):
             package = install[1] if install else error.name
@@ -269,17 +303,4 @@ def _explained(model: str) -> Iterator[None]:
         raise UserError(
             f"{model} can't be loaded: {lines[0][:300]}",
             "Choose a folder with config.json, *.safetensors and processor files.",
-        ) from error
-
-
-@contextmanager
-def _memory_told(settings: ModelSettings, device: torch.device) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise
-        raise UserError(
-            f"{settings.model} does not fit in the memory of the {device.type} device.",
-            "Choose a smaller model, or --quantization 4bit.",
         ) from error

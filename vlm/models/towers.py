@@ -1,4 +1,4 @@
-"""Which modules are vision, connector and text in a model, read off its modules."""
+"""Vision tower, connector and text tower of a model, read off its modules, and the layers to adapt."""
 
 import re
 from dataclasses import dataclass
@@ -13,15 +13,16 @@ from vlm.errors import UserError
 Tower = Literal["vision", "connector", "text"]
 TOWERS: tuple[Tower, ...] = ("vision", "connector", "text")
 
+# By model type, what can't be read off the modules: git's text encoder and Janus' image generator lie beside
+# the vision tower, where connectors lie.
 EXCEPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "git": {"vision": ("git.image_encoder",), "connector": ("git.visual_projection",)},
     "janus": {"connector": ("model.aligner",)},
 }
-"""By model type, what can't be read off the modules: git's text encoder and Janus' image generator lie beside
-the vision tower, where connectors lie."""
 
+# A connector that lies inside the vision tower, as in Qwen2-VL (arXiv:2409.12191).
 MERGER = re.compile(r"(^|_)merger(_list)?$")
-"""A connector that lies inside the vision tower, as in Qwen2-VL (arXiv:2409.12191)."""
+# Modules of models that hear as well: they get no gradient from images and text.
 OTHER_SENSES = re.compile(r"audio|speech|sound|video")
 ATTENTION = re.compile(r"attention|attn")
 ROUTER = re.compile(r"^(router|gate)$")
@@ -35,22 +36,36 @@ class Towers:
     connector: tuple[str, ...]
 
     def of(self, name: str) -> Tower:
-        """The tower that a module or parameter belongs to, by its full name in the base model."""
+        """Returns the tower of a module or parameter, by its full name in the base model."""
+        # The connector first: a merger lies inside the vision tower.
         if any(_lies_in(name, module) for module in self.connector):
             return "connector"
         return "vision" if any(_lies_in(name, module) for module in self.vision) else "text"
 
 
 def find_towers(model: PreTrainedModel) -> Towers:
-    """The towers of a base model. Raises `UserError` where no image encoder is found.
+    """Returns the towers of a base model.
 
     The vision tower is what transformers calls the encoder of images. The connector is what lies beside it
     and is not the language model (the module that holds the token embeddings), or a merger inside it.
+
+    Raises:
+        UserError: no image encoder is found.
     """
     known = EXCEPTIONS.get(model.config.model_type, {})
     modules = dict(model.named_modules())
     names = {id(module): name for name, module in modules.items()}
-    vision = known["vision"][0] if "vision" in known else names.get(id(_image_encoder(model)))
+    if "vision" in known:
+        vision = known["vision"][0]
+    else:
+        # `get_encoder` returns the model itself where it finds none of images. A model that reads nothing but
+        # images calls its image encoder plainly its encoder; one that reads text as well wraps it in another.
+        encoder = model.get_encoder(modality="image")
+        if encoder is model and model.main_input_name != "input_ids":
+            encoder = model.get_encoder()
+        elif encoder not in (None, model) and model.get_input_embeddings() in encoder.modules():
+            encoder = encoder.get_encoder(modality="image")
+        vision = names.get(id(encoder))
     if not vision:
         raise UserError(
             f"No image encoder was found in {type(model).__name__}.", "Choose a vision-language model."
@@ -76,20 +91,6 @@ def find_towers(model: PreTrainedModel) -> Towers:
     return Towers(tuple(encoders), tuple(connector))
 
 
-def _image_encoder(model: PreTrainedModel) -> nn.Module | None:
-    """What transformers calls the encoder of images.
-
-    Where that one reads text as well, the one inside it. A model that reads nothing but images calls it its
-    encoder.
-    """
-    encoder = model.get_encoder(modality="image")
-    if encoder is model and model.main_input_name != "input_ids":
-        return model.get_encoder()
-    if encoder in (None, model) or model.get_input_embeddings() not in encoder.modules():
-        return encoder
-    return encoder.get_encoder(modality="image")
-
-
 def target_modules(
     model: PreTrainedModel,
     towers: Towers,
@@ -97,11 +98,14 @@ def target_modules(
     targets: str,
     part: Literal["all", "encoder", "decoder"] = "all",
 ) -> list[str]:
-    """Full names of the linear layers of a tower that get an adapter, in the model's order.
+    """Returns full names of the linear layers of a tower that get an adapter, in the model's order.
 
     `targets` is "attention", "attention_mlp" (all that lies in the tower's layers, routers aside),
-    "all_linear", or layer names with commas between them, as `layer_names` gives them. `part` narrows an
-    encoder-decoder text tower. Raises `UserError` where nothing is left, or a name is not there.
+    "all_linear", or layer names with commas between them, as `layer_names` returns them. `part` narrows an
+    encoder-decoder text tower.
+
+    Raises:
+        UserError: no layer is left, or a name does not exist.
     """
     linear = _linear_layers(model, towers, tower)
     if part != "all":
@@ -134,15 +138,12 @@ def target_modules(
 
 
 def layer_names(model: PreTrainedModel, towers: Towers, tower: Tower) -> list[str]:
-    """The names that a tower's linear layers have, each once: "q_proj", "fc1", …"""
+    """Returns the names that a tower's linear layers have, each once: "q_proj", "fc1", …"""
     return sorted({name.rpartition(".")[2] for name in _linear_layers(model, towers, tower)})
 
 
 def _linear_layers(model: PreTrainedModel, towers: Towers, tower: Tower) -> dict[str, nn.Module]:
-    """The tower's linear layers by full name, the output head aside.
-
-    A convolution of one pixel is one too, where a tower has no other: MobileNet's attention is made of them.
-    """
+    """Returns the tower's linear layers by full name, without the output head."""
     head = model.get_output_embeddings()
     modules = {
         name: module
@@ -150,11 +151,12 @@ def _linear_layers(model: PreTrainedModel, towers: Towers, tower: Tower) -> dict
         if module is not head and towers.of(name) == tower and not OTHER_SENSES.search(name)
     }
     linear = {name: module for name, module in modules.items() if isinstance(module, nn.Linear | Conv1D)}
-    return linear or {name: module for name, module in modules.items() if _is_pointwise(module)}
-
-
-def _is_pointwise(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
+    # A convolution over one pixel is a linear layer as well, and all that MobileNet's attention is made of.
+    return linear or {
+        name: module
+        for name, module in modules.items()
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
+    }
 
 
 def is_attention(name: str, modules: dict[str, nn.Module]) -> bool:

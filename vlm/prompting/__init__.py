@@ -1,4 +1,4 @@
-"""Example -> model inputs and labels: small classes, chosen from processor and config."""
+"""Prompt styles: examples to model inputs and labels, chosen by processor and configuration."""
 
 import inspect
 
@@ -10,38 +10,32 @@ from vlm.prompting.chat import ChatPrompt
 from vlm.prompting.completion import CaptionPrompt, CompletionPrompt, PrefixSuffixPrompt
 from vlm.prompting.seq2seq import QuestionAnswerPrompt
 
+# By model type, the style of models whose processor and configuration don't tell it; none so far.
 EXCEPTIONS: dict[str, type[PromptStyle]] = {}
-"""By model type, the style of those whose processor and configuration don't tell it."""
 
 
 def prompt_style(config: PreTrainedConfig, processor: ProcessorMixin, max_length: int) -> PromptStyle:
-    """The prompt style of a model. Raises `UserError` where its processor reads no text."""
+    """Returns the prompt style of a model. Raises `UserError` where its processor reads no text."""
     if getattr(processor, "tokenizer", None) is None:
         raise UserError(
             f"The processor of this {config.model_type} model has no tokenizer.",
             "Choose a folder with the model's own tokenizer and image processor.",
         )
-    return style_class(config, processor)(config, processor, max_length)
-
-
-def style_class(config: PreTrainedConfig, processor: ProcessorMixin) -> type[PromptStyle]:
-    """Chat where there is a template, a suffix where the processor takes one; else by the architecture."""
+    # In this order: a template is what the model was tuned with, and says more than its architecture.
+    style: type[PromptStyle] = CompletionPrompt
     if config.model_type in EXCEPTIONS:
-        return EXCEPTIONS[config.model_type]
-    if getattr(processor, "chat_template", None):
-        return ChatPrompt
-    if "suffix" in inspect.signature(processor.__call__).parameters:
-        return PrefixSuffixPrompt
-    if config.is_encoder_decoder:
-        return QuestionAnswerPrompt if _encoder_reads_text(config) else CaptionPrompt
-    return CompletionPrompt
+        style = EXCEPTIONS[config.model_type]
+    elif getattr(processor, "chat_template", None):
+        style = ChatPrompt
+    elif "suffix" in inspect.signature(processor.__call__).parameters:
+        style = PrefixSuffixPrompt
+    elif config.is_encoder_decoder:
+        # Whether the encoder reads text too: T5Gemma 2's text lies inside its encoder, Pix2Struct's is the
+        # decoder.
+        parts = config.to_dict()
+        text = parts.get("text_config") or parts.get("encoder", {}).get("text_config")
+        style = QuestionAnswerPrompt if text and not text.get("is_decoder") else CaptionPrompt
+    return style(config, processor, max_length)
 
 
-def _encoder_reads_text(config: PreTrainedConfig) -> bool:
-    """Whether an encoder-decoder encodes text too: T5Gemma 2 does inside its encoder, Pix2Struct never."""
-    parts = config.to_dict()
-    text = parts.get("text_config") or parts.get("encoder", {}).get("text_config")
-    return bool(text) and not text.get("is_decoder")
-
-
-__all__ = ["IGNORED", "Conversation", "PromptStyle", "prompt_style", "style_class"]
+__all__ = ["IGNORED", "Conversation", "PromptStyle", "prompt_style"]

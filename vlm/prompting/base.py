@@ -1,4 +1,4 @@
-"""PromptStyle: what all styles do, and how a text's tokens are found."""
+"""PromptStyle: the protocol of prompt styles, and what several of them share."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,12 +10,12 @@ from transformers import BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase
 from vlm.errors import UserError
 from vlm.example import Message
 
+# The label of a token that is not trained on: the `ignore_index` of torch's cross_entropy.
 IGNORED = -100
-"""The label of a token that is not trained on."""
 
 Conversation = Sequence[Message]
-Pictures = Sequence[Sequence[Image.Image]]
-"""The images of each conversation, in the order of its placeholders."""
+# The images of each conversation, in the order of its placeholders.
+ConversationImages = Sequence[Sequence[Image.Image]]
 
 
 class PromptStyle(Protocol):
@@ -27,37 +27,40 @@ class PromptStyle(Protocol):
 
     takes_one_image: bool
     reads_cache: bool
+    tokenizer: PreTrainedTokenizerBase
 
     def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin, max_length: int) -> None: ...
 
-    def inputs(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
-        """What `generate` takes: everything up to the last answer."""
+    def inputs(
+        self, conversations: Sequence[Conversation], images: ConversationImages | None
+    ) -> BatchFeature:
+        """Returns what `generate` takes: everything up to the last answer, padded on the left."""
         ...
 
-    def training_batch(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
-        """What `forward` takes, `labels` [B, T] included: the answers and their ends, elsewhere `IGNORED`."""
+    def training_batch(
+        self, conversations: Sequence[Conversation], images: ConversationImages | None
+    ) -> BatchFeature:
+        """Returns what `forward` takes, `labels` [B, T] included: answers and their ends, else `IGNORED`."""
         ...
 
     def decode(self, token_ids: torch.Tensor, inputs: BatchFeature) -> list[str]:
-        """The answers that `generate` gave for `inputs`, without special tokens."""
+        """Returns the answers that `generate` gave for `inputs`, without special tokens."""
         ...
 
 
-def without_prompt(token_ids: torch.Tensor, inputs: BatchFeature) -> torch.Tensor:
-    """Generated tokens, [B, T], without the prompt in front, where a model repeats it."""
+def decode_after_prompt(style: PromptStyle, token_ids: torch.Tensor, inputs: BatchFeature) -> list[str]:
+    """Returns the answers in `token_ids`, [B, T], also where a model repeats the prompt in front of them."""
     prompt = inputs["decoder_input_ids"] if "decoder_input_ids" in inputs else inputs["input_ids"]
     length = prompt.shape[1]
-    # BLIP puts another token first and leaves the last one out.
+    # Compared without both ends: BLIP puts another token first and leaves the last one out.
     if torch.equal(token_ids[:, 1 : length - 1], prompt[:, 1 : length - 1].to(token_ids.device)):
-        return token_ids[:, length:]
-    return token_ids
+        token_ids = token_ids[:, length:]
+    return decode(style.tokenizer, token_ids)
 
 
 def in_format(batch: BatchFeature, dtype: torch.dtype | None) -> BatchFeature:
-    """The batch with its pictures in the number format of the model.
-
-    Not every model sees to that itself, and Llama 4's processor makes bf16 whatever the model was loaded in.
-    """
+    """Returns the batch with its pixels in the number format of the model."""
+    # Not every model casts them itself, and Llama 4's processor makes bf16 whatever the model was loaded in.
     for name, value in batch.items():
         if "pixel_values" in name and isinstance(value, torch.Tensor):
             batch[name] = value.to(dtype or value.dtype)
@@ -65,16 +68,18 @@ def in_format(batch: BatchFeature, dtype: torch.dtype | None) -> BatchFeature:
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, token_ids: torch.Tensor) -> list[str]:
+    """Returns the texts of token ids, [B, T], without special tokens and outer spaces."""
     return [text.strip() for text in tokenizer.batch_decode(token_ids, skip_special_tokens=True)]
 
 
 def question_of(conversation: Conversation) -> str:
-    """Everything before the last answer as plain text, a turn a line."""
+    """Returns everything before the last answer as plain text, a turn a line."""
     return "\n".join(m.plain_text for m in conversation if m is not conversation[-1] and m.plain_text)
 
 
 def require_length(lengths: Sequence[int], texts: Sequence[str], max_length: int, what: str) -> None:
-    """Raises `UserError` where a text has more tokens than the model reads: nothing is cut in silence."""
+    """Raises `UserError` where a text has more tokens than `max_length`."""
+    # Never truncation: it would cut the answer off the end, and the row would train on nothing.
     longest = max(range(len(lengths)), key=lambda index: lengths[index])
     if lengths[longest] > max_length:
         raise UserError(
@@ -83,11 +88,13 @@ def require_length(lengths: Sequence[int], texts: Sequence[str], max_length: int
         )
 
 
-def require_no_control_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
-    """Raises `UserError` where a text holds a token that only the model's own may be, its end for example."""
+def without_control_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """Returns the text. Raises `UserError` where it holds a control token, its end for example."""
+    # Tokenizers encode such text as the token itself: an answer would end in the middle.
     special = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
     if typed := next((token for token in special if token in text), None):
         raise UserError(
             f"The text {text[:60]!r} holds {typed}, which this model reads as a control token.",
             f"Remove {typed} from the text.",
         )
+    return text

@@ -1,8 +1,23 @@
-"""ChatPrompt: models whose processor has a chat template. Every answer of a conversation is trained on."""
+"""ChatPrompt: models whose processor has a chat template. Every answer of a conversation is trained on.
+
+One conversation as SmolVLM's template renders it. What is underlined has labels: each answer, the space in
+front of it, which is a part of its first token, and the token that ends it.
+
+    <|begin_of_text|>User:<image>What is it?<end_of_utterance>
+    Assistant: A cat.<end_of_utterance>
+              ~~~~~~~~~~~~~~~~~~~~~~~~~
+    User: What colour?<end_of_utterance>
+    Assistant: Red.<end_of_utterance>
+              ~~~~~~~~~~~~~~~~~~~~~~~
+
+Where answers begin and end is read off rendered conversations: no family's template is known by name.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 
 import jinja2
 import torch
@@ -14,11 +29,10 @@ from vlm.example import IMAGE, Message
 from vlm.prompting.base import (
     IGNORED,
     Conversation,
-    Pictures,
-    decode,
+    ConversationImages,
+    decode_after_prompt,
     in_format,
     require_length,
-    without_prompt,
 )
 
 
@@ -36,6 +50,7 @@ class ChatPrompt:
 
     takes_one_image = False
     reads_cache = False
+    decode = decode_after_prompt
 
     def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin, max_length: int) -> None:
         self.processor = processor
@@ -44,45 +59,70 @@ class ChatPrompt:
         self.dtype = config.dtype
         tokens = {*self.tokenizer.added_tokens_encoder}
         self.control_token = _any_of(tokens)
+        # Thinking models are trained to answer at once: datasets hold answers and no thoughts.
         template = str(processor.chat_template)
         self.template_arguments = {"enable_thinking": False} if "enable_thinking" in template else {}
-        seen = Message("user", IMAGE + "?")
+        with_image = Message("user", IMAGE + "?")
         probes = {
-            "system": [Message("system", "."), seen],
-            "user": [seen],
-            "assistant": [seen, Message("assistant", "!")],
+            "system": [Message("system", "."), with_image],
+            "user": [with_image],
+            "assistant": [with_image, Message("assistant", "!")],
         }
+        # The roles whose turns the template takes as blocks even without an image. Others it wants as text:
+        # there it raises, or writes the block out as Python does.
         self.block_roles = {*probes}
-        self.block_roles = {role for role, turns in probes.items() if self._takes_blocks(turns)}
-        """Whose turns the template takes as blocks where they have no image; some it may want as text."""
-        of_image = {*self._control_tokens([seen])} - {*self._control_tokens([Message("user", "?")])}
+        taken = set()
+        for role, turns in probes.items():
+            with suppress(UserError):
+                if "'type'" not in self._render(turns):
+                    taken.add(role)
+        self.block_roles = taken
+        of_image = {
+            *self.control_token.findall(self._render([with_image])),
+        } - {*self.control_token.findall(self._render([Message("user", "?")]))}
         self.image_token = _any_of(of_image)
+        # An answer ends with a control token, and with the end of text where it follows at once, as in Aya
+        # Vision: generation stops at the latter, so it has to be learned too.
         final = re.escape(self.tokenizer.eos_token or "")
         self.end = re.compile(rf"\s*(?:{_any_of(tokens - of_image).pattern})(?:{final})?")
-        """What ends an answer: a control token, and the one that ends generation where it follows at once."""
 
-    def inputs(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
-        texts = [self._question(turns[:-1]) for turns in conversations]
+    def inputs(
+        self, conversations: Sequence[Conversation], images: ConversationImages | None
+    ) -> BatchFeature:
+        """Returns the conversations up to their last answers, padded on the left."""
+        texts = []
+        for turns in conversations:
+            # With another answer in place: what `generate` continues is what stands before one in training.
+            text, spans = self._write([*turns[:-1], Message("assistant", "!")])
+            texts.append(text[: spans[-1].start])
         return self._process(texts, images, "left")
 
-    def training_batch(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
-        """`labels` [B, L] lie where the answers lie in `input_ids` [B, L], image tokens included in L."""
+    def training_batch(
+        self, conversations: Sequence[Conversation], images: ConversationImages | None
+    ) -> BatchFeature:
+        """Returns `input_ids` and `labels`, both [B, L], image tokens included in L."""
         written = [self._write(turns) for turns in conversations]
         batch = self._process([text for text, _ in written], images, "right")
         labels = torch.full_like(batch["input_ids"], IGNORED)
         for row, (text, spans) in enumerate(written):
             ids = batch["input_ids"][row, : batch["attention_mask"][row].sum()].tolist()
-            for start, end in self._tokens_of(text, spans, ids, len(images[row]) if images else 0):
+            for start, end in self._find_answers(text, spans, ids, len(images[row]) if images else 0):
                 labels[row, start:end] = batch["input_ids"][row, start:end]
         batch["labels"] = labels
         return batch
 
-    def decode(self, token_ids: torch.Tensor, inputs: BatchFeature) -> list[str]:
-        return decode(self.tokenizer, without_prompt(token_ids, inputs))
-
     def _render(self, turns: Conversation, *, add_generation_prompt: bool = False) -> str:
-        """The conversation as the template writes it; control tokens that somebody typed are marked."""
-        messages = [{"role": turn.role, "content": self._content(turn)} for turn in turns]
+        """Returns the conversation as the template writes it, with control tokens that were typed marked."""
+        messages = []
+        for turn in turns:
+            if IMAGE not in turn.text and turn.role not in self.block_roles:
+                messages.append({"role": turn.role, "content": self._as_text(turn.plain_text)})
+                continue
+            blocks: list[dict[str, str]] = []
+            for index, piece in enumerate(turn.text.split(IMAGE)):
+                blocks += [{"type": "image"}] if index else []
+                blocks += [{"type": "text", "text": self._as_text(piece.strip())}] if piece.strip() else []
+            messages.append({"role": turn.role, "content": blocks or [{"type": "text", "text": ""}]})
         try:
             return self.processor.apply_chat_template(
                 messages,
@@ -97,72 +137,51 @@ class ChatPrompt:
                 "Begin with a user turn, then user and assistant in turns; leave system turns out.",
             ) from error
 
-    def _takes_blocks(self, turns: Conversation) -> bool:
-        try:
-            return "'type'" not in self._render(turns)  # some templates write blocks out
-        except UserError:
-            return False
-
-    def _control_tokens(self, turns: Conversation) -> list[str]:
-        return self.control_token.findall(self._render(turns))
-
-    def _question(self, turns: Conversation) -> str:
-        """What asks for the next answer: what stands before one in training."""
-        text, spans = self._write([*turns, Message("assistant", "!")])
-        return text[: spans[-1].start]
-
     def _write(self, turns: Conversation) -> tuple[str, list[Span]]:
-        """The whole conversation, and where its answers and their ends are.
+        """Returns the whole conversation, and where its answers and their ends are.
 
         Where the template ends an answer by no token, as LLaVA's do, the tokenizer's end of text is added.
         """
-        text, written, read, spans, seen = self._render(turns), "", 0, [], 0
+        text, written, read, spans, images = self._render(turns), "", 0, [], 0
         for index, turn in enumerate(turns):
             if turn.role == "assistant":
-                begin = self._begin(text, turns, index)
+                # An answer begins where another one makes the rendered text differ. Searching for its text
+                # would find it in the question, or in an earlier answer.
+                answer = turn.plain_text
+                other = Message("assistant", "B" if answer.startswith("A") else "A")
+                without = self._render([*turns[:index], other, *turns[index + 1 :]])
+                alike = takewhile(lambda pair: pair[0] == pair[1], zip(text, without, strict=False))
+                begin = sum(1 for _ in alike)
+                if not text.startswith(self._as_text(answer), begin):
+                    raise UserError(
+                        f"This model's chat template does not repeat the answer {answer[:60]!r}.",
+                        "Choose another model: its template can't be trained on.",
+                    )
                 asked = self._render(turns[:index], add_generation_prompt=True)
                 prompt, space = _header(text[:begin], asked, read, is_last=turn is turns[-1])
-                answered = begin + len(self._as_text(turn.plain_text))
+                answered = begin + len(self._as_text(answer))
                 found = self.end.match(text, answered)
                 read = found.end() if found else answered
                 end = "" if found else self.tokenizer.eos_token or ""
                 start = len(written + prompt)
                 written += prompt + space + text[begin:read] + end
-                spans.append(Span(start, len(written), seen))
-            seen += turn.text.count(IMAGE)
+                spans.append(Span(start, len(written), images))
+            images += turn.text.count(IMAGE)
         return written + text[read:], spans
 
-    def _begin(self, text: str, turns: Conversation, index: int) -> int:
-        """Where the answer of a turn begins in the rendered conversation: where another makes it differ."""
-        answer = turns[index].plain_text
-        other = Message("assistant", "B" if answer.startswith("A") else "A")
-        begin = _common_length(text, self._render([*turns[:index], other, *turns[index + 1 :]]))
-        if not text.startswith(self._as_text(answer), begin):
-            raise UserError(
-                f"This model's chat template does not repeat the answer {answer[:60]!r}.",
-                "Choose another model: its template can't be trained on.",
-            )
-        return begin
-
-    def _content(self, turn: Message) -> list[dict[str, str]] | str:
-        if IMAGE not in turn.text and turn.role not in self.block_roles:
-            return self._as_text(turn.plain_text)
-        blocks: list[dict[str, str]] = []
-        for index, piece in enumerate(turn.text.split(IMAGE)):
-            if index:
-                blocks.append({"type": "image"})
-            if piece.strip():
-                blocks.append({"type": "text", "text": self._as_text(piece.strip())})
-        return blocks or [{"type": "text", "text": ""}]
-
     def _as_text(self, text: str) -> str:
-        """Control tokens in it marked, so that transformers encodes them as plain text."""
+        """Returns a text with its control tokens marked, so that transformers encodes them as plain text."""
         return mark_control_tokens(text, self.control_token)
 
-    def _process(self, texts: list[str], images: Pictures | None, padding_side: str) -> BatchFeature:
+    def _process(
+        self, texts: list[str], images: ConversationImages | None, padding_side: str
+    ) -> BatchFeature:
+        """Returns the processor's batch. Raises `UserError` where a text is longer than `max_length`."""
         nested = [list(pictures) for pictures in images or ()]
-        marked = any(self._is_marked(text) for text in texts)
-        if marked:  # transformers encodes marked text only where all special tokens are written in it
+        marked = any(self._unmarked(text) != text for text in texts)
+        if marked:
+            # For marked text transformers calls the tokenizer piece by piece and without special tokens: the
+            # one that begins every text has to be written out.
             texts = [self._with_beginning(text) for text in texts]
         try:
             batch = self.processor(
@@ -174,8 +193,9 @@ class ChatPrompt:
                 return_tensors="pt",
                 **({"sanitize_control_tokens": True} if marked else {}),
             )
-        except ValueError as error:  # Idefics3's processor looks for places that marked texts don't tell
-            typed = next((text for text in texts if self._is_marked(text)), None)
+        except ValueError as error:
+            # Idefics3's processor looks in the text for places that the marks hide.
+            typed = next((text for text in texts if self._unmarked(text) != text), None)
             if typed is None:
                 raise
             raise UserError(
@@ -186,7 +206,7 @@ class ChatPrompt:
         return in_format(batch, self.dtype)
 
     def _adds_beginning(self, text: str) -> bool:
-        """The tokenizer adds its own special tokens only where the template has not written them."""
+        # Many templates write the token that begins a text; a second one would move every position.
         return not (self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token))
 
     def _with_beginning(self, text: str) -> str:
@@ -194,24 +214,29 @@ class ChatPrompt:
             return self.tokenizer.bos_token + text
         return text
 
-    def _is_marked(self, text: str) -> bool:
-        return self._unmarked(text) != text
-
     def _unmarked(self, text: str) -> str:
-        return mark_control_tokens(text, re.compile("(?!)"))  # marks nothing, and drops the marks there are
+        # A pattern that matches nothing: transformers drops the marks in a text before it sets new ones.
+        return mark_control_tokens(text, re.compile("(?!)"))
 
-    def _tokens_of(
+    def _find_answers(
         self, text: str, spans: Sequence[Span], ids: list[int], images: int
     ) -> list[tuple[int, int]]:
-        """First token of each answer and the one after its last, among the `ids` of the whole text.
+        """Returns the first token of each answer and the one after its last, among the text's `ids`.
 
-        After the last image they are counted from the end, where tokens are the same whether or not images
-        were expanded before. An answer before an image is found by its tokens and those that follow up to
-        that image: the last such place before the next answer.
+        `images` is how many the conversation has. Raises `UserError` where an answer is not found.
         """
-        untils = [self._next_image(text, span) if span.images < images else len(text) for span in spans]
-        marks = [(span.start, span.end, until) for span, until in zip(spans, untils, strict=True)]
-        own, counts = self._tokenize(text, [end for ends in marks for end in ends])
+        # The processor expands each image to an unknown number of tokens, so places in the text are no places
+        # in `ids`. After the last image tokens are counted from the end, where they are the same expanded or
+        # not. An answer before an image is found by its tokens and those that follow up to that image: the
+        # last such place before the next answer.
+        marks = []
+        for span in spans:
+            until = len(text)
+            if span.images < images:
+                image = self.image_token.search(text, span.end)
+                until = len(text[: image.start()].rstrip()) if image else span.end
+            marks += [span.start, span.end, until]
+        own, counts = self._tokenize(text, marks)
         found, limit = [], len(ids)
         for index in reversed(range(len(spans))):
             first, after, last = counts[3 * index : 3 * index + 3]
@@ -228,43 +253,43 @@ class ChatPrompt:
             found.append((limit, limit + after - first))
         return found[::-1]
 
-    def _next_image(self, text: str, span: Span) -> int:
-        """Where the text ends that stands between an answer and the next image."""
-        image = self.image_token.search(text, span.end)
-        return len(text[: image.start()].rstrip()) if image else span.end
-
     def _tokenize(self, text: str, ends: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Tokens of the text, images unexpanded, and how many end at or before each of these characters."""
-        if self._is_marked(text):
+        """Returns the tokens of the text, images unexpanded, and how many end at or before each of `ends`."""
+        if self._unmarked(text) != text:
             whole = self._with_beginning(text)
             added = len(whole) - len(text)
             counts = [len(encode_marked_chat(self.tokenizer, whole[: end + added])) for end in ends]
             return encode_marked_chat(self.tokenizer, whole), counts
         adds = self._adds_beginning(text)
-        if not self.tokenizer.is_fast:
+        if not self.tokenizer.is_fast:  # Python tokenizers give no offsets: each beginning is encoded alone
             counts = [len(self.tokenizer(text[:end], add_special_tokens=adds).input_ids) for end in ends]
             return self.tokenizer(text, add_special_tokens=adds).input_ids, counts
         encoded = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=adds)
         reached, last = [], 0
-        for _, end in encoded["offset_mapping"]:  # a special token that is not in the text has (0, 0)
+        for _, end in encoded["offset_mapping"]:
+            # The largest so far, since a special token that is not in the text has the offsets (0, 0).
             last = max(last, end)
             reached.append(last)
         return encoded["input_ids"], [sum(stop <= end for stop in reached) for end in ends]
 
 
 def _any_of(tokens: Iterable[str]) -> re.Pattern:
-    """A pattern for any of these tokens, the longest first."""
+    """Returns a pattern for any of these tokens; of none, one that matches nothing."""
+    # The longest first, since an alternation takes the first that fits, even where it begins a longer one.
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
 
 def _header(before: str, asked: str, read: int, *, is_last: bool) -> tuple[str, str]:
-    """What stands between the last that was read and an answer: the prompt, and spaces that are the answer's.
+    """Returns what stands between the text read so far and an answer: the prompt, and the answer's spaces.
 
-    A space in front of an answer is a part of its first token, and the model's to write. The prompt is what
-    asks for an answer, `asked`. Where it begins a thought, an answer follows an empty one: then it is what
-    stands `before` the answer. Where it ends an empty thought that answers said earlier don't have, as Gemma
-    4's does, the last answer follows it all the same.
+    `before` is the rendered text in front of the answer, `asked` the generation prompt there; both begin with
+    the `read` characters in front.
     """
+    # A space in front of an answer is a part of its first token, and the model's to write. The prompt is the
+    # generation prompt wherever both are the same but for white space: that is what a model is asked with.
+    # Where it begins a thought, an answer follows an empty one: then the prompt is what stands before the
+    # answer. Where it ends an empty thought that earlier answers don't have, as Gemma 4's does, the last
+    # answer follows it all the same.
     if before.startswith(asked) and not before[len(asked) :].strip(" "):
         return asked[read:], before[len(asked) :]
     if before[:read] == asked[:read] and before[read:].split() == asked[read:].split():
@@ -272,9 +297,3 @@ def _header(before: str, asked: str, read: int, *, is_last: bool) -> tuple[str, 
     if is_last and asked.startswith(before):
         return asked[read:], ""
     return before[read:], ""
-
-
-def _common_length(first: str, second: str) -> int:
-    """How many characters two texts share at their beginning."""
-    pairs = zip(first, second, strict=False)
-    return next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))

@@ -1,4 +1,4 @@
-"""Models without a chat template: the answer continues the question, or is a caption."""
+"""Prompt styles without a chat template: the answer continues the question, or is a caption."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,12 @@ from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 from vlm.prompting.base import (
     IGNORED,
     Conversation,
-    Pictures,
-    decode,
+    ConversationImages,
+    decode_after_prompt,
     in_format,
     question_of,
     require_length,
-    require_no_control_tokens,
-    without_prompt,
+    without_control_tokens,
 )
 
 
@@ -23,30 +22,35 @@ class CompletionPrompt:
 
     takes_one_image = True
     reads_cache = False
+    decode = decode_after_prompt
 
     def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin, max_length: int) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.max_length = min(max_length, self.tokenizer.model_max_length)
         self.dtype = config.dtype
-        empty = self.tokenizer("x")["input_ids"]
-        self.is_closed = empty[-1] in self.tokenizer.all_special_ids
-        """Whether the tokenizer itself ends each text, as BERT's does."""
+        # Whether the tokenizer itself ends each text, as BERT's does.
+        self.is_closed = self.tokenizer("x")["input_ids"][-1] in self.tokenizer.all_special_ids
 
-    def inputs(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
+    def inputs(
+        self, conversations: Sequence[Conversation], images: ConversationImages | None
+    ) -> BatchFeature:
         texts = [self._question(turns, images[row]) for row, turns in enumerate(conversations)]
         return self._process(texts, images, "left")
 
-    def training_batch(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
-        """`labels` [B, L] lie where the last answers and their ends lie in `input_ids` [B, L]."""
+    def training_batch(
+        self, conversations: Sequence[Conversation], images: ConversationImages | None
+    ) -> BatchFeature:
+        """Returns `input_ids` and `labels`, both [B, L]: the last answers and their ends are trained on."""
         questions = [self._question(turns, images[row]) for row, turns in enumerate(conversations)]
-        answers = [self._typed(turns[-1].plain_text) for turns in conversations]
+        answers = [without_control_tokens(self.tokenizer, turns[-1].plain_text) for turns in conversations]
         texts = [" ".join(filter(None, pair)) for pair in zip(questions, answers, strict=True)]
         if not self.is_closed:
             texts = [text + self.tokenizer.eos_token for text in texts]
         batch = self._process(texts, images, "right")
         labels = batch["input_ids"].clone()
         for row, (text, question) in enumerate(zip(texts, questions, strict=True)):
+            # Counted from the end, since the processor may put image tokens in front of the text.
             length = int(batch["attention_mask"][row].sum())
             ids = self.tokenizer(text)["input_ids"]
             before = len(self.tokenizer(question)["input_ids"]) - self.is_closed
@@ -55,21 +59,18 @@ class CompletionPrompt:
         batch["labels"] = labels
         return batch
 
-    def decode(self, token_ids: torch.Tensor, inputs: BatchFeature) -> list[str]:
-        return decode(self.tokenizer, without_prompt(token_ids, inputs))
-
     def _question(self, turns: Conversation, pictures: Sequence) -> str:
-        """What stands before the answer; image tokens where the processor looks for them in the text."""
+        """Returns what stands before the answer; with image tokens where the processor expands them."""
         image_token = getattr(self.processor, "image_token", None)
-        marks = str(image_token) * len(pictures) if _expands(self.processor) and image_token else ""
-        return marks + self._typed(question_of(turns))
+        # A processor that overrides this method replaces each image token in the text by as many as the image
+        # needs. Others would read one of ours as a word.
+        expands = type(self.processor).replace_image_token is not ProcessorMixin.replace_image_token
+        marks = str(image_token) * len(pictures) if expands and image_token else ""
+        return marks + without_control_tokens(self.tokenizer, question_of(turns))
 
-    def _typed(self, text: str) -> str:
-        """A text as it was typed. Raises `UserError` where it holds a control token."""
-        require_no_control_tokens(self.tokenizer, text)
-        return text
-
-    def _process(self, texts: list[str], images: Pictures | None, padding_side: str) -> BatchFeature:
+    def _process(
+        self, texts: list[str], images: ConversationImages | None, padding_side: str
+    ) -> BatchFeature:
         batch = self.processor(
             text=texts,
             images=[pictures[0] for pictures in images or ()],
@@ -86,23 +87,28 @@ class PrefixSuffixPrompt(CompletionPrompt):
     """The question is a prefix that attends to itself both ways, the answer a suffix, as in PaliGemma
     (arXiv:2407.07726). The processor joins them and makes the labels."""
 
-    def inputs(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
+    def inputs(
+        self, conversations: Sequence[Conversation], images: ConversationImages | None
+    ) -> BatchFeature:
         texts = [self._question(turns, images[row]) for row, turns in enumerate(conversations)]
         batch = self._process(texts, images, "left")
         batch.pop("labels", None)
         return batch
 
-    def training_batch(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
+    def training_batch(
+        self, conversations: Sequence[Conversation], images: ConversationImages | None
+    ) -> BatchFeature:
         texts = [self._question(turns, images[row]) for row, turns in enumerate(conversations)]
         batch = self.processor(
             text=texts,
             images=[pictures[0] for pictures in images or ()],
-            suffix=[self._typed(turns[-1].plain_text) for turns in conversations],
+            suffix=[without_control_tokens(self.tokenizer, turns[-1].plain_text) for turns in conversations],
             padding=True,
             padding_side="right",
             return_tensors="pt",
         )
         require_length(batch["attention_mask"].sum(1).tolist(), texts, self.max_length, "A text")
+        # The processor masks by token type alone, and the type of padding is the tokenizer's choice.
         batch["labels"] = batch["labels"].masked_fill(batch["attention_mask"] == 0, IGNORED)
         return in_format(batch, self.dtype)
 
@@ -112,6 +118,7 @@ class CaptionPrompt:
 
     takes_one_image = True
     reads_cache = False
+    decode = decode_after_prompt
 
     def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin, max_length: int) -> None:
         self.processor = processor
@@ -119,18 +126,26 @@ class CaptionPrompt:
         self.max_length = min(max_length, self.tokenizer.model_max_length)
         self.dtype = config.dtype
         self.start_id = config.decoder_start_token_id
+        # BERT's tokenizer, of some decoders, has no end of text and closes with [SEP].
         self.end_id = next(
             token for token in (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id) if token is not None
         )
 
-    def inputs(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
-        """`pixel_values`, and the questions as the beginning of what the decoder writes."""
+    def inputs(
+        self, conversations: Sequence[Conversation], images: ConversationImages | None
+    ) -> BatchFeature:
+        """Returns `pixel_values`, and the questions as the beginning of what the decoder writes."""
         questions = [[self.start_id, *self._ids(question_of(turns))] for turns in conversations]
         padded = self.tokenizer.pad({"input_ids": questions}, padding_side="left", return_tensors="pt")
         return self._with_pixels(padded, images)
 
-    def training_batch(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
-        """`decoder_input_ids` [B, T] are `labels` [B, T] a step later, questions included."""
+    def training_batch(
+        self, conversations: Sequence[Conversation], images: ConversationImages | None
+    ) -> BatchFeature:
+        """Returns `decoder_input_ids` and `labels`, both [B, T]: the former are the latter a step later.
+
+        `labels` hold the answers alone, `decoder_input_ids` the questions too.
+        """
         questions = [self._ids(question_of(turns)) for turns in conversations]
         answers = [[*self._ids(turns[-1].plain_text), self.end_id] for turns in conversations]
         written = [question + answer for question, answer in zip(questions, answers, strict=True)]
@@ -144,13 +159,11 @@ class CaptionPrompt:
             batch["labels"][row, len(question) : end] = torch.tensor(answer)
         return batch
 
-    def decode(self, token_ids: torch.Tensor, inputs: BatchFeature) -> list[str]:
-        return decode(self.tokenizer, without_prompt(token_ids, inputs))
-
     def _ids(self, text: str) -> list[int]:
+        # A control token that was typed is split into pieces of plain text.
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
-    def _with_pixels(self, padded: BatchFeature, images: Pictures | None) -> BatchFeature:
+    def _with_pixels(self, padded: BatchFeature, images: ConversationImages | None) -> BatchFeature:
         lengths = padded["attention_mask"].sum(1).tolist()
         texts = self.tokenizer.batch_decode(padded["input_ids"], skip_special_tokens=True)
         require_length(lengths, texts, self.max_length, "A text")
@@ -162,8 +175,3 @@ class CaptionPrompt:
             "decoder_attention_mask": padded["attention_mask"],
         }
         return in_format(BatchFeature(features | decoded), self.dtype)
-
-
-def _expands(processor: ProcessorMixin) -> bool:
-    """Whether the processor replaces an image token in the text by as many as the image needs."""
-    return type(processor).replace_image_token is not ProcessorMixin.replace_image_token

@@ -1,4 +1,4 @@
-"""QuestionAnswerPrompt: encoder-decoders. The encoder reads image and question, the decoder answers."""
+"""Prompt style of encoder-decoders: the encoder reads image and question, the decoder answers."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,15 @@ import torch
 from PIL import Image
 from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 
-from vlm.prompting.base import IGNORED, Conversation, Pictures, decode, in_format, question_of, require_length
+from vlm.prompting.base import (
+    IGNORED,
+    Conversation,
+    ConversationImages,
+    decode,
+    in_format,
+    question_of,
+    require_length,
+)
 
 
 class QuestionAnswerPrompt:
@@ -20,15 +28,22 @@ class QuestionAnswerPrompt:
         self.tokenizer = processor.tokenizer
         self.max_length = min(max_length, self.tokenizer.model_max_length)
         self.dtype = config.dtype
+        # Whether the tokenizer ends each text. One that doesn't is a decoder's, as T5Gemma 2's: what begins
+        # its texts is what decoding starts from, and no part of an answer.
         self.is_closed = self.tokenizer("x")["input_ids"][-1] == self.tokenizer.eos_token_id
-        """Whether the tokenizer ends each text. One that doesn't is a decoder's, as T5Gemma 2's: what it
-        begins texts with is what decoding starts from, and no part of an answer."""
-        self.image_token = _image_token(processor)
+        # What stands in a text for its image: nothing where the processor puts it there itself, which shows
+        # on a text without one.
+        token = str(getattr(processor, "image_token", None) or "")
+        _, texts, *_ = processor.prepare_inputs_layout(images=[[Image.new("RGB", (32, 32))]], text=["x"])
+        self.image_token = "" if token in texts[0] else token
 
-    def inputs(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
-        """`input_ids` and `attention_mask` [B, L], and `pixel_values` [B, 3, H, W] where images are given.
+    def inputs(
+        self, conversations: Sequence[Conversation], images: ConversationImages | None
+    ) -> BatchFeature:
+        """Returns `input_ids` and `attention_mask`, both [B, L], and `pixel_values` [B, 3, H, W] with images.
 
-        Raises `UserError` where a question is longer than the model can read, one image each.
+        Raises:
+            UserError: a question is longer than the model can read.
         """
         texts = [self.image_token + question_of(turns) for turns in conversations]
         if images is None:
@@ -38,14 +53,17 @@ class QuestionAnswerPrompt:
             images=[[pictures[0]] if self.image_token else pictures[0] for pictures in images],
             padding=True,
             return_tensors="pt",
-            # an end token typed in a text stays text; where the text holds image tokens they must stay tokens
+            # An end token that was typed stays text. Not where the text holds image tokens: they would be
+            # split as well.
             **({} if hasattr(self.processor, "image_token") else {"split_special_tokens": True}),
         )
         require_length(features["attention_mask"].sum(1).tolist(), texts, self.max_length, "A question")
         return in_format(features, self.dtype)
 
-    def training_batch(self, conversations: Sequence[Conversation], images: Pictures | None) -> BatchFeature:
-        """`inputs`, and `labels` [B, T]: the last answers and their end."""
+    def training_batch(
+        self, conversations: Sequence[Conversation], images: ConversationImages | None
+    ) -> BatchFeature:
+        """Returns `inputs`, and `labels` [B, T]: the last answers and their ends."""
         batch = self.inputs(conversations, images)
         answers = self._tokenize(
             [turns[-1].plain_text for turns in conversations], "An answer", self.is_closed
@@ -57,16 +75,9 @@ class QuestionAnswerPrompt:
         return decode(self.tokenizer, token_ids)
 
     def _tokenize(self, texts: list[str], what: str, is_whole: bool = True) -> dict[str, torch.Tensor]:
-        """Tokens as the tokenizer opens and closes a text, or else closed alone."""
+        """Returns padded tokens, [B, L], as the tokenizer opens and closes a text, or else closed alone."""
         ids = self.tokenizer(texts, add_special_tokens=is_whole, split_special_tokens=True)["input_ids"]
         rows = ids if is_whole else [[*row, self.tokenizer.eos_token_id] for row in ids]
         require_length([len(row) for row in rows], texts, self.max_length, what)
         padded = self.tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
         return {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]}
-
-
-def _image_token(processor: ProcessorMixin) -> str:
-    """What stands in a text for its picture: nothing where the processor puts it there itself."""
-    token = str(getattr(processor, "image_token", None) or "")
-    _, texts, *_ = processor.prepare_inputs_layout(images=[[Image.new("RGB", (32, 32))]], text=["x"])
-    return "" if token in texts[0] else token

@@ -133,9 +133,10 @@ def test_where_no_token_ends_a_turn_the_end_of_text_does(prompts: dict[str, Chat
         "vipllava": r"###Human: <image>\s+is it\?###Assistant: yes</s>###Human: sure\?###Assistant: no</s>",
     }[family]
     assert re.fullmatch(written, prompt._write(turns)[0])
-    asked = prompt._question(turns[:3])
-    assert asked == prompt._write(turns)[0][: len(asked)]
-    assert asked.endswith(("ASSISTANT:", "###Assistant:"))
+    pictures = [pictures_of(turns)]
+    asked = prompt.inputs([turns], pictures)["input_ids"][0]
+    assert torch.equal(asked, prompt.training_batch([turns], pictures)["input_ids"][0, : len(asked)])
+    assert prompt.tokenizer.decode(asked).endswith(("ASSISTANT:", "###Assistant:"))
 
 
 def test_the_generation_prompt_stands_before_answers_where_the_template_writes_other_white_space_in_history(
@@ -144,7 +145,8 @@ def test_the_generation_prompt_stands_before_answers_where_the_template_writes_o
     prompt, turns = prompts["llava_onevision"], conversation(f"{IMAGE}is it?", "yes", "sure?", "no")
     assert prompt._render(turns).count("assistant \n") == 2
     assert prompt._write(turns)[0].count("<|im_start|>assistant\n") == 2
-    assert prompt._question(turns[:3]).endswith("<|im_start|>assistant\n")
+    asked = prompt.inputs([turns], [pictures_of(turns)])["input_ids"][0]
+    assert prompt.tokenizer.decode(asked).endswith("<|im_start|>assistant\n")
 
 
 def test_several_images_in_a_conversation_may_be_expanded_otherwise_than_one(

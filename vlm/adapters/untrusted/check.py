@@ -49,7 +49,7 @@ from vlm.adapters.untrusted.naming import Places, find_places
 from vlm.adapters.untrusted.options import look_over
 from vlm.adapters.untrusted.patterns import Budget
 from vlm.adapters.untrusted.targets import layers_left_out
-from vlm.build_lock import BUILDING
+from vlm.build_lock import CONSTRUCTION_LOCK
 from vlm.errors import UserError
 from vlm.models.towers import find_towers
 
@@ -180,7 +180,7 @@ def _expected(
     if contents.peft_type == "ADALORA":
         config.rank_pattern = None
     try:
-        with BUILDING, torch.device("meta"):
+        with CONSTRUCTION_LOCK, torch.device("meta"):
             model = get_peft_model(copy.deepcopy(base), config, low_cpu_mem_usage=True)
         state = get_peft_model_state_dict(model, save_embedding_layers=False)
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
