@@ -1,1 +1,1 @@
-"""One model: what it is, how it is loaded, adapted and asked. Importing this imports nothing heavy."""
+"""Vision-language models: loading, adapters, prompts and inference. Importing this imports nothing heavy."""

@@ -29,7 +29,7 @@ class Example:
 
     `images` are files that were found to lie inside the dataset's folder; they are opened only when needed.
     The placeholders in `messages` stand for `images`, both in order. The last message is the assistant's.
-    `group` is what kind of question it is (colour, count, …), "" where the dataset does not say.
+    `group` is the kind of question (colour, count, …), "" where the dataset has none.
     `references` are all answers that are right, first the one that is trained on; empty where there is one.
     """
 
@@ -46,7 +46,7 @@ class Example:
 
     @property
     def answer(self) -> str:
-        """The last assistant turn: what the model should say."""
+        """The last assistant turn: the answer to train on."""
         return self.messages[-1].plain_text if self.messages and self.messages[-1].role == "assistant" else ""
 
     @property
@@ -56,5 +56,5 @@ class Example:
 
     @property
     def is_caption(self) -> bool:
-        """True where no question was asked: the answer describes the image."""
+        """Whether there is no question: the answer describes the image."""
         return not self.question

@@ -1,4 +1,4 @@
-"""Image features apart from the text: encoded, split by example, handed over as `mm_encoder_outputs`.
+"""Image features: encoded apart from the text, split by example, handed over as `mm_encoder_outputs`.
 
 Which models take them is proved on a batch and not assumed (training.batching.equivalence): some name the
 argument and still want the pixels, one swallows it and loses the image.
@@ -12,15 +12,19 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+# The inputs of a batch that are about its text, each [B, L]; everything else is about its images.
 TEXT_INPUTS = {
     *("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels"),
     *("decoder_input_ids", "decoder_attention_mask"),
 }
-"""What a batch says of its text, each [B, L]; everything else is about its images."""
+# Outputs of the vision tower before its connector, which no text tower reads: cached, they would fill disks.
 NOT_KEPT = {"last_hidden_state", "hidden_states", "attentions"}
+# How the names of grids end: image_grid_thw has frames, rows and columns of patches for each image.
+GRID = "thw"
 
+# The features of one example's images by name; `field.0`, `field.1`, … are a list, `=field` any image's. The
+# names are flat, since safetensors stores no nesting.
 Features = dict[str, torch.Tensor]
-"""The features of one example's images by name; `field.0`, `field.1`, … are a list, `=field` any image's."""
 
 
 class ImageEncoder:
@@ -33,62 +37,53 @@ class ImageEncoder:
         self.taken = set(inspect.signature(self.encode_images).parameters) - TEXT_INPUTS
 
     def inputs(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What of a batch the image encoder reads."""
+        """Returns what of a batch the image encoder reads."""
         return {name: value for name, value in batch.items() if name in self.taken}
 
     def rest(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What of a batch is needed beside the features: its text, and the grids that give positions."""
-        return {name: value for name, value in batch.items() if name not in self.taken or _is_grid(name)}
+        """Returns what of a batch is needed beside the features: its text, and the grids."""
+        # The text tower computes positions of image tokens from the grids.
+        return {n: value for n, value in batch.items() if n not in self.taken or n.endswith(GRID)}
 
     @torch.no_grad()
     def __call__(self, inputs: Sequence[Mapping[str, torch.Tensor]]) -> list[Features]:
-        """`encode` without a gradient."""
+        """Returns `encode` without a gradient."""
         return self.encode(inputs)
 
     def encode(self, inputs: Sequence[Mapping[str, torch.Tensor]]) -> list[Features]:
-        """Features for the image inputs of each example, in one pass where they have one shape.
-
-        Inputs of equal shapes and grids have as many features each, so the output is cut into equal parts.
-        """
-        first = inputs[0]
-        alike = all(_shapes(other) == _shapes(first) for other in inputs)
+        """Returns features for the image inputs of each example, in one pass where they have one shape."""
+        # Inputs of equal shapes and grids have as many features each, so the output is cut into equal parts.
+        shapes = [
+            [(n, x.shape, x.tolist() if n.endswith(GRID) else ()) for n, x in one.items()] for one in inputs
+        ]
+        alike = all(other == shapes[0] for other in shapes)
         outputs = [self._joined(group) for group in ([inputs] if alike else [[one] for one in inputs])]
         if self.constant is None:
-            several = outputs[0] if alike and len(inputs) > 1 else self._joined([first, first])
-            self.constant = self._find_constant(first, several)
+            # Fields that do not grow with the images: Ovis2 also gives its marks around images.
+            with torch.no_grad():
+                several = outputs[0] if alike and len(inputs) > 1 else self._joined([inputs[0]] * 2)
+                once = self._joined(inputs[:1])
+            tensors = {name: value for name, value in once.items() if isinstance(value, torch.Tensor)}
+            self.constant = {name for name, value in tensors.items() if value.shape == several[name].shape}
         parts = len(inputs) // len(outputs)
         return [features for output in outputs for features in _cut(output, parts, self.constant)]
 
     def _joined(self, inputs: Sequence[Mapping[str, torch.Tensor]]) -> Mapping:
-        joined = {name: torch.cat([one[name] for one in inputs]) for name in inputs[0]}
-        return self.encode_images(**self._placed(joined))
-
-    @torch.no_grad()
-    def _find_constant(self, inputs: Mapping[str, torch.Tensor], several: Mapping) -> set[str]:
-        """Fields that do not grow with the images: Ovis2 gives its marks around images too.
-
-        `several` is what more than one such input gave.
-        """
-        once = self._joined([inputs])
-        return {
-            field
-            for field, value in once.items()
-            if isinstance(value, torch.Tensor) and value.shape == several[field].shape
-        }
-
-    def _placed(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         device, dtype = self.model.device, self.model.dtype
-        return {n: x.to(device, dtype if x.is_floating_point() else None) for n, x in inputs.items()}
+        joined = {name: torch.cat([one[name] for one in inputs]) for name in inputs[0]}
+        # Grids and masks are integers, which a cast to the model's format would break.
+        placed = {n: x.to(device, dtype if x.is_floating_point() else None) for n, x in joined.items()}
+        return self.encode_images(**placed)
 
 
 def image_encoder(model: PreTrainedModel) -> ImageEncoder | None:
-    """The encoder of a model that says it takes features; None of one that does not."""
+    """Returns the encoder of a model whose `forward` names features as an argument; None of another."""
     named = "mm_encoder_outputs" in inspect.signature(model.forward).parameters
     return ImageEncoder(model) if named and hasattr(_owner(model), "get_image_features") else None
 
 
 def hand_over(features: Sequence[Features]) -> dict[str, BaseModelOutputWithPooling]:
-    """What `forward` and `generate` take as `mm_encoder_outputs`: features of a batch's examples, in order.
+    """Returns what `forward` takes as `mm_encoder_outputs`: features of a batch's examples, in order.
 
     Where a model gives one tensor for each image they stay a list; all else is joined along the first axis.
     """
@@ -122,17 +117,9 @@ def _owner(model: PreTrainedModel) -> PreTrainedModel:
     return model if hasattr(model, "get_image_features") else model.base_model
 
 
-def _is_grid(name: str) -> bool:
-    return name.endswith("thw")
-
-
-def _shapes(inputs: Mapping[str, torch.Tensor]) -> list[tuple]:
-    """Shapes, and of grids their values."""
-    return [(name, x.shape, x.tolist() if _is_grid(name) else ()) for name, x in inputs.items()]
-
-
 def _cut(output: Mapping, parts: int, constant: set[str]) -> list[Features]:
-    """An encoder's output in equal parts; what is constant goes to each."""
+    """Returns an encoder's output in equal parts; what is constant goes to each."""
+    # Copies, since a chunk is a view that keeps the features of the whole batch in memory.
     cut: list[Features] = [{} for _ in range(parts)]
     for field, value in output.items():
         if field in NOT_KEPT:

@@ -87,7 +87,7 @@ def adapted_outline(
 # Two, since a page compares a base with another; each holds thousands of modules, though no weights.
 @lru_cache(maxsize=2)
 def architecture(model: str, revision: str | None) -> "PreTrainedModel":
-    """Returns a base model on the meta device, kept: building a large one takes longer than copying it.
+    """Returns a base model on the meta device, cached: building a large one takes longer than copying it.
 
     It is shared: copy it before an adapter is attached. Raises `UserError` as
     `vlm.models.loading.read_config` does.

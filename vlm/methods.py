@@ -1,7 +1,7 @@
 """PEFT methods: one table that settings, form and vlm.adapters read. No torch.
 
-A method is a configuration class of PEFT and one row here. tests/vlm/adapters/test_methods.py holds what the
-rows say.
+A method is a configuration class of PEFT and one row here. tests/vlm/adapters/test_methods.py tries what the
+rows claim.
 """
 
 from collections.abc import Mapping

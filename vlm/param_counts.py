@@ -44,7 +44,7 @@ class TowerCounts:
 
     @property
     def adapter_mb(self) -> float:
-        """Size of the adapter's weights on disk, in MB (10^6 bytes): they are kept in fp32."""
+        """Size of the adapter's weights on disk, in MB (10^6 bytes): they are stored in fp32."""
         return (self.stored or self.trainable) * BYTES_A_WEIGHT / 1e6
 
     def as_dict(self) -> dict[str, dict[str, int]]:

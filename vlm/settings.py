@@ -63,7 +63,7 @@ class ModelSettings(BaseModel):
 class AdapterSettings(BaseModel):
     """The adapter, tower by tower. An alpha that is not given is twice the rank.
 
-    LoRA stands for any method here: `vlm.methods` says which of these settings a method reads.
+    LoRA stands for any method here: `vlm.methods` lists which of these settings a method reads.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

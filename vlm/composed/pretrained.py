@@ -19,7 +19,7 @@ from vlm.errors import UserError
 
 # What `from_pretrained` takes of models, configurations and tokenizers alike.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
-# transformers' setting of modules that stay as they are; its name says int8, and it holds for 4 bits as well.
+# transformers' setting of modules that stay as they are; despite its name it holds for 4 bits as well.
 SKIPPED = "llm_int8_skip_modules"
 
 
@@ -67,7 +67,7 @@ def load_towers(
     config.vision_config, config.text_config = vision_tower.config, language_model.config
     if quantization is not None:
         for tower in (config.vision_config, config.text_config):
-            vars(tower).pop("quantization_config", None)  # the composed model's own says it for both
+            vars(tower).pop("quantization_config", None)  # the composed model's own holds for both
         config.quantization_config = quantization
     return config, vision_tower, language_model
 

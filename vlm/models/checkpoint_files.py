@@ -167,7 +167,7 @@ _AGAIN = "Download the model again."
 
 
 def check_weights(folder: Path, again: str = _AGAIN) -> None:
-    """Raises `UserError` for the first file of the weights that is missing or shorter than its header says.
+    """Raises `UserError` for the first file of the weights that is missing or damaged.
 
     `again` is the remedy: how this model is downloaded again.
     """

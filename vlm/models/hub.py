@@ -94,18 +94,13 @@ def config_folder(model: str, revision: str | None = None, *, half: bool = False
     return folder
 
 
-def small_folder(model: str, revision: str | None = None, *, half: bool = False) -> Path:
-    """Returns a folder with everything but the weights. Raises `UserError` as `config_folder` does."""
-    return _complete(model, revision, half=half, weights=False)
-
-
 def model_folder(model: str, revision: str | None = None, *, half: bool = False) -> Path:
     """Returns a folder with the whole model.
 
     Raises:
         UserError: as `config_folder`, and where weights are damaged or missing.
     """
-    folder = _complete(model, revision, half=half, weights=True)
+    folder = snapshot_folder(model, revision, half=half, weights=True)
     if _is_local(model):
         names = {path.name for path in folder.iterdir()}
         # transformers loads an adapter that lies beside the weights unasked, and would train on top of it.
@@ -166,7 +161,7 @@ def _cached(model: str, revision: str | None) -> Path | None:
         wanted += [f"refs/pr/{ref.name}" for ref in sorted(pull_requests)]
     for reference in wanted:
         # Never a request, even online: a run must not stop because the Hub is away, nor change its base
-        # because somebody has pushed.
+        # after a push.
         with suppress(LocalEntryNotFoundError, HFValidationError):
             return Path(
                 hf_hub_download(model, "config.json", revision=reference, local_files_only=True)
@@ -209,11 +204,29 @@ def _listing(model: str, revision: str | None) -> tuple[str | None, dict[str, in
     return revision, sizes
 
 
-def _complete(model: str, revision: str | None, *, half: bool, weights: bool) -> Path:
-    """Returns the model's folder, with the weights or without; what is missing is fetched."""
+def snapshot_folder(
+    model: str, revision: str | None = None, *, half: bool = False, weights: bool = False
+) -> Path:
+    """Returns a folder with everything but the weights, or with them; what is missing is fetched.
+
+    Raises:
+        UserError: as `config_folder`, and where the disk is too small.
+    """
     folder = config_folder(model, revision, half=half)
-    if _is_local(model) or _has_all(folder, model, weights=weights):
+    if _is_local(model):
         return folder
+    try:
+        # The listing that the Hub's client keeps beside a snapshot.
+        names = [file.path for file in get_cached_repo_tree(model, revision=folder.name)]
+    except CachedRepoTreeNotFoundError:
+        # Another program has fetched it, maybe a part of it: offline that has to be enough.
+        names = [path.name for path in folder.iterdir()] if constants.is_offline_mode() else None
+    if names is not None:
+        wanted = checkpoint_files.small_files(names)
+        if weights and all((folder / name).is_file() for name in wanted):
+            wanted += checkpoint_files.weight_files(names, folder)
+        if all((folder / name).is_file() for name in wanted):
+            return folder
     revision, sizes = _listing(model, revision)
     with _errors_explained(model, revision):
         folder = Path(hf_hub_download(model, "config.json", revision=revision)).parent
@@ -237,20 +250,6 @@ def _complete(model: str, revision: str | None, *, half: bool, weights: bool) ->
         # The commit, not the branch: everything comes from where config.json came from.
         snapshot_download(model, revision=folder.name, allow_patterns=wanted)
     return folder
-
-
-def _has_all(folder: Path, model: str, *, weights: bool) -> bool:
-    """Whether a snapshot is complete, by the listing that the Hub's client keeps beside it."""
-    try:
-        names = [file.path for file in get_cached_repo_tree(model, revision=folder.name)]
-    except CachedRepoTreeNotFoundError:  # another program has fetched it, maybe a part of it
-        if not constants.is_offline_mode():
-            return False
-        names = [path.name for path in folder.iterdir()]
-    wanted = checkpoint_files.small_files(names)
-    if weights and all((folder / name).is_file() for name in wanted):
-        wanted += checkpoint_files.weight_files(names, folder)
-    return all((folder / name).is_file() for name in wanted)
 
 
 @contextmanager

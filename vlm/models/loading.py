@@ -124,7 +124,7 @@ def _read_weights(settings: ModelSettings, blueprint: PreTrainedModel, **kwargs:
     folder = hub.model_folder(settings.model, settings.revision)
     held, wanted = count_weights(folder), sum(weight.numel() for weight in blueprint.parameters())
     # A config.json may announce thousands of layers that no file holds: transformers would take minutes to
-    # initialise them at random before its report could say so.
+    # initialise them at random before it reported them missing.
     if held < wanted / 2:
         raise UserError(
             f"{settings.model} lacks most of its weights: {held / 1e6:,.1f} M of {wanted / 1e6:,.1f} M.",
@@ -147,9 +147,9 @@ def load_processor(settings: ModelSettings) -> ProcessorMixin:
     names = hub.parts(settings.model)
     with _bad_files_explained(settings.model):
         if len(names) == 2:
-            vision, text = (hub.small_folder(name, half=True) for name in names)
+            vision, text = (hub.snapshot_folder(name, half=True) for name in names)
             return ComposedProcessor.from_towers(vision, text)
-        folder = hub.small_folder(settings.model, settings.revision)
+        folder = hub.snapshot_folder(settings.model, settings.revision)
         processor = AutoProcessor.from_pretrained(folder, **_FROM_FILES)
         if isinstance(processor, ProcessorMixin):
             return processor
@@ -292,7 +292,7 @@ def _bad_files_explained(model: str) -> Iterator[None]:
         yield
     except _BAD_FILES as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        # For a missing package the class of the error differs by place, its text always says how to install.
+        # For a missing package the class of the error differs by place, its text always has the command.
         install = re.search(r"pip install (?:-U )?([\w.\[\]-]+)", str(error))
         if install is not None or isinstance(error, ModuleNotFoundError):
             package = install[1] if install else error.name

@@ -21,7 +21,7 @@ def prompt_style(config: PreTrainedConfig, processor: ProcessorMixin, max_length
             f"The processor of this {config.model_type} model has no tokenizer.",
             "Choose a folder with the model's own tokenizer and image processor.",
         )
-    # In this order: a template is what the model was tuned with, and says more than its architecture.
+    # In this order: a template is what the model was tuned with, and knows more than its architecture.
     style: type[PromptStyle] = CompletionPrompt
     if config.model_type in EXCEPTIONS:
         style = EXCEPTIONS[config.model_type]

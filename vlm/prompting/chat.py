@@ -115,13 +115,20 @@ class ChatPrompt:
         """Returns the conversation as the template writes it, with control tokens that were typed marked."""
         messages = []
         for turn in turns:
+            # Marked, so that transformers encodes a control token that was typed as plain text.
             if IMAGE not in turn.text and turn.role not in self.block_roles:
-                messages.append({"role": turn.role, "content": self._as_text(turn.plain_text)})
+                messages.append(
+                    {"role": turn.role, "content": mark_control_tokens(turn.plain_text, self.control_token)}
+                )
                 continue
             blocks: list[dict[str, str]] = []
             for index, piece in enumerate(turn.text.split(IMAGE)):
                 blocks += [{"type": "image"}] if index else []
-                blocks += [{"type": "text", "text": self._as_text(piece.strip())}] if piece.strip() else []
+                blocks += (
+                    [{"type": "text", "text": mark_control_tokens(piece.strip(), self.control_token)}]
+                    if piece.strip()
+                    else []
+                )
             messages.append({"role": turn.role, "content": blocks or [{"type": "text", "text": ""}]})
         try:
             return self.processor.apply_chat_template(
@@ -152,14 +159,14 @@ class ChatPrompt:
                 without = self._render([*turns[:index], other, *turns[index + 1 :]])
                 alike = takewhile(lambda pair: pair[0] == pair[1], zip(text, without, strict=False))
                 begin = sum(1 for _ in alike)
-                if not text.startswith(self._as_text(answer), begin):
+                if not text.startswith(mark_control_tokens(answer, self.control_token), begin):
                     raise UserError(
                         f"This model's chat template does not repeat the answer {answer[:60]!r}.",
                         "Choose another model: its template can't be trained on.",
                     )
-                asked = self._render(turns[:index], add_generation_prompt=True)
-                prompt, space = _header(text[:begin], asked, read, is_last=turn is turns[-1])
-                answered = begin + len(self._as_text(answer))
+                generation = self._render(turns[:index], add_generation_prompt=True)
+                prompt, space = _header(text[:begin], generation, read, is_last=turn is turns[-1])
+                answered = begin + len(mark_control_tokens(answer, self.control_token))
                 found = self.end.match(text, answered)
                 read = found.end() if found else answered
                 end = "" if found else self.tokenizer.eos_token or ""
@@ -168,10 +175,6 @@ class ChatPrompt:
                 spans.append(Span(start, len(written), images))
             images += turn.text.count(IMAGE)
         return written + text[read:], spans
-
-    def _as_text(self, text: str) -> str:
-        """Returns a text with its control tokens marked, so that transformers encodes them as plain text."""
-        return mark_control_tokens(text, self.control_token)
 
     def _process(
         self, texts: list[str], images: ConversationImages | None, padding_side: str
@@ -279,21 +282,21 @@ def _any_of(tokens: Iterable[str]) -> re.Pattern:
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
 
-def _header(before: str, asked: str, read: int, *, is_last: bool) -> tuple[str, str]:
+def _header(before: str, generation: str, read: int, *, is_last: bool) -> tuple[str, str]:
     """Returns what stands between the text read so far and an answer: the prompt, and the answer's spaces.
 
-    `before` is the rendered text in front of the answer, `asked` the generation prompt there; both begin with
-    the `read` characters in front.
+    `before` is the rendered text in front of the answer, `generation` the generation prompt there; both
+    begin with the `read` characters in front.
     """
     # A space in front of an answer is a part of its first token, and the model's to write. The prompt is the
-    # generation prompt wherever both are the same but for white space: that is what a model is asked with.
+    # generation prompt wherever both are the same but for white space: a model answers after that one.
     # Where it begins a thought, an answer follows an empty one: then the prompt is what stands before the
     # answer. Where it ends an empty thought that earlier answers don't have, as Gemma 4's does, the last
     # answer follows it all the same.
-    if before.startswith(asked) and not before[len(asked) :].strip(" "):
-        return asked[read:], before[len(asked) :]
-    if before[:read] == asked[:read] and before[read:].split() == asked[read:].split():
-        return asked[read:], ""
-    if is_last and asked.startswith(before):
-        return asked[read:], ""
+    if before.startswith(generation) and not before[len(generation) :].strip(" "):
+        return generation[read:], before[len(generation) :]
+    if before[:read] == generation[:read] and before[read:].split() == generation[read:].split():
+        return generation[read:], ""
+    if is_last and generation.startswith(before):
+        return generation[read:], ""
     return before[read:], ""

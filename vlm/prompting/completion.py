@@ -36,7 +36,9 @@ class CompletionPrompt:
         self, conversations: Sequence[Conversation], images: ConversationImages | None
     ) -> BatchFeature:
         texts = [self._question(turns, images[row]) for row, turns in enumerate(conversations)]
-        return self._process(texts, images, "left")
+        batch = self._process(texts, images, "left")
+        batch.pop("labels", None)  # PaliGemma's processor may make some: there is no answer yet
+        return batch
 
     def training_batch(
         self, conversations: Sequence[Conversation], images: ConversationImages | None
@@ -86,14 +88,6 @@ class CompletionPrompt:
 class PrefixSuffixPrompt(CompletionPrompt):
     """The question is a prefix that attends to itself both ways, the answer a suffix, as in PaliGemma
     (arXiv:2407.07726). The processor joins them and makes the labels."""
-
-    def inputs(
-        self, conversations: Sequence[Conversation], images: ConversationImages | None
-    ) -> BatchFeature:
-        texts = [self._question(turns, images[row]) for row, turns in enumerate(conversations)]
-        batch = self._process(texts, images, "left")
-        batch.pop("labels", None)
-        return batch
 
     def training_batch(
         self, conversations: Sequence[Conversation], images: ConversationImages | None
