@@ -1,7 +1,7 @@
-"""Ranks: the processes that train one run together, how they meet, and what they tell each other.
+"""The process group of a run: how its ranks start, meet, share work and report failures.
 
-The first rank holds the run's lock and alone writes its folder; the others are told where it is. They are
-started by a launcher (`torchrun`, `accelerate launch`), or, with `--processes`, by the first rank. No torch
+Rank 0 holds the run's lock and alone writes its folder; the worker ranks learn from it where the run lies.
+They are started by a launcher (`torchrun`, `accelerate launch`) or, with `--processes`, by rank 0. No torch
 is imported before they meet.
 """
 
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,12 +25,14 @@ from vlm.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = timedelta(days=1)
-"""How long a rank waits for the others: one may check a large dataset, or evaluate. A rank that dies is seen
-by its launcher, or by the first rank, long before."""
-LOOK_EVERY_S = 0.5
-LEFT_ALONE_S = 15.0
-"""After a rank was lost: time for the first to end by itself, before it is ended where it waits for ever."""
+# How long a rank waits in a collective. Rank 0 may check a large dataset or evaluate for hours meanwhile; a
+# rank that dies is noticed by its launcher or by rank 0 long before this.
+TIMEOUT = timedelta(days=1)
+POLL_S = 0.5
+# Grace period after a rank was lost: rank 0 may still end by itself with a better reason. Then it is ended,
+# because a collective whose peer is gone does not return.
+GRACE_S = 15.0
+# Names the process that started this one, so that a worker rank never outlives it.
 LEADER = "LORA_LENS_LEADER"
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -45,21 +47,27 @@ class Failure:
 
 
 def world_size() -> int:
-    """How many processes a launcher has started, this one among them."""
+    """Returns how many processes a launcher has started, this one included."""
+    # RANK too: some clusters set WORLD_SIZE for every shell.
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def assists() -> bool:
-    """Whether this process is one of a run's ranks, and not the first."""
+    """Returns whether this process is a worker rank: one of several, and not rank 0."""
     return world_size() > 1 and os.environ["RANK"] != "0"
 
 
-class Ranks:
-    """The ranks that have met, seen from one of them; without a `store` this one is alone."""
+class ProcessGroup:
+    """A process group that has met, seen from one of its ranks; without a `store` it has one process."""
 
-    def __init__(self, rank: int = 0, world: int = 1, store: Any = None) -> None:
-        self.rank, self.world, self.store = rank, world, store
-        self.children: list[subprocess.Popen[bytes]] = []
+    def __init__(
+        self,
+        rank: int = 0,
+        world: int = 1,
+        store: Any = None,
+        children: Sequence[subprocess.Popen[bytes]] = (),
+    ) -> None:
+        self.rank, self.world, self.store, self.children = rank, world, store, children
         self.over = threading.Event()
 
     @property
@@ -68,22 +76,23 @@ class Ranks:
 
     @property
     def share_weights(self) -> bool:
-        """Whether the launcher asked for FSDP or DeepSpeed: no rank has the whole model for itself."""
+        """Whether the launcher chose FSDP or DeepSpeed: no rank holds the whole model."""
         switches = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
         return self.world > 1 and any(os.environ.get(name, "").lower() == "true" for name in switches)
 
     def of_first(self, make: Callable[[], Any]) -> Any:
-        """What `make` gives on the first rank, on every rank; on the others it is not called."""
+        """Returns on every rank what `make` returns on rank 0; the others do not call it."""
         if self.world == 1:
             return make()
         import torch.distributed as dist
 
         value = [make() if self.first else None]
+        # Over gloo: with NCCL the pickled bytes would travel through GPU memory.
         dist.broadcast_object_list(value, src=0, device="cpu")
         return value[0]
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is up on any rank. All ranks ask together, and get one answer."""
+        """Returns whether the flag is set on any rank. A collective: all call it, all get one answer."""
         if self.world == 1:
             return flag
         import torch
@@ -94,93 +103,129 @@ class Ranks:
         return bool(raised.item())
 
     def share(self, items: Sequence[Any]) -> Sequence[Any]:
-        """This rank's part of what all ranks do together."""
+        """Returns this rank's part of a list that all ranks have."""
         return items[self.rank :: self.world]
 
     def wait(self) -> None:
-        """Until every rank is here."""
+        """A barrier: returns when every rank is here."""
         self.any(False)
 
     def part(self) -> None:
-        """Leave the others, when all is done."""
+        """Leave the group, when all work is done."""
         import torch.distributed as dist
 
         dist.destroy_process_group()
 
     def tell_failure(self, failure: Failure) -> None:
-        """Let the first rank know why this one ends, for it to tell."""
+        """Report to rank 0 why this rank ends: rank 0 alone writes the event log."""
         self.store.set("failed", json.dumps([failure.problem, failure.remedy, failure.code]))
 
     def failure(self, within_s: float = 0.0) -> Failure | None:
-        """Why another rank ended, as it told, or as it died; None while none did."""
+        """Returns why another rank ended, from its report or its exit code; None while none did.
+
+        `within_s`: seconds to wait for a report, which may arrive after the broken connection is noticed.
+        """
         deadline = time.monotonic() + within_s
         while self.world > 1:
             if self.store.check(["failed"]):
                 return Failure(*json.loads(self.store.get("failed")))
-            for rank, child in enumerate(self.children, start=1):
-                if (code := child.poll()) not in (None, 0):
-                    return _died(rank, self.world, code)
+            # A child that ended with 0 did its part, while rank 0 still saves and seals.
+            if failure := _first_death(self.children, (None, 0)):
+                return failure
             if time.monotonic() >= deadline:
                 break
-            time.sleep(LOOK_EVERY_S / 5)
+            time.sleep(POLL_S / 5)
         return None
 
     def is_over(self) -> bool:
-        """For the others: whether the first rank has ended, so that nothing is left to be said."""
+        """For worker ranks: whether rank 0 has ended, so that no failure is left to report."""
         try:
             return self.store.check(["over"])
-        except RuntimeError:
+        except RuntimeError:  # rank 0 hosts the store: when it dies, so does the connection
             return True
 
     def watch(self, lost: Callable[[Failure], None]) -> None:
-        """Call `lost` where a rank ended and this one did not by itself: it waits for that one for ever."""
-
-        def look() -> None:
-            while not self.over.wait(LOOK_EVERY_S):
-                if (failure := self.failure()) and not self.over.wait(LEFT_ALONE_S):
-                    lost(failure)
-
-        threading.Thread(target=look, daemon=True).start()
+        """Call `lost` once a rank has ended and this one has not within the grace period."""
+        watching = (self.failure, self.over, GRACE_S, lost)
+        threading.Thread(target=_watch, args=watching, daemon=True).start()
 
 
-ALONE = Ranks()
+ALONE = ProcessGroup()
+Ranks = ProcessGroup
 
 
-def _died(rank: int, world: int, code: int) -> Failure:
-    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    often = " (often: out of memory)" if code == -9 else ""
-    return Failure(
-        f"Process {rank + 1} of {world} {how}{often}.",
-        "Its last words are in output.log. Resume the run; with less memory, lower --batch_size.",
-    )
+def _watch(
+    find: Callable[[], Failure | None],
+    over: threading.Event,
+    grace_s: float,
+    lost: Callable[[Failure], None],
+) -> None:
+    """Poll in a thread of its own: the main thread may be stuck in a collective that never returns."""
+    while not over.wait(POLL_S):
+        if (failure := find()) and not over.wait(grace_s):
+            lost(failure)
+            return
+
+
+def _first_death(children: Sequence[subprocess.Popen[bytes]], fine: Collection[int | None]) -> Failure | None:
+    """Returns the failure of the first child whose exit code is not `fine` (None: it still runs)."""
+    for rank, child in enumerate(children, start=1):
+        if (code := child.poll()) not in fine:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            often = " (often: out of memory)" if code == -9 else ""  # Linux' OOM killer sends SIGKILL
+            return Failure(
+                f"Process {rank + 1} of {len(children) + 1} {how}{often}.",
+                "Its last words are in output.log. Resume the run; with less memory, lower --batch_size.",
+            )
+    return None
 
 
 @contextmanager
-def gathered(config: TrainingConfig, run_path: Path, lost: Callable[[Failure], None]) -> Iterator[Ranks]:
-    """For the first rank: all ranks of this run, met. They part at the end, and those started here end.
+def gathered(
+    config: TrainingConfig, run_path: Path, lost: Callable[[Failure], None]
+) -> Iterator[ProcessGroup]:
+    """For rank 0: the process group of this run; on leaving, it ends, and the processes started here do.
 
-    `lost` is called where one that was started here ends before all have met.
-
-    Raises:
-        UserError: more processes than devices.
+    `lost` is called where one of these ends before all have met.
     """
-    if world_size() > 1:
-        with _met(run_path) as ranks:
-            yield ranks
-        return
-    if config.processes == 1:
+    if world_size() == 1 and config.processes == 1:
         yield ALONE
         return
-    place = _meeting_place(config.processes)
-    before = {name: os.environ.get(name) for name in place}
-    os.environ.update(place)
-    children = [_start(rank, run_path) for rank in range(1, config.processes)]
+    # Not through torch.distributed.run: it ends with 1 whatever happened, puts its ranks into sessions of
+    # their own and leaves them behind when it is killed.
+    environment = {} if world_size() > 1 else _rendezvous_environment(config.processes)
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    # No start_new_session: the children stay in the group of this process, which Stop kills as one.
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-m", "training", "run", "--folder", str(run_path)],
+            cwd=PROJECT,
+            env=os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdin=subprocess.DEVNULL,
+        )
+        for rank in range(1, config.processes if environment else 1)
+    ]
     met = threading.Event()
     try:
-        threading.Thread(target=_watch_start, args=(children, met, lost), daemon=True).start()
-        with _met(run_path, children) as ranks:
-            met.set()
-            yield ranks
+        # Before all have met even exit code 0 is a loss: the meeting would wait for that one.
+        watching = (lambda: _first_death(children, (None,)), met, 0.0, lost)
+        threading.Thread(target=_watch, args=watching, daemon=True).start()
+        # Imported only now, with torch: the children import theirs meanwhile.
+        from accelerate.state import AcceleratorState
+
+        # It lives as long as the process, in which a script may train several runs.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        group = _meet(children)
+        met.set()
+        group.store.set("run", str(run_path))
+        try:
+            yield group
+        finally:
+            group.over.set()
+            group.store.set("over", "")
+            group.part()
+            AcceleratorState._reset_state(reset_partial_state=True)
     finally:
         met.set()
         for name, value in before.items():
@@ -190,63 +235,51 @@ def gathered(config: TrainingConfig, run_path: Path, lost: Callable[[Failure], N
         for child in children:
             child.terminate()
         for child in children:
-            _end(child)
+            try:
+                child.wait(GRACE_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
 
 
-def _watch_start(
-    children: Sequence[subprocess.Popen[bytes]], met: threading.Event, lost: Callable[[Failure], None]
-) -> None:
-    while not met.wait(LOOK_EVERY_S):
-        for rank, child in enumerate(children, start=1):
-            if (code := child.poll()) is not None and not met.is_set():
-                lost(_died(rank, len(children) + 1, code))
-                return
-
-
-def join() -> tuple[Ranks, Path]:
-    """For every other rank: the ranks, and the folder of their run, which the first one tells."""
+def join() -> tuple[ProcessGroup, Path]:
+    """For worker ranks: returns the group, and the folder of its run, which rank 0 publishes."""
     if leader := os.environ.get(LEADER):
-        threading.Thread(target=_end_with, args=(int(leader),), daemon=True).start()
-    ranks = _meet()
-    return ranks, Path(ranks.store.get("run").decode())
+        threading.Thread(target=end_with_leader, args=(int(leader),), daemon=True).start()
+    group = _meet()
+    return group, Path(group.store.get("run").decode())
 
 
-@contextmanager
-def _met(run_path: Path, children: Sequence[subprocess.Popen[bytes]] = ()) -> Iterator[Ranks]:
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run of this process
-    ranks = _meet()
-    ranks.children = list(children)
-    ranks.store.set("run", str(run_path))
-    try:
-        yield ranks
-    finally:
-        ranks.over.set()
-        ranks.store.set("over", "")
-        ranks.part()
-        AcceleratorState._reset_state(reset_partial_state=True)
+def end_with_leader(leader: int) -> None:
+    """End this process when rank 0, which started it, is gone, even by SIGKILL."""
+    # The parent's id changes when the parent dies: orphans are adopted. No signal of the parent is needed.
+    while os.getppid() == leader:
+        time.sleep(POLL_S)
+    os._exit(1)  # sys.exit would end this thread alone, beside a main thread that waits in a collective
 
 
-def _meet() -> Ranks:
-    """Wait until all ranks are there."""
+def _meet(children: Sequence[subprocess.Popen[bytes]] = ()) -> ProcessGroup:
+    """Returns the group once every rank is here; the environment says where, as torchrun sets it."""
     import torch
     import torch.distributed as dist
 
-    store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
+    store, rank, world = next(dist.rendezvous("env://", timeout=TIMEOUT))
     on_gpu = torch.cuda.is_available() and torch.cuda.device_count() > 0
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
+    # Gradients go over NCCL; flags and Python objects are on the CPU, which NCCL doesn't serve.
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
-    return Ranks(rank, world, store.clone())
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
+    # One connection for each thread: the group blocks on its own, and the watching thread polls beside it.
+    return ProcessGroup(rank, world, store.clone(), children)
 
 
-def _meeting_place(processes: int) -> dict[str, str]:
-    """The environment of the first of some processes on this machine, as `torchrun` would give it."""
+def _rendezvous_environment(processes: int) -> dict[str, str]:
+    """Returns the environment of rank 0 of some processes on this machine, as `torchrun` would set it."""
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind(("127.0.0.1", 0))  # port 0: the system chooses a free one
         port = free.getsockname()[1]
+    # Each process would take all cores for its threads, and they would then wait for each other.
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     return {
         "RANK": "0",
@@ -260,32 +293,10 @@ def _meeting_place(processes: int) -> dict[str, str]:
     }
 
 
-def _start(rank: int, run_path: Path) -> subprocess.Popen[bytes]:
-    """In the process group of the first rank, which is killed as one."""
-    command = [sys.executable, "-m", "training", "run", "--folder", str(run_path)]
-    env = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    return subprocess.Popen(command, cwd=PROJECT, env=env, stdin=subprocess.DEVNULL)
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    try:
-        child.wait(LEFT_ALONE_S)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
-
-
-def _end_with(leader: int) -> None:
-    """End this process when the first rank, which started it, is gone."""
-    while os.getppid() == leader:
-        time.sleep(LOOK_EVERY_S)
-    os._exit(1)
-
-
 def as_launched(config: TrainingConfig) -> TrainingConfig:
-    """The settings with the processes that a launcher has started, so that the run's file repeats it.
+    """Returns the settings with a launcher's number of processes, so that the run's file repeats it.
 
-    With several nodes there is no setting for it: the launcher has to say it again.
+    With several nodes no setting can: the launcher has to be run again.
     """
     if world_size() == 1 or os.environ.get("LOCAL_WORLD_SIZE") != os.environ["WORLD_SIZE"]:
         return config
@@ -293,7 +304,11 @@ def as_launched(config: TrainingConfig) -> TrainingConfig:
 
 
 def require_foreground(command: str) -> None:
-    """Raise `UserError` where a launcher has started this process: what it starts must not outlive it."""
+    """Refuse a command that trains in the background where a launcher has started this process.
+
+    Raises:
+        UserError: what the command starts would outlive the launcher, once for each of its processes.
+    """
     if world_size() > 1:
         raise UserError(
             f"`{command}` trains in the background, and a launcher started {world_size()} of it.",
@@ -302,7 +317,11 @@ def require_foreground(command: str) -> None:
 
 
 def require_devices(config: TrainingConfig) -> None:
-    """Raise `UserError` where this machine has not one device for each of `--processes`."""
+    """Refuse more processes than devices.
+
+    Raises:
+        UserError: this machine has not one device for each of `--processes`.
+    """
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -314,4 +333,5 @@ def require_devices(config: TrainingConfig) -> None:
             f"Use --processes {gpus}.",
         )
     if torch.backends.mps.is_available():
+        # torch's collectives have no backend for MPS.
         raise UserError("A Mac's GPU trains with one process.", "Use --processes 1, or --device cpu.")

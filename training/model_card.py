@@ -1,34 +1,67 @@
-"""The model card in an adapter's folder: what it was trained on and learned, how to load it. No torch."""
+"""The model card in an adapter's folder: results, how to load it, and provenance. No torch.
 
+It stands without the run folder: base, data and weights by hash, versions and every setting. What lies on
+this machine is named without its folder, because adapters are published.
+"""
+
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.config import TrainingConfig
+import yaml
+from huggingface_hub import ModelCardData
+
+from training.config import MAY_BE_FOLDERS, WHERE_IT_WENT, TrainingConfig
 from training.evaluation import compare
 from training.evaluation.blindfold import Blindfold
-from training.provenance import sections, shown
 from training.runs.events import Event
 from vlm.param_counts import TowerCounts
 
+WEIGHTS_FILE = "adapter_model.safetensors"
+# A line of block characters reads in a terminal and travels with the text; a picture would be a second file.
+BARS = "▁▂▃▄▅▆▇█"
+POINTS, BARS_DRAWN = 8, 40
+# Without `base_model`: the Hub wants an id there, and a base may be a folder.
+HEADER = ModelCardData(library_name="peft", tags=["lora", "vision-language", "lora-lens"])
+
 CARD = """\
 ---
-library_name: peft
-tags: [lora, vision-language, lora-lens]
+{header}
 ---
 
 # {name}
 
 A LoRA adapter for the base model `{base}`, trained with LoRA Lens on {examples}.
-{before_and_after}
-| held out | exact match | token F1 | loss |
-|---|---|---|---|
-{evaluations}
+{results}
 
 | tower | trainable | total |
 |---|---|---|
 {towers}
 
+## Load it
+
+On the base model, with PEFT alone; `.` is this folder, or its id on the Hub:
+
+```python
+from peft import PeftModel
+model = PeftModel.from_pretrained(base_model, ".")
+```
+
+## Training loss
+
+{curve}
+
+## Where it comes from
+
+| what | which |
+|---|---|
 {provenance}
+
+The settings, which `python -m training run --config` takes:
+
+```yaml
+{settings}
+```
 """
 
 
@@ -42,68 +75,112 @@ def write_card(
     *,
     base_commit: str | None = None,
 ) -> None:
-    """Write the card of the adapter of this step.
+    """Write the card of the adapter of this step, beside its weights.
 
     `events` are the run's `data`, `started`, `step`, `evaluated` and `blindfold`. `best_step` is that step
     again where it was chosen by `best_metric`.
     """
-    base, dataset = shown(config.model), shown(config.dataset)
-    data = next((event for event in reversed(events) if event["kind"] == "data"), None)
-    trained_on = f"`{dataset}`" if data is None else f"{data['train']:,} examples of `{dataset}`"
-    evaluated = list({event["step"]: event for event in events if event["kind"] == "evaluated"}.values())
-    rows = [_evaluation_row(event, best_step) for event in evaluated]
+    base, dataset = _public_name(config.model), _public_name(config.dataset)
+    last = {event["kind"]: event for event in events}
+    data = last.get("data")
     towers = [
         f"| {name} | {tower['trainable']:,} | {tower['total']:,} |"
         for name, tower in counts.as_dict().items()
     ]
-    path.write_text(
-        CARD.format(
-            name=config.name,
-            base=base,
-            examples=trained_on,
-            before_and_after=_before_and_after(config, events, evaluated, step, best_step),
-            evaluations="\n".join(rows),
-            towers="\n".join(towers),
-            provenance=sections(config, events, path.parent, base_commit),
-        ),
-        encoding="utf-8",
+    # All settings, not only those that differ from the defaults: defaults change with versions.
+    settings = config.model_dump(mode="json", exclude=WHERE_IT_WENT)
+    settings |= {field: _public_name(settings[field]) for field in MAY_BE_FOLDERS if settings[field]}
+    facts = {"base model": f"`{base}`"}
+    if base_commit is not None:
+        facts["base revision"] = f"`{base_commit}`"
+    facts["dataset"] = f"`{dataset}`"
+    if data:
+        facts["dataset, SHA-256"] = f"`{data['fingerprint']}`"
+        facts["examples"] = f"{data['train']:,} trained on, {data['held_out']:,} held out"
+    with path.with_name(WEIGHTS_FILE).open("rb") as stream:
+        facts[f"{WEIGHTS_FILE}, SHA-256"] = f"`{hashlib.file_digest(stream, 'sha256').hexdigest()}`"
+    if started := last.get("started"):
+        facts["device"] = f"{started['device']}, {started['precision']}"
+        facts["versions"] = ", ".join(f"{name} {version}" for name, version in started["versions"].items())
+    card = CARD.format(
+        header=HEADER.to_yaml(),
+        name=config.name,
+        base=base,
+        examples=f"`{dataset}`" if data is None else f"{data['train']:,} examples of `{dataset}`",
+        results=_results(config, events, step, best_step),
+        towers="\n".join(towers),
+        curve=loss_curve([event for event in events if event["kind"] == "step"]),
+        provenance="\n".join(f"| {what} | {which} |" for what, which in facts.items()),
+        settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).rstrip(),
     )
+    path.write_text(card, encoding="utf-8")
 
 
-def _before_and_after(
-    config: TrainingConfig,
-    events: Sequence[Event],
-    evaluated: Sequence[Event],
-    step: int,
-    best_step: int | None,
-) -> str:
-    """Base and adapter side by side, and what else is to be known of the numbers."""
+def _results(config: TrainingConfig, events: Sequence[Event], step: int, best_step: int | None) -> str:
+    """Returns base and adapter side by side with the caveats of these numbers, then every evaluation."""
+    # A resumed run evaluates its step again: of each step the last counts.
+    evaluated = list({event["step"]: event for event in events if event["kind"] == "evaluated"}.values())
+    rows = []
+    for event in evaluated:
+        metrics, at = event["metrics"], event["step"]
+        whose = "base" if at == 0 else f"step {at} (kept)" if at == best_step else f"step {at}"
+        loss = "not finite" if event["loss"] is None else f"{event['loss']:.3f}"
+        rows.append(f"| {whose} | {metrics['exact_match']:.3f} | {metrics['token_f1']:.3f} | {loss} |")
+    history = "\n".join(["| held out | exact match | token F1 | loss |", "|---|---|---|---|", *rows])
     before, after = compare.ends(evaluated, best_step)
     if after is None:
-        return ""
+        return f"\n{history}"
+    # A run that was stopped saves an adapter that is newer than its last evaluation.
     whose = "this adapter" if after["step"] == step else f"step {after['step']}, before this adapter"
-    told = [
+    paragraphs = [
         f"Answers to {after['examples']:,} held-out examples, with 95 % intervals (Wilson):",
         compare.table(compare.rows(before, after), "base", whose),
     ]
     if several := compare.several(after):
-        told.append(several)
+        paragraphs.append(several)
     if best_step is not None:
         metric = compare.NAMES.get(config.best_metric, config.best_metric)
-        told.append(
+        # The maximum of several noisy measurements is biased upwards (winner's curse).
+        paragraphs.append(
             f"This adapter is that of step {best_step}, the best of {sum(e['step'] > 0 for e in evaluated)}"
             f" evaluations by {metric}; the numbers of the one that is chosen so are a little too good."
         )
-    tested = [event for event in events if event["kind"] == "blindfold" and event["step"] == step]
-    blindfold = tested[-1] if tested else None
-    if blindfold is not None:
-        said = str(Blindfold.from_event(blindfold))
-        told.append(f"{said[0].upper()}{said[1:]}.")
-    return "\n" + "\n\n".join(told) + "\n"
+    # The test of another step says nothing of this adapter.
+    if tested := [event for event in events if event["kind"] == "blindfold" and event["step"] == step]:
+        sentence = str(Blindfold.from_event(tested[-1]))
+        paragraphs.append(f"{sentence[0].upper()}{sentence[1:]}.")
+    return "\n" + "\n\n".join([*paragraphs, history])
 
 
-def _evaluation_row(event: Event, best_step: int | None) -> str:
-    metrics, step = event["metrics"], event["step"]
-    whose = "base" if step == 0 else f"step {step} (kept)" if step == best_step else f"step {step}"
-    loss = "not finite" if event["loss"] is None else f"{event['loss']:.3f}"
-    return f"| {whose} | {metrics['exact_match']:.3f} | {metrics['token_f1']:.3f} | {loss} |"
+def loss_curve(steps: Sequence[Event]) -> str:
+    """Returns the losses as a line of bars over a table of some of them; of a step trained twice the last."""
+    losses = {event["step"]: event["loss"] for event in steps if event["loss"] is not None}
+    if not losses:
+        return "No step was logged."
+    low, high = min(losses.values()), max(losses.values())
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    bars = "".join(BARS[round((losses[at] - low) * scale)] for at in _spaced(sorted(losses), BARS_DRAWN))
+    points = _spaced(sorted(losses), POINTS)
+    rows = [
+        ["step", *map(str, points)],
+        ["---"] * (len(points) + 1),
+        ["loss", *(f"{losses[step]:.3f}" for step in points)],
+    ]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"`{bars}` from {high:.3f} to {low:.3f}\n\n{table}"
+
+
+def _spaced(steps: Sequence[int], count: int) -> list[int]:
+    """Returns at most `count` of the steps, evenly spaced, the first and the last included."""
+    if len(steps) <= count:
+        return list(steps)
+    return [steps[round(index * (len(steps) - 1) / (count - 1))] for index in range(count)]
+
+
+def _public_name(name_or_path: str) -> str:
+    """Returns a folder's name without its place; a Hub id or a sample as it is."""
+    path = Path(name_or_path)
+    if not path.is_absolute():
+        return name_or_path
+    # The folder of a run's adapter is called `adapter`; the run's name says more.
+    return path.parent.name if path.name == "adapter" else path.name

@@ -23,7 +23,7 @@ from support.families import FAMILIES
 from training import TrainingConfig, runs
 from training.__main__ import main
 from training.config import build
-from training.distributed import Failure, Ranks
+from training.distributed import Failure, ProcessGroup
 from training.loop import worker
 from training.runs import Run
 from training.runs.checkpoints import newest
@@ -132,8 +132,8 @@ def test_a_killed_process_ends_the_run_which_says_so_once(tiny_config: MakeConfi
 def test_a_process_ends_with_the_first_one_that_started_it() -> None:
     """Also where that one is killed in a way that nobody can answer to."""
     watching = (
-        "import sys; from training.distributed import _end_with; print('@', flush=True);"
-        " _end_with(int(sys.argv[1]))"
+        "import sys; from training.distributed import end_with_leader; print('@', flush=True);"
+        " end_with_leader(int(sys.argv[1]))"
     )
     first = subprocess.Popen(
         ["sh", "-c", f'{sys.executable} -c "{watching}" $$; true'], cwd=ROOT, stdout=subprocess.PIPE
@@ -149,11 +149,11 @@ def test_a_process_ends_with_the_first_one_that_started_it() -> None:
 def test_what_another_process_says_of_its_end_is_told_where_the_first_waits_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("training.distributed.LEFT_ALONE_S", 0.01)
+    monkeypatch.setattr("training.distributed.GRACE_S", 0.01)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=5))
-    first, failure = Ranks(0, 2, store), Failure("The disk is full.", "Free 2 GB.", worker.DISK_FULL)
+    first, failure = ProcessGroup(0, 2, store), Failure("The disk is full.", "Free 2 GB.", worker.DISK_FULL)
     assert first.failure() is None
-    Ranks(1, 2, store).tell_failure(failure)
+    ProcessGroup(1, 2, store).tell_failure(failure)
     told: queue.Queue[Failure] = queue.Queue()
     first.watch(told.put)
     assert told.get(timeout=5) == first.failure() == failure

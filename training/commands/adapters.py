@@ -1,6 +1,6 @@
-"""The commands about adapters: list those at hand, inspect one and check it against a base, merge it.
+"""The commands on adapters: list them, inspect one and check it against a base, merge one into its base.
 
-Called by training.__main__. Reading an adapter's files imports vlm.adapters, and torch with it; not before.
+Reading an adapter's files imports vlm.adapters, and torch with it; nothing here does before that.
 """
 
 import importlib
@@ -12,6 +12,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from training import runs
+from training.commands import parser
+from training.commands.output import print_result
+from training.commands.parser import CliCommand
 from training.evaluation import compare
 from training.runs import Run
 from vlm.errors import UserError
@@ -21,91 +24,105 @@ if TYPE_CHECKING:
     from vlm.adapters import AdapterInfo
 
 
-def listed(workspace: Path) -> list[dict[str, Any]]:
-    """What each adapter at hand says of itself; of one that can't be read, what is wrong with it."""
-    found = []
-    for place in runs.list_adapters(workspace):
+def list_adapters(command: CliCommand) -> int:
+    """Print every adapter: of the workspace's runs, newest first, then those in its `adapters` folder."""
+    listed = []
+    for place in runs.list_adapters(command.workspace):
         try:
-            info = _adapters().inspect(place.folder)
-            found.append(facts(info, place.name, place.folder, place.run))
-        except UserError as error:
+            listed.append(
+                adapter_facts(_vlm_adapters().inspect(place.folder), place.name, place.folder, place.run)
+            )
+        except UserError as error:  # one damaged adapter hides no other
             wrong = {"problem": error.problem, "remedy": error.remedy}
-            found.append({"name": place.name, "path": str(place.folder)} | wrong)
-    return found
+            listed.append({"name": place.name, "path": str(place.folder)} | wrong)
+    text = "\n".join(map(describe_adapter, listed)) or "There is no adapter yet: a finished run has one."
+    print_result(command, listed, text)
+    return 0
 
 
-def inspected(workspace: Path, words: str, model: str | None, revision: str | None) -> dict[str, Any]:
-    """What an adapter says of itself, and how it matches a base: the one named, or the one of its run.
+def inspect(command: CliCommand) -> int:
+    """Print what an adapter is, and how it matches a base: the `--model`, or the one of its run.
 
-    Raises `UserError` where it can't be read or does not fit.
+    Raises:
+        UserError: no such adapter, or it can't be read or does not fit.
     """
     from vlm.meta_model import architecture
 
-    place, adapters = runs.require_adapter(workspace, words), _adapters()
+    place = runs.require_adapter(command.workspace, command.values["adapter"])
     folder, run = place.folder, place.run
-    info = adapters.inspect(folder)
-    told = facts(info, run.name if run else info.name, folder, run)
+    model, revision = command.values.get("model"), command.values.get("revision")
+    info = _vlm_adapters().inspect(folder)
+    facts = adapter_facts(info, run.name if run else info.name, folder, run)
     if model is None and run is not None:
         model, revision = run.config().model, run.config().revision
     if model is not None:
-        found = adapters.check(folder, architecture(model, revision), model)
-        told |= {"ranks": found.info.ranks, "base_model": model}
-        told |= {"matched": found.matched, "total": found.total, "notes": list(found.notes)}
-    return told
+        # Against the architecture alone: no weight of the base is read or downloaded.
+        found = _vlm_adapters().check(folder, architecture(model, revision), model)
+        facts |= {"ranks": found.info.ranks, "base_model": model}  # a base tells text layers from vision ones
+        facts |= {"matched": found.matched, "total": found.total, "notes": list(found.notes)}
+    print_result(command, facts, describe_adapter(facts))
+    return 0
 
 
-def merged(workspace: Path, words: str, out: Path, settings: dict[str, Any]) -> Path:
-    """Merge an adapter into its base: the one that `settings` name, or the one of its run.
+def merge(command: CliCommand) -> int:
+    """Merge an adapter into its base: the `--model`, or the one of its run.
 
-    Raises `UserError` where no base is named, and as `vlm.adapters.merge` does.
+    Raises:
+        UserError: no such adapter, no base is named, or as `vlm.adapters.merge` does.
     """
-    place = runs.require_adapter(workspace, words)
-    folder, run = place.folder, place.run
+    parser.settings(command)  # validated only: the defaults of a run would hide what the adapter's run had
+    values, name, out = command.values, command.values["adapter"], Path(command.values["out"])
+    settings = {key: values[key] for key in ModelSettings.model_fields if values.get(key) is not None}
+    place = runs.require_adapter(command.workspace, name)
+    run = place.run
     if "model" not in settings and run is not None:
         config = run.config()
+        # Not its quantization: weights of 4 or 8 bits can't take an adapter in.
         settings = {"model": config.model, "revision": config.revision, "device": config.device} | settings
     if "model" not in settings:
-        info = _adapters().inspect(folder)
+        info = _vlm_adapters().inspect(place.folder)
         raise UserError(
             f"{info.name} is no run's adapter, and no base model was named.",
             f"Name it: --model {info.base_name or 'org/name'}",
         )
-    _adapters().merge(ModelSettings(**settings), folder, out.expanduser())
-    return out
+    _vlm_adapters().merge(ModelSettings(**settings), place.folder, out.expanduser())
+    print(f"{name} and its base are one model in {out}")
+    return 0
 
 
-def _adapters() -> ModuleType:
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it remarks on kernels as it is imported
-    return importlib.import_module("vlm.adapters")
-
-
-def facts(info: "AdapterInfo", name: str, folder: Path, run: Run | None) -> dict[str, Any]:
-    """An adapter as JSON has it; of a run's adapter the metrics are the run's."""
-    told = asdict(info) | {"name": name, "path": str(folder), "label": info.label}
-    ended = run.events({"evaluated", "finished", "stopped"}) if run else []
-    evaluated = [event for event in ended if event["kind"] == "evaluated"]
-    kept = ended[-1].get("best_step") if ended else None
-    _, after = compare.ends(evaluated, kept)
+def adapter_facts(info: "AdapterInfo", name: str, folder: Path, run: Run | None) -> dict[str, Any]:
+    """Returns an adapter as JSON has it; of a run's adapter with the metrics of its evaluation."""
+    facts = asdict(info) | {"name": name, "path": str(folder), "label": info.label}
+    logged = run.events({"evaluated", "finished", "stopped"}) if run else []
+    evaluated = [event for event in logged if event["kind"] == "evaluated"]
+    best_step = logged[-1].get("best_step") if logged else None
+    _, after = compare.ends(evaluated, best_step)
     after = after or next(reversed(evaluated), None)
-    return told if after is None else told | {"metrics": after["metrics"]}
+    return facts if after is None else facts | {"metrics": after["metrics"]}
 
 
-def describe(told: dict[str, Any]) -> str:
-    """An adapter on a line or two."""
-    if "problem" in told:
-        return f"{told['name']}: {told['problem']} {told['remedy']}"
-    ranks = [f"{tower} {_rank(*bounds)}" for tower, bounds in told["ranks"].items()]
-    in_full = [f"{len(told['trained_in_full'])} modules in full"] if told["trained_in_full"] else []
-    saved = time.strftime("%Y-%m-%d %H:%M", time.localtime(told["saved_at"]))
-    metrics = [f"{name.replace('_', ' ')} {value:.3f}" for name, value in told["metrics"].items()]
-    base = f" for {told['base_name']}" if told["base_name"] else ""
-    size = f"{told['tensors']} tensors, {told['size_mb']:.1f} MB"
-    lines = [f"{told['name']}: {told['label']}{base}, {', '.join([*ranks, *in_full, size, saved, *metrics])}"]
-    if "matched" in told:
-        lines.append(f"  {told['matched']} of {told['total']} tensors match {told['base_model']}")
-        lines += [f"  {note}" for note in told["notes"]]
+def describe_adapter(facts: dict[str, Any]) -> str:
+    """Returns an adapter on a line; with its base on more."""
+    if "problem" in facts:
+        return f"{facts['name']}: {facts['problem']} {facts['remedy']}"
+    parts = []
+    for tower, (low, high) in facts["ranks"].items():
+        rank = "" if not high else f"r {low}" if low == high else f"r {low} to {high}"
+        parts.append(f"{tower} {rank}")
+    if facts["trained_in_full"]:
+        parts.append(f"{len(facts['trained_in_full'])} modules in full")
+    parts.append(f"{facts['tensors']} tensors, {facts['size_mb']:.1f} MB")
+    parts.append(time.strftime("%Y-%m-%d %H:%M", time.localtime(facts["saved_at"])))
+    parts += [f"{name.replace('_', ' ')} {value:.3f}" for name, value in facts["metrics"].items()]
+    base = f" for {facts['base_name']}" if facts["base_name"] else ""
+    lines = [f"{facts['name']}: {facts['label']}{base}, {', '.join(parts)}"]
+    if "matched" in facts:
+        lines.append(f"  {facts['matched']} of {facts['total']} tensors match {facts['base_model']}")
+        lines += [f"  {note}" for note in facts["notes"]]
     return "\n".join(lines)
 
 
-def _rank(low: int, high: int) -> str:
-    return "" if not high else f"r {low}" if low == high else f"r {low} to {high}"
+def _vlm_adapters() -> ModuleType:
+    # PEFT imports bitsandbytes, which remarks on kernels that nothing here uses.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    return importlib.import_module("vlm.adapters")

@@ -1,18 +1,23 @@
-"""The command `evaluate`: base and adapter asked about a dataset, side by side, every answer written down.
+"""The command `evaluate`: base and adapter answer a dataset, side by side, and every answer is written down.
 
-Called by training.__main__. A run's adapter is not asked about what it was trained on, unless that is wanted.
+A run's adapter is not evaluated on what it was trained on, unless `--part all` asks for it.
 """
 
 import json
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING
+
+from vlm.filesystem import write_atomic
 
 from training import runs
+from training.commands import parser
+from training.commands.output import print_progress, print_result
+from training.commands.parser import CliCommand
 from training.config import TrainingConfig
-from training.data.open import Dataset, usable_examples
+from training.data.open import usable_examples
 from training.data.validate.dataset_check import check_configured
 from training.evaluation import compare
 from training.evaluation.metrics import of_answer
@@ -24,140 +29,73 @@ if TYPE_CHECKING:
     from training.evaluation.blindfold import Blindfold
     from training.evaluation.evaluate import Evaluation
 
+# In the place of an adapter's name: the base alone.
 BASE = "base"
 FOLDER = "evaluations"
-Part = Literal["auto", "held_out", "all"]
-PARTS: tuple[str, ...] = get_args(Part)
+PARTS = ("auto", "held_out", "all")
+# Settings of an adapter's run that hold here too. Those of the data only where it is the same dataset, so
+# that the held-out examples are those of the run.
 OF_MODEL = (*ModelSettings.model_fields, "max_length", "max_new_tokens")
-OF_DATA = ("columns", "dataset_split", "held_out_split", "held_out", "seed", "skip_bad_rows")
-
-Progress = Callable[[str, int, int], None]
+OF_DATA = ("columns", "dataset_split", "held_out_split", "held_out", "seed", "skip_bad_rows", "dataset")
 
 
-@dataclass(frozen=True)
-class Found:
-    """What was asked and answered. `base` and `adapter` are as `evaluated` events have them."""
+def evaluate(command: CliCommand) -> int:
+    """Print base and adapter side by side, and write every answer into a file.
 
-    adapter_name: str | None
-    dataset: str
-    part: str
-    examples: int
-    output: Path
-    base: dict[str, Any]
-    adapter: dict[str, Any] | None
-    blindfold: "Blindfold | None"
-
-    def facts(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self) | {"output": str(self.output)}
-
-
-def known_settings(workspace: Path, words: str, dataset: str) -> tuple[Path | None, dict[str, Any]]:
-    """The folder of the adapter, None for the base, and what its run's settings say of model and dataset.
-
-    Raises `UserError` where there is no such adapter.
+    Raises:
+        UserError: no such adapter or dataset, they don't fit the model, or no example is left.
     """
-    if words == BASE:
-        return None, {}
-    place = runs.require_adapter(workspace, words)
-    folder, run = place.folder, place.run or runs.run_of(place.folder)
-    if run is None:
-        return folder, {}
-    config = run.config()
-    same = _same_dataset(config.dataset, dataset, workspace)
-    wanted = (*OF_MODEL, *OF_DATA, "dataset") if same else OF_MODEL
-    return folder, {field: getattr(config, field) for field in wanted}
-
-
-def _same_dataset(one: str, other: str, workspace: Path) -> bool:
-    places = [
-        {Path(name).expanduser().resolve(), (workspace / "datasets" / name).resolve()}
-        for name in (one, other)
-    ]
-    return one == other or not places[0].isdisjoint(places[1])
-
-
-def evaluated(
-    config: TrainingConfig,
-    folder: Path | None,
-    *,
-    part: str,
-    trained_on_it: bool,
-    most: int | None,
-    blindfold: bool,
-    output: Path | None,
-    progress: Progress,
-) -> Found:
-    """Ask the base, and the adapter in `folder` if one is given, about the dataset of `config`.
-
-    `trained_on_it`: the adapter's run had this dataset. Raises `UserError` where model, adapter or dataset
-    can't be used, and where nothing is left to ask.
-    """
+    values, workspace, known = command.values, command.workspace, {}
+    folder, run = None, None
+    if values["adapter"] != BASE:
+        place = runs.require_adapter(workspace, values["adapter"])
+        folder, run = place.folder, place.run or runs.run_of(place.folder)
+    if run is not None:
+        trained = run.config()
+        # A run has its dataset's absolute path; here the same one may be named from another folder.
+        one, other = (
+            {Path(name).expanduser().resolve(), (workspace / "datasets" / name).resolve()}
+            for name in (trained.dataset, values["dataset"])
+        )
+        same = trained.dataset == values["dataset"] or not one.isdisjoint(other)
+        known = {field: getattr(trained, field) for field in (*OF_MODEL, *(OF_DATA if same else ()))}
+    config = parser.settings(command, known)
+    most, part = values.get("most"), values.get("part") or "auto"
+    if most is not None and (not str(most).isdecimal() or int(most) < 1):
+        raise UserError(f"--most: {most!r} can't be used.", "Give a whole number from 1.")
     if part not in PARTS:
         raise UserError(f"--part: {part!r} can't be used.", f"Give one of {', '.join(PARTS)}.")
-    if folder is not None:
-        from vlm import adapters as weights
-        from vlm.meta_model import architecture
 
-        base = architecture(config.model, config.revision)
-        weights.check(folder, base, config.model)  # before a weight of the base is read
-    name = None if folder is None else folder.parent.name if folder.name == "adapter" else folder.name
-    dataset, examples, side = _examples(config, part, trained_on_it, most, progress)
-    base, adapter, blind, said = _asked(config, folder, examples, blindfold, progress)
-    place = output or _default_output(config.workspace, name, dataset.name)
-    _write(place, _lines(examples, base, adapter, said))
-    return Found(
-        name,
-        dataset.name,
-        side,
-        len(examples),
-        place,
-        _as_event(base, len(examples)),
-        None if adapter is None else _as_event(adapter, len(examples)),
-        blind,
-    )
-
-
-def describe(found: Found) -> str:
-    """The table, and where the answers are."""
-    which = {"held_out": "held-out examples", "all": "examples"}[found.part]
-    lines = [f"{found.examples:,} {which} of {found.dataset}", ""]
-    name = None if found.adapter is None else "adapter"
-    lines.append(compare.table(compare.rows(found.base, found.adapter), "base", name))
-    if told := compare.several(found.base):
-        lines += ["", told]
-    if found.blindfold is not None:
-        lines += ["", str(found.blindfold), *(found.blindfold.warning or ())]
-    return "\n".join([*lines, "", f"Every answer is in {found.output}"])
-
-
-def _examples(
-    config: TrainingConfig, part: str, trained_on_it: bool, most: int | None, progress: Progress
-) -> tuple[Dataset, list[Example], str]:
+    # With torch from here on, when nothing of what was typed can be wrong any more.
     from training.data.validate.model_check import check_with_model
     from training.evaluation.evaluator import spread
+    from vlm import adapters as weights
+    from vlm.meta_model import architecture
 
-    report = check_with_model(check_configured(config, progress), config, progress)
+    if folder is not None:  # before a weight of the base is read: that takes minutes, this a second
+        weights.check(folder, architecture(config.model, config.revision), config.model)
+    report = check_with_model(check_configured(config, print_progress), config, print_progress)
     dataset = report.cleaned()
     examples = usable_examples(dataset, skip_bad_rows=config.skip_bad_rows)
-    side = ("held_out" if trained_on_it or dataset.held_out else "all") if part == "auto" else part
-    if side == "held_out":
+    if part == "auto":  # what an adapter was trained on says nothing of what it has learned
+        part = "held_out" if "dataset" in known or dataset.held_out else "all"
+    if part == "held_out":
         _, examples = report.sides(config.held_out, config.seed)
     if not examples:
         raise UserError(f"{dataset.name} holds no examples out.", "Use --part all, or give a --held_out.")
-    return dataset, spread(examples, most or len(examples)), side
+    examples = spread(examples, int(most or len(examples)))
+    answers = _ask(config, folder, examples, bool(values.get("blindfold")))
+    _report(command, folder, dataset.name, part, examples, *answers)
+    return 0
 
 
-def _asked(
-    config: TrainingConfig,
-    folder: Path | None,
-    examples: Sequence[Example],
-    blindfold: bool,
-    progress: Progress,
-) -> tuple["Evaluation", "Evaluation | None", "Blindfold | None", dict[str, str]]:
-    """The base's answers, then the adapter's, which goes on it after that; and blindfolded the last one's."""
+def _ask(
+    config: TrainingConfig, folder: Path | None, examples: Sequence[Example], blindfold: bool
+) -> tuple["Evaluation", "Evaluation | None", "Blindfold | None", Mapping[str, str]]:
+    """Returns the base's evaluation, the adapter's, and the blindfold test of the last with its answers."""
     from training.batching.collator import Collator
-    from training.evaluation.evaluate import ask_blindfolded, evaluate
+    from training.evaluation.evaluate import ask_blindfolded
+    from training.evaluation.evaluate import evaluate as evaluate_model
     from vlm import adapters as weights
     from vlm.models.loading import load_base
     from vlm.oom import with_less
@@ -165,77 +103,76 @@ def _asked(
 
     loaded = load_base(config)
     collator = Collator(prompt_style(loaded.model.config, loaded.processor, config.max_length))
+    # Twice as many as in training, since nothing is stored for a backward pass; halved where memory runs out.
     at_once, tokens = 2 * config.batch_size, config.max_new_tokens
-
-    def counted(what: str) -> Callable[[int, int], None]:
-        return lambda done, total: progress(what, done, total)
-
-    def answers(what: str) -> "Evaluation":
-        told = counted(what)
-        return with_less(at_once, lambda n: evaluate(model, collator, examples, tokens, told, batch_size=n))
-
-    model, last = loaded.model, None
-    base = answers("base")
-    if folder is not None:
-        model = weights.load(loaded.model, folder)
-        last = answers("adapter")
+    model, evaluations = loaded.model, []
+    for who in ("base",) if folder is None else ("base", "adapter"):
+        if who == "adapter":
+            # Onto the base's own weights, as a second copy would double the memory: so the base goes first.
+            model = weights.load(model, folder)
+        ask = partial(evaluate_model, model, collator, examples, tokens, partial(print_progress, who))
+        evaluations.append(with_less(at_once, lambda size, ask=ask: ask(batch_size=size)))
+    base, adapter = evaluations[0], evaluations[1] if folder is not None else None
     if not blindfold:
-        return base, last, None, {}
-    own = (last or base).predictions
-    told = counted("blindfolded")
-    found, said = with_less(
-        at_once,
-        lambda n: ask_blindfolded(model, collator, examples, own, config.seed, tokens, told, batch_size=n),
-    )
-    return base, last, found, said
+        return base, adapter, None, {}
+    own, seed, progress = evaluations[-1].predictions, config.seed, partial(print_progress, "blindfolded")
+    ask = partial(ask_blindfolded, model, collator, examples, own, seed, tokens, progress)
+    return base, adapter, *with_less(at_once, lambda size: ask(batch_size=size))
 
 
-def _as_event(evaluation: "Evaluation", examples: int) -> dict[str, Any]:
-    return {"loss": evaluation.loss, "examples": examples} | asdict(evaluation.scores)
-
-
-def _lines(
+def _report(
+    command: CliCommand,
+    folder: Path | None,
+    dataset: str,
+    part: str,
     examples: Sequence[Example],
     base: "Evaluation",
     adapter: "Evaluation | None",
-    blindfolded: Mapping[str, str],
-) -> list[dict[str, Any]]:
-    """One object for each example, in their order."""
+    blindfold: "Blindfold | None",
+    blind_answers: Mapping[str, str],
+) -> None:
+    """Write an object of JSON for each example, in their order, then print the figures.
+
+    Raises:
+        UserError: the file can't be written.
+    """
+    name = None if folder is None else folder.parent.name if folder.name == "adapter" else folder.name
+    plain = dataset.replace("/", "-").replace(":", "-")  # a Hub id with a split has both
+    default = command.workspace / FOLDER / f"{name or BASE}-on-{plain}.jsonl"
+    output = default if command.values.get("output") is None else Path(command.values["output"]).expanduser()
+    # The blindfold test leaves out examples for which there is no other image.
+    answers = {
+        "base": base.predictions,
+        "adapter": adapter and adapter.predictions,
+        "blindfold": blind_answers,
+    }
     lines = []
     for example in examples:
-        line: dict[str, Any] = {
-            "id": example.id,
-            "group": example.group,
-            "question": example.question,
-            "answer": example.answer,
-        } | ({"answers": [*example.references]} if example.references else {})
-        asked = {
-            "base": base.predictions,
-            "adapter": adapter and adapter.predictions,
-            "blindfold": blindfolded,
-        }
-        said = {
-            who: answers[example.id] for who, answers in asked.items() if answers and example.id in answers
-        }
-        scores = {who: of_answer(answer, example.accepted) for who, answer in said.items()}
-        lines.append(line | said | {"scores": scores})
-    return lines
-
-
-def _default_output(workspace: Path, name: str | None, dataset: str) -> Path:
-    plain = dataset.replace("/", "-").replace(":", "-")
-    return workspace / FOLDER / f"{name or BASE}-on-{plain}.jsonl"
-
-
-def _write(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """The file appears whole; the one of an earlier evaluation makes way. `UserError` where it can't."""
-    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+        line = {field: getattr(example, field) for field in ("id", "group", "question", "answer")}
+        if example.references:
+            line["answers"] = [*example.references]
+        texts = {who: by_id[example.id] for who, by_id in answers.items() if by_id and example.id in by_id}
+        scores = {who: of_answer(text, example.accepted) for who, text in texts.items()}
+        lines.append(json.dumps(line | texts | {"scores": scores}, ensure_ascii=False) + "\n")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        draft.replace(path)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        # A model may write half of a surrogate pair, for which UTF-8 has no bytes.
+        write_atomic(output, "".join(lines).encode(errors="backslashreplace"))
     except OSError as error:
-        draft.unlink(missing_ok=True)
-        problem = f"{path} can't be written: {error.strerror}."
+        problem = f"{output} can't be written: {error.strerror}."
         raise UserError(problem, "Choose another file with --output.") from error
+    # As `evaluated` events have them, so that `compare` takes either.
+    before, after = (
+        it and {"loss": it.loss, "examples": len(examples)} | asdict(it.scores) for it in (base, adapter)
+    )
+    facts = {"adapter_name": name, "dataset": dataset, "part": part, "examples": len(examples)}
+    facts |= {"output": str(output), "base": before, "adapter": after}
+    facts |= {"blindfold": blindfold and asdict(blindfold)}
+    side = "held-out examples" if part == "held_out" else "examples"
+    table = compare.table(compare.rows(before, after), "base", None if after is None else "adapter")
+    text = [f"{len(examples):,} {side} of {dataset}", "", table]
+    if several := compare.several(before):
+        text += ["", several]
+    if blindfold is not None:
+        text += ["", str(blindfold), *(blindfold.warning or ())]
+    print_result(command, facts, "\n".join([*text, "", f"Every answer is in {output}"]))

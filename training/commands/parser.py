@@ -1,7 +1,7 @@
-"""The command line's words: its commands and flags, and what was typed turned into values. No torch.
+"""The command-line parser: commands, flags, and the settings they give. No torch.
 
-The flags of a run are `TrainingConfig`'s fields; pydantic-settings makes a parser of them. It only takes the
-words apart here: values are checked by `training.config`, so that everything that is wrong is said at once.
+The flags of a run are `TrainingConfig`'s fields; pydantic-settings makes an argparse parser of them. It only
+splits the words here: `training.config` validates the values, so that every problem is reported at once.
 """
 
 import os
@@ -24,10 +24,12 @@ from pydantic_settings import (
 )
 
 from training.config import Problem, TrainingConfig, check, read_file, refusal, unknown_setting
-from training.data.edit.export import FORMATS, Format
+from training.data.edit.export import Format
 from vlm.errors import UserError
 
 WORKSPACE_VARIABLE = "LORA_LENS_WORKSPACE"
+# The commands whose flags are settings of a new run.
+TRAIN = ("run", "start", "submit")
 
 
 class StartCommand(TrainingConfig):
@@ -228,16 +230,24 @@ class CommandLine(BaseSettings):
 
 
 @dataclass(frozen=True)
-class Typed:
-    """A command with its values as typed: texts and switches, unchecked. `problems`: words of no meaning."""
+class CliCommand:
+    """A command with its flags' values as typed: texts and switches, not validated.
 
-    command: str
+    `problems` are words that no flag takes. `ends_process`: this process was started for the command alone.
+    """
+
+    name: str
     values: dict[str, Any]
     problems: list[Problem]
+    ends_process: bool = False
+
+    @property
+    def workspace(self) -> Path:
+        return Path(self.values.get("workspace") or default_workspace()).expanduser()
 
 
-def parse(words: Sequence[str]) -> Typed:
-    """What the words after `python -m training` say; without any, the help is printed.
+def parse(words: Sequence[str], *, ends_process: bool = False) -> CliCommand:
+    """Returns what the words after `python -m training` say; without any, the help is printed.
 
     Raises:
         UserError: no such command, or a flag without its value.
@@ -249,6 +259,7 @@ def parse(words: Sequence[str]) -> Typed:
             cli_parse_args=list(words) or ["--help"],
             cli_exit_on_error=False,
             cli_hide_none_type=True,
+            # argparse would end at unknown words: they are reported below, with the settings' problems.
             cli_ignore_unknown_args=True,
             cli_implicit_flags=True,
         )
@@ -257,80 +268,40 @@ def parse(words: Sequence[str]) -> Typed:
         problem = str(error).removeprefix("error parsing CLI: ").removeprefix("argument ")
         raise UserError(f"{problem}.", "`python -m training --help` lists the commands.") from error
     unknown = found.pop("unknown")
-    command = next((name for name, values in found.items() if values is not None), None)
-    if command is None:  # nothing but unknown flags before where a command should be
+    name = next((name for name, values in found.items() if values is not None), None)
+    if name is None:  # nothing but unknown flags before where a command should be
         raise UserError(f"{unknown[0]} is no command.", "`python -m training --help` lists the commands.")
-    options = get_args(CommandLine.model_fields[command].annotation)
+    options = get_args(CommandLine.model_fields[name].annotation)
     (model,) = (option for option in options if option is not NoneType)
     flags = [field.alias or name for name, field in model.model_fields.items()]
-    return Typed(command, found[command], _without_meaning(unknown, flags))
-
-
-def _without_meaning(words: Sequence[str], flags: Sequence[str]) -> list[Problem]:
-    """A problem for each unknown flag, and for each word that is not the value of one."""
-    problems = []
-    before = ""
-    for word in words:
+    problems, before = [], ""
+    for word in unknown:
         if word.startswith("-"):
             problems.append(unknown_setting(word.lstrip("-").split("=")[0], flags))
-        elif not before.startswith("-"):
+        elif not before.startswith("-"):  # else it is the value of an unknown flag, which is named already
             problems.append(
                 Problem("", f"{word!r} belongs to no flag", "A switch takes no value: --no-… turns it off.")
             )
         before = word
-    return problems
+    return CliCommand(name, found[name], problems, ends_process)
 
 
-def settings(typed: Typed) -> TrainingConfig:
-    """The settings of a run: a flag counts before the file, the file before the defaults.
+def settings(command: CliCommand, known: Mapping[str, Any] | None = None) -> TrainingConfig:
+    """Returns a run's settings: flags override the `--config` file, it `known` ones, they the defaults.
 
     Raises:
         UserError: names everything that is wrong with what was typed and with what the file says.
     """
-    values = {key: value for key, value in typed.values.items() if key in TrainingConfig.model_fields}
-    if typed.values.get("config"):
-        values = read_file(Path(typed.values["config"])) | values
+    values = {key: value for key, value in command.values.items() if key in TrainingConfig.model_fields}
+    if command.name not in TRAIN:
+        # `null` is a value for a run, as in `--max_steps null`; elsewhere it means that nothing is given.
+        values = {key: value for key, value in values.items() if value is not None}
+    file = command.values.get("config")
+    values = dict(known or {}) | (read_file(Path(file)) if file else {}) | values
     values.setdefault("workspace", default_workspace())
-    if problems := check(values) + typed.problems:
+    if problems := check(values) + command.problems:
         raise refusal(problems)
     return TrainingConfig.model_validate(values)
-
-
-def job_settings(typed: Typed) -> JobSettings:
-    return JobSettings.model_validate(
-        {key: value for key, value in typed.values.items() if key in JobSettings.model_fields}
-    )
-
-
-def check_settings(typed: Typed, known: Mapping[str, Any] | None = None) -> TrainingConfig:
-    """The settings of a check or an export, as a run would have them: what was typed, before what is `known`.
-
-    `UserError` as of `settings`.
-    """
-    said = {key: value for key, value in typed.values.items() if key in TrainingConfig.model_fields}
-    values = dict(known or {}) | {key: value for key, value in said.items() if value is not None}
-    values.setdefault("workspace", default_workspace())
-    if problems := check(values) + typed.problems:
-        raise refusal(problems)
-    return TrainingConfig.model_validate(values)
-
-
-def export_format(typed: Typed) -> Format:
-    """The format to export in. Raises `UserError` where it is none."""
-    wanted = typed.values.get("format") or FORMATS[0]
-    if wanted not in FORMATS:
-        raise UserError(f"--format: {wanted!r} can't be used.", f"Give one of {', '.join(FORMATS)}.")
-    return wanted
-
-
-def whole_number(values: Mapping[str, Any], flag: str) -> int | None:
-    """A flag's value, above 0; None where it was not given. Raises `UserError` where it is no such number."""
-    said = values.get(flag)
-    if said is None:
-        return None
-    if not str(said).isdecimal() or int(said) < 1:
-        raise UserError(f"--{flag}: {said!r} can't be used.", "Give a whole number from 1.")
-    return int(said)
 
 
 def default_workspace() -> Path:

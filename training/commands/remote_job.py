@@ -1,7 +1,7 @@
-"""What a job on Hugging Face does: train in its own workspace, print each event, push the adapter. No torch.
+"""A job on Hugging Face: train in its own workspace, print each event, push the adapter. No torch.
 
-`training.commands.submit` starts it there with `python -m training.commands.remote_job FOLDER`. The outcome
-is printed last, when the adapter is where it says: whoever follows may fetch it then.
+`training.commands.submit` starts it there with `python -m training.commands.remote_job FOLDER` and reads its
+lines with `parse_event`.
 """
 
 import json
@@ -9,65 +9,70 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import HfApi
 
 from training import config, runs
 from training.commands import parser
 from training.runs import events
-from training.runs.events import FINAL
+from training.runs.events import FINAL, Event
 
+# Before each event, on a line of its own: everything else in a job's log is for people.
 MARK = "@lora-lens "
-"""Before each event, on a line of its own: everything else in a job's log is for people."""
+# Of the worker's output that goes into the job's log, which outlives the job's disk.
+LOG_LINES = 200
+# The process that starts a worker writes its exit code a moment after the worker's last event.
+EXIT_CODE_WITHIN_S = 30.0
 
 
 def main(folder: Path) -> int:
-    """Train with the settings in this folder. The worker's exit code."""
+    """Train with the settings in this folder. Returns the worker's exit code."""
     settings = config.read_file(folder / "config.yaml") | {"workspace": parser.default_workspace()}
     run = runs.start(config.build(settings))
-    final: dict[str, Any] | None = None
+    final: Event | None = None
     for event in events.follow(run.events_path, until=lambda: not run.status().live):
         if event["kind"] in FINAL:
             final = event
         else:
-            tell(event)
-    code = exit_code(run)
-    sys.stdout.write("\n".join(events.tail(run.output_log, 200)) + "\n")
-    if final is None:
+            _print_event(event)
+    deadline = time.monotonic() + EXIT_CODE_WITHIN_S
+    while not run.exit_code_path.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    code = int(run.exit_code_path.read_text()) if run.exit_code_path.exists() else 1
+    print("\n".join(events.tail(run.output_log, LOG_LINES)))
+    failed = {"kind": "failed", "elapsed_s": 0.0}
+    if final is None:  # killed, most often by the platform's limit of memory
         status = run.status()
-        final = failed(status.problem or "The worker died.", status.remedy or "Read the log.")
+        problem, remedy = status.problem or "The worker died.", status.remedy or "Read the log."
+        final = failed | {"problem": problem, "remedy": remedy}
     elif final["kind"] != "failed":
         try:
-            push(run.adapter_path, os.environ["LORA_LENS_RESULT"])
-        except Exception as error:
+            HfApi().upload_folder(repo_id=os.environ["LORA_LENS_RESULT"], folder_path=run.adapter_path)
+        except Exception as error:  # whatever it is, the one who submitted has to read it
             problem = f"The adapter could not be pushed: {str(error).splitlines()[0]}"
-            final = failed(problem, "Give the token write access, and submit again.")
-            code = code or 1
-    tell(final | {"exit_code": code})
+            remedy = "Give the token write access, and submit again."
+            final, code = failed | {"problem": problem, "remedy": remedy}, code or 1
+    # The outcome comes last: who follows fetches the adapter as soon as it reads `finished`.
+    _print_event(final | {"exit_code": code})
     return code
 
 
-def tell(event: dict[str, Any]) -> None:
-    sys.stdout.write(f"{MARK}{json.dumps(event)}\n")
-    sys.stdout.flush()
+def _print_event(event: Event) -> None:
+    # A job's stdout is a pipe, which Python would fill before it sends anything.
+    print(f"{MARK}{json.dumps(event)}", flush=True)
 
 
-def failed(problem: str, remedy: str) -> dict[str, Any]:
-    return {"kind": "failed", "problem": problem, "remedy": remedy, "elapsed_s": 0.0}
-
-
-def push(adapter: Path, repository: str) -> None:
-    """The adapter's folder, into the private model repository that `training.commands.submit` made."""
-    HfApi().upload_folder(repo_id=repository, folder_path=adapter)
-
-
-def exit_code(run: runs.Run) -> int:
-    """How the worker ended; its starter writes that a moment after its last event."""
-    deadline = time.monotonic() + 30
-    while not run.exit_code_path.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return int(run.exit_code_path.read_text()) if run.exit_code_path.exists() else 1
+def parse_event(line: str) -> Event | None:
+    """Returns the event on a line of a job's log; None for a line of another kind."""
+    if not line.startswith(MARK):
+        return None
+    try:
+        event = json.loads(line.removeprefix(MARK))
+    except ValueError:  # the platform cuts lines that are very long
+        return None
+    # The job's clock is not this machine's; an event log gives its own time.
+    event.pop("time", None)
+    return event
 
 
 if __name__ == "__main__":

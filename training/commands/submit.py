@@ -1,10 +1,9 @@
-"""Submit: a run on Hugging Face Jobs, followed from here. No torch.
+"""The command `submit`: a run on Hugging Face Jobs, followed from here. No torch.
 
 Program, settings and a dataset of this machine go to a private dataset repository of the user's, which the
-job mounts; there `training.commands.remote_job` trains and prints each event, and the adapter goes to a
+job mounts; there `training.commands.remote_job` trains and prints each event, and pushes the adapter to a
 private model repository. Here the events fill an ordinary run folder, so that page and shell show the run as
-any other. The token is the environment's or the Hub login's: it travels as the job's secret and is written
-nowhere.
+any other.
 """
 
 import difflib
@@ -15,17 +14,18 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, Volume, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, JobInfo, Volume, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
 from training import runs
-from training.commands.parser import JobSettings
-from training.commands.remote_job import MARK
+from training.commands import parser
+from training.commands.parser import CliCommand, JobSettings
+from training.commands.remote_job import parse_event
 from training.config import TrainingConfig
 from training.data.open import open_configured, usable_examples
 from training.data.readers.hub_rows import NAME
@@ -36,104 +36,87 @@ from training.runs.events import FINAL, EventLog
 from vlm.errors import UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
+# What a job needs to train: neither page nor tests, nor the recipe the starter was made by.
 PROGRAM = ("training", "vlm")
 MOUNTED = "/job"
+# Copied first: a mounted repository can't be written to, and Python writes its caches beside the code.
 COMMAND = (
     f"cp -r {MOUNTED}/project /tmp/lora-lens && cd /tmp/lora-lens"
     " && pip install --quiet --root-user-action ignore -r requirements.txt"
     f" && python -m training.commands.remote_job {MOUNTED}"
 )
-ASKED_EVERY_S = 0.5
-UNREACHED = (HfHubHTTPError, OfflineModeIsEnabled, HTTPError)
-"""What the Hub's client raises where the Hub refuses or is not reached."""
+POLL_S = 0.5
+# What the Hub's client raises where the Hub refuses or is not reached.
+HUB_ERRORS = (HfHubHTTPError, OfflineModeIsEnabled, HTTPError)
 
 
-@dataclass(frozen=True)
-class Job:
-    """A job that was started: its id, its page, and the repository of its adapter."""
-
-    id: str
-    url: str
-    repository: str
-
-
-def submit(config: TrainingConfig, settings: JobSettings, tell: Callable[[str], None]) -> int:
-    """Send a run to Hugging Face Jobs and follow it to its end; the exit code is a worker's.
+def submit(command: CliCommand) -> int:
+    """Send a run to Hugging Face Jobs and follow it to its end. Returns a worker's exit code.
 
     Raises:
         UserError: nothing was sent, because of the token, the machine, the dataset or the settings.
     """
-    with _explained():
-        token, api = require_token(), HfApi()
-        user = api.whoami(token=token)["name"]
-        require_flavor(settings.flavor, [machine.name for machine in api.list_jobs_hardware(token=token)])
-    _require_timeout(settings.timeout)
-    secrets = {"HF_TOKEN": token} | named_secrets(settings.secrets)
-    dataset, files = files_to_send(config)
-    run = runs.prepare(config)
-    tell(f"{run.name} is sent to Hugging Face Jobs and followed here; Ctrl-C or Stop cancels it.")
-    log, began, job = EventLog(run.events_path), time.monotonic(), None
-    with runs.hold_lock(run):
-        try:
-            with _explained():
-                repository = f"{user}/lora-lens-{hub_name(run.name)}"
-                _send(api, run, config.model_copy(update={"dataset": dataset}), files, repository)
-                job = _start(api, settings, secrets, repository)
-                tell(f"  the job: {job.url}")
-                code = _follow(api, run, log, job, began)
-                tell(f"{run.name}: {run.status().state}")
-                return code
-        except UserError as error:
-            remedy = error.remedy if job is None else f"{error.remedy} The job: {job.url}"
-            log.append("failed", problem=error.problem, remedy=remedy, elapsed_s=time.monotonic() - began)
-            tell(f"{error.problem}\n{remedy}")
-            return 2
-
-
-def require_token() -> str:
-    """The token of the environment or the login. Raises `UserError` where there is none."""
+    config, typed = parser.settings(command), command.values
+    settings = JobSettings.model_validate({k: v for k, v in typed.items() if k in JobSettings.model_fields})
+    # Written to no file: the job gets the token as a secret, which the platform doesn't show.
     token = get_token()
     if token is None:
         raise UserError(
             "Hugging Face Jobs need a token, and there is none.", "Log in: hf auth login, or set HF_TOKEN."
         )
-    return token
-
-
-def require_flavor(flavor: str, offered: Sequence[str]) -> None:
-    """Raise `UserError` where there is no such machine."""
-    if flavor not in offered:
-        near = difflib.get_close_matches(flavor, offered, n=1)
-        remedy = (
-            f"Did you mean {near[0]}? All: {', '.join(offered)}."
-            if near
-            else f"Give one of {', '.join(offered)}."
+    api = HfApi()
+    with _explained():
+        user = api.whoami(token=token)["name"]
+        flavors = [machine.name for machine in api.list_jobs_hardware(token=token)]
+    if settings.flavor not in flavors:
+        near = difflib.get_close_matches(settings.flavor, flavors, n=1)
+        remedy = f"Did you mean {near[0]}? All: " if near else "Give one of "
+        raise UserError(
+            f"--flavor: there is no machine {settings.flavor!r}.", f"{remedy}{', '.join(flavors)}."
         )
-        raise UserError(f"--flavor: there is no machine {flavor!r}.", remedy)
-
-
-def _require_timeout(timeout: str) -> None:
-    if not re.fullmatch(r"\d+(\.\d+)?[smhd]?", timeout):
-        raise UserError(f"--timeout: {timeout!r} is no duration.", "Give seconds, or 90m, 2h or 1d.")
-
-
-def named_secrets(names: str | None) -> dict[str, str]:
-    """The environment variables of these names. Raises `UserError` for one that is not set."""
-    wanted = [name.strip() for name in (names or "").split(",") if name.strip()]
-    missing = [name for name in wanted if name not in os.environ]
-    if missing:
+    if not re.fullmatch(r"\d+(\.\d+)?[smhd]?", settings.timeout):
+        raise UserError(f"--timeout: {settings.timeout!r} is no duration.", "Give seconds, or 90m, 2h or 1d.")
+    names = [name.strip() for name in (settings.secrets or "").split(",") if name.strip()]
+    if missing := [name for name in names if name not in os.environ]:
         raise UserError(
             f"--secrets: {', '.join(missing)} is not set in this shell.",
             "Give names of environment variables, not their values, and export them first.",
         )
-    return {name: os.environ[name] for name in wanted}
+    secrets = {"HF_TOKEN": token} | {name: os.environ[name] for name in names}
+    dataset, files = _dataset_files(config)
+
+    # Nothing is sent before this line, and no run folder is left by what is refused above.
+    run = runs.prepare(config)
+    print(
+        f"{run.name} is sent to Hugging Face Jobs and followed here; Ctrl-C or Stop cancels it.", flush=True
+    )
+    log, began, job = EventLog(run.events_path), time.monotonic(), None
+    # Letters of any language may name a run, and only these a repository, without `..` and `--`.
+    plain = re.sub(r"[^A-Za-z0-9._-]+|\.{2,}|-{2,}", "-", run.name).strip("-.")[:80] or "run"
+    repository = f"{user}/lora-lens-{plain}"
+    with runs.hold_lock(run):  # as a worker does: it makes the run live, and Stop and delete respect it
+        try:
+            with _explained():
+                sent = config.model_copy(update={"dataset": dataset})
+                job = _start_job(api, run, sent, files, repository, settings, secrets)
+                print(f"  the job: {job.url}", flush=True)
+                code = _follow(api, run, log, job, repository, began)
+                print(f"{run.name}: {run.status().state}", flush=True)
+                return code
+        except UserError as error:
+            remedy = error.remedy if job is None else f"{error.remedy} The job: {job.url}"
+            log.append("failed", problem=error.problem, remedy=remedy, elapsed_s=time.monotonic() - began)
+            print(f"{error.problem}\n{remedy}", flush=True)
+            return 2
 
 
-def files_to_send(config: TrainingConfig) -> tuple[str, list[tuple[Path, str]]]:
-    """How the job names the dataset, and each file of this machine to send, with its place in `dataset`.
+def _dataset_files(config: TrainingConfig) -> tuple[str, list[tuple[Path, str]]]:
+    """Returns how the job names the dataset, and each file to send with its place in `dataset/`.
 
-    Of a file of rows, itself and the images it names; a sample or a dataset of the Hub needs none. Raises
-    `UserError` where there is no such dataset, or what it or the run is of can't be sent.
+    A sample or a dataset of the Hub needs none.
+
+    Raises:
+        UserError: no such dataset, bad rows, or a model or an adapter of this machine.
     """
     for field, name in (("model", config.model), ("from_adapter", config.from_adapter)):
         if name is not None and (Path(name).expanduser().exists() or Path(name).is_absolute()):
@@ -151,77 +134,88 @@ def files_to_send(config: TrainingConfig) -> tuple[str, list[tuple[Path, str]]]:
         files = [(file, f"{path.name}/{file.relative_to(path).as_posix()}") for file in _files_in(path)]
     elif path.suffix.lower() == ".zip":
         files = [(path, path.name)]
-    else:
+    else:  # of a file of rows, itself and the images it names: what else is in the folder may be private
         images = {image for example in dataset.examples for image in example.images}
         files = [(file, file.relative_to(path.parent).as_posix()) for file in (path, *sorted(images))]
     return f"./dataset/{path.name}", files
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """All files in a folder but hidden ones and Python's own."""
+    """Returns all files in a folder but hidden ones, which may hold secrets, and Python's caches."""
     files = (file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
     return sorted(file for file in files if file.suffix != ".pyc")
 
 
-def hub_name(name: str) -> str:
-    """A run's name as a repository may have it."""
-    return re.sub(r"[^A-Za-z0-9._-]+|\.{2,}|-{2,}", "-", name).strip("-.")[:80] or "run"
-
-
-def _send(
-    api: HfApi, run: Run, config: TrainingConfig, files: Sequence[tuple[Path, str]], repository: str
-) -> None:
-    """Program, settings and dataset, in a private repository; another one is made for the adapter.
-
-    Both are new: one that was there might be public, or hold another's files.
-    """
+def _start_job(
+    api: HfApi,
+    run: Run,
+    config: TrainingConfig,
+    files: Sequence[tuple[Path, str]],
+    repository: str,
+    settings: JobSettings,
+    secrets: dict[str, str],
+) -> JobInfo:
+    """Commit program, settings and dataset to a new private repository, and start a job that mounts it."""
     kind = {"repo_id": f"{repository}-job", "repo_type": "dataset"}
+    # Without exist_ok: a repository that was there might be public, or hold another's files.
     api.create_repo(repository, private=True)
     api.create_repo(**kind, private=True)
     with tempfile.TemporaryDirectory() as folder:
         settings = Path(folder) / "config.yaml"
         config.dump(settings)
         with settings.open("a", encoding="utf-8") as file:
-            file.write(f"name: {json.dumps(run.name)}\n")
+            file.write(f"name: {json.dumps(run.name)}\n")  # in a run folder the folder is the name
         sent = [(settings, "config.yaml"), *((path, f"dataset/{place}") for path, place in files)]
         program = [PROJECT / "requirements.txt", *(f for room in PROGRAM for f in _files_in(PROJECT / room))]
         sent += [(path, f"project/{path.relative_to(PROJECT).as_posix()}") for path in program]
         operations = [CommitOperationAdd(path_or_fileobj=path, path_in_repo=place) for path, place in sent]
         api.create_commit(**kind, operations=operations, commit_message=f"The run {run.name}")
-
-
-def _start(api: HfApi, settings: JobSettings, secrets: dict[str, str], repository: str) -> Job:
-    info = api.run_job(
+    return api.run_job(
         image=settings.image,
         command=["sh", "-c", COMMAND],
         env={"LORA_LENS_RESULT": repository, "LORA_LENS_WORKSPACE": "/tmp/workspace"},
         secrets=secrets,
         flavor=settings.flavor,
         timeout=settings.timeout,
-        volumes=[Volume(type="dataset", source=f"{repository}-job", mount_path=MOUNTED)],
+        volumes=[Volume(type="dataset", source=kind["repo_id"], mount_path=MOUNTED)],
     )
-    return Job(info.id, info.url, repository)
 
 
-def _follow(api: HfApi, run: Run, log: EventLog, job: Job, began: float) -> int:
-    """What the job says, as this run's events, until it ends; a Stop here cancels it."""
-    final, code, step = None, 1, 0
-    with _cancelled_on_stop(api, run, job) as cancelled, run.output_log.open("a", encoding="utf-8") as output:
-        for line in api.fetch_job_logs(job_id=job.id, follow=True):
-            event = parse(line)
-            if event is None:
-                output.write(line.rstrip("\n") + "\n")
-                output.flush()
-                continue
-            kind = event.pop("kind")
-            step = event.get("step", step)
-            if kind in FINAL:
-                code = event.pop("exit_code", 1)
-                final = kind, event
-            elif kind not in ("queued", "checkpoint"):  # its checkpoints stay with the job, and go with it
-                log.append(kind, **event)
+def _follow(api: HfApi, run: Run, log: EventLog, job: JobInfo, repository: str, began: float) -> int:
+    """Append the job's events to this run until it ends, then fetch the adapter. Returns the exit code.
+
+    Raises:
+        UserError: the job ended without an outcome, or the adapter can't be fetched.
+    """
+    final, code, step, over = None, 1, 0, threading.Event()
+    with (
+        asked_by_signal() as asked,
+        ThreadPoolExecutor(1) as pool,
+        run.output_log.open("a", encoding="utf-8") as output,
+    ):
+        # Beside this thread, which waits for the job's next line.
+        cancelled = pool.submit(_cancel_on_stop, api, run, job, asked, over)
+        try:
+            for line in api.fetch_job_logs(job_id=job.id, follow=True):
+                event = parse_event(line)
+                if event is None:
+                    output.write(line.rstrip("\n") + "\n")
+                    output.flush()
+                    continue
+                kind = event.pop("kind")
+                step = event.get("step", step)
+                if kind in FINAL:  # appended when the adapter is here: it makes the run finished
+                    code = event.pop("exit_code", 1)
+                    final = kind, event
+                elif kind not in (
+                    "queued",
+                    "checkpoint",
+                ):  # its checkpoints stay with the job, and go with it
+                    log.append(kind, **event)
+        finally:
+            over.set()
     elapsed_s = time.monotonic() - began
-    if final is None and cancelled.is_set():
+    if final is None and cancelled.result():
         log.append("stopped", step=step, elapsed_s=elapsed_s)
         return 3
     if final is None:
@@ -232,59 +226,34 @@ def _follow(api: HfApi, run: Run, log: EventLog, job: Job, began: float) -> int:
         )
     kind, event = final
     if kind != "failed":
-        _fetch(api, run, job)
+        draft = run.path / "adapter.draft"
+        try:
+            api.snapshot_download(repository, local_dir=draft)
+        except HUB_ERRORS as error:
+            raise UserError(
+                f"The adapter is in {repository}, and could not be fetched: {str(error).splitlines()[0]}",
+                f"Fetch it: hf download {repository} --local-dir {run.adapter_path}",
+            ) from error
+        # The Hub's own, which no adapter has.
+        shutil.rmtree(draft / ".cache", ignore_errors=True)
+        (draft / ".gitattributes").unlink(missing_ok=True)
+        draft.rename(run.adapter_path)
     log.append(kind, **event | {"elapsed_s": elapsed_s})
     return code
 
 
-@contextmanager
-def _cancelled_on_stop(api: HfApi, run: Run, job: Job) -> Iterator[threading.Event]:
-    """While the job runs: cancel it when the run is asked to stop. The event says whether it was."""
-    cancelled, over = threading.Event(), threading.Event()
-    with asked_by_signal() as asked:
-
-        def look() -> None:
-            while not over.wait(ASKED_EVERY_S):
-                if asked.is_set() or runs.stop_requested(run):
-                    cancelled.set()
-                    with suppress(*UNREACHED):  # asked again in a moment
-                        api.cancel_job(job_id=job.id)
-                        return
-
-        looking = threading.Thread(target=look, daemon=True)
-        looking.start()
-        try:
-            yield cancelled
-        finally:
-            over.set()
-            looking.join()
-
-
-def parse(line: str) -> dict | None:
-    """The event on a line of the job's log; None for a line of another kind."""
-    if not line.startswith(MARK):
-        return None
-    try:
-        event = json.loads(line.removeprefix(MARK))
-    except ValueError:
-        return None
-    event.pop("time", None)
-    return event
-
-
-def _fetch(api: HfApi, run: Run, job: Job) -> None:
-    """The adapter, from the repository the job pushed it to."""
-    draft = run.path / "adapter.draft"
-    try:
-        api.snapshot_download(job.repository, local_dir=draft)
-    except UNREACHED as error:
-        raise UserError(
-            f"The adapter is in {job.repository}, and could not be fetched: {str(error).splitlines()[0]}",
-            f"Fetch it: hf download {job.repository} --local-dir {run.adapter_path}",
-        ) from error
-    shutil.rmtree(draft / ".cache", ignore_errors=True)
-    (draft / ".gitattributes").unlink(missing_ok=True)
-    draft.rename(run.adapter_path)
+def _cancel_on_stop(
+    api: HfApi, run: Run, job: JobInfo, asked: threading.Event, over: threading.Event
+) -> bool:
+    """Cancel the job once a signal or the run's folder says stop, until `over`. Returns whether one did."""
+    wanted = False
+    while not over.wait(POLL_S):
+        if asked.is_set() or runs.stop_requested(run):
+            wanted = True
+            with suppress(*HUB_ERRORS):  # not reached: tried again in a moment
+                api.cancel_job(job_id=job.id)
+                break
+    return wanted
 
 
 @contextmanager

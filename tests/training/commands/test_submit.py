@@ -15,7 +15,7 @@ from support.stub_hub import TOKEN, StubHub, serving
 from support.stub_jobs import USER, Jobs, JobsHandler
 from training import runs
 from training.__main__ import main
-from training.commands.submit import hub_name, parse
+from training.commands.remote_job import parse_event
 from training.loop import worker
 from training.runs import Run
 
@@ -179,11 +179,16 @@ def test_a_file_of_rows_sends_the_images_it_names_and_nothing_beside_it(
     ("name", "repository"),
     [("hình của tôi", "h-nh-c-a-t-i"), ("a..b--c", "a-b-c"), ("ảnh", "nh"), ("東", "run")],
 )
-def test_a_runs_name_becomes_one_that_the_hub_takes(name: str, repository: str) -> None:
-    assert hub_name(name) == repository
+def test_a_runs_name_becomes_one_that_the_hub_takes(
+    platform: tuple[StubHub, Jobs], name: str, repository: str
+) -> None:
+    platform[1].script = "exit 1"
+    assert main(["submit", "--name", name, "--dataset", "shapes"]) == 2
+    ours = f"{USER}/lora-lens-{repository}"
+    assert platform[0].repos.keys() == {ours, f"{ours}-job"}
 
 
 def test_only_marked_lines_are_events() -> None:
-    assert parse('{"kind": "step"}') is None
-    assert parse("@lora-lens {half") is None
-    assert parse('@lora-lens {"kind": "queued", "time": 1.0}') == {"kind": "queued"}
+    assert parse_event('{"kind": "step"}') is None
+    assert parse_event("@lora-lens {half") is None
+    assert parse_event('@lora-lens {"kind": "queued", "time": 1.0}') == {"kind": "queued"}

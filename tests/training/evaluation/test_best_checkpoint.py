@@ -10,7 +10,7 @@ import pytest
 
 from support.checkpointing import checkpoint, go_on, names, same, stopped_after, weights
 from training import TrainingConfig, runs
-from training.commands import adapters
+from training.__main__ import main
 from training.config import check
 from training.evaluation.best_checkpoint import Best
 from training.loop import worker
@@ -85,7 +85,9 @@ def ended(tiny_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactor
     return run
 
 
-def test_a_run_ends_early_and_its_adapter_is_the_best_checkpoints(ended: Run) -> None:
+def test_a_run_ends_early_and_its_adapter_is_the_best_checkpoints(
+    ended: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     [finished] = ended.events({"finished"})
     assert finished["step"] == ended.status().step == 4
     assert (finished["best_step"], finished["best_metric"], finished["ended_early"]) == (2, "loss", True)
@@ -98,7 +100,8 @@ def test_a_run_ends_early_and_its_adapter_is_the_best_checkpoints(ended: Run) ->
     card = (ended.adapter_path / "README.md").read_text()
     assert "| step 2 (kept) |" in card
     assert "This adapter is that of step 2, the best of 4 evaluations by loss" in card
-    [told] = adapters.listed(ended.workspace)
+    assert main(["adapters", "--json", "--workspace", str(ended.workspace)]) == 0
+    [told] = json.loads(capsys.readouterr().out)
     assert told["metrics"] == ended.events({"evaluated"})[2]["metrics"]
 
 

@@ -1,0 +1,221 @@
+"""The commands that run: run, start, submit, stop, resume, list, show and delete. No torch.
+
+Each takes what was typed and returns the exit code. The run folder is the truth: nothing is remembered here.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from training import distributed, runs
+from training.commands import parser
+from training.commands.output import print_result
+from training.commands.parser import CliCommand
+from training.evaluation.blindfold import Blindfold
+from training.loop import worker
+from training.runs import Run, Status, events
+from vlm.errors import UserError
+
+# Lines of output.log that `show --log` prints: a traceback with what led to it.
+LOG_LINES = 200
+
+
+def run(command: CliCommand) -> int:
+    """Train in the foreground: a new run, or the prepared one that `--folder` names.
+
+    Raises:
+        UserError: settings that can't be used, or `--folder` with other flags.
+    """
+    if distributed.assists():  # rank 0 prepares the folder and sends it to the others
+        return worker.assist()
+    folder = command.values.get("folder")
+    if folder is None:
+        prepared = runs.prepare(distributed.as_launched(parser.settings(command)))
+        return worker.main(prepared, alone=command.ends_process)
+    if len(command.values) > 1 or command.problems:
+        raise UserError(
+            "--folder takes no other flag.", "A prepared run has its settings in its config.yaml."
+        )
+    path = Path(folder).absolute()
+    return worker.main(runs.find(path.parent.parent, path.name), alone=command.ends_process)
+
+
+def start(command: CliCommand) -> int:
+    """Train in the background.
+
+    Raises:
+        UserError: settings that can't be used, or a launcher started this.
+    """
+    distributed.require_foreground("start")
+    run = runs.prepare(parser.settings(command))
+    runs.launch(run)
+    print(f"{run.name} is starting in the background, in {run.path}")
+    print(f"  follow it   python -m training show {_reference(run)} --follow")
+    print(f"  stop it     python -m training stop {_reference(run)}")
+    return 0
+
+
+def submit(command: CliCommand) -> int:
+    """Train on Hugging Face Jobs and follow it here; `training.commands.submit` does it.
+
+    Raises:
+        UserError: what was typed can't be sent, or a launcher started this.
+    """
+    distributed.require_foreground("submit")
+    # The Hub's client takes longer to import than `list` takes as a whole.
+    from training.commands import submit as job
+
+    return job.submit(command)
+
+
+def stop(command: CliCommand) -> int:
+    """Ask a run to finish its step, save and end; of one that is over, print so.
+
+    Raises:
+        UserError: no such run.
+    """
+    run = runs.find(command.workspace, command.values["name"])
+    status = runs.stop(run)
+    if status.live:
+        print(f"{run.name} will finish its step, save and end.")
+    else:
+        print(f"{run.name} is {status.state}: there is nothing to stop.")
+    return 0
+
+
+def resume(command: CliCommand) -> int:
+    """Continue a run that ended early.
+
+    Raises:
+        UserError: no such run, it is at work, or it is finished.
+    """
+    background = command.values.get("background")
+    if background:
+        distributed.require_foreground("resume --background")
+    if distributed.assists():
+        return worker.assist()
+    run = runs.find(command.workspace, command.values["name"])
+    if not runs.reopen(run):
+        raise UserError(
+            f"{run.name} is at work.", f"Follow it: python -m training show {_reference(run)} --follow"
+        )
+    code = 0
+    if background:
+        runs.launch(run)
+    else:
+        code = worker.main(run, alone=command.ends_process)
+    print_result(command, run_facts(run), describe_run(run, run.status()))
+    return code
+
+
+def list_runs(command: CliCommand) -> int:
+    """Print the runs, newest first."""
+    found = runs.list_runs(command.workspace)
+    lines = [describe_run(run, run.status()) for run in found]
+    text = "\n".join(lines) or "There is no run yet. Start one: python -m training start"
+    print_result(command, [run_facts(run) for run in found], text)
+    return 0
+
+
+def show(command: CliCommand) -> int:
+    """Print where a run stands, and with flags its events, its hardest examples or the end of its log.
+
+    Raises:
+        UserError: no such run.
+    """
+    values, run = command.values, runs.find(command.workspace, command.values["name"])
+    if values.get("json"):
+        # `hard` is logged once an epoch, and a resumed run may repeat a test: the newest counts.
+        newest = {kind: run.events({kind})[-1:] for kind in ("blindfold", "hard")}
+        config = {"config": run.config().model_dump(mode="json"), "evaluated": run.events({"evaluated"})}
+        print_result(command, run_facts(run) | config | newest, "")
+        return 0
+    if values.get("follow"):
+        for event in events.follow(run.events_path, until=lambda: not run.status().live):
+            if line := describe_event(event):
+                print(line, flush=True)  # at once in a pipe too
+    if values.get("hard"):
+        hardest = run.events({"hard"})
+        if hardest:
+            seen, epoch = hardest[-1]["seen"], hardest[-1]["epoch"]
+            print(f"Highest loss of {seen:,} examples in epoch {epoch:.3g}; look for wrong labels:")
+        else:
+            print("No epoch has ended yet, or this model's loss can't be told apart by example.")
+        for sample in hardest[-1]["samples"] if hardest else ():
+            question = f"{sample['question']} → " if sample["question"] else ""
+            print(f"  {_number(sample['loss'])}  {sample['example_id']}: {question}{sample['answer']}")
+    if values.get("log"):
+        print(*events.tail(run.output_log, LOG_LINES), sep="\n")
+    status = run.status()
+    print(describe_run(run, status))
+    if run.adapter_path.is_dir():
+        print(f"  adapter: {run.adapter_path}")
+    if status.problem:
+        print(f"  {status.problem}\n  {status.remedy}")
+    return 0
+
+
+def delete(command: CliCommand) -> int:
+    """Move a run to the workspace's trash.
+
+    Raises:
+        UserError: no such run, or it is at work.
+    """
+    run = runs.find(command.workspace, command.values["name"])
+    print(f"{run.name} was moved to {runs.delete(run)}")
+    return 0
+
+
+def describe_run(run: Run, status: Status) -> str:
+    """Returns a run's state on one line."""
+    total = f" of {status.total}" if status.total else ""
+    parts = [f"{run.name}: {status.state}", f"step {status.step}{total}", f"{status.elapsed_s:.0f} s"]
+    if status.live and status.phase:
+        parts.insert(1, status.phase)
+    if status.eta_s is not None:
+        parts.append(f"{status.eta_s:.0f} s left")
+    return ", ".join(parts)
+
+
+def describe_event(event: events.Event) -> str | None:
+    """Returns an event on one line; None for those that only a page can show well."""
+    match event["kind"]:
+        case "started":
+            return (
+                f"{event['base_model']} on {event['device']}: {event['trainable']:,} parameters are trained"
+            )
+        case "step":
+            return f"step {event['step']} of {event['total']}: loss {_number(event['loss'])}"
+        case "evaluated":
+            metrics, intervals = [], event.get("intervals", {})  # older logs have no intervals
+            for name, value in event["metrics"].items():
+                low_high = intervals.get(name)
+                around = f" ({low_high[0]:.3f} to {low_high[1]:.3f})" if low_high else ""
+                metrics.append(f"{name} {_number(value)}{around}")
+            return f"evaluated at step {event['step']}: {', '.join(metrics)}"
+        case "checkpoint":
+            return f"checkpoint at step {event['step']}: {event['path']}"
+        case "blindfold":
+            return str(Blindfold.from_event(event))
+        case "warning":
+            return f"{event['problem']} {event['remedy']}"
+    return None
+
+
+def run_facts(run: Run) -> dict[str, Any]:
+    """Returns a run's place and status as JSON has them."""
+    status = run.status()
+    adapter = str(run.adapter_path) if run.adapter_path.is_dir() else None
+    facts = {"name": run.name, "path": str(run.path), "adapter": adapter}
+    return facts | asdict(status) | {"resumable": status.resumable}
+
+
+def _reference(run: Run) -> str:
+    """Returns the words that name this run in a command typed in this folder."""
+    is_default = run.workspace == parser.default_workspace().absolute()
+    return run.name if is_default else f"{run.name} --workspace {run.workspace}"
+
+
+def _number(value: float | None) -> str:
+    # JSON knows no NaN: the event log holds None for a loss that was not finite.
+    return "not finite" if value is None else f"{value:.3f}"
