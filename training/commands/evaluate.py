@@ -4,13 +4,12 @@ A run's adapter is not evaluated on what it was trained on, unless `--part all` 
 """
 
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from vlm.filesystem import write_atomic
 
 from training import runs
 from training.commands import parser
@@ -157,7 +156,9 @@ def _report(
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         # A model may write half of a surrogate pair, for which UTF-8 has no bytes.
-        write_atomic(output, "".join(lines).encode(errors="backslashreplace"))
+        draft = output.with_name(f".{output.name}-{uuid.uuid4().hex}")
+        draft.write_bytes("".join(lines).encode(errors="backslashreplace"))
+        draft.replace(output)
     except OSError as error:
         problem = f"{output} can't be written: {error.strerror}."
         raise UserError(problem, "Choose another file with --output.") from error

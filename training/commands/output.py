@@ -1,10 +1,13 @@
-"""What all commands print: results for people or programs, and progress on a terminal. No torch."""
+"""What the commands print: results as text or JSON, progress, runs and their events on a line. No torch."""
 
 import json
 import sys
 from typing import Any
 
 from training.commands.parser import CliCommand
+from training.evaluation.blindfold import Blindfold
+from training.runs import Run, Status
+from training.runs.events import Event
 
 
 def print_result(command: CliCommand, facts: Any, text: str) -> None:
@@ -20,3 +23,44 @@ def print_progress(what: str, done: int, total: int) -> None:
         of_all = f" of {total:,}" if total else ""
         end = "\n" if done == total else "\r"
         print(f"{what}: {done:,}{of_all}", end=end, file=sys.stderr, flush=True)
+
+
+def describe_run(run: Run, status: Status) -> str:
+    """Returns a run's state on one line."""
+    total = f" of {status.total}" if status.total else ""
+    parts = [f"{run.name}: {status.state}", f"step {status.step}{total}", f"{status.elapsed_s:.0f} s"]
+    if status.live and status.phase:
+        parts.insert(1, status.phase)
+    if status.eta_s is not None:
+        parts.append(f"{status.eta_s:.0f} s left")
+    return ", ".join(parts)
+
+
+def describe_event(event: Event) -> str | None:
+    """Returns an event on one line; None for those that only a page can show well."""
+    match event["kind"]:
+        case "started":
+            return (
+                f"{event['base_model']} on {event['device']}: {event['trainable']:,} parameters are trained"
+            )
+        case "step":
+            return f"step {event['step']} of {event['total']}: loss {number_text(event['loss'])}"
+        case "evaluated":
+            metrics, intervals = [], event.get("intervals", {})  # older logs have no intervals
+            for name, value in event["metrics"].items():
+                low_high = intervals.get(name)
+                around = f" ({low_high[0]:.3f} to {low_high[1]:.3f})" if low_high else ""
+                metrics.append(f"{name} {number_text(value)}{around}")
+            return f"evaluated at step {event['step']}: {', '.join(metrics)}"
+        case "checkpoint":
+            return f"checkpoint at step {event['step']}: {event['path']}"
+        case "blindfold":
+            return str(Blindfold.from_event(event))
+        case "warning":
+            return f"{event['problem']} {event['remedy']}"
+    return None
+
+
+def number_text(value: float | None) -> str:
+    # JSON knows no NaN: the event log holds None for a number that was not finite.
+    return "not finite" if value is None else f"{value:.3f}"

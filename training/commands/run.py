@@ -9,11 +9,10 @@ from typing import Any
 
 from training import distributed, runs
 from training.commands import parser
-from training.commands.output import print_result
+from training.commands.output import describe_event, describe_run, number_text, print_result
 from training.commands.parser import CliCommand
-from training.evaluation.blindfold import Blindfold
 from training.loop import worker
-from training.runs import Run, Status, events
+from training.runs import Run, events
 from vlm.errors import UserError
 
 # Lines of output.log that `show --log` prints: a traceback with what led to it.
@@ -143,7 +142,7 @@ def show(command: CliCommand) -> int:
             print("No epoch has ended yet, or this model's loss can't be told apart by example.")
         for sample in hardest[-1]["samples"] if hardest else ():
             question = f"{sample['question']} → " if sample["question"] else ""
-            print(f"  {_number(sample['loss'])}  {sample['example_id']}: {question}{sample['answer']}")
+            print(f"  {number_text(sample['loss'])}  {sample['example_id']}: {question}{sample['answer']}")
     if values.get("log"):
         print(*events.tail(run.output_log, LOG_LINES), sep="\n")
     status = run.status()
@@ -166,42 +165,6 @@ def delete(command: CliCommand) -> int:
     return 0
 
 
-def describe_run(run: Run, status: Status) -> str:
-    """Returns a run's state on one line."""
-    total = f" of {status.total}" if status.total else ""
-    parts = [f"{run.name}: {status.state}", f"step {status.step}{total}", f"{status.elapsed_s:.0f} s"]
-    if status.live and status.phase:
-        parts.insert(1, status.phase)
-    if status.eta_s is not None:
-        parts.append(f"{status.eta_s:.0f} s left")
-    return ", ".join(parts)
-
-
-def describe_event(event: events.Event) -> str | None:
-    """Returns an event on one line; None for those that only a page can show well."""
-    match event["kind"]:
-        case "started":
-            return (
-                f"{event['base_model']} on {event['device']}: {event['trainable']:,} parameters are trained"
-            )
-        case "step":
-            return f"step {event['step']} of {event['total']}: loss {_number(event['loss'])}"
-        case "evaluated":
-            metrics, intervals = [], event.get("intervals", {})  # older logs have no intervals
-            for name, value in event["metrics"].items():
-                low_high = intervals.get(name)
-                around = f" ({low_high[0]:.3f} to {low_high[1]:.3f})" if low_high else ""
-                metrics.append(f"{name} {_number(value)}{around}")
-            return f"evaluated at step {event['step']}: {', '.join(metrics)}"
-        case "checkpoint":
-            return f"checkpoint at step {event['step']}: {event['path']}"
-        case "blindfold":
-            return str(Blindfold.from_event(event))
-        case "warning":
-            return f"{event['problem']} {event['remedy']}"
-    return None
-
-
 def run_facts(run: Run) -> dict[str, Any]:
     """Returns a run's place and status as JSON has them."""
     status = run.status()
@@ -214,8 +177,3 @@ def _reference(run: Run) -> str:
     """Returns the words that name this run in a command typed in this folder."""
     is_default = run.workspace == parser.default_workspace().absolute()
     return run.name if is_default else f"{run.name} --workspace {run.workspace}"
-
-
-def _number(value: float | None) -> str:
-    # JSON knows no NaN: the event log holds None for a loss that was not finite.
-    return "not finite" if value is None else f"{value:.3f}"

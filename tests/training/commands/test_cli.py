@@ -12,7 +12,7 @@ import pytest
 from training import runs
 from training.__main__ import COMMANDS, main
 from training.commands import parser
-from training.commands.run import describe_event
+from training.commands.output import describe_event
 from training.config import TrainingConfig, build
 from training.runs import Run
 from training.runs.events import EventLog
