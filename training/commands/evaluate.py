@@ -153,13 +153,14 @@ def _report(
         texts = {who: by_id[example.id] for who, by_id in answers.items() if by_id and example.id in by_id}
         scores = {who: of_answer(text, example.accepted) for who, text in texts.items()}
         lines.append(json.dumps(line | texts | {"scores": scores}, ensure_ascii=False) + "\n")
+    draft = output.with_name(f".{output.name}-{uuid.uuid4().hex}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         # A model may write half of a surrogate pair, for which UTF-8 has no bytes.
-        draft = output.with_name(f".{output.name}-{uuid.uuid4().hex}")
         draft.write_bytes("".join(lines).encode(errors="backslashreplace"))
         draft.replace(output)
     except OSError as error:
+        draft.unlink(missing_ok=True)
         problem = f"{output} can't be written: {error.strerror}."
         raise UserError(problem, "Choose another file with --output.") from error
     # As `evaluated` events have them, so that `compare` takes either.
