@@ -19,7 +19,8 @@ from training.config import TrainingConfig
 from training.data.open import usable_examples
 from training.data.validate.dataset_check import check_configured
 from training.evaluation import compare
-from training.evaluation.metrics import of_answer
+from training import runs
+from training.commands import parser
 from vlm.errors import UserError
 from vlm.example import Example
 from vlm.settings import ModelSettings
@@ -135,6 +136,8 @@ def _report(
     Raises:
         UserError: the file can't be written.
     """
+    from training.evaluation.metrics import of_answer
+
     name = None if folder is None else folder.parent.name if folder.name == "adapter" else folder.name
     plain = dataset.replace("/", "-").replace(":", "-")  # a Hub id with a split has both
     default = command.workspace / FOLDER / f"{name or BASE}-on-{plain}.jsonl"
