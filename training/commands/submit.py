@@ -161,11 +161,11 @@ def _start_job(
     api.create_repo(repository, private=True)
     api.create_repo(**kind, private=True)
     with tempfile.TemporaryDirectory() as folder:
-        settings = Path(folder) / "config.yaml"
-        config.dump(settings)
-        with settings.open("a", encoding="utf-8") as file:
+        config_file = Path(folder) / "config.yaml"
+        config.dump(config_file)
+        with config_file.open("a", encoding="utf-8") as file:
             file.write(f"name: {json.dumps(run.name)}\n")  # in a run folder the folder is the name
-        sent = [(settings, "config.yaml"), *((path, f"dataset/{place}") for path, place in files)]
+        sent = [(config_file, "config.yaml"), *((path, f"dataset/{place}") for path, place in files)]
         program = [PROJECT / "requirements.txt", *(f for room in PROGRAM for f in _files_in(PROJECT / room))]
         sent += [(path, f"project/{path.relative_to(PROJECT).as_posix()}") for path in program]
         operations = [CommitOperationAdd(path_or_fileobj=path, path_in_repo=place) for path, place in sent]
