@@ -19,8 +19,6 @@ from training.config import TrainingConfig
 from training.data.open import usable_examples
 from training.data.validate.dataset_check import check_configured
 from training.evaluation import compare
-from training import runs
-from training.commands import parser
 from vlm.errors import UserError
 from vlm.example import Example
 from vlm.settings import ModelSettings
