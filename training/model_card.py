@@ -4,7 +4,6 @@ It stands without the run folder: base, data and weights by hash, versions and e
 this machine is named without its folder, because adapters are published.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from training.config import MAY_BE_FOLDERS, WHERE_IT_WENT, TrainingConfig
 from training.evaluation import compare
 from training.evaluation.blindfold import Blindfold
 from training.runs.events import Event
+from vlm.filesystem import sha256_of
 from vlm.param_counts import TowerCounts
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -97,8 +97,7 @@ def write_card(
     if data:
         facts["dataset, SHA-256"] = f"`{data['fingerprint']}`"
         facts["examples"] = f"{data['train']:,} trained on, {data['held_out']:,} held out"
-    with path.with_name(WEIGHTS_FILE).open("rb") as stream:
-        facts[f"{WEIGHTS_FILE}, SHA-256"] = f"`{hashlib.file_digest(stream, 'sha256').hexdigest()}`"
+    facts[f"{WEIGHTS_FILE}, SHA-256"] = f"`{sha256_of(path.with_name(WEIGHTS_FILE))}`"
     if started := last.get("started"):
         facts["device"] = f"{started['device']}, {started['precision']}"
         facts["versions"] = ", ".join(f"{name} {version}" for name, version in started["versions"].items())

@@ -4,7 +4,6 @@ A run's adapter is not evaluated on what it was trained on, unless `--part all` 
 """
 
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -21,6 +20,7 @@ from training.data.validate.dataset_check import check_configured
 from training.evaluation import compare
 from vlm.errors import UserError
 from vlm.example import Example
+from vlm.filesystem import write_atomic
 from vlm.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -154,14 +154,11 @@ def _report(
         texts = {who: by_id[example.id] for who, by_id in answers.items() if by_id and example.id in by_id}
         scores = {who: of_answer(text, example.accepted) for who, text in texts.items()}
         lines.append(json.dumps(line | texts | {"scores": scores}, ensure_ascii=False) + "\n")
-    draft = output.with_name(f".{output.name}-{uuid.uuid4().hex}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         # A model may write half of a surrogate pair, for which UTF-8 has no bytes.
-        draft.write_bytes("".join(lines).encode(errors="backslashreplace"))
-        draft.replace(output)
+        write_atomic(output, "".join(lines).encode(errors="backslashreplace"))
     except OSError as error:
-        draft.unlink(missing_ok=True)
         problem = f"{output} can't be written: {error.strerror}."
         raise UserError(problem, "Choose another file with --output.") from error
     # As `evaluated` events have them, so that `compare` takes either.
