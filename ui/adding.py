@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from training.data.edit.uploads import take_in
+from training.data.edit.uploads import add_upload
 from ui import form, form_html
 from ui.cards import dataset_choices
 from ui.controls import drawn, link
@@ -75,7 +75,7 @@ def add_typed(workspace: Path, typed: str | None) -> Added:
 
 def add_files(workspace: Path, files: Sequence[str] | None) -> Added:
     """What somebody dropped. Raises `UserError` where it is no dataset; what was unpacked then stays."""
-    return _added(workspace, lambda: take_in([Path(file) for file in files or []], workspace))
+    return _added(workspace, lambda: add_upload([Path(file) for file in files or []], workspace))
 
 
 def _added(workspace: Path, find_source: Callable[[], str]) -> Added:

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from training.data.edit.pending import Pending
+from training.data.edit.versions import PendingEdits
 from ui import editor_html
 from ui.controls import drawn, link, title
 from ui.text import Language, Wordings, say
@@ -52,7 +52,7 @@ def build_changes_card(wordings: Wordings) -> ChangesCard:
     return ChangesCard(box, words, name, save, discard, error, said)
 
 
-def drawings(language: Language, changes: Pending | None) -> list[Any]:
+def drawings(language: Language, changes: PendingEdits | None) -> list[Any]:
     """For `ChangesCard.drawn`: hidden where nothing waits."""
     if not changes:
         return [gr.update(visible=False), gr.skip()]

@@ -9,7 +9,7 @@ from html import escape
 
 from training.data.findings import Finding
 from training.data.validate.dataset_check import Report
-from training.data.validate.token_lengths import Bin, Lengths
+from training.data.validate.token_lengths import Bin, TokenLengths
 from ui.form_html import small
 from ui.text import TEXTS, Language, duration, escaped, number, say
 
@@ -137,7 +137,7 @@ def _row_action(language: Language, act: str, kind: int, row: int, where: str) -
     return f'<button class="link" {named}>{words}</button>'
 
 
-def lengths(language: Language, found: Lengths) -> str:
+def lengths(language: Language, found: TokenLengths) -> str:
     """The histogram of tokens, the limit in it, and what would be lost."""
     if not found.tokens:
         return small(say(language, "no_lengths"))
@@ -162,7 +162,7 @@ def lengths(language: Language, found: Lengths) -> str:
     return _histogram(language, found) + "".join(map(small, lines))
 
 
-def _histogram(language: Language, found: Lengths) -> str:
+def _histogram(language: Language, found: TokenLengths) -> str:
     bins = found.bins()
     most, end = max(each.count for each in bins), bins[-1].high + 1
     drawn_limit = found.limit <= FAR_FROM_LIMIT * end

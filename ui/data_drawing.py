@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from training.config.evaluation_settings import ids_in
-from training.data.edit.pending import pending
+from training.data.edit.versions import pending_edits
 from training.data.open import Dataset
 from ui import changes_card, check_html, eye_html, form_html, found_card, gallery
 from ui.adding import choices_with
@@ -146,7 +146,7 @@ def _found(tab: DataTab, given: Given, dataset: Dataset | None) -> list[Any]:
     """For `DataTab.found_drawn`."""
     query, view, first, looking, checked, opened = given.own
     language, values, found = given.language, given.values, find_checked(checked)
-    changes = pending(dataset, tab.workspace) if dataset else None
+    changes = pending_edits(dataset, tab.workspace) if dataset else None
     states = state_of(dataset, changes) if dataset and same_dataset(values, checked) else lambda finding: ""
     mark = _marker(tab, values, dataset, checked)
     return [
@@ -162,7 +162,7 @@ def _marker(
     """What is known of an example, as a word of `mark_…`: what was done to it, that it is bad, or pinned."""
     found = find_checked(checked)
     unusable = found.report.unusable() if found and same_dataset(values, checked) else set()
-    changes = pending(dataset, tab.workspace) if dataset else None
+    changes = pending_edits(dataset, tab.workspace) if dataset else None
     pinned = ids_in(values["pinned_examples"])
 
     def mark(example: Example) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from training.data.edit.pending import drop, pending, take_picture
+from training.data.edit.versions import discard_pending, pending_edits, put_in_image
 from training.data.open import Dataset
 from ui import data_drawing, editor, editor_html, fixing, form_html, labelling
 from ui.adding import choices_with, read_by_itself
@@ -41,7 +41,7 @@ def show_row(tab: DataTab, given: Given, dataset: Dataset, at: At) -> list[Any]:
         row = fixing.row_text(tab.workspace, given.values, dataset, at.key)
     except UserError as trouble:
         return told(tab.editor, form_html.error(trouble))
-    done = fixing.mark_of(pending(dataset, tab.workspace), at.key)
+    done = fixing.mark_of(pending_edits(dataset, tab.workspace), at.key)
     return filled(
         given.language,
         row,
@@ -98,7 +98,7 @@ def add_finding_events(tab: DataTab) -> None:
         given = Given.of(tab, inputs)
         found, dataset = find_checked(given.own[1]), tab.dataset(given.values)
         if found is not None and dataset is not None:
-            changed = pending(dataset, tab.workspace).fixed
+            changed = pending_edits(dataset, tab.workspace).fixed
             rows = [key for key in fixing.faulty_rows(found.report) if key not in changed]
             fixing.leave_out(tab.workspace, dataset, *rows)
 
@@ -152,7 +152,7 @@ def add_editor_events(tab: DataTab, drafting: Any) -> None:
         given = Given.of(tab, inputs)
         dataset = tab.dataset(given.values)
         try:
-            picture = take_picture(Path(upload), pending(dataset, tab.workspace))
+            picture = put_in_image(Path(upload), pending_edits(dataset, tab.workspace))
         except UserError as trouble:
             return gr.skip(), gr.skip(), form_html.error(trouble)
         return (picture,), editor_html.pictures(given.language, (picture,)), ""
@@ -245,7 +245,7 @@ def add_version_events(tab: DataTab) -> None:
     def discard(*inputs: Any) -> None:
         dataset = tab.dataset(Given.of(tab, inputs).values)
         if dataset is not None:
-            drop(pending(dataset, tab.workspace))
+            discard_pending(pending_edits(dataset, tab.workspace))
 
     everything = data_drawing.everything(tab)
     gr.on(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from training.data.edit.thumbnails import thumbnail_uri
 from ui.form_html import small
-from ui.pictures import data_uri
 from ui.text import Language, escaped, number, percent, say
 from vlm.example import Example
 
@@ -50,7 +50,7 @@ def refused(language: Language, example: Example, trouble: str) -> str:
 
 
 def _as_written(language: Language, example: Example) -> str:
-    picture = data_uri(example.images[0]) if example.images else None
+    picture = thumbnail_uri(example.images[0]) if example.images else None
     shown = f'<img src="{escape(picture)}" alt="">' if picture else ""
     return (
         f'<div class="plain">{shown}<p><bdi>{escape(example.question)}</bdi></p>'

@@ -11,8 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from training.config.run_name import problem_with
-from training.data.edit.pending import Pending, drop, keep, pending
-from training.data.edit.versions import Version, raw_row, save_version
+from training.data.edit.versions import (
+    PendingEdits,
+    Version,
+    discard_pending,
+    pending_edits,
+    raw_row,
+    save_pending,
+    save_version,
+)
 from training.data.findings import Finding
 from training.data.open import Dataset
 from training.data.synthetic.samples import SAMPLES
@@ -64,12 +71,12 @@ def faulty_rows(report: Report) -> list[str]:
     return list(dict.fromkeys(key for finding in listed for key in rows_of(finding)))
 
 
-def mark_of(changes: Pending, key: str) -> str:
+def mark_of(changes: PendingEdits, key: str) -> str:
     """What was done to a row, as a word of `mark_…`; "" where nothing was."""
     return "left_out" if key in changes.excluded else "changed" if key in changes.fixed else ""
 
 
-def state_of(dataset: Dataset, changes: Pending) -> Callable[[Finding], str]:
+def state_of(dataset: Dataset, changes: PendingEdits) -> Callable[[Finding], str]:
     """For `check_html.findings`. A picture that many rows show is as its first row is."""
     rows_of = row_finder(dataset)
 
@@ -82,7 +89,7 @@ def state_of(dataset: Dataset, changes: Pending) -> Callable[[Finding], str]:
 
 def row_text(workspace: Path, values: Mapping[str, Any], dataset: Dataset, key: str) -> RowText:
     """A row as it stands, or as it was corrected. Raises `UserError` where it can't be edited as text."""
-    draft = pending(dataset, workspace).fixed.get(key)
+    draft = pending_edits(dataset, workspace).fixed.get(key)
     if draft is not None:
         return of_messages(draft.images, draft.messages)
     example = examples_by_id(dataset).get(key)
@@ -107,29 +114,29 @@ def row_text(workspace: Path, values: Mapping[str, Any], dataset: Dataset, key: 
     return of_raw(found, dataset, wanted.columns)
 
 
-def fix(workspace: Path, dataset: Dataset, key: str, row: RowText) -> Pending:
+def fix(workspace: Path, dataset: Dataset, key: str, row: RowText) -> PendingEdits:
     """Keep the row as it was written now. Raises `UserError` where it could not be trained on."""
-    draft, changes = draft_of(row), pending(dataset, workspace)
+    draft, changes = draft_of(row), pending_edits(dataset, workspace)
     example = examples_by_id(dataset).get(key)
     if example is not None and (example.images, example.messages) == (draft.images, draft.messages):
-        return keep(changes.undo(key), dataset)
-    return keep(changes.fix(key, draft), dataset)
+        return save_pending(changes.undo(key), dataset)
+    return save_pending(changes.fix(key, draft), dataset)
 
 
-def leave_out(workspace: Path, dataset: Dataset, *keys: str) -> Pending:
-    return keep(pending(dataset, workspace).exclude(*keys), dataset)
+def leave_out(workspace: Path, dataset: Dataset, *keys: str) -> PendingEdits:
+    return save_pending(pending_edits(dataset, workspace).exclude(*keys), dataset)
 
 
-def take_back(workspace: Path, dataset: Dataset, *keys: str) -> Pending:
-    changes = pending(dataset, workspace)
+def take_back(workspace: Path, dataset: Dataset, *keys: str) -> PendingEdits:
+    changes = pending_edits(dataset, workspace)
     for key in keys:
         changes = changes.undo(key)
-    return keep(changes, dataset)
+    return save_pending(changes, dataset)
 
 
-def turn_over(workspace: Path, dataset: Dataset, key: str) -> Pending:
+def turn_over(workspace: Path, dataset: Dataset, key: str) -> PendingEdits:
     """Leave a row out, or take it back where it was left out."""
-    left_out = key in pending(dataset, workspace).excluded
+    left_out = key in pending_edits(dataset, workspace).excluded
     return (take_back if left_out else leave_out)(workspace, dataset, key)
 
 
@@ -138,11 +145,11 @@ def save(workspace: Path, dataset: Dataset, name: str | None) -> Version:
     name = (name or "").strip() or None
     if name is not None and ((problem := problem_with(name)) or name in SAMPLES):
         raise UserError(f"The name {name!r} {problem or 'is a sample'}.", "Give another, or none.")
-    changes = pending(dataset, workspace).among(
+    changes = pending_edits(dataset, workspace).among(
         {*examples_by_id(dataset), *(f.where for f in dataset.findings)}
     )
     version = save_version(dataset, changes.edits, workspace, name)
-    drop(changes)
+    discard_pending(changes)
     return version
 
 

@@ -3,9 +3,9 @@
 from html import escape
 
 from training.config import Problem
+from training.data.edit.thumbnails import thumbnail_uri
 from training.data.open import SAMPLES, Dataset
 from ui.form import Chosen
-from ui.pictures import data_uri
 from ui.text import TEXTS, Language, duration, escaped, number, say
 from vlm import catalog
 from vlm.catalog import CatalogEntry
@@ -66,7 +66,7 @@ def preview(language: Language, source: str, dataset: Dataset) -> str:
     pictured = [example for example in dataset.examples if example.images]
     step = max(1, len(pictured) // THUMBNAILS)
     chosen = pictured[::step][:THUMBNAILS]
-    sources = [data_uri(example.images[0]) for example in chosen]
+    sources = [thumbnail_uri(example.images[0]) for example in chosen]
     images = "".join(
         f'<img src="{escape(source)}" alt="{escape(example.question or example.answer)}">'
         for example, source in zip(chosen, sources, strict=True)

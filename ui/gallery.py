@@ -1,6 +1,5 @@
 """The Examples card of the Data tab: 24 at a time, as pictures or as a table, found by their words."""
 
-import base64
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +8,13 @@ from typing import Any
 import gradio as gr
 
 from training.data.edit.search import matching
-from training.data.edit.thumbnails import thumbnail, thumbnails_of
+from training.data.edit.thumbnails import thumbnail_uri, thumbnails_of
 from training.data.open import Dataset
 from ui import gallery_html
 from ui.controls import drawn, title
 from ui.gallery_html import Card
 from ui.opened import Shelf
 from ui.text import Language, Wordings, say
-from vlm.errors import UserError
 from vlm.example import Example
 
 A_PAGE = 24
@@ -92,15 +90,6 @@ def found(dataset: Dataset, query: str) -> Sequence[int]:
     return known if known is not None else _searches.keep(key, matching(dataset, query))
 
 
-def thumbnail_uri(image: Path, workspace: Path) -> str | None:
-    """A small picture as a data: URI, made once on disk; None where the file has gone or is no image."""
-    try:
-        data = thumbnail(image, thumbnails_of(workspace)).read_bytes()
-    except (UserError, OSError):
-        return None
-    return "data:image/webp;base64," + base64.b64encode(data).decode("ascii")
-
-
 def page(
     workspace: Path,
     language: Language,
@@ -133,7 +122,7 @@ def _card(workspace: Path, dataset: Dataset, index: int, marks: Callable[[Exampl
     return Card(
         index=index,
         place=dataset.place_of(example),
-        picture=thumbnail_uri(example.images[0], workspace) if example.images else None,
+        picture=thumbnail_uri(example.images[0], thumbnails_of(workspace)) if example.images else None,
         images=len(example.images),
         question=example.question,
         answer=example.answer,

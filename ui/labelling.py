@@ -12,10 +12,10 @@ from typing import Any
 import gradio as gr
 
 from training.data.edit import labels
-from training.data.edit.labels import Labelled, Pair
-from training.data.edit.uploads import free_name
+from training.data.edit.labels import LabelledImage, QuestionAnswer
 from training.data.readers.archives import unpack
 from training.data.readers.captions import pictures_in
+from training.data.synthetic.samples import SAMPLES
 from ui import data_drawing, editor_html, form_html
 from ui.adding import choices_with, read_by_itself
 from ui.data_parts import DATA, DataTab, Given
@@ -23,6 +23,7 @@ from ui.editor import TO_THE_EDITOR, drafters, filled
 from ui.opened import OF_DATASET
 from ui.rows import RowText
 from vlm.errors import UserError
+from vlm.filesystem import free_name, slug
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Label:
     question: str = ""
 
 
-def entries(workspace: Path, label: Label) -> list[Labelled]:
-    return labels.entries(workspace / "datasets" / label.folder)
+def entries(workspace: Path, label: Label) -> list[LabelledImage]:
+    return labels.labelled_images(workspace / "datasets" / label.folder)
 
 
 def can_go_on(workspace: Path, dataset: str) -> bool:
@@ -60,7 +61,7 @@ def moved(workspace: Path, label: Label, action: str, row: RowText) -> Label:
     listed = entries(workspace, label)
     pairs = [*listed[label.at].pairs]
     if action in ("save", "another") and (row.question or row.answer):
-        pairs[label.pair : label.pair + 1] = [Pair(row.question, row.answer)]
+        pairs[label.pair : label.pair + 1] = [QuestionAnswer(row.question, row.answer)]
         _save(workspace, label, listed, pairs)
         label = replace(label, question=row.question)
     elif action == "leave" and label.pair < len(pairs):
@@ -74,8 +75,10 @@ def moved(workspace: Path, label: Label, action: str, row: RowText) -> Label:
     return _after(label, len(pairs), len(listed))
 
 
-def _save(workspace: Path, label: Label, listed: Sequence[Labelled], pairs: Sequence[Pair]) -> None:
-    labels.save(workspace / "datasets" / label.folder, listed[label.at].image, pairs)
+def _save(
+    workspace: Path, label: Label, listed: Sequence[LabelledImage], pairs: Sequence[QuestionAnswer]
+) -> None:
+    labels.save_labels(workspace / "datasets" / label.folder, listed[label.at].image, pairs)
 
 
 def _after(label: Label, pairs: int, pictures: int) -> Label:
@@ -84,7 +87,7 @@ def _after(label: Label, pairs: int, pictures: int) -> Label:
     return replace(label, at=(label.at + 1) % pictures, pair=0)
 
 
-def _before(label: Label, listed: Sequence[Labelled]) -> Label:
+def _before(label: Label, listed: Sequence[LabelledImage]) -> Label:
     if label.pair:
         return replace(label, pair=label.pair - 1)
     at = (label.at - 1) % len(listed)
@@ -95,7 +98,7 @@ def show(tab: DataTab, given: Given, label: Label) -> list[Any]:
     """For `EditorCard.drawn`: the picture, what was written about it, and how far it is."""
     listed = entries(tab.workspace, label)
     entry = listed[label.at]
-    written = entry.pairs[label.pair] if label.pair < len(entry.pairs) else Pair(label.question, "")
+    written = entry.pairs[label.pair] if label.pair < len(entry.pairs) else QuestionAnswer(label.question, "")
     image = tab.workspace / "datasets" / label.folder / entry.image
     done = sum(bool(other.pairs) for other in listed)
     return filled(
@@ -115,10 +118,12 @@ def begin(workspace: Path, files: Sequence[str]) -> str:
         unpacked = unpack(paths[0], workspace / "datasets" / ".unlabelled")
         try:
             pictures = pictures_in(unpacked)
-            return labels.start(pictures, workspace, free_name(unpacked.name, workspace / "datasets")).name
+            datasets = workspace / "datasets"
+            name = free_name(datasets, slug(unpacked.name, "dataset"), reserved=SAMPLES)
+            return labels.create_labels(pictures, workspace, name).name
         finally:
             shutil.rmtree(unpacked, ignore_errors=True)
-    return labels.start(paths, workspace).name
+    return labels.create_labels(paths, workspace).name
 
 
 def add_labelling_start(tab: DataTab) -> None:

@@ -17,7 +17,7 @@ from vlm.example import Example
 from vlm.lazy_torch import import_torch
 
 if TYPE_CHECKING:
-    from training.data.validate.token_counter import Meter
+    from training.data.validate.token_counter import TokenCounter
 
 OF_MODEL = ("model", "revision", "max_length")
 
@@ -29,17 +29,17 @@ def eye(language: Language, values: Mapping[str, Any], dataset: Dataset, example
     from vlm.model_view import view_example
 
     settings = build({name: values[name] for name in OF_MODEL if values[name] is not None})
-    meter = _meter(settings)
+    counter = _counter(settings)
     images = [load_image(path, name=path.relative_to(dataset.root).as_posix()) for path in example.images]
     seen = view_example(
-        meter.prompt, architecture(settings.model, settings.revision), example.messages, images
+        counter.prompt, architecture(settings.model, settings.revision), example.messages, images
     )
     sizes = [image.size for image in images]
-    return eye_html.eye(language, seen, sizes, meter.limit, model_name(settings.model))
+    return eye_html.eye(language, seen, sizes, counter.limit, model_name(settings.model))
 
 
 @lru_cache(maxsize=2)
-def _meter(settings: TrainingConfig) -> "Meter":
-    from training.data.validate.token_counter import meter_of
+def _counter(settings: TrainingConfig) -> "TokenCounter":
+    from training.data.validate.token_counter import token_counter
 
-    return meter_of(settings)
+    return token_counter(settings)

@@ -12,13 +12,13 @@ import gradio as gr
 
 from training import runs
 from training.config import TrainingConfig
+from training.data.edit.thumbnails import thumbnail_uri
 from training.data.open import SAMPLES
 from training.runs import Run, Status
 from training.runs.events import tail
 from ui import form_html, learned, live
 from ui.film import film
 from ui.gallery import TELL_ACT
-from ui.pictures import data_uri
 from ui.remedies import named_change
 from ui.story import Story, gather
 from ui.text import Language, Wordings, say
@@ -203,7 +203,7 @@ def picture_of(run: Run, image: str) -> str | None:
         return None
     root = dataset_root(settings.dataset, run.workspace).resolve()
     path = (root / image).resolve()
-    return data_uri(path) if path.is_relative_to(root) else None
+    return thumbnail_uri(path) if path.is_relative_to(root) else None
 
 
 def dataset_root(source: str, workspace: Path) -> Path:

@@ -10,6 +10,7 @@ import gradio as gr
 
 from training import runs
 from training.config import TrainingConfig
+from training.data.edit.thumbnails import thumbnail_uri
 from training.data.images import load_image
 from training.data.open import open_configured
 from training.data.splits import split_dataset
@@ -19,7 +20,6 @@ from ui.answers_html import Reply
 from ui.controls import drawn, title
 from ui.engine import engine
 from ui.events import QUEUED, QUIET, Trigger
-from ui.pictures import data_uri
 from ui.run_panel import settings_of
 from ui.text import Language, Wordings, say
 from vlm.errors import UserError
@@ -174,7 +174,7 @@ def add_try_events(tab: TryTab, workspace: Path, language: gr.BrowserState, sele
 def pictures(workspace: Path, language: Language, who: Sequence[str] | None) -> tuple[list[Sample], str]:
     """Held-out pictures to ask about, and their thumbnails."""
     samples = held_out_samples(workspace, who or [])
-    return samples, answers_html.thumbnails(language, [data_uri(sample.image) for sample in samples])
+    return samples, answers_html.thumbnails(language, [thumbnail_uri(sample.image) for sample in samples])
 
 
 def held_out_samples(workspace: Path, chosen: Sequence[str]) -> list[Sample]:

@@ -11,10 +11,10 @@ from PIL import Image
 from support.foreign_layouts import COLOURS, LAYOUTS, packed
 from training import runs
 from training.config import build
-from training.data.edit.uploads import take_in
+from training.data.edit.uploads import add_upload
 from training.data.open import open_dataset
 from training.data.validate.dataset_check import check_dataset
-from training.data.validate.token_lengths import Lengths
+from training.data.validate.token_lengths import TokenLengths
 from training.loop import worker
 from ui import check_html, data_html, eye_html, form, gallery, gallery_html, looking
 from ui.check_card import cancel_check, find_checked, key_of, run_check, with_another_limit
@@ -190,7 +190,7 @@ def test_a_safe_value_is_offered_where_examples_are_lost_and_the_check_follows_i
 
 @pytest.mark.parametrize("limit", [40, 400])
 def test_the_histogram_marks_what_is_lost_and_draws_a_limit_that_is_near(limit):
-    found = Lengths((10, 20, 30, 90, 95), limit, 512, 5)
+    found = TokenLengths((10, 20, 30, 90, 95), limit, 512, 5)
     html = check_html.lengths("en", found)
     assert ('class="lost"' in html) == (limit == 40)
     assert ("<b>limit 40</b>" in html) == (limit == 40)
@@ -279,7 +279,7 @@ def test_the_eye_shows_an_example_that_is_too_long_and_says_by_how_much(pets):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_foreign_layout_dropped_as_it_is_passes_the_check(layout, tmp_path):
-    name = take_in([packed(layout, tmp_path)], tmp_path / "ws")
+    name = add_upload([packed(layout, tmp_path)], tmp_path / "ws")
     found, _ = checked(tmp_path / "ws", name)
     assert found.report.findings == []
     assert [example.answer for example in found.report.dataset.examples] == list(COLOURS)
@@ -288,7 +288,7 @@ def test_a_foreign_layout_dropped_as_it_is_passes_the_check(layout, tmp_path):
 
 @pytest.mark.parametrize("layout", ["ms_swift", "llava"])
 def test_a_foreign_layout_dropped_as_it_is_trains(layout, tmp_path, tiny_settings):
-    name = take_in([packed(layout, tmp_path)], tmp_path)
+    name = add_upload([packed(layout, tmp_path)], tmp_path)
     settings = tiny_settings | {"dataset": name, "workspace": tmp_path, "max_steps": 2, "evaluations": 1}
     run = runs.prepare(build(settings | {"name": layout}))
     assert worker.main(run) == worker.DONE

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from training.data.edit.pending import pending
+from training.data.edit.versions import pending_edits
 from training.data.open import Dataset, open_dataset
 from training.data.validate.dataset_check import check_dataset
 from ui import fixing, form, labelling
@@ -119,7 +119,7 @@ def test_every_faulty_row_is_found_once_and_by_each_that_shows_a_broken_picture(
         "rows.jsonl:6",
         "rows.jsonl:7",
     ]
-    states = fixing.state_of(pets, pending(pets, pets.root.parent.parent))
+    states = fixing.state_of(pets, pending_edits(pets, pets.root.parent.parent))
     assert {states(finding) for finding in report.faults} == {"open"}
 
 
@@ -136,12 +136,12 @@ def test_rows_are_corrected_and_left_out_and_the_version_passes_the_check(pets, 
     assert check_dataset(saved).faults == []
     assert [example.answer for example in saved.examples] == ["a tabby", "a dog", "now it is said"]
     assert (pets.root / "rows.jsonl").read_bytes() == before
-    assert not pending(pets, tmp_path)
+    assert not pending_edits(pets, tmp_path)
 
 
 def test_a_row_written_as_it_was_is_no_change(pets, tmp_path):
     fixing.fix(tmp_path, pets, "rows.jsonl:1", of_example(pets.examples[0]))
-    assert not pending(pets, tmp_path)
+    assert not pending_edits(pets, tmp_path)
 
 
 def test_what_was_left_out_is_taken_back(pets, tmp_path):

@@ -34,7 +34,7 @@ def read_data(
     """
     report = _checked(config, phase)
     dataset = report.cleaned()
-    streams = run_lengths(run.path / "lengths.json", report.lengths.streams)
+    streams = run_lengths(run.path / "lengths.json", report.lengths.sequences)
     examples = usable_examples(dataset, skip_bad_rows=config.skip_bad_rows)
     train, held_out = report.sides(config.held_out, config.seed)
     asked = chosen(held_out, config)

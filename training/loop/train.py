@@ -22,7 +22,7 @@ from training.batching.equivalence import trial
 from training.batching.samplers import Streams
 from training.batching.setup import build_collator
 from training.data.open import Dataset
-from training.data.validate.image_index import KnownImages
+from training.data.validate.image_index import ImageIndex
 from training.distributed import ALONE, Ranks
 from training.evaluation.best_checkpoint import Best
 from training.evaluation.evaluator import Examiner
@@ -122,7 +122,7 @@ class Attempt:
             [*train, *held_out],
             lambda done, total: self._phase("encoding images", done, total),
             self.ranks,
-            KnownImages(self.config.workspace, dataset.root).digest_of,
+            ImageIndex(self.config.workspace, dataset.root).digest_of,
         )
         self._try_method(model, collator, train[:1])
 

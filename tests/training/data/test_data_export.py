@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from training.__main__ import main
-from training.data.edit.export import export_dataset, inert, key_of
+from training.data.edit.export import export_dataset, export_id, inert
 from training.data.open import Dataset, open_dataset
 from vlm.errors import UserError
 
@@ -24,7 +24,7 @@ def told(dataset: Dataset) -> list[tuple]:
     """Everything an example says, its pictures by their content."""
     return [
         (
-            key_of(dataset, example),
+            export_id(dataset, example),
             [image.read_bytes() for image in example.images],
             example.messages,
             example.id in dataset.held_out,

@@ -6,8 +6,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from training.data.edit.pending import CHANGES, drop, keep, pending, take_picture
-from training.data.edit.versions import Draft, save_version
+from support.drafts import draft_of
+from training.data.edit.versions import (
+    EDITS_FILE,
+    discard_pending,
+    pending_edits,
+    put_in_image,
+    save_pending,
+    save_version,
+)
 from training.data.open import Dataset, open_dataset
 from vlm.errors import UserError
 
@@ -25,16 +32,16 @@ def pets(tmp_path: Path) -> Dataset:
 
 def test_a_change_is_there_at_the_next_visit(pets, tmp_path):
     first, second = pets.examples
-    draft = Draft.asked(first.images[0], "colour?", "teal")
-    keep(pending(pets, tmp_path).fix(first.id, draft).exclude(second.id), pets)
-    found = pending(pets, tmp_path)
+    draft = draft_of(first.images[0], "colour?", "teal")
+    save_pending(pending_edits(pets, tmp_path).fix(first.id, draft).exclude(second.id), pets)
+    found = pending_edits(pets, tmp_path)
     assert (found.fixed, found.excluded) == ({first.id: draft}, {second.id})
 
 
 def test_changes_become_a_version_and_the_dataset_stays_as_it_was(pets, tmp_path):
     before = {path: path.read_bytes() for path in pets.root.rglob("*") if path.is_file()}
     first, second = pets.examples
-    changes = pending(pets, tmp_path).fix(first.id, Draft.asked(first.images[0], "colour?", "teal"))
+    changes = pending_edits(pets, tmp_path).fix(first.id, draft_of(first.images[0], "colour?", "teal"))
     version = save_version(pets, changes.exclude(second.id).edits, tmp_path)
     saved = open_dataset(version.folder.name, tmp_path)
     assert [(e.question, e.answer) for e in saved.examples] == [("colour?", "teal")]
@@ -42,36 +49,38 @@ def test_changes_become_a_version_and_the_dataset_stays_as_it_was(pets, tmp_path
 
 
 def test_another_state_of_the_dataset_has_no_changes(pets, tmp_path):
-    keep(pending(pets, tmp_path).exclude(pets.examples[0].id), pets)
+    save_pending(pending_edits(pets, tmp_path).exclude(pets.examples[0].id), pets)
     with (pets.root / "rows.jsonl").open("a") as file:
         file.write('\n{"image": "a.png", "text": "new"}')
-    assert not pending(open_dataset("pets", tmp_path), tmp_path)
+    assert not pending_edits(open_dataset("pets", tmp_path), tmp_path)
 
 
 def test_a_change_is_undone_and_all_are_dropped(pets, tmp_path):
     first, second = (example.id for example in pets.examples)
-    changes = keep(pending(pets, tmp_path).exclude(first, second), pets)
-    assert keep(changes.undo(first), pets).excluded == {second}
-    assert not drop(changes)
-    assert not pending(pets, tmp_path)
+    changes = save_pending(pending_edits(pets, tmp_path).exclude(first, second), pets)
+    assert save_pending(changes.undo(first), pets).excluded == {second}
+    assert not discard_pending(changes)
+    assert not pending_edits(pets, tmp_path)
 
 
 def test_a_row_that_is_left_out_is_not_fixed_as_well(pets, tmp_path):
     first = pets.examples[0]
-    changes = pending(pets, tmp_path).fix(first.id, Draft.asked(first.images[0], "?", "x")).exclude(first.id)
+    changes = (
+        pending_edits(pets, tmp_path).fix(first.id, draft_of(first.images[0], "?", "x")).exclude(first.id)
+    )
     assert changes.edits.fixed == {}
-    assert changes.fix(first.id, Draft.asked(first.images[0], "?", "y")).edits.excluded == set()
+    assert changes.fix(first.id, draft_of(first.images[0], "?", "y")).edits.excluded == set()
 
 
 def test_a_picture_that_is_put_in_is_a_copy_and_comes_into_the_version(pets, tmp_path):
     upload = tmp_path / "upload.png"
     Image.new("RGB", (9, 9), "red").save(upload)
-    changes = pending(pets, tmp_path)
-    copy = take_picture(upload, changes)
+    changes = pending_edits(pets, tmp_path)
+    copy = put_in_image(upload, changes)
     upload.unlink()
     first = pets.examples[0]
-    keep(changes.fix(first.id, Draft.asked(copy, "colour?", "red")), pets)
-    version = save_version(pets, pending(pets, tmp_path).edits, tmp_path)
+    save_pending(changes.fix(first.id, draft_of(copy, "colour?", "red")), pets)
+    version = save_version(pets, pending_edits(pets, tmp_path).edits, tmp_path)
     fixed = open_dataset(version.folder.name, tmp_path).examples[0]
     assert Image.open(fixed.images[0]).size == (9, 9)
 
@@ -80,7 +89,7 @@ def test_what_is_no_picture_is_not_put_in(pets, tmp_path):
     text = tmp_path / "x.png"
     text.write_text("no picture")
     with pytest.raises(UserError, match="not an image"):
-        take_picture(text, pending(pets, tmp_path))
+        put_in_image(text, pending_edits(pets, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -94,6 +103,6 @@ def test_what_is_no_picture_is_not_put_in(pets, tmp_path):
     ],
 )
 def test_a_file_that_is_not_ours_changes_nothing(pets, tmp_path, written):
-    changes = keep(pending(pets, tmp_path).exclude(pets.examples[0].id), pets)
-    (changes.folder / CHANGES).write_text(written)
-    assert not pending(pets, tmp_path)
+    changes = save_pending(pending_edits(pets, tmp_path).exclude(pets.examples[0].id), pets)
+    (changes.folder / EDITS_FILE).write_text(written)
+    assert not pending_edits(pets, tmp_path)

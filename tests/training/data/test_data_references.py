@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from support.drafts import draft_of
 from training import train
 from training.__main__ import main
 from training.config import build
 from training.data.edit.export import FORMATS, export_dataset
-from training.data.edit.versions import Draft, Edits, save_version
+from training.data.edit.versions import Edits, save_version
 from training.data.open import Dataset, open_dataset
 from training.data.validate.dataset_check import check_dataset
 from training.evaluation.metrics import of_answer, score
@@ -105,7 +106,7 @@ def test_a_new_version_keeps_all_answers_but_where_the_answer_was_mended(
     folder: Path, tmp_path: Path
 ) -> None:
     dataset = opened(folder, *(ASKED | {"id": name, "answers": ["cat", "kitten"]} for name in "abc"))
-    same, other = (Draft.asked(folder / "cat.png", "What now?", answer) for answer in ("cat", "dog"))
+    same, other = (draft_of(folder / "cat.png", "What now?", answer) for answer in ("cat", "dog"))
     version = save_version(dataset, Edits(fixed={"b": same, "c": other}), tmp_path)
     examples = open_dataset(str(version.folder), tmp_path).examples
     assert [example.references for example in examples] == [("cat", "kitten"), ("cat", "kitten"), ()]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from training.data.edit.uploads import free_name, take_in
+from training.data.edit.uploads import add_upload
 from training.data.open import open_dataset
 from vlm.errors import UserError
 
@@ -31,7 +31,7 @@ def test_a_zip_keeps_its_folders_and_is_not_unpacked_twice(tmp_path):
     with zipfile.ZipFile(archive, "w") as file:
         for path in (tmp_path / "made").rglob("*.*"):
             file.write(path, path.relative_to(tmp_path / "made"))
-    names = [take_in([archive], tmp_path / "ws") for _ in range(2)]
+    names = [add_upload([archive], tmp_path / "ws") for _ in range(2)]
     assert names == ["pets", "pets"]
     assert len(open_dataset("pets", tmp_path / "ws").examples) == 1
 
@@ -41,25 +41,26 @@ def test_rows_and_pictures_dropped_together_are_one_dataset(tmp_path):
         picture(tmp_path / "up1" / "a.png"),
         rows(tmp_path / "up2" / "pets.jsonl", {"image": "a.png", "text": "x"}),
     ]
-    assert take_in(files, tmp_path / "ws") == "pets"
+    assert add_upload(files, tmp_path / "ws") == "pets"
     assert [e.answer for e in open_dataset("pets", tmp_path / "ws").examples] == ["x"]
 
 
 def test_pictures_with_captions_of_the_same_names_are_a_dataset(tmp_path):
     caption = tmp_path / "a.txt"
     caption.write_text("a teal square")
-    name = take_in([picture(tmp_path / "a.png"), caption], tmp_path / "ws")
+    name = add_upload([picture(tmp_path / "a.png"), caption], tmp_path / "ws")
     assert [e.answer for e in open_dataset(name, tmp_path / "ws").examples] == ["a teal square"]
 
 
 def test_a_second_dataset_of_the_same_name_gets_one_of_its_own(tmp_path):
     file = rows(tmp_path / "pets.jsonl", {"text": "x", "image": "a.png"})
-    assert [take_in([file], tmp_path / "ws") for _ in range(2)] == ["pets", "pets-2"]
+    assert [add_upload([file], tmp_path / "ws") for _ in range(2)] == ["pets", "pets-2"]
 
 
 @pytest.mark.parametrize("taken", ["shapes", "SHAPES-vi"])
 def test_a_samples_name_is_never_taken(tmp_path, taken):
-    assert free_name(taken, tmp_path) == f"{taken}-2"
+    file = rows(tmp_path / f"{taken}.jsonl", {"text": "x", "image": "a.png"})
+    assert add_upload([file], tmp_path / "ws") == f"{taken}-2"
 
 
 @pytest.mark.parametrize(
@@ -79,5 +80,5 @@ def test_what_is_no_dataset_is_refused_and_leaves_nothing_behind(tmp_path, names
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     with pytest.raises(UserError, match=problem):
-        take_in(files, tmp_path / "ws")
+        add_upload(files, tmp_path / "ws")
     assert not list((tmp_path / "ws").rglob("*.*"))

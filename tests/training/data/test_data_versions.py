@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from training.data.edit import labels
-from training.data.edit.labels import Labelled, Pair
+from support.drafts import draft_of
+from training.data.edit.labels import (
+    LabelledImage,
+    QuestionAnswer,
+    create_labels,
+    labelled_images,
+    save_labels,
+)
 from training.data.edit.search import page
 from training.data.edit.thumbnails import LONGEST_SIDE, thumbnail, thumbnails_of
 from training.data.edit.versions import Draft, Edits, next_name, raw_row, save_version
@@ -50,11 +56,11 @@ def test_a_version_has_rows_fixed_excluded_and_added_and_the_old_one_stays(works
     a = pets.examples[0].images[0]
     edits = Edits(
         fixed={
-            "train.jsonl:2": Draft.asked(a, "mended?", "yes"),
-            "train.jsonl line 4": Draft.asked(a, "", "a caption"),
+            "train.jsonl:2": draft_of(a, "mended?", "yes"),
+            "train.jsonl line 4": draft_of(a, "", "a caption"),
         },
         excluded={"train.jsonl:3", "train.jsonl line 5"},
-        added=[Draft.asked(outside, "new?", "blue")],
+        added=[draft_of(outside, "new?", "blue")],
     )
     saved = save_version(pets, edits, workspace)
     assert saved.folder == workspace / "datasets" / "pets-v2"
@@ -88,7 +94,7 @@ def test_a_given_split_lives_on_in_a_version(workspace: Path) -> None:
     (workspace / "datasets/pets/train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     pets = opened(workspace, "pets")
     image = pets.examples[0].images[0]
-    save_version(pets, Edits(added=[Draft.asked(image, "more?", "yes")]), workspace)
+    save_version(pets, Edits(added=[draft_of(image, "more?", "yes")]), workspace)
     version = opened(workspace, "pets-v2")
     assert version.parts == {"train": 3, "test": 1}
     assert version.held_out == {"train.jsonl line 3"}
@@ -97,7 +103,7 @@ def test_a_given_split_lives_on_in_a_version(workspace: Path) -> None:
 def test_a_version_with_a_bad_row_is_refused_and_leaves_nothing(workspace: Path) -> None:
     pets = opened(workspace, "pets")
     image = pets.examples[0].images[0]
-    for draft in (Draft.asked(image, "?", " "), Draft((image,), (Message("assistant", "alone"),))):
+    for draft in (draft_of(image, "?", " "), Draft((image,), (Message("assistant", "alone"),))):
         with pytest.raises(UserError, match="The new version would have bad rows"):
             save_version(pets, Edits(added=[draft]), workspace)
     with pytest.raises(UserError, match="no row 'nobody' to change"):
@@ -127,33 +133,36 @@ def test_labels_are_a_dataset_at_any_time(tmp_path: Path) -> None:
     for name in ("dog.png", "cat.png"):
         Image.new("RGB", (9 + len(dropped), 9), "red").save(tmp_path / name)
         dropped.append(tmp_path / name)
-    folder = labels.start(dropped, tmp_path, "animals")
-    assert labels.entries(folder) == [Labelled("images/cat.png", ()), Labelled("images/dog.png", ())]
-    labels.save(folder, "images/dog.png", [Pair("", "a dog"), Pair("Màu gì?", "nâu")])
-    labels.save(folder, "images/cat.png", [Pair("What?", "a cat")])
-    labels.save(folder, "images/dog.png", [Pair("", "a brown dog")])
-    assert labels.entries(folder)[1] == Labelled("images/dog.png", (Pair("", "a brown dog"),))
+    folder = create_labels(dropped, tmp_path, "animals")
+    assert labelled_images(folder) == [
+        LabelledImage("images/cat.png", ()),
+        LabelledImage("images/dog.png", ()),
+    ]
+    save_labels(folder, "images/dog.png", [QuestionAnswer("", "a dog"), QuestionAnswer("Màu gì?", "nâu")])
+    save_labels(folder, "images/cat.png", [QuestionAnswer("What?", "a cat")])
+    save_labels(folder, "images/dog.png", [QuestionAnswer("", "a brown dog")])
+    assert labelled_images(folder)[1] == LabelledImage("images/dog.png", (QuestionAnswer("", "a brown dog"),))
     dataset = opened(tmp_path, "animals")
     assert [(e.images[0].name, e.question, e.answer) for e in dataset.examples] == [
         ("cat.png", "What?", "a cat"),
         ("dog.png", "", "a brown dog"),
     ]
-    assert labels.start(dropped, tmp_path, "animals").name == "animals-v2"
+    assert create_labels(dropped, tmp_path, "animals").name == "animals-v2"
 
 
 def test_labels_refuse_what_is_no_picture_no_answer_and_no_folder_of_theirs(workspace: Path) -> None:
     (workspace / "text.png").write_text("hello")
     with pytest.raises(UserError, match="is not an image"):
-        labels.start([workspace / "text.png"], workspace)
+        create_labels([workspace / "text.png"], workspace)
     with pytest.raises(UserError, match="no picture"):
-        labels.start([], workspace)
+        create_labels([], workspace)
     with pytest.raises(UserError, match="was not begun here"):
-        labels.save(workspace / "datasets" / "pets", "a.png", [])
-    folder = labels.start([workspace / "datasets" / "pets" / "a.png"], workspace)
+        save_labels(workspace / "datasets" / "pets", "a.png", [])
+    folder = create_labels([workspace / "datasets" / "pets" / "a.png"], workspace)
     with pytest.raises(UserError, match="answer is empty"):
-        labels.save(folder, "images/a.png", [Pair("?", " ")])
+        save_labels(folder, "images/a.png", [QuestionAnswer("?", " ")])
     with pytest.raises(UserError, match=r"no picture 'b\.png'"):
-        labels.save(folder, "b.png", [])
+        save_labels(folder, "b.png", [])
     assert sorted(path.name for path in (workspace / "datasets").iterdir()) == ["labels", "pets"]
 
 

@@ -16,7 +16,7 @@ from training.config import TrainingConfig
 from training.data.open import open_dataset
 from training.data.validate import image_index
 from training.data.validate.dataset_check import Report, check_dataset
-from training.data.validate.image_index import KnownImages
+from training.data.validate.image_index import ImageIndex
 from training.data.validate.report import describe_report
 from training.loop import worker
 from training.loop.train import Attempt
@@ -168,11 +168,11 @@ def test_a_picture_that_changes_after_the_check_is_read_again_for_its_digest(
     faulty: Path, tmp_path: Path
 ) -> None:
     report = checked(faulty, tmp_path / "w")
-    known = KnownImages(tmp_path / "w", report.dataset.root)
+    known = ImageIndex(tmp_path / "w", report.dataset.root)
     picture = report.dataset.root / "2.png"
     assert known.digest_of(picture) == report.facts[picture].digest
     Image.new("RGB", (16, 16), "white").save(picture)
-    assert known.digest_of(picture) == KnownImages(tmp_path / "none", picture.parent).digest_of(picture)
+    assert known.digest_of(picture) == ImageIndex(tmp_path / "none", picture.parent).digest_of(picture)
     assert known.digest_of(picture) != report.facts[picture].digest
 
 
@@ -205,16 +205,16 @@ def test_another_pillow_or_other_code_opens_all_again(
     checked(faulty, tmp_path / "w")
     opened.clear()
     monkeypatch.setattr(image_index.PIL, "__version__", "0.1")
-    image_index._found_by.cache_clear()
+    image_index.found_by.cache_clear()
     checked(faulty, tmp_path / "w")
-    image_index._found_by.cache_clear()
+    image_index.found_by.cache_clear()
     assert {"0.png", "moves.gif"} <= {*opened}
 
 
 def test_a_file_that_changed_a_moment_ago_is_not_known(faulty: Path, tmp_path: Path) -> None:
     Image.new("RGB", (16, 16), "white").save(faulty / "1.png")
     report = checked(faulty, tmp_path / "w")
-    known = KnownImages(tmp_path / "w", report.dataset.root)
+    known = ImageIndex(tmp_path / "w", report.dataset.root)
     assert known.find(report.dataset.root / "1.png") is None
     assert known.find(report.dataset.root / "2.png") is not None
 
@@ -226,10 +226,10 @@ def test_a_stopped_check_keeps_what_it_saw_and_another_part_of_the_folder_is_not
     with pytest.raises(InterruptedError):
         interrupted_check(dataset, tmp_path / "w", seen)
     root = dataset.root
-    assert KnownImages(tmp_path / "w", root).find(root / "0.png")
+    assert ImageIndex(tmp_path / "w", root).find(root / "0.png")
     (faulty / "train.jsonl").write_text('{"image": "5.png", "text": "five"}')
     checked(faulty, tmp_path / "w")
-    known = KnownImages(tmp_path / "w", root)
+    known = ImageIndex(tmp_path / "w", root)
     assert known.find(root / "0.png")
     assert known.find(root / "5.png")
 
@@ -261,7 +261,7 @@ def test_old_folders_and_surplus_images_are_forgotten(
     Image.new("RGB", (16, 16), "white").save(root / "5.png")
     settle()
     checked(root, tmp_path / "w")
-    assert len(KnownImages(tmp_path / "w", root).known) == 3
+    assert len(ImageIndex(tmp_path / "w", root).known) == 3
 
 
 def test_a_workspace_that_cant_be_written_to_costs_nothing_but_time(faulty: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from training.data.open import Dataset, open_dataset
 from training.data.validate import model_check
 from training.data.validate.dataset_check import Report, check_dataset
 from training.data.validate.model_check import check_with_model
-from training.data.validate.token_lengths import Lengths
+from training.data.validate.token_lengths import TokenLengths
 from vlm.errors import UserError
 from vlm.example import IMAGE, Example, Message
 
@@ -261,15 +261,15 @@ def test_a_model_that_cant_be_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_histogram_has_round_bins_and_counts_everything() -> None:
-    lengths = Lengths((3, 7, 12, 51, 51, 130), 100, 4096, 6)
+    lengths = TokenLengths((3, 7, 12, 51, 51, 130), 100, 4096, 6)
     assert [(b.low, b.high, b.count) for b in lengths.bins(8)] == [
         *((0, 19, 3), (20, 39, 0), (40, 59, 2), (60, 79, 0), (80, 99, 0), (100, 119, 0), (120, 139, 1)),
     ]
     assert sum(b.count for b in lengths.bins()) == 6
     assert (lengths.lost, lengths.longest, lengths.median, lengths.safe_max_length) == (1, 130, 31, 192)
-    assert Lengths((), 100, 100, 0).bins() == []
+    assert TokenLengths((), 100, 100, 0).bins() == []
 
 
 def test_a_safe_value_never_exceeds_the_model() -> None:
-    lengths = Lengths((90, 500), 96, 96, 0)
+    lengths = TokenLengths((90, 500), 96, 96, 0)
     assert (lengths.safe_max_length, lengths.lost) == (96, 1)

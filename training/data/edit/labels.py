@@ -1,104 +1,104 @@
-"""Labelling from scratch: pictures that were dropped, and what is written about each. No torch.
+"""Labelling from scratch: uploaded images, and the questions and answers written about each. No torch.
 
 The folder is an ordinary dataset at any time: `images/` and a `metadata.jsonl` with the rows written so far,
-which is replaced whole at each save. Only a folder that `start` made is written to.
+which is replaced whole at each save. Only a folder that `create_labels` made is written to.
 """
 
 import json
-import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.edit.export import copy_image, image_names, new_folder
+from training.data.edit.export import copy_image, image_names, new_dataset_folder
 from training.data.edit.versions import next_name
 from training.data.images import examine_image
 from training.data.readers.archives import is_junk
 from training.data.readers.captions import pictures_in
 from training.data.readers.lines import Row, read_rows
 from vlm.errors import UserError
+from vlm.filesystem import write_atomic
 
 ROWS = "metadata.jsonl"
-MARK = ".labels"
+MARK = ".labels"  # an empty file that tells our folders from datasets that were only put in the workspace
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """What is asked about a picture, "" for a caption, and what should be answered."""
+class QuestionAnswer:
+    """A question about an image, "" for a caption, and the answer to it."""
 
     question: str
     answer: str
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
-    """A picture's path in the folder, and what was written about it so far."""
+class LabelledImage:
+    """An image's path in the folder, and what was written about it so far."""
 
     image: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[QuestionAnswer, ...]
 
 
-def start(images: Sequence[Path], workspace: Path, name: str = "labels") -> Path:
-    """A new dataset in the workspace with these pictures and no rows yet.
+def create_labels(images: Sequence[Path], workspace: Path, name: str = "labels") -> Path:
+    """Makes a new dataset of these images, without rows yet, and returns its folder.
 
-    Raises `UserError` where there is no picture, or one can't be loaded.
+    Raises:
+        UserError: There is no image, or one can't be loaded.
     """
     if not images:
         raise UserError("There is no picture to write about.", "Drop some images first.")
+    # All before the first is copied: a broken image should not turn up at the hundredth answer.
     for image in images:
         examine_image(image, name=image.name)
-    datasets = workspace / "datasets"
-    free = name if not (datasets / name).exists() else next_name(name, workspace)
-    with new_folder(datasets / free) as draft:
+    folder = workspace / "datasets" / name
+    if folder.exists():
+        folder = folder.with_name(next_name(name, workspace))
+    with new_dataset_folder(folder) as draft:
         for image, target in image_names({*images}, images[0].parent).items():
             copy_image(image, draft / target)
         (draft / ROWS).touch()
         (draft / MARK).touch()
-    return datasets / free
+    return folder
 
 
-def entries(folder: Path) -> list[Labelled]:
-    """Every picture of the folder, in the order of its name, with its rows."""
-    _require_ours(folder)
-    written: dict[str, list[Pair]] = {}
-    for row in read_rows(folder / ROWS, ROWS):
-        if isinstance(row, Row):
-            question, answer = (str(row.values.get(key) or "") for key in ("question", "answer"))
-            pair = Pair(question, answer or str(row.values.get("text") or ""))
-            written.setdefault(str(row.values.get("file_name")), []).append(pair)
-    names = [picture.relative_to(folder).as_posix() for picture in pictures_in(folder)]
-    return [Labelled(name, tuple(written.get(name, ()))) for name in names]
+def labelled_images(folder: Path) -> list[LabelledImage]:
+    """Returns every image of the folder, in the order of their names, with its rows.
 
-
-def save(folder: Path, image: str, pairs: Sequence[Pair]) -> None:
-    """What is written about one picture of the folder, in place of what was; nothing removes its rows.
-
-    Raises `UserError` where an answer is empty or there is no such picture.
+    Raises:
+        UserError: The folder was not made by `create_labels`.
     """
-    known = {entry.image: entry for entry in entries(folder)}
-    if image not in known:
-        raise UserError(f"There is no picture {image!r} in this folder.", "Open it again.")
-    if any(not pair.answer.strip() for pair in pairs):
-        raise UserError("An answer is empty.", "Write it, or remove the question.")
-    known[image] = Labelled(image, tuple(pairs))
-    rows = [_row(entry.image, pair) for entry in known.values() for pair in entry.pairs]
-    unfinished = folder / f".{uuid.uuid4().hex}"
-    unfinished.write_text(
-        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
-    )
-    os.replace(unfinished, folder / ROWS)
-
-
-def _row(image: str, pair: Pair) -> dict[str, str]:
-    if not pair.question.strip():
-        return {"file_name": image, "text": pair.answer}
-    return {"file_name": image, "question": pair.question, "answer": pair.answer}
-
-
-def _require_ours(folder: Path) -> None:
     if is_junk(folder.name) or not (folder / MARK).is_file():
         raise UserError(
             f"{folder.name!r} was not begun here: it is not written to.",
             "Save your changes as a new version of the dataset.",
         )
+    written: dict[str, list[QuestionAnswer]] = {}
+    for row in read_rows(folder / ROWS, ROWS):
+        if isinstance(row, Row):
+            question, answer, text = (
+                str(row.values.get(key) or "") for key in ("question", "answer", "text")
+            )
+            written.setdefault(str(row.values.get("file_name")), []).append(
+                QuestionAnswer(question, answer or text)
+            )
+    names = [image.relative_to(folder).as_posix() for image in pictures_in(folder)]
+    return [LabelledImage(name, tuple(written.get(name, ()))) for name in names]
+
+
+def save_labels(folder: Path, image: str, pairs: Sequence[QuestionAnswer]) -> None:
+    """Replaces what is written about one image of the folder; no pair at all removes its rows.
+
+    Raises:
+        UserError: An answer is empty, there is no such image, or the folder was not made by `create_labels`.
+    """
+    known = {entry.image: entry.pairs for entry in labelled_images(folder)}
+    if image not in known:
+        raise UserError(f"There is no picture {image!r} in this folder.", "Open it again.")
+    if any(not pair.answer.strip() for pair in pairs):
+        raise UserError("An answer is empty.", "Write it, or remove the question.")
+    rows = []
+    for name, written in (known | {image: pairs}).items():
+        for pair in written:
+            # A caption stands in a column of its own, as an ImageFolder has it.
+            asks = {"question": pair.question, "answer": pair.answer}
+            rows.append({"file_name": name} | (asks if pair.question.strip() else {"text": pair.answer}))
+    write_atomic(folder / ROWS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -1,47 +1,64 @@
-"""thumbnail: a small copy of a picture on disk, made once, for galleries. No torch."""
+"""Thumbnails: small WebP copies of images, on disk for galleries or as data: URIs for pages. No torch."""
 
+import base64
 import hashlib
-import os
-import uuid
+import io
+from functools import lru_cache
 from pathlib import Path
 
 from training.data.images import load_image
 from vlm.errors import UserError
+from vlm.filesystem import FileStamp, file_stamp, write_atomic
 
-LONGEST_SIDE = 224
-"""Pixels: sharp at 112 on a screen of double density."""
+LONGEST_SIDE = 224  # pixels: sharp at 112 on a screen of double density
 QUALITY = 82
 
 
 def thumbnails_of(workspace: Path) -> Path:
-    """Where a workspace's thumbnails lie; the folder may be deleted at any time."""
+    """Returns the folder of a workspace's thumbnails, which may be deleted at any time."""
     return workspace / "datasets" / ".thumbnails"
 
 
 def thumbnail(image: Path, folder: Path) -> Path:
-    """The WebP in `folder` that shows `image`, as the loader of training sees it.
+    """Returns the WebP in `folder` that shows `image` as the loader of training sees it; made once.
 
-    It is made where there is none yet of this content: path, size and time of change tell. Two who ask at
-    once make it twice and get the same. Raises `UserError` where the image can't be loaded or the thumbnail
-    not be written.
+    Raises:
+        UserError: The image can't be loaded, or the thumbnail can't be written.
     """
-    try:
-        stat = image.stat()
-    except OSError as error:
-        raise UserError(f"{image.name!r} has gone", "Put the file back") from error
-    key = hashlib.sha256(f"{image}\0{stat.st_size}\0{stat.st_mtime_ns}".encode(errors="surrogateescape"))
-    name = key.hexdigest()[:40]
-    path = folder / name[:2] / f"{name}.webp"
+    stamp = file_stamp(image)
+    if stamp is None:
+        raise UserError(f"{image.name!r} has gone", "Put the file back")
+    # The name has the image's size and time in it: a changed image gets another thumbnail, and no browser or
+    # reader is left with the old one.
+    identity = f"{image}\0{stamp.size}\0{stamp.mtime_ns}".encode(errors="surrogateescape")
+    name = hashlib.sha256(identity).hexdigest()[:40]
+    path = folder / name[:2] / f"{name}.webp"  # 256 folders, since listing one of 100,000 files is slow
     if path.exists():
         return path
-    picture = load_image(image, name=image.name)
-    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    unfinished = path.with_name(f".{uuid.uuid4().hex}")
+    data = _webp(image, stamp)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(unfinished, "WEBP", quality=QUALITY)
-        os.replace(unfinished, path)
+        write_atomic(path, data)  # two requests at once may both make it: either is whole
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise UserError(f"A thumbnail can't be written: {error.strerror}", "Free some space") from error
     return path
+
+
+def thumbnail_uri(image: Path, folder: Path | None = None) -> str | None:
+    """Returns a thumbnail as a data: URI, from `folder` or else from memory; None where there is no image."""
+    try:
+        data = thumbnail(image, folder).read_bytes() if folder else _webp(image, file_stamp(image))
+    except (UserError, OSError):
+        return None
+    # Inline, so that the web server has to serve no file of the workspace.
+    return "data:image/webp;base64," + base64.b64encode(data).decode("ascii")
+
+
+# 512 of some 10 KB: what a few pages show. The stamp is there to miss the cache once the file has changed.
+@lru_cache(maxsize=512)
+def _webp(image: Path, _stamp: FileStamp | None) -> bytes:
+    picture = load_image(image, name=image.name)
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=QUALITY)
+    return buffer.getvalue()

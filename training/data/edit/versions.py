@@ -1,10 +1,13 @@
-"""save_version: a dataset with rows fixed, excluded and added, as a new dataset; the old one stays. No torch.
+"""Dataset versions: pending edits on disk, and saving them as a new dataset; the old one stays. No torch.
 
-What is saved is messages and images, as `export` writes them. It is opened before it gets its name: a version
-with a bad row is refused, and nothing is left of it.
+Pending edits belong to the dataset as it was when they were made: another fingerprint has none. A version is
+messages and images, as `export` writes them. It is opened before it gets its name: one with a bad row is
+refused, and nothing is left of it.
 """
 
+import json
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,27 +16,29 @@ from itertools import islice
 from pathlib import Path
 
 from training.data.edit.export import (
-    Row,
     copy_image,
+    export_id,
     image_names,
-    key_of,
     message_row,
-    new_folder,
+    new_dataset_folder,
     split_of,
     write_messages,
 )
 from training.data.findings import Finding
+from training.data.images import examine_image
 from training.data.open import Dataset, open_dataset, source_of
 from training.data.readers.lines import LONGEST_LINE
 from training.data.safe_paths import open_regular
 from training.data.synthetic.samples import SAMPLES
 from vlm.errors import UserError
-from vlm.example import IMAGE, Message
+from vlm.example import Example, Message
+from vlm.filesystem import free_name, slug, write_atomic
 
+EDITS_FILE = "changes.json"
 VERSION = re.compile(r"(?P<name>.+)-v(?P<number>\d{1,6})")
 PLACE = re.compile(r"(?P<file>.+) line (?P<line>\d+)")
 FAULTS_SHOWN = 5
-LONGEST_SHOWN = 100_000
+LONGEST_SHOWN = 100_000  # bytes of a bad line: the form that shows it is no editor for books
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +47,6 @@ class Draft:
 
     images: tuple[Path, ...]
     messages: tuple[Message, ...]
-    group: str = ""
-    references: tuple[str, ...] = ()
-
-    @classmethod
-    def asked(cls, image: Path, question: str, answer: str) -> "Draft":
-        """A question about one image, or a caption where nothing is asked."""
-        return cls((image,), (Message("user", IMAGE + question), Message("assistant", answer)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +57,42 @@ class Edits:
     fixed: Mapping[str, Draft] = field(default_factory=dict)
     excluded: Collection[str] = frozenset()
     added: Sequence[Draft] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PendingEdits:
+    """The edits of a dataset that wait to be saved as a version, and the folder that has them."""
+
+    folder: Path
+    fixed: Mapping[str, Draft] = field(default_factory=dict)
+    excluded: frozenset[str] = frozenset()
+
+    @property
+    def edits(self) -> Edits:
+        """For `save_version`: a row that is left out is not fixed, too."""
+        fixed = {key: draft for key, draft in self.fixed.items() if key not in self.excluded}
+        return Edits(fixed=fixed, excluded=self.excluded)
+
+    def __bool__(self) -> bool:
+        return bool(self.fixed or self.excluded)
+
+    def fix(self, key: str, draft: Draft) -> "PendingEdits":
+        """Returns the edits with this row in place of the one called `key`."""
+        return replace(self, fixed={**self.fixed, key: draft}, excluded=self.excluded - {key})
+
+    def exclude(self, *keys: str) -> "PendingEdits":
+        # A correction stays: who takes the row back has it again.
+        return replace(self, excluded=self.excluded.union(keys))
+
+    def among(self, known: Collection[str]) -> "PendingEdits":
+        """Returns the edits whose rows are still there: other columns may be chosen by now."""
+        fixed = {key: draft for key, draft in self.fixed.items() if key in known}
+        return replace(self, fixed=fixed, excluded=self.excluded.intersection(known))
+
+    def undo(self, key: str) -> "PendingEdits":
+        """Returns the edits without any of this row."""
+        fixed = {other: draft for other, draft in self.fixed.items() if other != key}
+        return replace(self, fixed=fixed, excluded=self.excluded - {key})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,98 +107,165 @@ class Version:
     left_out: int
 
 
-def save_version(dataset: Dataset, edits: Edits, workspace: Path, name: str | None = None) -> Version:
-    """A new dataset in `workspace/datasets`, called `name` or after the old one: pets, pets-v2, pets-v3.
+def pending_edits(dataset: Dataset, workspace: Path) -> PendingEdits:
+    """Reads the edits that wait; none where the file can't be read."""
+    folder = workspace / "datasets" / ".pending" / dataset.fingerprint[:40]
+    bases = {"put-in": folder.resolve(), "dataset": dataset.root.resolve()}
+    try:
+        saved = json.loads((folder / EDITS_FILE).read_text(encoding="utf-8"))
+        fixed = {}
+        for key, row in saved["fixed"].items():
+            images = []
+            for name in row["images"]:
+                base, _, path = name.partition("/")
+                image = (bases[base] / path).resolve()
+                # A file that was tampered with must not bring others of this machine into a dataset.
+                if not image.is_relative_to(bases[base]):
+                    raise ValueError(name)
+                images.append(image)
+            messages = (Message(role, text) for role, text in row["messages"])
+            fixed[key] = Draft(tuple(images), tuple(messages))
+        return PendingEdits(folder, fixed, frozenset(saved["excluded"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return PendingEdits(
+            folder
+        )  # not there, half a file, or another program's: nothing in it can be saved
 
-    Raises `UserError` where a name is taken, a row that is named isn't there, or a fixed or added row is bad.
+
+def save_pending(edits: PendingEdits, dataset: Dataset) -> PendingEdits:
+    """Writes pending edits to their file, whole or not at all, and returns them.
+
+    Raises:
+        UserError: The file can't be written.
+    """
+    fixed = {}
+    for key, draft in edits.fixed.items():
+        # Relative, so that a workspace that was moved has its edits still.
+        images = [
+            f"put-in/{image.relative_to(edits.folder).as_posix()}"
+            if image.is_relative_to(edits.folder)
+            else f"dataset/{image.relative_to(dataset.root).as_posix()}"
+            for image in draft.images
+        ]
+        fixed[key] = {"images": images, "messages": [[turn.role, turn.text] for turn in draft.messages]}
+    text = json.dumps({"fixed": fixed, "excluded": sorted(edits.excluded)}, ensure_ascii=False)
+    try:
+        edits.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(edits.folder / EDITS_FILE, text)
+    except OSError as error:
+        raise UserError(f"The change can't be kept: {error.strerror}", "Free some space") from error
+    return edits
+
+
+def discard_pending(edits: PendingEdits) -> PendingEdits:
+    """Deletes all pending edits and the images put in for them, and returns that there are none."""
+    shutil.rmtree(edits.folder, ignore_errors=True)
+    return PendingEdits(edits.folder)
+
+
+def put_in_image(image: Path, edits: PendingEdits) -> Path:
+    """Copies an image that is put in for a row beside the pending edits, and returns the copy.
+
+    Raises:
+        UserError: The image can't be loaded, or not be copied.
+    """
+    examine_image(image, name=image.name)
+    target = edits.folder / "images" / f"{uuid.uuid4().hex[:12]}{image.suffix.lower()}"
+    try:
+        # A copy, since uploads lie in a temporary folder that is emptied.
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(image, target)
+    except OSError as error:
+        raise UserError(f"The picture can't be kept: {error.strerror}", "Free some space") from error
+    return target
+
+
+def save_version(dataset: Dataset, edits: Edits, workspace: Path, name: str | None = None) -> Version:
+    """Saves a new dataset in `workspace/datasets`, called `name` or after the old one: pets-v2, pets-v3.
+
+    Raises:
+        UserError: The name is taken, a row that is named isn't there, or a fixed or added row is bad.
     """
     bad = {finding.where for finding in dataset.findings}
     known = {*bad, *(example.id for example in dataset.examples)}
     if strangers := sorted({*edits.fixed, *edits.excluded} - known):
         raise UserError(f"There is no row {strangers[0]!r} to change.", "Open the dataset again.")
-    rows = list(_rows(dataset, edits, bad))
+    rows = list(_edited_rows(dataset, edits, bad))
     folder = workspace / "datasets" / (name or next_name(dataset.name, workspace))
-    images = {image for _, draft, _ in rows for image in draft.images}
+    images = {image for example, _ in rows for image in example.images}
     names = image_names(images, dataset.root)
-    left_out = bad - {*edits.fixed, *edits.excluded}
-    version = Version(
-        folder, len(rows), len(edits.fixed), len({*edits.excluded} & known), len(edits.added), len(left_out)
-    )
-    with new_folder(folder) as draft_folder:
+    counts = {
+        "fixed": len(edits.fixed),
+        "excluded": len({*edits.excluded} & known),
+        "added": len(edits.added),
+        "left_out": len(bad - {*edits.fixed, *edits.excluded}),
+    }
+    made_from = {
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    with new_dataset_folder(folder) as draft:
         for image in images:
-            copy_image(image, draft_folder / names[image])
-        written = (
-            message_row(key, row.images, row.messages, names, split, row.group, row.references)
-            for key, row, split in rows
-        )
-        write_messages(draft_folder, folder.name, written, made_from=_made_from(dataset, version))
-        _require_good(open_dataset(str(draft_folder), draft_folder))
-    return version
+            copy_image(image, draft / names[image])
+        written = (message_row(example.id, example, names, split) for example, split in rows)
+        write_messages(draft, folder.name, written, made_from=made_from | counts)
+        # The reader decides what a good row is: rules of our own here would drift from it.
+        version = open_dataset(str(draft), draft)
+        if version.findings or not version.examples:
+            shown = [f"{finding.reason} -> {finding.remedy}" for finding in version.findings[:FAULTS_SHOWN]]
+            problem = "\n".join(["The new version would have bad rows:", *shown])
+            raise UserError(problem, "Correct them and save again.")
+    return Version(folder, len(rows), **counts)
 
 
 def next_name(name: str, workspace: Path) -> str:
-    """The first free name after this one: pets-v2 after pets, pets-v3 after pets-v2."""
+    """Returns the first free name after this one: pets-v2 after pets, pets-v3 after pets-v2."""
     match = VERSION.fullmatch(name)
     stem, number = (match["name"], int(match["number"])) if match else (name, 1)
-    stem = re.sub(r"[^\w-]+", "-", stem).strip("-_")[:48] or "dataset"
-    while True:
-        number += 1
-        found = f"{stem}-v{number}"
-        if found not in SAMPLES and not (workspace / "datasets" / found).exists():
-            return found
+    datasets = workspace / "datasets"
+    return free_name(datasets, slug(stem, "dataset"), reserved=SAMPLES, joint="-v", start=number + 1)
 
 
 def raw_row(place: str, source: str, workspace: Path, **how: object) -> dict[str, object] | str | None:
-    """What stands at a place that a finding names: a row's columns, or the line's text if it is no row.
+    """Returns what stands at a place that a finding names: columns, or the line's text if it is no row.
 
     `how` are `open_dataset`'s keywords. None where there is no such place.
     """
     found, _ = source_of(source, workspace, **how)
     for row in (row for rows in found.rows.values() for row in rows):
-        if isinstance(row, Finding):
-            if row.where == place and (match := PLACE.fullmatch(place)):
-                return _line(found.root / match["file"], int(match["line"]))
-        elif row.where == place:
+        if row.where != place:
+            continue
+        if not isinstance(row, Finding):
             return row.values
+        if match := PLACE.fullmatch(place):
+            path = found.root / match["file"]
+            with open_regular(path, path.name) as file:
+                # In pieces, as the reader counts lines: a file without line ends may be larger than memory.
+                lines = iter(lambda: file.readline(LONGEST_LINE), b"")
+                line = next(islice(lines, int(match["line"]) - 1, None), b"")
+            return line[:LONGEST_SHOWN].decode("utf-8", errors="replace").rstrip("\r\n") if line else None
     return None
 
 
-def _line(path: Path, number: int) -> str | None:
-    with open_regular(path, path.name) as file:
-        line = next(islice(iter(lambda: file.readline(LONGEST_LINE), b""), number - 1, None), None)
-    return None if line is None else line[:LONGEST_SHOWN].decode("utf-8", errors="replace").rstrip("\r\n")
-
-
-def _rows(dataset: Dataset, edits: Edits, bad: Collection[str]) -> Iterator[tuple[str, Draft, str | None]]:
-    """Each row's id, what it says, and its split: the examples in their order, then rows that were bad."""
+def _edited_rows(
+    dataset: Dataset, edits: Edits, bad: Collection[str]
+) -> Iterator[tuple[Example, str | None]]:
+    """Yields each row of a version and its split: the examples in their order, then rows that were bad."""
     for example in dataset.examples:
         if example.id in edits.excluded:
             continue
-        draft = edits.fixed.get(example.id, Draft(example.images, example.messages))
-        # A mended question is of the kind that it was; a mended answer is the only one that is right.
+        draft = edits.fixed.get(example.id, example)
+        # A corrected question stays of its kind. A corrected answer is the only right one: what the others
+        # answered may have been the mistake.
         references = example.references if draft.messages[-1:] == example.messages[-1:] else ()
-        draft = replace(draft, group=example.group, references=references)
-        yield key_of(dataset, example), draft, split_of(dataset, example)
-    train = next(iter(dataset.parts)) if dataset.held_out else None
-    for place in (place for place in edits.fixed if place in bad and place not in edits.excluded):
-        yield place, edits.fixed[place], train
-    for draft in edits.added:
-        yield f"added-{uuid.uuid4().hex[:12]}", draft, train
-
-
-def _made_from(dataset: Dataset, version: Version) -> Row:
-    counts = {kind: getattr(version, kind) for kind in ("fixed", "excluded", "added", "left_out")}
-    made = {
-        "name": dataset.name,
-        "fingerprint": dataset.fingerprint,
-        "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-    return made | counts
-
-
-def _require_good(version: Dataset) -> None:
-    if version.findings or not version.examples:
-        told = [f"{finding.reason} -> {finding.remedy}" for finding in version.findings[:FAULTS_SHOWN]]
-        raise UserError(
-            "\n".join(["The new version would have bad rows:", *told]), "Correct them and save again."
+        yield (
+            Example(export_id(dataset, example), draft.images, draft.messages, example.group, references),
+            split_of(dataset, example),
         )
+    train = next(iter(dataset.parts)) if dataset.held_out else None
+    for place, draft in edits.fixed.items():
+        if place in bad and place not in edits.excluded:
+            yield Example(place, draft.images, draft.messages), train
+    for draft in edits.added:
+        yield Example(f"added-{uuid.uuid4().hex[:12]}", draft.images, draft.messages), train

@@ -3,44 +3,43 @@
 Image counts, images that the processor refuses, control tokens typed in texts, answers of which nothing would
 be trained on, and the length of every example against the limit. Every text is tokenized. What the processor
 adds, template and image tokens, is measured by `training.data.validate.token_counter` on blank images, once
-for each form of conversation and each size of image, so that the time is bounded however large the dataset
-is.
+for each pattern of turns and each size of image, so that the time is bounded however large the dataset is.
 """
 
 import re
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from training.config import TrainingConfig
 from training.data.findings import Finding
-from training.data.open import Dataset, say_nothing
+from training.data.open import Progress, say_nothing
 from training.data.safe_paths import quoted
-from training.data.validate.dataset_check import Progress, Report
+from training.data.validate.dataset_check import Report
 from training.data.validate.token_counter import (
-    Counted,
-    Form,
-    Forms,
-    Meter,
-    Size,
-    Sizes,
-    form_of,
-    measure_forms,
-    measure_sizes,
-    meter_of,
-    unremarked,
+    ImageSize,
+    TextTokens,
+    TokenCounter,
+    TurnPattern,
+    measure_images,
+    measure_templates,
+    quiet_transformers,
+    token_counter,
+    turn_pattern,
 )
-from training.data.validate.token_lengths import Lengths
+from training.data.validate.token_lengths import TokenLengths, rounded_up
 from vlm.errors import UserError
 from vlm.example import IMAGE, Example
 
+# How many examples near the limit, and how many others, go through the processor themselves.
 MOST_NEAR, SPOT_CHECKS = 400, 32
-"""How many examples near the limit, and how many others, go through the processor themselves."""
 SECONDS_FOR_NEAR = 60.0
+# Tokens, and a part of the limit: an estimate this near to it is measured, since tokens may join where texts
+# and template meet.
 NEAR_TOKENS, NEAR_PART = 16, 0.02
-"""A count this near to the limit is measured: tokens may join where texts and template meet."""
 TOKENS_NAMED = 3
-STEP = 64
+
+SequenceLengths = dict[str, tuple[int, ...]]  # example id -> tokens of each sequence
 
 
 def check_with_model(
@@ -49,191 +48,175 @@ def check_with_model(
     progress: Progress = say_nothing,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Report:
-    """The report with what the chosen base model can't take, and with the lengths of its usable examples.
+    """Returns the report with what the chosen base model can't take, and the lengths of its usable examples.
 
-    `progress` counts examples. When `cancelled()` says so, those counted so far are told of. Raises
-    `UserError` where the model has no readable configuration or processor.
+    `progress` counts examples. Once `cancelled()` is true, only the examples counted so far are reported on.
+
+    Raises:
+        UserError: The model has no readable configuration or processor.
     """
-    with unremarked():
-        return _checked(_Check(report), meter_of(config), progress, cancelled)
-
-
-def _checked(check: "_Check", meter: Meter, progress: Progress, cancelled: Callable[[], bool]) -> Report:
-    check.tell(_about_image_counts(check, meter))
-    counted = meter.count(check.examples, progress, cancelled)
-    check.examples = [example for example in check.examples if example.id in counted]
-    sizes, refused = measure_sizes(check.examples, check.sizes_of, meter)
-    check.tell(_about_refused_images(check, refused))
-    forms, refusals = measure_forms(check.examples, meter, sizes)
-    check.tell(_about_refused_forms(check, refusals))
-    check.tell(_about_control_tokens(check, meter, forms.ends))
-    check.tell(_about_answers(check, counted))
-    lengths = _lengths(check, meter, counted, sizes, forms, cancelled)
-    check.tell(_about_lengths(check, meter, counted, lengths))
+    with quiet_transformers():
+        check, counter = _Check(report), token_counter(config)
+        if counter.prompt.takes_one_image:
+            remedy = "Give the row one image, or choose another model"
+            check.add(
+                check.finding(e, f"the row has {len(e.images)} images: this model takes exactly one", remedy)
+                for e in check.examples
+                if len(e.images) != 1
+            )
+        counted = counter.count_examples(check.examples, progress, cancelled)
+        check.drop({example.id for example in check.examples} - counted.keys())
+        images, refused_sizes = measure_images(check.examples, check.sizes_of, counter)
+        check.add(_refused(check, refused_sizes, {}))
+        template, refused_patterns = measure_templates(check.examples, counter, images)
+        check.add(_refused(check, {}, refused_patterns))
+        check.add(_typed_control_tokens(check, counter, template.ends))
+        check.add(_untrainable_answers(check, counted))
+        estimates: SequenceLengths = {}
+        for example in check.examples:
+            # Images stand in the first sequence: what an encoder-decoder's encoder reads, or all there is.
+            of_images = (images.of(check.sizes_of(example)), 0)
+            parts = zip(
+                counted[example.id].sequences, template.of(turn_pattern(example)), of_images, strict=False
+            )
+            estimates[example.id] = tuple(round(text + added + image) for text, added, image in parts)
+        lengths, measured = _measured_near_limit(check, counter, estimates, cancelled)
+        check.add(_too_long(check, counter, counted, lengths))
     tokens = tuple(map(max, lengths.values()))
-    found = Lengths(tokens, meter.limit, meter.model_limit, check.measured, lengths)
-    return replace(check.report, findings=[*check.report.findings, *check.findings], lengths=found)
+    found = TokenLengths(tokens, counter.limit, counter.model_limit, measured, lengths)
+    return replace(report, findings=[*report.findings, *check.findings], lengths=found)
 
 
 class _Check:
-    """The examples that are left while what is wrong is found, and what was found.
-
-    Examples with a fault are not looked at again: one is enough for a row to be corrected.
-    """
+    """The examples that are left, and the findings so far."""
 
     def __init__(self, report: Report) -> None:
-        self.report = report
-        self.dataset: Dataset = report.dataset
-        self.facts = report.facts
+        self.dataset, self.facts = report.dataset, report.facts
         self.findings: list[Finding] = []
-        self.measured = 0
+        # A check of the pixels that was cancelled has not seen every image: some sizes are unknown.
         readable = report.cleaned().examples
         self.examples = [example for example in readable if all(i in self.facts for i in example.images)]
 
-    def sizes_of(self, example: Example) -> list[Size]:
+    def sizes_of(self, example: Example) -> list[ImageSize]:
         return [(self.facts[image].width, self.facts[image].height) for image in example.images]
 
     def finding(self, example: Example, reason: str, remedy: str, *, warning: bool = False) -> Finding:
         return Finding(self.dataset.place_of(example), reason, remedy, warning, example.id)
 
-    def tell(self, found: Iterator[Finding]) -> None:
+    def add(self, found: Iterable[Finding]) -> None:
+        """Adds findings. Examples with a fault are not checked further: one is enough to correct a row."""
         new = list(found)
         self.findings += new
-        wrong = {finding.example for finding in new if not finding.warning}
-        if wrong:
-            self.examples = [example for example in self.examples if example.id not in wrong]
+        self.drop({finding.example for finding in new if not finding.warning})
+
+    def drop(self, ids: Collection[str | None]) -> None:
+        if ids:
+            self.examples = [example for example in self.examples if example.id not in ids]
 
 
-def _about_image_counts(check: _Check, meter: Meter) -> Iterator[Finding]:
-    if not meter.prompt.takes_one_image:
-        return
-    for example in check.examples:
-        if len(example.images) != 1:
-            reason = f"the row has {len(example.images)} images: this model takes exactly one"
-            yield check.finding(example, reason, "Give the row one image, or choose another model")
-
-
-def _about_refused_images(check: _Check, refused: dict[Size, UserError]) -> Iterator[Finding]:
-    for example in check.examples if refused else ():
+def _refused(
+    check: _Check, sizes: Mapping[ImageSize, UserError], patterns: Mapping[TurnPattern, UserError]
+) -> Iterator[Finding]:
+    """Yields a finding for each image of a refused size, each example of a refused pattern of turns."""
+    for example in check.examples if sizes else ():
         for image, size in zip(example.images, check.sizes_of(example), strict=True):
-            if size in refused:
+            if size in sizes:
                 name = quoted(image.relative_to(check.dataset.root).as_posix())
-                reason = f"{name} has {size[0]} x {size[1]} pixels: {refused[size].problem}"
+                reason = f"{name} has {size[0]} x {size[1]} pixels: {sizes[size].problem}"
                 yield check.finding(example, reason, "Crop or enlarge it, or choose another model")
-
-
-def _about_refused_forms(check: _Check, refused: dict[Form, UserError]) -> Iterator[Finding]:
-    for example in check.examples if refused else ():
-        if refusal := refused.get(form_of(example)):
+    for example in check.examples if patterns else ():
+        if refusal := patterns.get(turn_pattern(example)):
             images = f" with {len(example.images)} images" if len(example.images) != 1 else ""
             reason = f"a conversation of {len(example.messages)} turns{images}: {refusal.problem}"
             yield check.finding(example, reason, refusal.remedy)
 
 
-def _about_control_tokens(check: _Check, meter: Meter, ends: Collection[str]) -> Iterator[Finding]:
-    """Tokens that steer the model and that somebody typed: they would be read as plain text."""
-    tokens = control_tokens(meter)
-    pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
+def _typed_control_tokens(check: _Check, counter: TokenCounter, ends: Collection[str]) -> Iterator[Finding]:
+    """Yields a finding for each example with a token typed in a text that steers the model."""
+    # Those of the tokenizer, and what its processor takes for an image, a video or a sound. A character alone
+    # is ordinary text even where a tokenizer calls it special; IMAGE is how datasets mark images.
+    tokens = {token.content for token in counter.tokenizer.added_tokens_decoder.values() if token.special}
+    tokens |= {*counter.tokenizer.all_special_tokens}
+    named = vars(counter.prompt.processor).items()
+    tokens |= {value for key, value in named if key.endswith("_token") and isinstance(value, str)}
+    pattern = _any_of(token for token in tokens if len(token) > 1 and token != IMAGE)
     for example in check.examples:
         for number, message in enumerate(example.messages, start=1):
             found = list(dict.fromkeys(pattern.findall(message.plain_text)))
             if not found:
                 continue
-            named = ", ".join(map(quoted, found[:TOKENS_NAMED]))
+            listed = ", ".join(map(quoted, found[:TOKENS_NAMED]))
             stops = message.role == "assistant" and not ends.isdisjoint(found)
             what = "which ends this model's answers" if stops else "a control token of this model"
             remedy = "Remove it, or write it otherwise, with a space in it for example"
-            yield check.finding(example, f"turn {number} holds {named}, {what}", remedy)
+            yield check.finding(example, f"turn {number} holds {listed}, {what}", remedy)
             break
 
 
-def control_tokens(meter: Meter) -> set[str]:
-    """The model's control tokens, and what its processor takes for an image, a video or a sound."""
-    special = {token.content for token in meter.tokenizer.added_tokens_decoder.values() if token.special}
-    special |= {*meter.tokenizer.all_special_tokens}
-    named = {key: value for key, value in vars(meter.prompt.processor).items() if key.endswith("_token")}
-    special |= {str(value) for value in named.values() if isinstance(value, str)}
-    return {token for token in special if len(token) > 1 and token != IMAGE}
+def _any_of(words: Iterable[str]) -> re.Pattern[str]:
+    # Longest first, since an alternation takes the first match; without any word it never matches.
+    return re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or "(?!)")
 
 
-def _about_answers(check: _Check, counted: dict[str, Counted]) -> Iterator[Finding]:
+def _untrainable_answers(check: _Check, counted: Mapping[str, TextTokens]) -> Iterator[Finding]:
     for example in check.examples:
         found = counted[example.id]
-        if found.empty:
-            reason = f"turn {found.empty[0]}: this model's tokenizer makes no token of the answer"
+        if found.empty_turn:
+            reason = f"turn {found.empty_turn}: this model's tokenizer makes no token of the answer"
             reason += ", so nothing would be trained on"
             yield check.finding(example, reason, "Write it in other characters, or remove the row")
-        elif found.unknown:
-            reason = f"turn {found.unknown[0]} has characters that this model's tokenizer doesn't know"
+        elif found.unknown_turn:
+            reason = f"turn {found.unknown_turn} has characters that this model's tokenizer doesn't know"
             remedy = "Write it in other characters, or choose a model of this language"
             yield check.finding(example, reason, remedy, warning=True)
 
 
-def _lengths(
-    check: _Check,
-    meter: Meter,
-    counted: dict[str, Counted],
-    sizes: Sizes,
-    forms: Forms,
-    cancelled: Callable[[], bool],
-) -> dict[str, tuple[int, ...]]:
-    """The tokens of each example's streams, by its id; near the limit they are measured."""
+def _measured_near_limit(
+    check: _Check, counter: TokenCounter, lengths: SequenceLengths, cancelled: Callable[[], bool]
+) -> tuple[SequenceLengths, int]:
+    """Measures examples whose estimated length may deceive, and returns all lengths and how many it measured.
 
-    def estimate(example: Example) -> tuple[int, ...]:
-        images = (sizes.of(check.sizes_of(example)), 0)
-        parts = zip(counted[example.id].streams, forms.of(form_of(example)), images, strict=False)
-        return tuple(round(text + added + image) for text, added, image in parts)
-
-    lengths = {example.id: estimate(example) for example in check.examples}
-    margin = NEAR_TOKENS + NEAR_PART * meter.limit
-    near = [e for e in check.examples if abs(max(lengths[e.id]) - meter.limit) <= margin]
-    fitting = [e for e in check.examples if max(lengths[e.id]) <= meter.limit + margin]
-    spot, marked = _spread(fitting), _marked(fitting, meter)  # of a book it is enough to know that it is one
-    began, refused = time.monotonic(), []
-    for example in {e.id: e for e in [*spot, *near[:MOST_NEAR], *marked[:MOST_NEAR]]}.values():
+    These are examples near the limit, those with words that a template may read, and a few of all.
+    """
+    margin = NEAR_TOKENS + NEAR_PART * counter.limit
+    near = [e for e in check.examples if abs(max(lengths[e.id]) - counter.limit) <= margin]
+    # Not what is far too long anyway: a book takes the processor long, and is refused by its estimate.
+    fitting = [e for e in check.examples if max(lengths[e.id]) <= counter.limit + margin]
+    spots = fitting[:: max(1, len(fitting) // max(1, SPOT_CHECKS))][:SPOT_CHECKS]
+    # A word that the tokenizer knows as one token, as <think>, may be read and removed by a template.
+    words = _any_of(t for t in counter.tokenizer.added_tokens_encoder if len(t) > 1 and t.strip())
+    marked = [e for e in fitting if any(words.search(message.plain_text) for message in e.messages)]
+    began, refused, measured = time.monotonic(), [], {}
+    for example in {e.id: e for e in [*spots, *near[:MOST_NEAR], *marked[:MOST_NEAR]]}.values():
         if cancelled() or time.monotonic() - began > SECONDS_FOR_NEAR:
             break
         try:
-            lengths[example.id], _ = meter.measure(example.messages, check.sizes_of(example))
-            check.measured += 1
+            measured[example.id], _ = counter.measure(example.messages, check.sizes_of(example))
         except UserError as refusal:
             refused.append(check.finding(example, refusal.problem, refusal.remedy))
-            lengths.pop(example.id, None)
-    check.tell(iter(refused))
-    return lengths
+    check.add(refused)
+    left = {example.id for example in check.examples}
+    return {key: tokens for key, tokens in {**lengths, **measured}.items() if key in left}, len(measured)
 
 
-def _about_lengths(
-    check: _Check, meter: Meter, counted: dict[str, Counted], lengths: dict[str, tuple[int, ...]]
+def _too_long(
+    check: _Check, counter: TokenCounter, counted: Mapping[str, TextTokens], lengths: SequenceLengths
 ) -> Iterator[Finding]:
     for example in check.examples:
         tokens = max(lengths[example.id])
-        if tokens <= meter.limit:
+        if tokens <= counter.limit:
             continue
-        question, *answer = counted[example.id].streams
-        apart = tokens - (question if max(answer, default=0) <= meter.limit else tokens)
-        images = f"{len(example.images)} image{'s' * (len(example.images) != 1)}"
-        if apart > meter.limit and example.images:
-            reason = f"{images} and the template take {apart:,} tokens, and {meter.limit:,} is the most"
+        text, *answer = counted[example.id].sequences
+        # What stands beside the text; nothing where an encoder-decoder's answer is what is too long.
+        apart = tokens - (text if max(answer, default=0) <= counter.limit else tokens)
+        if apart > counter.limit and example.images:
+            images = f"{len(example.images)} image{'s' * (len(example.images) != 1)}"
+            reason = f"{images} and the template take {apart:,} tokens, and {counter.limit:,} is the most"
             reason += ": image tokens would be cut off"
         else:
-            reason = f"the row has {tokens:,} tokens, and {meter.limit:,} is the most"
-        yield check.finding(example, reason, _longer_remedy(tokens, meter))
-
-
-def _longer_remedy(tokens: int, meter: Meter) -> str:
-    if tokens > meter.model_limit:
-        return f"Shorten it: this model reads {meter.model_limit:,} tokens at most"
-    return f"Give --max_length {min(-(-tokens // STEP) * STEP, meter.model_limit)}, or shorten it"
-
-
-def _marked(examples: list[Example], meter: Meter) -> list[Example]:
-    """Those with a word in them that the tokenizer knows as one token: a template may read it, as <think>."""
-    words = [token for token in meter.tokenizer.added_tokens_encoder if len(token) > 1 and token.strip()]
-    pattern = re.compile("|".join(map(re.escape, words)) or "(?!)")
-    return [e for e in examples if any(pattern.search(message.plain_text) for message in e.messages)]
-
-
-def _spread(examples: list[Example]) -> list[Example]:
-    """Some of the examples, from all over the dataset."""
-    return examples[:: max(1, len(examples) // max(1, SPOT_CHECKS))][:SPOT_CHECKS]
+            reason = f"the row has {tokens:,} tokens, and {counter.limit:,} is the most"
+        if tokens > counter.model_limit:
+            remedy = f"Shorten it: this model reads {counter.model_limit:,} tokens at most"
+        else:
+            remedy = f"Give --max_length {rounded_up(tokens, counter.model_limit)}, or shorten it"
+        yield check.finding(example, reason, remedy)

@@ -1,15 +1,15 @@
-"""How long the examples are in tokens, against the limit: a histogram, what is lost, a safe value. No torch.
+"""Token lengths of a dataset's examples against the limit: histogram, losses, a safe `max_length`. No torch.
 
-`training.data.validate.model_check` counts the tokens; check and page show this.
+`training.data.validate.model_check` counts the tokens; the command `check` and the page show this.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
+# A safe value is a multiple of this: a new row a little longer than the rest then still fits.
 STEP = 64
-"""A safe value is a multiple of this: a new row a little longer than the rest then still fits."""
-NICE_WIDTHS = (1, 2, 5)
+ROUND_WIDTHS = [digit * 10**power for power in range(12) for digit in (1, 2, 5)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +22,20 @@ class Bin:
 
 
 @dataclass(frozen=True, slots=True)
-class Lengths:
+class TokenLengths:
     """Tokens of each example, image tokens included, in the dataset's order.
 
-    Nothing above `limit` can be trained on: it is the smaller of `max_length` and `model_limit`, which is the
-    most that the model reads at all. `measured` examples went through the processor; of the others the text
-    was counted, and the rest taken from examples of the same form. `streams` has the tokens of each stream by
-    an example's id: of an encoder-decoder what it reads and what it writes, else all of them in one.
+    Examples above `limit` can't be trained on: it is the smaller of `max_length` and `model_limit`, the most
+    that the model reads at all. `measured` examples went through the processor; of the others the text was
+    counted, and the rest taken from examples alike. `sequences` has the tokens of each sequence by an
+    example's id: encoder input and decoder labels of an encoder-decoder, else the one that holds everything.
     """
 
     tokens: tuple[int, ...]
     limit: int
     model_limit: int
     measured: int
-    streams: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    sequences: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def longest(self) -> int:
@@ -54,32 +54,25 @@ class Lengths:
     def safe_max_length(self) -> int:
         """The least `max_length`, in steps of 64, that loses nothing more than the model itself does."""
         fitting = max((tokens for tokens in self.tokens if tokens <= self.model_limit), default=1)
-        return min(-(-fitting // STEP) * STEP, self.model_limit)
+        return rounded_up(fitting, self.model_limit)
 
     def bins(self, most: int = 24) -> list[Bin]:
-        """At most `most` bins of one round width from 0 on, empty ones in between included."""
+        """Returns at most `most` bins of one round width from 0 on, empty ones in between included."""
         if not self.tokens:
             return []
-        width = next(
-            nice * 10**power
-            for power in range(12)
-            for nice in NICE_WIDTHS
-            if self.longest // (nice * 10**power) < most
-        )
+        width = next(width for width in ROUND_WIDTHS if self.longest // width < most)
         counts = [0] * (self.longest // width + 1)
         for tokens in self.tokens:
             counts[tokens // width] += 1
         return [Bin(index * width, (index + 1) * width - 1, count) for index, count in enumerate(counts)]
 
     def facts(self) -> dict[str, object]:
-        """All of it but the single lengths, as JSON takes it."""
-        return {
-            "bins": [[found.low, found.high, found.count] for found in self.bins()],
-            "limit": self.limit,
-            "model_limit": self.model_limit,
-            "median": self.median,
-            "longest": self.longest,
-            "lost": self.lost,
-            "safe_max_length": self.safe_max_length,
-            "measured": self.measured,
-        }
+        """Returns all but the single lengths, for JSON."""
+        names = ("limit", "model_limit", "median", "longest", "lost", "safe_max_length", "measured")
+        bins = [[found.low, found.high, found.count] for found in self.bins()]
+        return {"bins": bins} | {name: getattr(self, name) for name in names}
+
+
+def rounded_up(tokens: int, model_limit: int) -> int:
+    """Returns the next multiple of `STEP`, or `model_limit` where the model reads no more."""
+    return min(-(-tokens // STEP) * STEP, model_limit)
