@@ -19,7 +19,7 @@ from vlm.errors import UserError
 from vlm.filesystem import write_atomic
 
 ROWS = "metadata.jsonl"
-MARK = ".labels"  # an empty file that tells our folders from datasets that were only put in the workspace
+MARK = ".labels"  # an empty file: other datasets in the workspace are not ours to write to
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,7 @@ and either `question`, `answer` and `type`, or `text` (a caption). The same name
 """
 
 import json
-import os
 import random
-import shutil
-import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from training.data.synthetic.phrases import (
     caption,
 )
 from training.data.synthetic.scenes import Difficulty, Rendering, draw_scene, make_scene
+from vlm.filesystem import new_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,32 +54,27 @@ def make_sample(name: str, folder: Path, **changes: object) -> Path:
     if (folder / "metadata.jsonl").is_file():
         return folder
     spec = replace(SAMPLES[name], **changes)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        (draft / "images").mkdir()
-        # One generator for scenes, questions and captions: an image depends on all that was drawn before.
-        rng = random.Random(spec.seed)
-        with (draft / "metadata.jsonl").open("w", encoding="utf-8") as lines:
+        with new_folder(folder) as draft:
+            (draft / "images").mkdir()
+            # One generator for scenes, questions and captions: an image depends on all that was drawn before.
+            rng = random.Random(spec.seed)
+            rows = []
             for index in range(spec.images):
                 scene = make_scene(rng, spec.difficulty)
                 file_name = f"images/{index:04d}.png"
                 draw_scene(scene, spec.rendering).save(draft / file_name)
                 # No question type twice about an image: two questions of a type may be the same one.
-                kinds = rng.sample(QUESTION_TYPES, spec.questions_per_image)
-                drawn = [ask(scene, kind, spec.phrasing, rng) for kind in kinds]
-                rows = [{"question": q.question, "answer": q.answer, "type": q.type} for q in drawn]
+                for kind in rng.sample(QUESTION_TYPES, spec.questions_per_image):
+                    drawn = ask(scene, kind, spec.phrasing, rng)
+                    row = {"question": drawn.question, "answer": drawn.answer, "type": drawn.type}
+                    rows.append({"file_name": file_name, **row})
                 if spec.caption_every is not None and index % spec.caption_every == 0:
-                    rows.append({"text": caption(scene, spec.phrasing)})
-                for row in rows:
-                    lines.write(json.dumps({"file_name": file_name} | row, ensure_ascii=False) + "\n")
-        draft.chmod(0o755)  # mkdtemp makes folders that no other user may enter
-        try:
-            os.rename(draft, folder)
-        except OSError:
-            # Another process may have been first; its files are the same.
-            if not (folder / "metadata.jsonl").is_file():
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+                    rows.append({"file_name": file_name, "text": caption(scene, spec.phrasing)})
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (draft / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+    except OSError:
+        # Another process may have been first; its files are the same.
+        if not (folder / "metadata.jsonl").is_file():
+            raise
     return folder

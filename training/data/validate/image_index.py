@@ -1,4 +1,4 @@
-"""ImageIndex: size, frames and digest of decoded images, kept on disk until a file changes. No torch.
+"""ImageIndex: size, frames and digest of decoded images, stored on disk until a file changes. No torch.
 
 One file in the workspace for each dataset's folder, free to be deleted. Only images that could be decoded are
 in it: a fault may be the disk's or the memory's, and is met again.
@@ -113,5 +113,5 @@ class ImageIndex:
 
 @cache
 def found_by() -> str:
-    """Returns what tells decoders apart: another Pillow, or other code of ours, may find otherwise."""
+    """Returns what distinguishes decoders: another Pillow, or other code of ours, may find otherwise."""
     return f"Pillow {PIL.__version__}, {hashlib.sha256(Path(images.__file__).read_bytes()).hexdigest()}"
