@@ -108,7 +108,9 @@ def estimated(settings: dict) -> dict[str, int]:
         tokens = batch["input_ids"].shape[1]
     else:
         tokens, image_tokens = None, batch["input_ids"].shape[1]
-    examples = Examples(tokens=tokens, text_tokens=image_tokens, answer_tokens=answer_tokens, picture=PICTURE)
+    examples = Examples(
+        tokens=tokens, text_tokens=image_tokens, answer_tokens=answer_tokens, image_size=PICTURE
+    )
     parts = asdict(estimate(config, examples))
     parts["weights"] -= parts.pop("mapped")
     parts["overhead"] -= IMPORTED

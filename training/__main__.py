@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from training.commands import adapters, data, evaluate, parser, run
-from training.config import refusal
+from training.config import settings_error
 from vlm.errors import UserError
 
 COMMANDS = {
@@ -39,7 +39,7 @@ def main(words: Sequence[str], *, ends_process: bool = False) -> int:
         command = parser.parse(words, ends_process=ends_process)
         # A run reports these together with what is wrong with its settings.
         if command.name not in parser.TRAIN and command.problems:
-            raise refusal(command.problems)
+            raise settings_error(command.problems)
         return COMMANDS[command.name](command)
     except UserError as error:
         print(error.problem, error.remedy, sep="\n", file=sys.stderr)

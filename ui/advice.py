@@ -36,7 +36,7 @@ def measure(language: Language, values: dict[str, Any], chosen: Chosen) -> tuple
         return "", "", HIDDEN
     try:
         needed = estimate.estimate(settings)
-    except UserError as trouble:  # the rehearsal of a step may fail where layers can still be counted
+    except UserError as trouble:  # a step may not be simulated where layers can still be counted
         return "", form_html.error(trouble), HIDDEN
     there = estimate.device_memory(needed.device)
     fit = estimate.fit(needed, there)

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from training.config.evaluation_settings import ids_in
+from training.config.fields import ids_in
 from training.data.edit.versions import pending_edits
 from training.data.open import Dataset
 from ui import changes_card, check_html, eye_html, form_html, found_card, gallery

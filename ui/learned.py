@@ -2,7 +2,7 @@
 
 from html import escape
 
-from training.config.evaluation_settings import BestMetric
+from training.config.fields import BestMetric
 from training.evaluation import compare
 from training.evaluation.compare import Rate, Row
 from training.runs.status import Status

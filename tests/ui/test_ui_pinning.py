@@ -6,7 +6,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, expect
 
 from support.page_driver import SHOWN_MS, opened, see, served, visitor
-from training.config.evaluation_settings import MOST_PINNED, ids_in
+from training.config.fields import MOST_PINNED, ids_in
 from training.data.open import open_dataset
 from training.data.splits import split_dataset
 from ui import form

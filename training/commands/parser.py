@@ -23,7 +23,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from training.config import Problem, TrainingConfig, check, read_file, refusal, unknown_setting
+from training.config import Problem, TrainingConfig, check, read_file, settings_error, unknown_setting
 from training.data.edit.export import Format
 from vlm.errors import UserError
 
@@ -300,7 +300,7 @@ def settings(command: CliCommand, known: Mapping[str, Any] | None = None) -> Tra
     values = dict(known or {}) | (read_file(Path(file)) if file else {}) | values
     values.setdefault("workspace", default_workspace())
     if problems := check(values) + command.problems:
-        raise refusal(problems)
+        raise settings_error(problems)
     return TrainingConfig.model_validate(values)
 
 

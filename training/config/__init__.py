@@ -1,17 +1,8 @@
 """The settings of a run: fields, the rules between them, YAML and what is said of wrong ones. No torch."""
 
-from training.config.fields import (
-    MAY_BE_FOLDERS,
-    WHERE_IT_WENT,
-    Problem,
-    TrainingConfig,
-    allowed,
-    build,
-    check,
-    read_file,
-    refusal,
-    unknown_setting,
-)
+from training.config.fields import MAY_BE_FOLDERS, WHERE_IT_WENT, TrainingConfig
+from training.config.loading import allowed, build, check, load, read_file, settings_error, unknown_setting
+from training.config.rules import Problem
 
 __all__ = [
     "MAY_BE_FOLDERS",
@@ -21,7 +12,8 @@ __all__ = [
     "allowed",
     "build",
     "check",
+    "load",
     "read_file",
-    "refusal",
+    "settings_error",
     "unknown_setting",
 ]

@@ -1,41 +1,77 @@
 """TrainingConfig: every setting of a run, written once; command line, form and docs derive from it. No torch.
 
-`check` finds all that is wrong with given values at once, and `build` raises it as one `UserError`. Whether a
-dataset or a model exists is not asked here: those who open them find out. In a YAML file, a dataset or model
-that starts with `./` or `../` is meant from the file's own folder, so that a workspace moves with its runs.
+Bounds hold on construction. What no single field can say is in `training.config.rules`; values are read, and
+wrong ones refused, in `training.config.loading`.
 """
 
-import difflib
 import os
-from collections.abc import Collection, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from training.config.evaluation_settings import EvaluationSettings
-from training.config.rules import Problem, broken_rules, shown
-from training.config.speed import SpeedSettings
-from vlm.errors import UserError
 from vlm.settings import AdapterSettings, GenerationSettings, ModelSettings
 
-Values = Mapping[str, Any]
-
+BestMetric = Literal["loss", "exact_match", "token_f1", "chrf", "anls", "blindfold_gap"]
+MOST_PINNED = 8
+# Fields that say where a run went, not what it was: not written to its config.yaml.
 WHERE_IT_WENT = {"name", "workspace"}
-"""Fields that say where a run went, not what it was: not written to its config.yaml."""
-
 MAY_BE_FOLDERS = ("dataset", "model", "from_adapter")
 
-ONE_SETTING_A_LINE = "Write one `setting: value` on each line."
+
+class EvaluationSettings(BaseModel):
+    """What is evaluated beside the loss, and by what the best adapter is chosen."""
+
+    # A text, as a form, a flag and YAML have one; `ids_in` takes it apart.
+    pinned_examples: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="Up to eight held-out examples, by id, whose answers are shown at each evaluation.",
+    )
+    blindfold_test: bool = Field(
+        True, description="Ask again at the end with the images shuffled, to see whether the model looks."
+    )
+    best_metric: BestMetric | None = Field(
+        None, description="Keep the adapter of the evaluation that was best by this; else the last step's."
+    )
+    early_stopping_patience: int | None = Field(
+        None, ge=1, le=100, description="End the run after so many evaluations that were not the best."
+    )
 
 
+class SpeedSettings(BaseModel):
+    """How a run computes what it computes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cache_image_features: Literal["auto", "on", "off"] = Field(
+        "auto", description="Encode each image once where it stays the same; `on` refuses where it can't."
+    )
+    group_by_image: bool = Field(
+        False, description="Questions about one image in one batch: what they share is computed once."
+    )
+    dataloader_num_workers: int = Field(
+        0, ge=0, le=64, description="Processes that decode images ahead, where pixels are needed."
+    )
+    torch_compile: bool = Field(
+        False,
+        description="Compile the model with torch.compile: a slow start, then faster steps on a GPU.",
+    )
+    use_liger_kernel: bool = Field(
+        False, description="Liger's kernels, on a GPU: less memory, faster steps for the models it knows."
+    )
+
+
+# Pydantic lists the fields of the last base first; help, form and config.yaml have them in that order.
 class TrainingConfig(EvaluationSettings, GenerationSettings, SpeedSettings, AdapterSettings, ModelSettings):
-    """All settings of a run. Bounds hold on construction; rules across fields are asked when a run starts."""
+    """All settings of a run."""
 
+    # validate_default: a default that breaks its own bound is a mistake that shows at once.
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
+    # Data. 4096 characters are the longest path that Linux takes (PATH_MAX).
     dataset: str = Field(
         "shapes-vi",
         min_length=1,
@@ -59,6 +95,7 @@ class TrainingConfig(EvaluationSettings, GenerationSettings, SpeedSettings, Adap
         max_length=4096,
         description="Which column is which, where names don't tell: image=photo,question=ask,answer=say.",
     )
+    # The run folder. Neither is written to config.yaml.
     name: str | None = Field(None, description="The run's name; the dataset and the time if not given.")
     workspace: Path = Field(Path("workspace"), description="Folder that holds the runs and datasets.")
 
@@ -69,6 +106,7 @@ class TrainingConfig(EvaluationSettings, GenerationSettings, SpeedSettings, Adap
         description="Adapter folder, or run, to go on from: method, layers and ranks are the adapter's own.",
     )
 
+    # Steps and optimizer. The defaults suit the first run: the starter, its sample, two minutes on two cores.
     epochs: float = Field(
         10.0, gt=0, le=10_000, allow_inf_nan=False, description="Times to go through the examples."
     )
@@ -113,6 +151,7 @@ class TrainingConfig(EvaluationSettings, GenerationSettings, SpeedSettings, Adap
         False, description="Leave unusable rows of the dataset out, and count them, instead of refusing."
     )
 
+    # Evaluation. `held_out` 0 and `evaluations` 0 both train without one.
     held_out: float = Field(
         0.1, ge=0, lt=1, allow_inf_nan=False, description="Fraction of the examples kept for evaluation."
     )
@@ -123,6 +162,7 @@ class TrainingConfig(EvaluationSettings, GenerationSettings, SpeedSettings, Adap
         200, ge=1, le=10**5, description="Held-out examples in an evaluation, at most."
     )
     sample_answers: int = Field(4, ge=0, le=64, description="Answers shown at each evaluation.")
+    # Logs and checkpoints.
     logging_steps: int = Field(10, ge=1, le=10**5, description="Steps between two points of the loss curve.")
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = Field(
         "none", description="Tracker that also gets the run's numbers; its package is installed apart."
@@ -135,7 +175,7 @@ class TrainingConfig(EvaluationSettings, GenerationSettings, SpeedSettings, Adap
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_slips(cls, value: Any, info: ValidationInfo) -> Any:
-        """Pydantic takes true for 1, 1 for true, and "" for the current folder: here each is a slip."""
+        # Pydantic takes true for 1, 1 for true, and "" for the current folder: here each is a slip.
         if value == "":
             raise ValueError("empty")
         is_switch = cls.model_fields[info.field_name].annotation is bool
@@ -145,130 +185,18 @@ class TrainingConfig(EvaluationSettings, GenerationSettings, SpeedSettings, Adap
             raise ValueError("only a switch is true or false")
         return value
 
-    @classmethod
-    def load(cls, path: Path) -> "TrainingConfig":
-        """The settings in a YAML file.
-
-        Raises:
-            UserError: the file can't be read, or a setting in it can't be used.
-        """
-        return build(read_file(path))
-
     def dump(self, path: Path) -> None:
-        """Write the settings as YAML, so that the file repeats the run; folders in the workspace relative."""
+        """Writes the settings as YAML, so that the file repeats the run."""
         values = self.model_dump(mode="json", exclude=WHERE_IT_WENT)
         for field in MAY_BE_FOLDERS:
+            # Folders inside the workspace are written relative to the file: a workspace may be moved.
             if values[field] and Path(values[field]).is_relative_to(self.workspace.absolute()):
                 relative = os.path.relpath(values[field], path.parent.absolute())
+                # `./` marks a path: without it a folder and a Hub id could not be told apart.
                 values[field] = relative if relative.startswith("..") else f"./{relative}"
         path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def build(values: Values) -> TrainingConfig:
-    """The settings these values give.
-
-    Raises:
-        UserError: names every problem that `check` finds, each by its flag.
-    """
-    if problems := check(values):
-        raise refusal(problems)
-    return TrainingConfig.model_validate(dict(values))
-
-
-def refusal(problems: Sequence[Problem]) -> UserError:
-    """One error that names every problem by its flag."""
-    named = [
-        f"--{problem.field}: {problem.message}." if problem.field else f"{problem.message}."
-        for problem in problems
-    ]
-    if len(problems) == 1:
-        return UserError(named[0], problems[0].remedy)
-    lines = [f"  {name} {problem.remedy}" for name, problem in zip(named, problems, strict=True)]
-    return UserError(
-        "\n".join([f"{len(problems)} settings can't be used:", *lines]),
-        "Nothing was started. `python -m training run --help` lists every setting.",
-    )
-
-
-def check(values: Values) -> list[Problem]:
-    """Everything that is wrong with these values, in the order of the fields; nothing if a run may start."""
-    known = {field: value for field, value in values.items() if field in TrainingConfig.model_fields}
-    problems = []
-    try:
-        config = TrainingConfig.model_validate(known)
-    except ValidationError as error:
-        wrong = dict.fromkeys(str(detail["loc"][0]) for detail in error.errors(include_url=False))
-        problems = [
-            Problem(field, f"{shown(known[field])} can't be used", f"Give {allowed(field)}.")
-            for field in wrong
-        ]
-        config = TrainingConfig.model_validate({field: known[field] for field in known if field not in wrong})
-    problems += broken_rules(config, unusable={problem.field for problem in problems})
-    order = list(TrainingConfig.model_fields)
-    problems.sort(key=lambda problem: order.index(problem.field))
-    return problems + [unknown_setting(key, order) for key in values if key not in known]
-
-
-def unknown_setting(key: str, settings: Collection[str]) -> Problem:
-    """What is said about a setting that is none of these: the one that was probably meant."""
-    spelled = key.replace("-", "_").casefold()
-    near = difflib.get_close_matches(spelled, settings, n=1)
-    remedy = f"Did you mean --{near[0]}?" if near else "--help lists every one."
-    return Problem(key, "there is no such setting", remedy)
-
-
-@cache
-def _schema() -> dict[str, dict[str, Any]]:
-    return TrainingConfig.model_json_schema()["properties"]
-
-
-def allowed(field: str) -> str:
-    """What a field takes, in words, from its own bounds: "a whole number from 1 to 1024"."""
-    options = _schema()[field].get("anyOf", [_schema()[field]])
-    words = " or ".join(_in_words(option) for option in options if option.get("type") != "null")
-    return f"{words}, or leave it out" if {"type": "null"} in options else words
-
-
-def _in_words(option: dict[str, Any]) -> str:
-    if "enum" in option:
-        return "one of " + ", ".join(option["enum"])
-    if "pattern" in option:
-        return option["description"]
-    if option["type"] == "string":
-        return "a folder" if option.get("format") == "path" else "a text"
-    kind = {"integer": "a whole number", "number": "a number", "boolean": "true or false"}[option["type"]]
-    if {"minimum", "maximum"} <= option.keys():
-        return f"{kind} from {option['minimum']:.10g} to {option['maximum']:.10g}"
-    limits = {
-        "minimum": "from",
-        "exclusiveMinimum": "above",
-        "maximum": "up to",
-        "exclusiveMaximum": "below",
-    }
-    bounds = [f"{words} {option[key]:.10g}" for key, words in limits.items() if key in option]
-    return " ".join([kind, *bounds])
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """The values in a YAML file of settings, unchecked.
-
-    Raises:
-        UserError: there is no such file, or it is not a YAML mapping.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}.", "Give --config a YAML file of settings.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
-    except yaml.YAMLError as error:
-        where = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-        line = f" line {where.line + 1}" if where else ""
-        raise UserError(f"{path}{line}: not valid YAML.", ONE_SETTING_A_LINE) from error
-    if values is not None and not isinstance(values, dict):
-        raise UserError(f"{path} holds no settings.", ONE_SETTING_A_LINE)
-    values = {str(key): value for key, value in (values or {}).items()}
-    for field in MAY_BE_FOLDERS:
-        if str(values.get(field, "")).startswith(("./", "../")):
-            values[field] = os.path.normpath(path.parent.absolute() / values[field])
-    return values
+def ids_in(written: str | None) -> list[str]:
+    """Returns the ids in a text like `a, b,c`, each once, in their order."""
+    return list(dict.fromkeys(name.strip() for name in (written or "").split(",") if name.strip()))

@@ -1,20 +1,18 @@
-"""broken_rules: what is wrong with settings that no single field's bounds can say. No torch.
+"""Rules across settings, and what a machine can do of them: what no field's bounds can say. No torch."""
 
-`training.config.check` asks, and says what is wrong with single fields too.
-"""
-
+import importlib.util
+import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from training.config import run_name
 from training.config.columns import ColumnMapping
-from training.config.evaluation_settings import evaluation_rules
+from training.config.fields import MOST_PINNED, SpeedSettings, TrainingConfig, ids_in
 from vlm.errors import UserError
 from vlm.methods import METHODS
 
-if TYPE_CHECKING:
-    from training.config.fields import TrainingConfig
+COMPILERS = ("c++", "g++", "clang++", "cl")
 
 
 @dataclass(frozen=True)
@@ -26,15 +24,21 @@ class Problem:
     remedy: str
 
 
-def broken_rules(config: "TrainingConfig", unusable: Collection[str] = ()) -> list[Problem]:
-    """What no single field's bounds can say. A rule about a field whose value is unusable is left out.
+def broken_rules(config: TrainingConfig, unusable: Collection[str] = ()) -> list[Problem]:
+    """Returns what no single field's bounds can say. Rules about an unusable field are left out.
 
     Long because it is a list: one entry for each rule.
     """
     name_problem = None if config.name is None else run_name.problem_with(config.name)
-    mapping_problem = _problem_with_columns(config.columns)
+    mapping_problem = None
+    try:
+        ColumnMapping.parse(config.columns)
+    except UserError as error:
+        mapping_problem = error
     warmup, steps = config.warmup_steps, config.max_steps
     method, prompts = METHODS[config.method], METHODS[config.method].prompt_learning
+    metric, pinned = config.best_metric, len(ids_in(config.pinned_examples))
+    # Fields (a problem is shown at the first), whether the rule is broken, what is wrong, and the remedy.
     rules: list[tuple[tuple[str, ...], bool, str, str]] = [
         (
             ("use_text_lora", "use_vision_lora", "connector", "method"),
@@ -75,13 +79,13 @@ def broken_rules(config: "TrainingConfig", unusable: Collection[str] = ()) -> li
         (
             ("name",),
             name_problem is not None,
-            f"{shown(config.name)} {name_problem}",
+            f"{short_repr(config.name)} {name_problem}",
             f"Try --name {run_name.slug(config.name or '')}.",
         ),
         (
             ("columns",),
             mapping_problem is not None,
-            f"{shown(config.columns)}: {mapping_problem and mapping_problem.problem}",
+            f"{short_repr(config.columns)}: {mapping_problem and mapping_problem.problem}",
             mapping_problem.remedy if mapping_problem else "",
         ),
         (
@@ -102,12 +106,35 @@ def broken_rules(config: "TrainingConfig", unusable: Collection[str] = ()) -> li
             f"{config.sample_answers} answers can't be shown of --eval_examples {config.eval_examples}",
             f"Give at most {config.eval_examples}.",
         ),
-        *evaluation_rules(config, evaluates=bool(config.evaluations and config.held_out)),
+        (
+            ("pinned_examples",),
+            pinned > MOST_PINNED,
+            f"{pinned} examples are too many to look at",
+            f"Pin at most {MOST_PINNED}.",
+        ),
+        (
+            ("early_stopping_patience", "best_metric"),
+            config.early_stopping_patience is not None and metric is None,
+            "nothing says which evaluation is better",
+            "Add --best_metric loss.",
+        ),
+        (
+            ("best_metric", "evaluations", "held_out"),
+            metric is not None and not (config.evaluations and config.held_out),
+            "nothing is evaluated, so nothing is best",
+            "Give --evaluations and --held_out above 0.",
+        ),
+        (
+            ("best_metric", "blindfold_test"),
+            metric == "blindfold_gap" and not config.blindfold_test,
+            "the blindfold test is off",
+            "Leave --no-blindfold_test out.",
+        ),
         *(
             (
                 (field,),
                 not text.isprintable(),
-                f"{shown(text)} has an invisible or control character in it",
+                f"{short_repr(text)} has an invisible or control character in it",
                 "Type it again by hand.",
             )
             for field, text in (
@@ -125,15 +152,37 @@ def broken_rules(config: "TrainingConfig", unusable: Collection[str] = ()) -> li
     ]
 
 
-def _problem_with_columns(columns: str | None) -> UserError | None:
-    try:
-        ColumnMapping.parse(columns)
-    except UserError as problem:
-        return problem
-    return None
-
-
-def shown(value: Any) -> str:
-    """A value as a message quotes it, short."""
+def short_repr(value: Any) -> str:
+    """Returns a value as a message quotes it: what a form or a file gives may be very long."""
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else f"{text[:40]}… ({len(text):,} characters)"
+
+
+def check_speed(settings: SpeedSettings, device: str) -> None:
+    """Checks that this machine, with what is installed, can do what these settings ask for.
+
+    Raises:
+        UserError: it can't.
+    """
+    # Refused before a model is loaded: torch.compile would fail in the first step, after minutes.
+    if settings.use_liger_kernel:
+        if device != "cuda":
+            raise UserError("Liger's kernels run on GPUs alone.", "Leave --use_liger_kernel out.")
+        if importlib.util.find_spec("liger_kernel") is None:
+            raise UserError(
+                "Liger's kernels are not installed.",
+                "Install them with: pip install liger-kernel, or leave --use_liger_kernel out.",
+            )
+    if settings.torch_compile:
+        if device == "mps":
+            raise UserError("torch.compile is not tried on mps devices.", "Leave --torch_compile out.")
+        if device == "cpu" and not any(map(shutil.which, COMPILERS)):
+            raise UserError(
+                "torch.compile needs a C++ compiler on a CPU, and there is none.",
+                "Install g++, or leave --torch_compile out.",
+            )
+        if device == "cuda" and importlib.util.find_spec("triton") is None:
+            raise UserError(
+                "torch.compile needs Triton on a GPU.",
+                "Install it with: pip install triton, or leave --torch_compile out.",
+            )

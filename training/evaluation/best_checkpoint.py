@@ -6,7 +6,7 @@ It is nowhere stored: whoever resumes a run finds it in the `evaluated` events.
 import math
 from collections.abc import Sequence
 
-from training.config.evaluation_settings import BestMetric, EvaluationSettings
+from training.config.fields import BestMetric, EvaluationSettings
 from training.runs.events import Event
 
 

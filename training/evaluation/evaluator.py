@@ -8,7 +8,7 @@ from torch import nn
 
 from training.batching.collator import Collator
 from training.config import TrainingConfig
-from training.config.evaluation_settings import pinned_ids
+from training.config.fields import ids_in
 from training.data.open import Dataset, image_relpath
 from training.evaluation.best_checkpoint import Best
 from training.evaluation.blindfold import Blindfold
@@ -115,7 +115,7 @@ class Examiner:
         return self.blindfolds[step]
 
     def _tell_samples(self, result: Evaluation, step: int) -> None:
-        pinned = len(pinned_ids(self.config))
+        pinned = len(ids_in(self.config.pinned_examples))
         questions = [example for example in self.examples if not example.is_caption] or self.examples
         shown = self.examples[:pinned] if pinned else spread(questions, self.config.sample_answers)
         for example in shown:
@@ -137,7 +137,7 @@ def chosen(held_out: Sequence[Example], config: TrainingConfig) -> list[Example]
     Raises `UserError` where a pinned example is not held out.
     """
     by_id = {example.id: example for example in held_out}
-    pinned = pinned_ids(config)
+    pinned = ids_in(config.pinned_examples)
     if strangers := [name for name in pinned if name not in by_id]:
         some = ", ".join([*by_id][:IDS_SHOWN])
         raise UserError(

@@ -25,7 +25,7 @@ from training.batching.collator import BATCH_INFO, IMAGE_ORDER, Collator, trimme
 from training.batching.equivalence import can_trim_logits
 from training.batching.samplers import ImageGroups, LengthBuckets, PaddedExamples, PaddedSampler, Streams
 from training.config import TrainingConfig
-from training.config.speed import check_speed
+from training.config.rules import check_speed
 from training.evaluation.best_checkpoint import Best
 from training.loop import adalora
 from training.loop.hardest_examples import HardSamples

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.config import TrainingConfig, run_name
+from training.config import TrainingConfig, load, run_name
 from training.runs import events
 from training.runs.status import EVENTS, EXIT_CODE, LOCK, OUTPUT, STOP, Status, status_of
 from vlm.errors import UserError
@@ -61,7 +61,7 @@ class Run:
         """Returns the settings as used, with the run's own name and workspace."""
         # The file has neither: a workspace that was moved, or a run that was renamed, is where it is now.
         where = {"name": self.name, "workspace": self.workspace}
-        return TrainingConfig.load(self.config_path).model_copy(update=where)
+        return load(self.config_path).model_copy(update=where)
 
     def events(self, kinds: Collection[str] | None = None) -> list[events.Event]:
         return events.read(self.events_path, kinds)

@@ -1,4 +1,4 @@
-"""The run's lock: held by the worker while it lives, so that the kernel, not a pid, says who lives. No torch.
+"""The run's file lock (flock): held by the worker while it lives, so the kernel says who lives. No torch.
 
 `flock` belongs to the open file: it goes when its holder dies, however it dies. Readers probe with a shared
 lock, which two of them can have at once; the worker wants it alone and retries past their probes, which last
@@ -20,29 +20,42 @@ from vlm.errors import UserError
 _held: set[int] = set()
 
 
-def _let_go_after_fork() -> None:
-    """A forked child (a data loader's worker) shares the lock, and would keep it if its parent is killed."""
+def _release_after_fork() -> None:
+    # A forked child (a data loader's worker) shares the lock, and would hold it on if its parent is killed.
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_let_go_after_fork)
+os.register_at_fork(after_in_child=_release_after_fork)
 
 
 @contextmanager
 def hold(path: Path, wait_s: float = 5.0) -> Iterator[None]:
-    """Hold the lock, alone. The file then names the holder, for `holder`; who lets go leaves the file.
+    """Holds the lock, alone. The file names the holder, for `holder`; it stays when the lock is released.
 
     Raises:
-        UserError: another process kept it for `wait_s` seconds.
+        UserError: another process held it for `wait_s` seconds.
     """
+    # Not inherited by programs that are started (O_CLOEXEC): the lock would live as long as they do.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     _held.add(descriptor)
+    deadline = time.monotonic() + wait_s
     try:
-        _take(descriptor, path, wait_s)
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:  # a reader's probe, or another worker
+                if time.monotonic() > deadline:
+                    name = path.parent.name
+                    raise UserError(
+                        f"{name} is already running.", f"Stop it first: python -m training stop {name}"
+                    ) from None
+                time.sleep(0.01)
         me = psutil.Process()
         os.ftruncate(descriptor, 0)
+        # With its start: a pid alone may by now be another process's.
         os.pwrite(descriptor, json.dumps({"pid": me.pid, "create_time": me.create_time()}).encode(), 0)
         yield
     finally:
@@ -50,27 +63,14 @@ def hold(path: Path, wait_s: float = 5.0) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _take(descriptor: int, path: Path, wait_s: float) -> None:
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                name = path.parent.name
-                raise UserError(
-                    f"{name} is already running.", f"Stop it first: python -m training stop {name}"
-                ) from None
-            time.sleep(0.01)
-
-
 def is_held(path: Path) -> bool:
-    """Whether a worker lives. The probe never looks like a holder to another probe."""
+    """Returns whether a worker lives."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
+        # Shared: two probes at once must not take each other for a holder.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
     except BlockingIOError:
@@ -80,7 +80,7 @@ def is_held(path: Path) -> bool:
 
 
 def holder(path: Path) -> psutil.Process | None:
-    """The process that holds the lock; None if nobody does, or if its pid is by now another process's."""
+    """Returns the process that holds the lock; None without one, or if its pid is now another process's."""
     if not is_held(path):
         return None
     try:

@@ -41,7 +41,7 @@ def prepare(config: TrainingConfig) -> Run:
         UserError: settings that can't be used, a name that is taken, a workspace that can't be written.
     """
     if problems := settings.check(config.model_dump()):
-        raise settings.refusal(problems)
+        raise settings.settings_error(problems)
     config = _placed(config)
     folder = config.workspace / "runs" / config.name
     if taken := run_name.names_in(config.workspace).get(run_name.fold(folder.name)):

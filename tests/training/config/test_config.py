@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from training import TrainingConfig
-from training.config import allowed, build, check, run_name
+from training.config import allowed, build, check, load, run_name
 from vlm.errors import UserError
 
 
@@ -140,7 +140,7 @@ def test_a_file_repeats_the_run_but_not_where_it_went(tmp_path: Path):
         {"name": "one", "workspace": "elsewhere", "learning_rate": 1e-5, "max_steps": 7, "dataset": "ảnh"}
     )
     config.dump(tmp_path / "config.yaml")
-    assert TrainingConfig.load(tmp_path / "config.yaml") == config.model_copy(
+    assert load(tmp_path / "config.yaml") == config.model_copy(
         update={"name": None, "workspace": Path("workspace")}
     )
     assert not {"name", "workspace"} & yaml.safe_load((tmp_path / "config.yaml").read_text()).keys()
@@ -154,7 +154,7 @@ def test_a_file_moves_with_its_workspace(tmp_path: Path):
     )
     config.dump(old / "runs" / "one" / "config.yaml")
     new = old.rename(tmp_path / "new")
-    moved = TrainingConfig.load(new / "runs" / "one" / "config.yaml")
+    moved = load(new / "runs" / "one" / "config.yaml")
     assert moved.dataset == str(new / "datasets" / "mine")
     assert moved.model == str(tmp_path / "base")
 
@@ -162,11 +162,11 @@ def test_a_file_moves_with_its_workspace(tmp_path: Path):
 def test_a_file_written_by_hand_is_read(tmp_path: Path):
     file = tmp_path / "mine.yaml"
     file.write_text("\ufefflearning_rate: 1e-4  # text to YAML 1.1\nuse_text_lora: yes\ndataset: ./data\n")
-    config = TrainingConfig.load(file)
+    config = load(file)
     assert (config.learning_rate, config.use_text_lora) == (1e-4, True)
     assert config.dataset == str(tmp_path / "data")
     file.write_text("")
-    assert TrainingConfig.load(file) == TrainingConfig()
+    assert load(file) == TrainingConfig()
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_a_file_that_can_not_be_used_says_why(tmp_path: Path, content: bytes | N
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(UserError, match=re.escape(problem)):
-        TrainingConfig.load(file)
+        load(file)
 
 
 @pytest.mark.parametrize("name", ["demo", "Ảnh của tôi", "run_2.1", "写真", "a-b (second)"])

@@ -7,8 +7,9 @@ import torch
 
 from support.tiny_runs import Setting
 from training import TrainingConfig
-from training.config import speed
-from training.config.speed import SpeedSettings, check_speed
+from training.config import rules
+from training.config.fields import SpeedSettings
+from training.config.rules import check_speed
 from training.loop.trainer import training_arguments
 from vlm.errors import UserError
 from vlm.models.loading import load_base
@@ -48,7 +49,7 @@ def test_what_is_not_on_this_machine_is_refused_in_words(
     loaded = load_base(tiny_config())
     with pytest.raises(UserError, match="Leave --use_liger_kernel out"):
         training_arguments(tiny_config(use_liger_kernel=True), loaded, tiny_config().workspace)
-    monkeypatch.setattr(speed.shutil, "which", lambda name: None)
+    monkeypatch.setattr(rules.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match="needs a C\\+\\+ compiler"):
         check_speed(SpeedSettings(torch_compile=True), "cpu")
     with pytest.raises(UserError, match="pip install liger-kernel"):
@@ -56,7 +57,7 @@ def test_what_is_not_on_this_machine_is_refused_in_words(
 
 
 def test_what_is_there_reaches_the_trainer(tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed.shutil, "which", lambda name: name)
+    monkeypatch.setattr(rules.shutil, "which", lambda name: name)
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")  # TrainingArguments writes into it
     config = tiny_config(torch_compile=True, dataloader_num_workers=3)
     arguments = training_arguments(config, load_base(config), config.workspace)

@@ -1,4 +1,4 @@
-"""The memory estimate: counts are PEFT's, a rehearsed step keeps what a real one does, advice helps."""
+"""The memory estimate: counts are PEFT's, a simulated step keeps what a real one does, advice helps."""
 
 import copy
 import json
@@ -18,18 +18,17 @@ from training.config import TrainingConfig
 from training.memory import simulate
 from training.memory.estimate import (
     IMPORTED,
+    SAFETY_MARGIN,
     STARTER_MEMORY_FILE,
-    SURE,
     Examples,
     MemoryEstimate,
     best_remedy,
-    container_limits,
     device_memory,
     estimate,
     fit,
 )
-from training.memory.simulate import Machine, Step, Subject
-from training.memory.tensor_tracker import Ledger
+from training.memory.simulate import Machine, SimulatedModel, Step
+from training.memory.tensor_tracker import TensorTracker
 from vlm import adapters
 from vlm.composed import ComposedConfig
 from vlm.meta_model import COMMITTED, architecture, build_counts, outline, tower_counts
@@ -38,7 +37,7 @@ from vlm.models.loading import LoadedModel, load_base
 from vlm.settings import AdapterSettings, ModelSettings
 
 ROOT = Path(__file__).resolve().parents[3]
-CPU = Machine("cpu", "fp32", holes=1.0)
+CPU = Machine("cpu", "fp32", fragmentation=1.0)
 GIB = 2**30
 
 BASES = ("starter", "llava")
@@ -131,24 +130,13 @@ def test_an_outline_has_two_layers_of_a_kind_and_counts_as_the_whole(vision: str
 
 
 def test_a_rehearsed_outline_keeps_what_the_whole_model_would(tmp_path: Path) -> None:
-    subject = Subject(deep(tmp_path, "vit"), None, both(), (48, 48))
-    inputs = simulate.sight(subject).inputs
+    subject = SimulatedModel(deep(tmp_path, "vit"), None, both(), (48, 48))
+    inputs = simulate.image_inputs(subject).inputs
     for checkpointing in (False, True):
         step = Step(examples=8, tokens=40, answer_tokens=20, checkpointing=checkpointing)
-        adapted, copies = simulate._adapted(subject, whole=True)
-        whole = simulate._rehearsed(adapted, copies, inputs, CPU, step)
+        adapted, copies = simulate.adapted_model(subject, whole=True)
+        whole = simulate.simulated_peak(adapted, copies, inputs, CPU, step)
         assert simulate.peak(subject, CPU, step) == pytest.approx(whole, rel=0.05)
-
-
-class Counter(Ledger):
-    """Follows the tensors of a real step: nothing is replaced."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, tuple | list) else (made,):
-            if isinstance(tensor, torch.Tensor):
-                self._follow(tensor)
-        return made
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
@@ -156,7 +144,7 @@ class Counter(Ledger):
 def test_a_rehearsed_step_keeps_what_a_real_one_keeps(
     settings: AdapterSettings, checkpointing: bool, folder: Callable[[str], str], load: Loader
 ) -> None:
-    subject = Subject(folder("llava"), None, settings, (28, 28))
+    subject = SimulatedModel(folder("llava"), None, settings, (28, 28))
     step = Step(examples=6, tokens=50, answer_tokens=10, checkpointing=checkpointing)
     loaded = load("llava")
     model = adapters.attach(loaded.model, settings, "llava").train()
@@ -164,12 +152,14 @@ def test_a_rehearsed_step_keeps_what_a_real_one_keeps(
         loaded.model.activation_checkpointing_enable({"use_reentrant": False})
     ids = torch.full((step.examples, step.tokens), simulate.SOME_ID)
     image = loaded.model.config.image_token_id
-    sight = simulate.sight(subject)
-    ids[:, : sight.tokens] = image
+    image_inputs = simulate.image_inputs(subject)
+    ids[:, : image_inputs.tokens] = image
     mask = torch.ones_like(ids)
     mask[0, -1] = 0
-    pixels = torch.randn(step.examples, *sight.inputs["pixel_values"].shape[1:])
-    counter = Counter([*model.parameters(), *model.buffers()])
+    pixels = torch.randn(step.examples, *image_inputs.inputs["pixel_values"].shape[1:])
+    # A real step: every operation runs as it is, and its tensors are followed.
+    held = [*model.parameters(), *model.buffers()]
+    counter = TensorTracker(held, run=lambda func, args, kwargs: func(*args, **kwargs))
     with counter:
         model(input_ids=ids, attention_mask=mask, labels=ids, pixel_values=pixels).loss.backward()
     assert simulate.peak(subject, CPU, step) == pytest.approx(counter.peak, rel=0.1)
@@ -192,35 +182,35 @@ def test_a_rehearsed_step_keeps_what_a_real_one_keeps(
 def test_models_of_every_make_can_be_rehearsed(
     family: str, folder: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reckoned = []
-    monkeypatch.setattr(simulate, "_reckoned", lambda *_: reckoned.append(family) or 0.0)
-    subject = Subject(folder(family), None, AdapterSettings(use_vision_lora=True), (64, 64))
+    by_formula = []
+    monkeypatch.setattr(simulate, "fallback_peak", lambda *_: by_formula.append(family) or 0.0)
+    subject = SimulatedModel(folder(family), None, AdapterSettings(use_vision_lora=True), (64, 64))
     few, many = (
         simulate.peak(subject, CPU, Step(examples=examples, tokens=64, answer_tokens=8))
         for examples in (2, 4)
     )
-    assert reckoned == []
+    assert by_formula == []
     assert 1.5 * few < many < 2.1 * few
 
 
 def test_a_gpu_keeps_less_of_each_number_than_a_cpu(folder: Callable[[str], str]) -> None:
-    subject = Subject(folder("llava"), None, both(), (28, 28))
+    subject = SimulatedModel(folder("llava"), None, both(), (28, 28))
     step = Step(examples=6, tokens=50, answer_tokens=10)
-    on_gpu = simulate.peak(subject, Machine("cuda", "bf16", holes=1.0), step)
+    on_gpu = simulate.peak(subject, Machine("cuda", "bf16", fragmentation=1.0), step)
     assert 0.3 < on_gpu / simulate.peak(subject, CPU, step) < 0.8
 
 
 def test_a_model_that_cannot_be_rehearsed_is_reckoned_within_a_half(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subject = Subject(deep(tmp_path, "vit"), None, AdapterSettings(), (48, 48))
+    subject = SimulatedModel(deep(tmp_path, "vit"), None, AdapterSettings(), (48, 48))
     step = Step(examples=8, tokens=40, answer_tokens=40)
     known = simulate.peak(subject, CPU, step)
 
     def refuse(*_: object) -> float:
         raise RuntimeError("no numbers")
 
-    monkeypatch.setattr(simulate, "_rehearsed", refuse)
+    monkeypatch.setattr(simulate, "simulated_peak", refuse)
     simulate.peak.cache_clear()
     assert simulate.peak(subject, CPU, step) == pytest.approx(known, rel=0.5)
     simulate.peak.cache_clear()
@@ -286,7 +276,7 @@ def test_the_setting_that_is_named_makes_a_run_fit_and_is_the_least_change() -> 
     remedy = best_remedy(settings, int(now.total * 0.9))
     assert (remedy.setting, remedy.value) == ("gradient_checkpointing", True)
     again = settings.model_copy(update={"gradient_checkpointing": True})
-    memory = int((estimate(again).total - 0.7 * estimate(again).activations) / SURE)
+    memory = int((estimate(again).total - 0.7 * estimate(again).activations) / SAFETY_MARGIN)
     remedy = best_remedy(again, memory)
     assert remedy.setting == "batch_size"
     assert remedy.value < 256
@@ -376,13 +366,15 @@ def test_a_containers_limit_is_the_memory_there_is(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("1000\n")
     (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 300\n")
-    assert list(container_limits(tmp_path)) == []
+    assert device_memory("cpu", tmp_path) > 2**20
     (tmp_path / "memory.max").write_text("4000\n")
-    assert list(container_limits(tmp_path)) == [3300]
+    assert device_memory("cpu", tmp_path) == 3300
     older = tmp_path / "memory"
     older.mkdir()
     (older / "memory.limit_in_bytes").write_text("9000\n")
     (older / "memory.usage_in_bytes").write_text("1000\n")
     (older / "memory.stat").write_text("total_inactive_file 0\n")
-    assert list(container_limits(tmp_path)) == [3300, 8000]
+    assert device_memory("cpu", tmp_path) == 3300  # the tighter of two
+    (tmp_path / "memory.max").unlink()
+    assert device_memory("cpu", tmp_path) == 8000
     assert 0 < device_memory("cpu") < 2**50
