@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from support.chat_prompts import chat_prompt, conversation
-from support.families.qwen import TEMPLATE_3_5
+from support.families.templates import QWEN_3_5
 from support.families.unlisted import UNLISTED
 from vlm.example import IMAGE, Message
 from vlm.models.loading import read_config
@@ -16,7 +16,7 @@ from vlm.prompting import IGNORED, prompt_style
 from vlm.prompting.chat import ChatPrompt
 
 PICTURES = [[Image.new("RGB", (40, 56), "red")]]
-THINKING_TEMPLATE = TEMPLATE_3_5.replace("'<think>\\n\\n</think>\\n\\n'", "'<think>\\n'").replace(
+THINKING_TEMPLATE = QWEN_3_5.replace("'<think>\\n\\n</think>\\n\\n'", "'<think>\\n'").replace(
     "enable_thinking", "unused"
 )
 """As Qwen3-VL-Thinking's: the generation prompt always begins a thought."""
