@@ -16,7 +16,7 @@ run:
 test:
 	@sh tools/setup.sh requirements.txt requirements-dev.txt
 	$(python) tests/support/browser.py
-	$(python) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(python) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint:
 	@sh tools/setup.sh requirements.txt requirements-dev.txt

@@ -19,12 +19,21 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
+from support import durations
 from support.browser import REMEDY, find_browser
 from support.tiny import PICTURES, QUESTION, tiny_tokenizer
 from training import runs
 from training.config import TrainingConfig, build
 from training.runs import Run
 from vlm.settings import AdapterSettings
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side, the files that take longest start first; a plain run keeps pytest's order."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Needs --no-loadscope-reorder: xdist would sort files by their number of tests, and so begin the
+        # browser's few long ones last.
+        items[:] = durations.longest_first(items, json.loads(durations.TABLE.read_text("utf-8")))
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,13 @@ import itertools
 import re
 import sys
 from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from support import durations
 from support.source_tree import ROOMS, ROOT, imports, project_files, sources
 
 # Written so that no pattern matches its own text.
@@ -173,3 +176,20 @@ def test_the_readme_opens_with_a_spaces_front_matter():
     assert len(matter["short_description"]) <= 60
     assert page.lstrip().startswith("# LoRA Lens\n")
     assert page.index("make run") < page.index("make test") < page.index("pip install")
+
+
+def test_the_longest_test_files_start_first_and_a_file_keeps_its_order():
+    names = ["a.py::second", "a.py::first", "b.py::only", "new.py::only", "c.py::only"]
+    items = [SimpleNamespace(nodeid=f"tests/{name}") for name in names]
+    seconds = {"tests/a.py": 5.0, "tests/b.py": 300.0, "tests/c.py": 90.0}
+    order = [item.nodeid.removeprefix("tests/") for item in durations.longest_first(items, seconds)]
+    assert order == ["b.py::only", "c.py::only", "new.py::only", "a.py::second", "a.py::first"]
+    assert "--dist loadfile --no-loadscope-reorder" in (ROOT / "Makefile").read_text("utf-8")
+
+
+def test_durations_are_summed_by_file_from_pytests_report(tmp_path: Path):
+    report = tmp_path / "report.xml"
+    case = '<testcase classname="tests.{}" name="x" time="{}" />'
+    cases = [("test_project_files", 1.25), ("ui.test_page", 60), ("test_project_files", 2), ("gone", 9)]
+    report.write_text(f"<testsuites>{''.join(case.format(*each) for each in cases)}</testsuites>")
+    assert durations.by_file(report) == {"tests/ui/test_page.py": 60.0, "tests/test_project_files.py": 3.2}
