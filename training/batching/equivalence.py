@@ -100,9 +100,8 @@ def same_loss_and_grads(
         if gradients:
             model.zero_grad()
     if refusals:
-        logger.log(
-            logging.INFO if gradients else logging.DEBUG, "this model does not take it: %s", refusals[0]
-        )
+        level = logging.INFO if gradients else logging.DEBUG
+        logger.log(level, "this model does not take it: %s", refusals[0])
         return False
     loose = tolerance if precise else HALF_TOLERANCE
     expected, loss, *exchanged = losses

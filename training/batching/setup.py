@@ -11,13 +11,8 @@ from pathlib import Path
 
 import torch
 
+from training.batching import equivalence
 from training.batching.collator import Collator
-from training.batching.equivalence import (
-    INCOMPATIBLE,
-    can_merge_prefixes,
-    can_share_images,
-    can_use_features,
-)
 from training.batching.shared_prefix import SharedPrefixes
 from training.cache.encoded_text import open_rows
 from training.cache.image_features import encode_images, encoder_of, open_store
@@ -59,7 +54,8 @@ def build_collator(
     if encoder is not None:
         store = open_store(config.workspace, config, loaded)
         # All ranks have to make batches of one kind, so a proof counts only where each of them found it.
-        cached = not ranks.any(not can_use_features(model, encoder, prompt, examples, store, ranks))
+        usable = equivalence.can_use_features(model, encoder, prompt, examples, store, ranks)
+        cached = not ranks.any(not usable)
     if cached:
         features = encode_images(loaded, encoder, prompt, examples, store, progress, ranks, content)
         logger.info("%s distinct images are encoded; they won't be encoded again", len(features))
@@ -85,18 +81,25 @@ def build_collator(
     if merging is not None:
         collator = merging
     elif not cached:
-        alike = collator.encoder is not None and can_share_images(model, collator, examples, autocast)
+        share = equivalence.can_share_images
+        alike = collator.encoder is not None and share(model, collator, examples, autocast)
         collator = replace(collator, share_images=not ranks.any(not alike))
     if not cached:
         once, again = "once for all its questions in a batch", "again for each of its questions"
         logger.info("an image is encoded %s", once if collator.share_images else again)
+    if ranks.first and not config.group_by_image:
+        _advise_grouping(collator, model, examples)
+    return collator
+
+
+def _advise_grouping(collator: Collator, model: PeftModel, examples: Sequence[Example]) -> None:
     pictured = [example.images for example in examples if example.images]
     questions = len(pictured) / max(1, len(set(pictured)))
-    if ranks.first and questions >= WORTH_GROUPING and not config.group_by_image:
-        if collator.share_images or _prefixes(collator, model):
-            advice = "%.0f questions about each image: --group_by_image may make the steps faster"
-            logger.info(advice, questions)
-    return collator
+    # No default, because a batch about one picture is a noisier step: the log recommends it where the model
+    # could save something, and leaves the choice to a person.
+    if questions >= WORTH_GROUPING and (collator.share_images or _prefixes(collator, model)):
+        advice = "%.0f questions about each image: --group_by_image may make the steps faster"
+        logger.info(advice, questions)
 
 
 def _merging(
@@ -109,7 +112,8 @@ def _merging(
 ) -> Collator | None:
     """The collator that also merges what questions about one image have in common; None if it can't."""
     merging = replace(collator, prefixes=_prefixes(collator, model) if config.batch_size > 1 else None)
-    merges = merging.prefixes is not None and can_merge_prefixes(model, merging, examples, autocast)
+    merge = equivalence.can_merge_prefixes
+    merges = merging.prefixes is not None and merge(model, merging, examples, autocast)
     if ranks.any(not merges):
         logger.info("each question about an image goes through the text tower as a whole")
         return None
@@ -124,6 +128,6 @@ def _prefixes(collator: Collator, model: PeftModel) -> SharedPrefixes | None:
         return None
     try:
         return SharedPrefixes(collator.encoder.model, collator.prompt.tokenizer.pad_token_id)
-    except INCOMPATIBLE as reason:
+    except equivalence.INCOMPATIBLE as reason:
         logger.debug("questions about one image stay apart: %s", reason)
         return None

@@ -196,7 +196,7 @@ def test_a_run_that_merges_is_the_run_that_does_not(
     smolvlm = folders("smolvlm")
     losses, hard, log = run_of(tiny_config, smolvlm, folder, name="merged")
     assert "have in common is computed once" in log
-    monkeypatch.setattr("training.batching.setup.can_merge_prefixes", lambda *_: False)
+    monkeypatch.setattr("training.batching.equivalence.can_merge_prefixes", lambda *_: False)
     apart, hard_apart, log = run_of(tiny_config, smolvlm, folder, name="apart")
     assert "have in common" not in log
     assert (
