@@ -1,7 +1,7 @@
 """Equivalence checks: does this model take a cheaper batch, with the same loss and the same gradients?
 
 Cached features, trimmed logits, shared images and shared prefixes are each tried on a few examples of the run
-before they are used. No list of models says who takes them: some name an argument and ignore it.
+before they are used. There is no list of models that take them: some name an argument and ignore it.
 """
 
 import inspect
@@ -36,7 +36,7 @@ HALF_TOLERANCE = 1e-2
 TRIMMED_TOLERANCE = 1e-5
 
 # What a model or PEFT raises that can't do with a batch or a method what others can: an unknown argument, a
-# shape that doesn't fit, a missing attribute. What is none of these is a bug of ours, or the machine's.
+# shape that doesn't fit, a missing attribute. Anything else ends the run.
 INCOMPATIBLE = (RuntimeError, ValueError, TypeError, AttributeError, LookupError)
 
 MakeBatch = Callable[[], Mapping[str, Any]]
@@ -46,7 +46,7 @@ MakeBatch = Callable[[], Mapping[str, Any]]
 def trial(model: torch.nn.Module) -> Iterator[list[Exception]]:
     """Tries something with a model, dropout off: the list holds what was raised, or stays empty if it ran.
 
-    Memory that runs out is raised on: it tells nothing of the model.
+    Memory that runs out is raised on: it is no property of the model.
     """
     was_training = model.training
     model.eval()

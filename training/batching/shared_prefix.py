@@ -151,7 +151,7 @@ class SharedPrefixes:
         causal = torch.ones(length, length, dtype=torch.bool).tril()
         seen = causal & ((branches[:, None] == 0) | (branches[:, None] == branches[:, :, None]))
         if self.mask_dtype != torch.bool:
-            # The lowest finite number and not -inf, which gives NaN where two masks are added.
+            # The lowest finite number, as in transformers' own masks: a row of nothing but -inf is NaN.
             seen = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(self.mask_dtype).min)
         inputs["attention_mask"] = seen[:, None]
 
