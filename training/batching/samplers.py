@@ -15,6 +15,7 @@ from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from vlm.example import Example
+from vlm.filesystem import write_atomic
 
 # Examples whose lengths lie in one bucket may share a batch. Of the starter's labels at batch 32, 85 % are
 # padding in random order, 54 % in buckets of 8 tokens, 38 % in buckets of 1; 8 keep short answers of all
@@ -128,7 +129,5 @@ def run_lengths(file: Path, streams: Streams) -> Streams:
         # A run that began before lengths were written goes on in the order of its answers' characters.
         began_before = any(file.with_name("checkpoints").glob("checkpoint-*"))
         lengths = {} if began_before else {example: list(tokens) for example, tokens in streams.items()}
-        draft = file.with_suffix(".draft")
-        draft.write_text(json.dumps(lengths))
-        draft.rename(file)  # whole or not at all: half a file would end every later start of the run
+        write_atomic(file, json.dumps(lengths))  # half a file would end every later start of the run
     return json.loads(file.read_text())

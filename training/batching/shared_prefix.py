@@ -26,7 +26,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from training.cache.encoded_text import TextRow
-from vlm.image_features import TEXT_INPUTS
+from vlm.image_features import GRID, TEXT_INPUTS
 from vlm.prompting import IGNORED
 
 # The owner of padding, which belongs to no example.
@@ -172,5 +172,5 @@ class SharedPrefixes:
             return counted
         if "mm_token_type_ids" not in row:  # there is no image
             return counted.expand(3, -1)
-        grids = {name: x for name, x in row.items() if name.endswith("thw") or name == "mm_token_type_ids"}
+        grids = {name: x for name, x in row.items() if name.endswith(GRID) or name == "mm_token_type_ids"}
         return self.rope(**({"input_ids": ids} | grids))[0][:, 0]

@@ -15,6 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from vlm.filesystem import new_file
+
 # Many entries share a file: a folder of one file for each image would be slow to list and to open. A run that
 # is killed loses at most one shard of encoding.
 SHARD_BYTES = 256 * 1024 * 1024
@@ -94,12 +96,8 @@ def save_shard(folder: Path, tensors: Tensors) -> Path:
     """
     # A name of its own for each: runs that share the folder never write the same file, and need no lock.
     shard = folder / f"{uuid.uuid4().hex}.safetensors"
-    draft = shard.with_suffix(".draft")
-    try:
+    with new_file(shard) as draft:
         save_file(tensors, draft)
-        draft.rename(shard)  # readers look for *.safetensors, and a rename is atomic
-    finally:
-        draft.unlink(missing_ok=True)
     return shard
 
 
