@@ -36,7 +36,7 @@ def main(words: Sequence[str], *, ends_process: bool = False) -> int:
     `ends_process`: the process ends with the command, so that imports may be left out of it for good.
     """
     try:
-        command = parser.parse(words, ends_process=ends_process)
+        command = parser.parse_command(words, ends_process=ends_process)
         # A run reports these together with what is wrong with its settings.
         if command.name not in parser.TRAIN and command.problems:
             raise settings_error(command.problems)

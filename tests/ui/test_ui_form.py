@@ -41,7 +41,7 @@ def test_the_command_line_gives_the_same_settings_as_the_form(edited, monkeypatc
     monkeypatch.delenv(parser.WORKSPACE_VARIABLE, raising=False)
     values = form.values_of(controls(**edited), WORKSPACE)
     words = shlex.split(form.command_line(values))[3:]
-    assert parser.settings(parser.parse(words)) == config.build(values)
+    assert parser.run_settings(parser.parse_command(words)) == config.build(values)
 
 
 def test_only_what_differs_from_the_defaults_is_written():

@@ -18,7 +18,7 @@ def check(command: CliCommand) -> int:
     Raises:
         UserError: the dataset can't be opened, or the model's processor can't be loaded.
     """
-    config = parser.settings(command)
+    config = parser.run_settings(command)
     report = check_configured(config, print_progress)
     if command.values.get("model"):
         # transformers, and torch with it, for this alone.
@@ -37,7 +37,7 @@ def export(command: CliCommand) -> int:
     Raises:
         UserError: no such format or dataset, bad rows, or a folder that can't be written.
     """
-    config, out = parser.settings(command), Path(command.values["out"]).expanduser()
+    config, out = parser.run_settings(command), Path(command.values["out"]).expanduser()
     format = command.values.get("format") or FORMATS[0]
     # pydantic-settings only splits the words: no value of a flag is validated by the parser.
     if format not in FORMATS:

@@ -57,7 +57,7 @@ def evaluate(command: CliCommand) -> int:
         )
         same = trained.dataset == values["dataset"] or not one.isdisjoint(other)
         known = {field: getattr(trained, field) for field in (*OF_MODEL, *(OF_DATA if same else ()))}
-    config = parser.settings(command, known)
+    config = parser.run_settings(command, known)
     most, part = values.get("most"), values.get("part") or "auto"
     if most is not None and (not str(most).isdecimal() or int(most) < 1):
         raise UserError(f"--most: {most!r} can't be used.", "Give a whole number from 1.")

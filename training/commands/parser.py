@@ -246,7 +246,7 @@ class CliCommand:
         return Path(self.values.get("workspace") or default_workspace()).expanduser()
 
 
-def parse(words: Sequence[str], *, ends_process: bool = False) -> CliCommand:
+def parse_command(words: Sequence[str], *, ends_process: bool = False) -> CliCommand:
     """Returns what the words after `python -m training` say; without any, the help is printed.
 
     Raises:
@@ -286,7 +286,7 @@ def parse(words: Sequence[str], *, ends_process: bool = False) -> CliCommand:
     return CliCommand(name, found[name], problems, ends_process)
 
 
-def settings(command: CliCommand, known: Mapping[str, Any] | None = None) -> TrainingConfig:
+def run_settings(command: CliCommand, known: Mapping[str, Any] | None = None) -> TrainingConfig:
     """Returns a run's settings: flags override the `--config` file, it `known` ones, they the defaults.
 
     Raises:

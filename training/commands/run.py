@@ -29,7 +29,7 @@ def run(command: CliCommand) -> int:
         return worker.assist()
     folder = command.values.get("folder")
     if folder is None:
-        prepared = runs.prepare(distributed.as_launched(parser.settings(command)))
+        prepared = runs.prepare(distributed.as_launched(parser.run_settings(command)))
         return worker.main(prepared, alone=command.ends_process)
     if len(command.values) > 1 or command.problems:
         raise UserError(
@@ -46,7 +46,7 @@ def start(command: CliCommand) -> int:
         UserError: settings that can't be used, or a launcher started this.
     """
     distributed.require_foreground("start")
-    run = runs.prepare(parser.settings(command))
+    run = runs.prepare(parser.run_settings(command))
     runs.launch(run)
     print(f"{run.name} is starting in the background, in {run.path}")
     print(f"  follow it   python -m training show {_reference(run)} --follow")

@@ -56,7 +56,7 @@ def submit(command: CliCommand) -> int:
     Raises:
         UserError: nothing was sent, because of the token, the machine, the dataset or the settings.
     """
-    config, typed = parser.settings(command), command.values
+    config, typed = parser.run_settings(command), command.values
     settings = JobSettings.model_validate({k: v for k, v in typed.items() if k in JobSettings.model_fields})
     # Written to no file: the job gets the token as a secret, which the platform doesn't show.
     token = get_token()
@@ -65,7 +65,7 @@ def submit(command: CliCommand) -> int:
             "Hugging Face Jobs need a token, and there is none.", "Log in: hf auth login, or set HF_TOKEN."
         )
     api = HfApi()
-    with _explained():
+    with _hub_errors():
         user = api.whoami(token=token)["name"]
         flavors = [machine.name for machine in api.list_jobs_hardware(token=token)]
     if settings.flavor not in flavors:
@@ -96,11 +96,11 @@ def submit(command: CliCommand) -> int:
     repository = f"{user}/lora-lens-{plain}"
     with runs.hold_lock(run):  # as a worker does: it makes the run live, and Stop and delete respect it
         try:
-            with _explained():
+            with _hub_errors():
                 sent = config.model_copy(update={"dataset": dataset})
                 job = _start_job(api, run, sent, files, repository, settings, secrets)
                 print(f"  the job: {job.url}", flush=True)
-                code = _follow(api, run, log, job, repository, began)
+                code = _follow_job(api, run, log, job, repository, began)
                 print(f"{run.name}: {run.status().state}", flush=True)
                 return code
         except UserError as error:
@@ -181,7 +181,7 @@ def _start_job(
     )
 
 
-def _follow(api: HfApi, run: Run, log: EventLog, job: JobInfo, repository: str, began: float) -> int:
+def _follow_job(api: HfApi, run: Run, log: EventLog, job: JobInfo, repository: str, began: float) -> int:
     """Append the job's events to this run until it ends, then fetch the adapter. Returns the exit code.
 
     Raises:
@@ -257,8 +257,9 @@ def _cancel_on_stop(
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
-    """What the Hub refuses, in two sentences."""
+def _hub_errors() -> Iterator[None]:
+    """Turns what the Hub refuses into a `UserError`."""
+    # Other words than vlm.models.hub has: here it is the token or the account that is refused, not a model.
     try:
         yield
     except OfflineModeIsEnabled as error:

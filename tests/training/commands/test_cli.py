@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def settings(*words: str) -> TrainingConfig:
-    return parser.settings(parser.parse(["run", *words]))
+    return parser.run_settings(parser.parse_command(["run", *words]))
 
 
 @pytest.fixture(autouse=True)
