@@ -70,9 +70,8 @@ def merge(command: CliCommand) -> int:
     Raises:
         UserError: no such adapter, no base is named, or as `vlm.adapters.merge` does.
     """
-    parser.run_settings(
-        command
-    )  # validated only: the defaults of a run would hide what the adapter's run had
+    # To validate alone: the defaults of a run would hide what the adapter's own run had.
+    parser.run_settings(command)
     values, name, out = command.values, command.values["adapter"], Path(command.values["out"])
     settings = {key: values[key] for key in ModelSettings.model_fields if values.get(key) is not None}
     place = runs.require_adapter(command.workspace, name)
