@@ -48,7 +48,7 @@ class Failure:
 
 def world_size() -> int:
     """Returns how many processes a launcher has started, this one included."""
-    # RANK too: some clusters set WORLD_SIZE for every shell.
+    # Launchers set both; a WORLD_SIZE without a RANK says nothing of this process.
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
@@ -141,7 +141,7 @@ class ProcessGroup:
         """For worker ranks: whether rank 0 has ended, so that no failure is left to report."""
         try:
             return self.store.check(["over"])
-        except RuntimeError:  # rank 0 hosts the store: when it dies, so does the connection
+        except RuntimeError:  # the store is gone with its host: rank 0, or the launcher
             return True
 
     def watch(self, lost: Callable[[Failure], None]) -> None:

@@ -124,6 +124,6 @@ def describe_adapter(facts: dict[str, Any]) -> str:
 
 
 def _vlm_adapters() -> ModuleType:
-    # PEFT imports bitsandbytes, which remarks on kernels that nothing here uses.
+    # PEFT imports bitsandbytes, which remarks on its kernels as it is imported.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     return importlib.import_module("vlm.adapters")

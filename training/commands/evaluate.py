@@ -70,7 +70,7 @@ def evaluate(command: CliCommand) -> int:
     from vlm import adapters as weights
     from vlm.meta_model import architecture
 
-    if folder is not None:  # before a weight of the base is read: that takes minutes, this a second
+    if folder is not None:  # read from headers, before a weight of the base is loaded
         weights.check(folder, architecture(config.model, config.revision), config.model)
     report = check_with_model(check_configured(config, print_progress), config, print_progress)
     dataset = report.cleaned()
@@ -156,7 +156,7 @@ def _report(
         lines.append(json.dumps(line | texts | {"scores": scores}, ensure_ascii=False) + "\n")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        # A model may write half of a surrogate pair, for which UTF-8 has no bytes.
+        # Half of a surrogate pair, for which UTF-8 has no bytes, must not cost the other answers.
         write_atomic(output, "".join(lines).encode(errors="backslashreplace"))
     except OSError as error:
         problem = f"{output} can't be written: {error.strerror}."

@@ -41,7 +41,7 @@ def main(folder: Path) -> int:
     code = int(run.exit_code_path.read_text()) if run.exit_code_path.exists() else 1
     print("\n".join(events.tail(run.output_log, LOG_LINES)))
     failed = {"kind": "failed", "elapsed_s": 0.0}
-    if final is None:  # killed, most often by the platform's limit of memory
+    if final is None:  # the worker was killed: a worker that ends says how
         status = run.status()
         problem, remedy = status.problem or "The worker died.", status.remedy or "Read the log."
         final = failed | {"problem": problem, "remedy": remedy}
@@ -68,7 +68,7 @@ def parse_event(line: str) -> Event | None:
         return None
     try:
         event = json.loads(line.removeprefix(MARK))
-    except ValueError:  # the platform cuts lines that are very long
+    except ValueError:  # half a line: the job ended while it was printed
         return None
     # The job's clock is not this machine's; an event log gives its own time.
     event.pop("time", None)

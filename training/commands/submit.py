@@ -58,7 +58,7 @@ def submit(command: CliCommand) -> int:
     """
     config, typed = parser.run_settings(command), command.values
     settings = JobSettings.model_validate({k: v for k, v in typed.items() if k in JobSettings.model_fields})
-    # Written to no file: the job gets the token as a secret, which the platform doesn't show.
+    # Written to no file: the job gets the token as a secret.
     token = get_token()
     if token is None:
         raise UserError(
