@@ -61,7 +61,7 @@ def submit(command: CliCommand) -> int:
         UserError: what was typed can't be sent, or a launcher started this.
     """
     distributed.require_foreground("submit")
-    # The Hub's client takes longer to import than `list` takes as a whole.
+    # The Hub's client takes half a second to import, which no other command needs.
     from training.commands import submit as job
 
     return job.submit(command)
