@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 
 from training.config.run_name import new_name
-from training.data.open import SAMPLES
+from training.data.synthetic.samples import SAMPLES
 from ui import form, form_html
 from ui.controls import Form, choice_of, drawn, link, title
 from ui.mixer import adapter_card

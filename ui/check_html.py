@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from html import escape
 
-from training.data.findings import Finding
+from training.data.row import Finding
 from training.data.validate.dataset_check import Report
 from training.data.validate.token_lengths import Bin, TokenLengths
 from ui.form_html import small

@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 
 from training.config.fields import ids_in
+from training.data.dataset import Dataset
 from training.data.edit.versions import pending_edits
-from training.data.open import Dataset
 from ui import changes_card, check_html, eye_html, form_html, found_card, gallery
 from ui.adding import choices_with
 from ui.check_card import find_checked

@@ -3,7 +3,7 @@
 import re
 from html import escape
 
-from training.data.open import Dataset
+from training.data.dataset import Dataset
 from ui.form_html import small
 from ui.text import Language, escaped, number, say
 

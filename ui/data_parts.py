@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from training.data.open import Dataset
+from training.data.dataset import Dataset
 from ui import form
 from ui.changes_card import ChangesCard, build_changes_card
 from ui.check_card import CheckCard, build_check_card

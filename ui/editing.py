@@ -9,8 +9,8 @@ from typing import Any
 
 import gradio as gr
 
+from training.data.dataset import Dataset
 from training.data.edit.versions import discard_pending, pending_edits, put_in_image
-from training.data.open import Dataset
 from ui import data_drawing, editor, editor_html, fixing, form_html, labelling
 from ui.adding import choices_with, read_by_itself
 from ui.check_card import find_checked

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from training.config.run_name import problem_with
+from training.data.dataset import Dataset
 from training.data.edit.versions import (
     PendingEdits,
     Version,
@@ -20,8 +21,7 @@ from training.data.edit.versions import (
     save_pending,
     save_version,
 )
-from training.data.findings import Finding
-from training.data.open import Dataset
+from training.data.row import Finding
 from training.data.synthetic.samples import SAMPLES
 from training.data.validate.dataset_check import Report
 from ui.data_html import A_ROW

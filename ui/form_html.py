@@ -3,8 +3,9 @@
 from html import escape
 
 from training.config import Problem
+from training.data.dataset import Dataset
 from training.data.edit.thumbnails import thumbnail_uri
-from training.data.open import SAMPLES, Dataset
+from training.data.synthetic.samples import SAMPLES
 from ui.form import Chosen
 from ui.text import TEXTS, Language, duration, escaped, number, say
 from vlm import catalog

@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
+from training.data.dataset import Dataset
 from training.data.edit.search import matching
 from training.data.edit.thumbnails import thumbnail_uri, thumbnails_of
-from training.data.open import Dataset
 from ui import gallery_html
 from ui.controls import drawn, title
 from ui.gallery_html import Card

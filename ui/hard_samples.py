@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from training import runs
-from training.data.open import Dataset
+from training.data.dataset import Dataset
 from ui import form
 from ui.adding import choices_with
 from ui.data_parts import DATA, NAME, DataTab

@@ -13,8 +13,8 @@ import gradio as gr
 
 from training.data.edit import labels
 from training.data.edit.labels import LabelledImage, QuestionAnswer
+from training.data.readers.annotations import pictures_in
 from training.data.readers.archives import unpack
-from training.data.readers.captions import pictures_in
 from training.data.synthetic.samples import SAMPLES
 from ui import data_drawing, editor_html, form_html
 from ui.adding import choices_with, read_by_itself

@@ -8,8 +8,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from training.config import TrainingConfig, build
+from training.data.dataset import Dataset
 from training.data.images import load_image
-from training.data.open import Dataset
 from ui import eye_html
 from ui.model_card import model_name
 from ui.text import Language

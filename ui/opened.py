@@ -10,7 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from training.data.open import SAMPLES, Dataset, Progress, open_dataset, say_nothing
+from training.data.dataset import Dataset
+from training.data.open import open_dataset
+from training.data.row import Progress, say_nothing
+from training.data.synthetic.samples import SAMPLES
 from vlm.errors import UserError
 
 Kept = TypeVar("Kept")

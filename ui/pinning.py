@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from training.config.fields import MOST_PINNED, ids_in
-from training.data.open import Dataset
+from training.data.dataset import Dataset
 from training.data.splits import split_dataset
 from ui import data_drawing
 from ui.data_parts import DATA, DataTab, Given

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from training.config.columns import ColumnMapping
+from training.data.dataset import Dataset
 from training.data.edit.versions import Draft
-from training.data.open import Dataset
-from training.data.rows.formats import NO_TEXT
+from training.data.rows.example import NO_TEXT
 from training.data.rows.layouts import canonical
 from training.data.safe_paths import DatasetFolder
 from vlm.errors import UserError

@@ -13,7 +13,7 @@ import gradio as gr
 from training import runs
 from training.config import TrainingConfig
 from training.data.edit.thumbnails import thumbnail_uri
-from training.data.open import SAMPLES
+from training.data.synthetic.samples import SAMPLES
 from training.runs import Run, Status
 from training.runs.events import tail
 from ui import form_html, learned, live

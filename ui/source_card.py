@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from training.data.open import Dataset
+from training.data.dataset import Dataset
 from training.data.splits import split_dataset
 from training.data.synthetic.samples import SAMPLES
 from ui import data_html, form, form_html

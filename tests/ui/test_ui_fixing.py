@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from training.data.dataset import Dataset
 from training.data.edit.versions import pending_edits
-from training.data.open import Dataset, open_dataset
+from training.data.open import open_dataset
 from training.data.validate.dataset_check import check_dataset
 from ui import fixing, form, labelling
 from ui.labelling import Label

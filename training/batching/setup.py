@@ -17,7 +17,7 @@ from training.batching.shared_prefix import SharedPrefixes
 from training.cache.encoded_text import open_rows
 from training.cache.image_features import encode_images, encoder_of, open_store
 from training.config import TrainingConfig
-from training.data.splits import digest_of
+from training.data.safe_paths import digest_of
 from training.distributed import ALONE, Ranks
 from vlm.adapters import PeftModel
 from vlm.errors import UserError

@@ -16,7 +16,7 @@ from PIL import Image
 
 from training.cache.tensor_store import TensorStore, evict
 from training.data.images import load_image
-from training.data.splits import digest_of
+from training.data.safe_paths import digest_of
 from training.distributed import ALONE, Ranks
 from vlm.example import Example
 from vlm.image_features import Features, ImageEncoder, image_encoder

@@ -15,7 +15,7 @@ from training.commands import parser
 from training.commands.output import print_progress, print_result
 from training.commands.parser import CliCommand
 from training.config import TrainingConfig
-from training.data.open import usable_examples
+from training.data.dataset import usable_examples
 from training.data.validate.dataset_check import check_configured
 from training.evaluation import compare
 from vlm.errors import UserError

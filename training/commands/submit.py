@@ -27,8 +27,9 @@ from training.commands import parser
 from training.commands.parser import CliCommand, JobSettings
 from training.commands.remote_job import parse_event
 from training.config import TrainingConfig
-from training.data.open import open_configured, usable_examples
-from training.data.readers.hub_rows import NAME
+from training.data.dataset import usable_examples
+from training.data.open import open_configured
+from training.data.readers.tables import HUB_NAME
 from training.data.synthetic.samples import SAMPLES
 from training.loop.worker import asked_by_signal
 from training.runs import Run
@@ -126,7 +127,7 @@ def _dataset_files(config: TrainingConfig) -> tuple[str, list[tuple[Path, str]]]
             )
     places = (Path(config.dataset).expanduser(), config.workspace / "datasets" / config.dataset)
     path = next((place.absolute() for place in places if place.exists()), None)
-    if config.dataset in SAMPLES or (path is None and NAME.fullmatch(config.dataset)):
+    if config.dataset in SAMPLES or (path is None and HUB_NAME.fullmatch(config.dataset)):
         return config.dataset, []
     dataset = open_configured(config)
     usable_examples(dataset, skip_bad_rows=config.skip_bad_rows)

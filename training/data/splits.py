@@ -1,10 +1,9 @@
-"""What is trained on and what is held out: a given split or a fraction, by whole pictures. No torch.
+"""Splits: what is trained on and what is held out, a given split or a fraction, by whole pictures. No torch.
 
 A dataset may come with a split: a column `split`, files or folders called train and validation, splits on the
-Hub. `choose_parts` decides which part is which; `split_dataset` is what run, check and Try ask.
+Hub. `choose_parts` decides which part is which; run, check and Try all call `split_dataset`.
 """
 
-import hashlib
 import os
 import random
 import re
@@ -12,27 +11,25 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from training.data.safe_paths import open_regular, quoted
+from training.data.dataset import Dataset
+from training.data.safe_paths import digest_of, open_regular, quoted
 from vlm.errors import UserError
 from vlm.example import Example
 
-if TYPE_CHECKING:
-    from training.data.open import Dataset
-
 TRAIN = ("train", "training")
+# What a part that is held out may be called, the likeliest first.
 HELD_OUT = ("validation", "valid", "val", "dev", "eval", "test", "testing")
-"""What a part that is held out may be called, the likeliest first."""
 
 PART = re.compile(r"(?P<name>[^\[\]]+?)(?:\[:(?P<count>\d{1,9})\])?")
 ENDS_BYTES = 4096
 
 
 def parse_part(text: str) -> tuple[str, int | None]:
-    """The name of a split, and how many rows of it: "train[:1000]" are the first thousand.
+    """Returns the name of a split, and how many rows of it: "train[:1000]" are the first thousand.
 
-    Raises `UserError` where it can't be read.
+    Raises:
+        UserError: The text is neither a name nor a name with such a count.
     """
     match = PART.fullmatch(text)
     if match is None:
@@ -41,25 +38,28 @@ def parse_part(text: str) -> tuple[str, int | None]:
 
 
 def split_word(name: str) -> str | None:
-    """The split that a file or folder is called after: "train" of captions_train2017.json; else None."""
+    """Returns the split a file or folder is named after: "train" of captions_train2017.json; else None."""
+    # Whole words, so that "contest.csv" is no test set; two different ones ("train_test.json") say nothing.
     words = [word for word in re.split(r"[^a-z]+", name.rsplit(".", 1)[0].lower()) if word]
     found = {word for word in words if word in TRAIN + HELD_OUT}
     return found.pop() if len(found) == 1 else None
 
 
 def one_of_each(names: Iterable[str]) -> dict[str, str]:
-    """Split -> name, where each of several names is called after a split of its own; else nothing."""
+    """Returns split -> name where each of several names is called after a split of its own; else nothing."""
     listed = list(names)
     found = {split_word(name): name for name in listed}
     return found if len(found) == len(listed) > 1 and None not in found else {}
 
 
 def choose_parts(there: Collection[str], train: str, held_out: str | None) -> tuple[str, str | None]:
-    """Which of the parts that are there is trained on, and which is held out.
+    """Returns which of the parts that are there is trained on, and which is held out.
 
-    Raises `UserError` where one that is asked for by name is not there.
+    Raises:
+        UserError: A part that is named in the settings is not there.
     """
     listed = ", ".join(map(quoted, sorted(there)[:10]))
+    # "train" is the setting's default, so it also stands for a part called "training", or for the only one.
     chosen = next((name for name in (train, *TRAIN) if name in there), None) if train in TRAIN else train
     if chosen is None and len(there) == 1:
         chosen = next(iter(there))
@@ -74,11 +74,12 @@ def choose_parts(there: Collection[str], train: str, held_out: str | None) -> tu
 
 
 def split_dataset(
-    dataset: "Dataset", held_out: float, seed: int, digests: Mapping[Path, bytes] | None = None
+    dataset: Dataset, held_out: float, seed: int, digests: Mapping[Path, bytes] | None = None
 ) -> tuple[list[Example], list[Example]]:
-    """(train, held-out): the dataset's own split if it has one, else by `split`. 0 holds nothing out.
+    """Returns (train, held-out): the dataset's own split if it has one, else by `split`.
 
-    `digests` has the sha256 of images that are known: these are not read.
+    A fraction `held_out` of 0 holds nothing out. `digests` has the sha256 of images that are known: these are
+    not read.
     """
     if dataset.held_out:
         train = [example for example in dataset.examples if example.id not in dataset.held_out]
@@ -91,11 +92,11 @@ def split_dataset(
 def split(
     examples: Sequence[Example], held_out: float, seed: int, twins: Mapping[Path, Path] | None = None
 ) -> tuple[list[Example], list[Example]]:
-    """(train, held-out), each in the examples' order; `held_out` is the fraction wanted.
+    """Returns (train, held-out), each in the examples' order; `held_out` is the fraction wanted.
 
     Examples that share an image, directly or through others, stay on one side, so the fraction is met as
     nearly as whole groups allow without exceeding it. One group at least is held out where there are two.
-    `twins` says which files hold the same picture as another.
+    `twins` maps a file to another that holds the same picture.
     """
     groups = _groups_by_image(examples, twins or {})
     if held_out <= 0 or len(groups) < 2:
@@ -103,6 +104,7 @@ def split(
     random.Random(seed).shuffle(groups)
     wanted = min(round(len(examples) * held_out), len(examples) - 1)
     chosen: set[int] = set()
+    # A group that is too large is passed over, not the end: a smaller one may still fit.
     for group in groups:
         if len(chosen) + len(group) <= wanted:
             chosen.update(group)
@@ -113,14 +115,14 @@ def split(
 
 
 def same_pictures(images: Collection[Path], digests: Mapping[Path, bytes] | None = None) -> dict[Path, Path]:
-    """Each file that is byte for byte another one, and the first of these.
+    """Returns each file that is byte for byte another one, and the first of these.
 
-    Files of one size are looked into, those that begin and end alike are read: of a hundred thousand
-    photographs hardly any is. One that can't be read is nobody's twin; whoever decodes it says so. Those
-    whose content `digests` tells are not opened.
+    Files whose content `digests` holds are not opened; one that can't be read is no other's twin.
     """
     twins: dict[Path, Path] = {}
     digests = digests or {}
+    # From the cheapest trait to the dearest, each among those alike in the last: of a hundred thousand
+    # photographs hardly two have one size, and hardly any is read whole.
     for alike in _alike(images, lambda image: image.stat().st_size):
         known = all(image in digests for image in alike)
         for closer in [alike] if known else _alike(alike, _ends_of):
@@ -130,10 +132,10 @@ def same_pictures(images: Collection[Path], digests: Mapping[Path, bytes] | None
 
 
 def _alike(images: Collection[Path], trait: Callable[[Path], object]) -> list[list[Path]]:
-    """Those of the files that share a trait with another, group by group, each in order."""
+    """Returns those of the files that share a trait with another, group by group, each in order."""
     groups: dict[object, list[Path]] = defaultdict(list)
     for image in sorted(images, key=str):
-        with suppress(OSError, UserError):
+        with suppress(OSError, UserError):  # whatever decodes the image reports what is wrong with it
             groups[trait(image)].append(image)
     return [group for group in groups.values() if len(group) > 1]
 
@@ -145,18 +147,16 @@ def _ends_of(path: Path) -> bytes:
         return begin + file.read()
 
 
-def digest_of(path: Path) -> bytes:
-    """The sha256 of a file's content."""
-    with open_regular(path, path.name) as file:
-        return hashlib.file_digest(file, "sha256").digest()
-
-
 def _groups_by_image(examples: Sequence[Example], twins: Mapping[Path, Path]) -> list[list[int]]:
-    """Indices of the examples that are tied by images, group by group (union-find over the images)."""
+    """Returns the indices of the examples that are tied by images, group by group.
+
+    A union-find over the images: `tied_to` points from each image towards the representative of its group.
+    """
     tied_to: dict[Path, Path] = {}
 
     def representative(image: Path) -> Path:
         while tied_to[image] != image:
+            # Halves the path on the way (Tarjan and van Leeuwen, 1984), so that long chains stay cheap.
             tied_to[image] = tied_to[tied_to[image]]
             image = tied_to[image]
         return image
@@ -168,5 +168,6 @@ def _groups_by_image(examples: Sequence[Example], twins: Mapping[Path, Path]) ->
             tied_to[representative(image)] = representative(images[0])
     groups: dict[Path | int, list[int]] = {}
     for i, images in enumerate(pictures):
+        # An example of text alone is a group of its own, under its index.
         groups.setdefault(representative(images[0]) if images else i, []).append(i)
     return list(groups.values())

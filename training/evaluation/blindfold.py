@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from training.data.splits import digest_of
+from training.data.safe_paths import digest_of
 from training.evaluation.metrics import Interval, nearest, score
 from vlm.example import Example
 

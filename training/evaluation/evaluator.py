@@ -9,7 +9,7 @@ from torch import nn
 from training.batching.collator import Collator
 from training.config import TrainingConfig
 from training.config.fields import ids_in
-from training.data.open import Dataset, image_relpath
+from training.data.dataset import Dataset, image_relpath
 from training.evaluation.best_checkpoint import Best
 from training.evaluation.blindfold import Blindfold
 from training.evaluation.evaluate import Evaluation, ask_blindfolded, evaluate

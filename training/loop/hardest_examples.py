@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from training.data.open import Dataset, image_relpath
+from training.data.dataset import Dataset, image_relpath
 from training.runs.events import EventLog
 from vlm.example import Example
 from vlm.prompting import IGNORED

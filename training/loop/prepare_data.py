@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from training.batching.samplers import Streams, run_lengths
 from training.config import TrainingConfig
-from training.data.open import Dataset, usable_examples
+from training.data.dataset import Dataset, usable_examples
 from training.data.validate.dataset_check import Report, check_configured
 from training.data.validate.model_check import check_with_model
 from training.evaluation.evaluator import chosen

@@ -21,7 +21,7 @@ from training.batching.collator import Collator
 from training.batching.equivalence import trial
 from training.batching.samplers import Streams
 from training.batching.setup import build_collator
-from training.data.open import Dataset
+from training.data.dataset import Dataset
 from training.data.validate.image_index import ImageIndex
 from training.distributed import ALONE, Ranks
 from training.evaluation.best_checkpoint import Best

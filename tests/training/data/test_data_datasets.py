@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from training.data.findings import Finding
+from training.data.dataset import Dataset, image_relpath, usable_examples
 from training.data.images import load_image
-from training.data.open import Dataset, image_relpath, open_dataset, split, usable_examples
+from training.data.open import open_dataset
+from training.data.row import Finding
+from training.data.splits import split
 from vlm.errors import UserError
 from vlm.example import Example, Message
 

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from training.__main__ import main
+from training.data.dataset import Dataset
 from training.data.edit.export import export_dataset, export_id, inert
-from training.data.open import Dataset, open_dataset
+from training.data.open import open_dataset
 from vlm.errors import UserError
 
 FORMULAS = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", '=HYPERLINK("http://x","y")']

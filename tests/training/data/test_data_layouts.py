@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from training.data.open import Dataset, open_dataset
+from training.data.dataset import Dataset
+from training.data.open import open_dataset
 from vlm.errors import UserError
 from vlm.example import Example
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from training.data.findings import Finding
 from training.data.images import load_image
 from training.data.open import open_dataset
+from training.data.row import Finding
 from vlm.errors import UserError
 
 PIXELS = base64.b64encode(bytes(range(256)) * 40).decode()

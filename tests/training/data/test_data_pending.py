@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from support.drafts import draft_of
+from training.data.dataset import Dataset
 from training.data.edit.versions import (
     EDITS_FILE,
     discard_pending,
@@ -15,7 +16,7 @@ from training.data.edit.versions import (
     save_pending,
     save_version,
 )
-from training.data.open import Dataset, open_dataset
+from training.data.open import open_dataset
 from vlm.errors import UserError
 
 

@@ -11,9 +11,10 @@ from support.drafts import draft_of
 from training import train
 from training.__main__ import main
 from training.config import build
+from training.data.dataset import Dataset
 from training.data.edit.export import FORMATS, export_dataset
 from training.data.edit.versions import Edits, save_version
-from training.data.open import Dataset, open_dataset
+from training.data.open import open_dataset
 from training.data.validate.dataset_check import check_dataset
 from training.evaluation.metrics import of_answer, score
 from vlm.example import Message

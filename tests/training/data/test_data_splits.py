@@ -9,7 +9,8 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from training.data.open import Dataset, open_dataset
+from training.data.dataset import Dataset
+from training.data.open import open_dataset
 from training.data.splits import (
     choose_parts,
     one_of_each,

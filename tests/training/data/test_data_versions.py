@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from support.drafts import draft_of
+from training.data.dataset import Dataset
 from training.data.edit.labels import (
     LabelledImage,
     QuestionAnswer,
@@ -19,7 +20,7 @@ from training.data.edit.search import page
 from training.data.edit.thumbnails import LONGEST_SIDE, thumbnail, thumbnails_of
 from training.data.edit.versions import Draft, Edits, next_name, raw_row, save_version
 from training.data.images import load_image
-from training.data.open import Dataset, open_dataset
+from training.data.open import open_dataset
 from vlm.errors import UserError
 from vlm.example import Example, Message
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 from support.families import FAMILIES, OTHER_TEXT_MODELS
 from training.config import build
+from training.data.dataset import Dataset
 from training.data.images import ImageFacts
-from training.data.open import Dataset, open_dataset
+from training.data.open import open_dataset
 from training.data.validate import model_check
 from training.data.validate.dataset_check import Report, check_dataset
 from training.data.validate.model_check import check_with_model

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from training.data.open import Dataset, Progress, say_nothing, usable_examples
-from training.data.readers.llama_factory import INFO_FILE
+from training.data.dataset import Dataset, usable_examples
+from training.data.readers.annotations import INFO_FILE
+from training.data.row import Progress, say_nothing
 from training.data.safe_paths import open_regular, quoted
 from vlm.errors import UserError
 from vlm.example import IMAGE, Example

@@ -12,9 +12,10 @@ from pathlib import Path
 from training.data.edit.export import copy_image, image_names, new_dataset_folder
 from training.data.edit.versions import next_name
 from training.data.images import examine_image
+from training.data.readers.annotations import pictures_in
 from training.data.readers.archives import is_junk
-from training.data.readers.captions import pictures_in
-from training.data.readers.lines import Row, read_rows
+from training.data.readers.json_csv import read_jsonl
+from training.data.row import Row
 from vlm.errors import UserError
 from vlm.filesystem import write_atomic
 
@@ -72,7 +73,7 @@ def labelled_images(folder: Path) -> list[LabelledImage]:
             "Save your changes as a new version of the dataset.",
         )
     written: dict[str, list[QuestionAnswer]] = {}
-    for row in read_rows(folder / ROWS, ROWS):
+    for row in read_jsonl(folder / ROWS, ROWS):
         if isinstance(row, Row):
             question, answer, text = (
                 str(row.values.get(key) or "") for key in ("question", "answer", "text")

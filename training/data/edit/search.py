@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from training.data.open import Dataset
+from training.data.dataset import Dataset
 from vlm.example import Example
 
 

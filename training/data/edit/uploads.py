@@ -9,9 +9,9 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from training.data.readers.annotations import PICTURES
 from training.data.readers.archives import is_junk, unpack
-from training.data.readers.captions import PICTURES
-from training.data.readers.row_files import ROW_FILES
+from training.data.readers.folder import ROW_FILES
 from training.data.safe_paths import UNSHOWABLE, open_regular, quoted
 from training.data.synthetic.samples import SAMPLES
 from vlm.errors import UserError

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
+from training.data.dataset import Dataset
 from training.data.edit.export import (
     copy_image,
     export_id,
@@ -24,10 +25,10 @@ from training.data.edit.export import (
     split_of,
     write_messages,
 )
-from training.data.findings import Finding
 from training.data.images import examine_image
-from training.data.open import Dataset, open_dataset, source_of
-from training.data.readers.lines import LONGEST_LINE
+from training.data.open import open_dataset, source_of
+from training.data.readers.json_csv import LONGEST_LINE
+from training.data.row import Finding
 from training.data.safe_paths import open_regular
 from training.data.synthetic.samples import SAMPLES
 from vlm.errors import UserError

@@ -1,7 +1,7 @@
 """Zips: what may be unpacked, and unpacking it once, whole or not at all. No torch.
 
-A zip comes from anyone. It is judged by its directory before a byte is unpacked, and all that is wrong with
-it is said at once. Finding the rows in what was unpacked is `datasets`' matter.
+A zip comes from anyone. It is judged by its directory before a byte is unpacked, and everything that is wrong
+with it is reported at once. Finding the rows in what was unpacked is `folder`'s matter.
 """
 
 import hashlib
@@ -19,30 +19,34 @@ from vlm.errors import UserError
 
 MAX_ENTRIES = 200_000
 MAX_TOTAL_BYTES = 20 * 1024**3
+# Deflate packs at most some 1,000 to 1; photographs hardly at all. A small blank BMP packs better than
+# 100 to 1 and harms nobody.
 MAX_RATIO = 100
 RATIO_MATTERS_FROM_BYTES = 1_000_000
-"""A small blank BMP packs better than 100 to 1 and harms nobody."""
 MAX_DEPTH = 32
 FAULTS_SHOWN = 5
 BLOCK = 1 << 20
+# What begins each entry of a zip's central directory (APPNOTE 4.3.12).
 ENTRY_SIGNATURE = b"PK\x01\x02"
+# A file in each unpacked folder: the hash of its zip.
 SOURCE_MARK = ".unpacked-from-sha256"
-"""A file in each unpacked folder: the hash of its zip."""
 
 AGAIN = "Make the zip again, of ordinary files and folders"
 
 
 def is_junk(name: str) -> bool:
-    """True for what macOS and Windows leave behind, and for hidden files."""
+    """Returns whether it is a hidden file, or what macOS and Windows leave behind."""
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
 def unpack(path: Path, datasets: Path, *, reserved: tuple[str, ...] = ()) -> Path:
-    """The folder below `datasets` with the content of the zip `path`; names in `reserved` are not taken.
+    """Returns the folder below `datasets` with the content of a zip; names in `reserved` are not taken.
 
-    A zip of the same content is not unpacked again. The folder appears when it is complete. Raises
-    `UserError` if the zip is broken, encrypted, too large, or would write anything but new files inside its
-    folder.
+    A zip of the same content is not unpacked again. The folder appears when it is complete.
+
+    Raises:
+        UserError: The zip is broken, encrypted, too large, or would write anything but new files inside its
+            folder.
     """
     digest = _checked_hash(path)
     folder = _folder_of(path, datasets, reserved, digest)
@@ -53,39 +57,36 @@ def unpack(path: Path, datasets: Path, *, reserved: tuple[str, ...] = ()) -> Pat
     try:
         _unpack_into(path, unfinished)
         (unfinished / SOURCE_MARK).write_text(digest)
-        return _rename(unfinished, path, datasets, reserved, digest)
+        # Renaming is atomic, but not together with finding a free name: another process may take the name
+        # in between, with the same zip (then its folder is the answer) or with another (then the next name).
+        while True:
+            folder = _folder_of(path, datasets, reserved, digest)
+            if folder.exists():
+                return folder
+            try:
+                return unfinished.rename(folder)
+            except OSError:
+                if not folder.exists():
+                    raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _rename(unfinished: Path, path: Path, datasets: Path, reserved: tuple[str, ...], digest: str) -> Path:
-    while True:
-        folder = _folder_of(path, datasets, reserved, digest)
-        if folder.exists():  # somebody else unpacked the same zip meanwhile
-            return folder
-        try:
-            return unfinished.rename(folder)
-        except OSError:
-            if not folder.exists():
-                raise
-
-
 def _folder_of(path: Path, datasets: Path, reserved: tuple[str, ...], digest: str) -> Path:
-    """Where the zip was unpacked, or else the first name for it that is free: pets, pets-2, …"""
+    """Returns where the zip was unpacked, or else the first name for it that is free: pets, pets-2, …"""
     words = re.sub(r"[^\w-]+", "-", unicodedata.normalize("NFC", path.stem)).strip("-_")
-    slug = words[:48] or "dataset"
-    number = 1
+    slug, number = words[:48] or "dataset", 1
     while True:
-        name = slug if number == 1 else f"{slug}-{number}"
-        folder = datasets / name
+        folder = datasets / (slug if number == 1 else f"{slug}-{number}")
         mark = folder / SOURCE_MARK
-        if name not in reserved and (not folder.exists() or (mark.is_file() and mark.read_text() == digest)):
+        is_ours = mark.is_file() and mark.read_text() == digest
+        if folder.name not in reserved and (is_ours or not folder.exists()):
             return folder
         number += 1
 
 
 def _checked_hash(path: Path) -> str:
-    """The sha256 of the zip, if it doesn't hold too many entries.
+    """Returns the sha256 of the zip, if it doesn't hold too many entries.
 
     zipfile reads the whole directory of a zip into memory before anyone can count, and the count that a zip
     declares may lie; but each entry carries a signature, and hashing passes over all of them anyway.
@@ -97,6 +98,7 @@ def _checked_hash(path: Path) -> str:
         while block := file.read(BLOCK):
             digest.update(block)
             signatures += (overlap + block).count(ENTRY_SIGNATURE)
+            # One byte less than a signature: one across two blocks is counted, none is counted twice.
             overlap = block[-(len(ENTRY_SIGNATURE) - 1) :]
     if signatures > MAX_ENTRIES:
         raise UserError(
@@ -109,9 +111,20 @@ def _unpack_into(path: Path, folder: Path) -> None:
     try:
         with open_regular(path, path.name) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-            _check(entries, path, shutil.disk_usage(folder.parent).free)
+            _require_safe(entries, path, shutil.disk_usage(folder.parent).free)
             for entry in entries:
-                _unpack_entry(archive, entry, folder)
+                relative = PurePosixPath(entry.filename)
+                if any(is_junk(part) for part in relative.parts):
+                    continue
+                target = folder / relative
+                if entry.is_dir():
+                    target.mkdir(parents=True, exist_ok=True)
+                    continue
+                target.parent.mkdir(parents=True, exist_ok=True)
+                # "x": the folder is new and names are distinct, so a file that is there is a case twin on a
+                # Mac's disk.
+                with archive.open(entry) as packed, target.open("xb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked, BLOCK)
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
         raise UserError(f"{quoted(path.name)} is not a whole zip file", AGAIN) from error
     except OSError as error:
@@ -121,24 +134,22 @@ def _unpack_into(path: Path, folder: Path) -> None:
         ) from error
 
 
-def _unpack_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> None:
-    relative = PurePosixPath(entry.filename)
-    if any(is_junk(part) for part in relative.parts):
-        return
-    target = folder / relative
-    if entry.is_dir():
-        target.mkdir(parents=True, exist_ok=True)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # "x": the folder is new and names are distinct, so a file that is there is a case twin on a Mac's disk.
-    with archive.open(entry) as packed, target.open("xb") as file:
-        shutil.copyfileobj(packed, file, BLOCK)
-
-
-def _check(entries: list[zipfile.ZipInfo], path: Path, free_bytes: int) -> None:
+def _require_safe(entries: list[zipfile.ZipInfo], path: Path, free_bytes: int) -> None:
     """Raises one `UserError` with everything for which these entries must not be unpacked."""
+    faults = [fault for entry in entries for fault in _faults(entry)]
     # Names are compared only where each is one: zipfile cuts them at a NUL, to nothing if it comes first.
-    faults = [fault for entry in entries for fault in _faults(entry)] or _clashes(entries)
+    if not faults:
+        files: set[PurePosixPath] = set()
+        folders: set[PurePosixPath] = set()
+        for entry in entries:
+            name = PurePosixPath(entry.filename)
+            if not entry.is_dir() and name in files:
+                faults.append(f"{quoted(entry.filename)} stands in it twice")
+            (folders if entry.is_dir() else files).add(name)
+        folders |= {parent for name in files for parent in name.parents}
+        both = sorted(files & folders)
+        faults += [f"{quoted(str(name))} is both a file and a folder" for name in both]
+    # Of many entries each may stay under the limit where their sum does not.
     total = sum(entry.file_size for entry in entries)
     if total >= RATIO_MATTERS_FROM_BYTES and total > MAX_RATIO * path.stat().st_size:
         faults.append(f"it unpacks to more than {MAX_RATIO} times its size")
@@ -153,7 +164,6 @@ def _check(entries: list[zipfile.ZipInfo], path: Path, free_bytes: int) -> None:
 
 def _faults(entry: zipfile.ZipInfo) -> list[str]:
     name = entry.orig_filename  # `filename` is already cut at a NUL
-    shown = quoted(name)
     parts = PurePosixPath(name).parts
     kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where the zip was made without Unix modes
     checks = {
@@ -163,6 +173,7 @@ def _faults(entry: zipfile.ZipInfo) -> list[str]:
         "has control characters in its name": bool(UNSHOWABLE.search(name)),
         "has no name": not parts,
         f"is nested more than {MAX_DEPTH} folders deep": len(parts) > MAX_DEPTH,
+        # zipfile would write a link's target as an ordinary file's content; another unpacker follows it.
         "is a link": kind == stat.S_IFLNK,
         "is a device or pipe": kind not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK),
         "is encrypted": bool(entry.flag_bits & 0x1),
@@ -171,19 +182,4 @@ def _faults(entry: zipfile.ZipInfo) -> list[str]:
             entry.file_size >= RATIO_MATTERS_FROM_BYTES and entry.file_size > MAX_RATIO * entry.compress_size
         ),
     }
-    return [f"{shown} {fault}" for fault, found in checks.items() if found]
-
-
-def _clashes(entries: list[zipfile.ZipInfo]) -> list[str]:
-    """Names that stand twice, or both for a file and for a folder."""
-    files: set[PurePosixPath] = set()
-    faults = []
-    for entry in entries:
-        path = PurePosixPath(entry.filename)
-        if not entry.is_dir():
-            if path in files:
-                faults.append(f"{quoted(entry.filename)} stands in it twice")
-            files.add(path)
-    folders = {parent for path in files for parent in path.parents}
-    folders |= {PurePosixPath(entry.filename) for entry in entries if entry.is_dir()}
-    return faults + [f"{quoted(str(path))} is both a file and a folder" for path in sorted(files & folders)]
+    return [f"{quoted(name)} {fault}" for fault, found in checks.items() if found]

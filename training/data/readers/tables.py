@@ -1,4 +1,4 @@
-"""Tables: Parquet and Arrow files as rows; rows with images in them written out as files. No torch.
+"""Tables: Parquet and Arrow files, and datasets of the Hub, as rows; their images as files. No torch.
 
 Tables are read in small batches, and no image in them is decoded. Images that stand in a table as bytes are
 written out once, below the workspace, each under the hash of its content: from then on they are ordinary
@@ -9,26 +9,29 @@ import errno
 import hashlib
 import json
 import mmap
+import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from training.data.findings import Finding
-from training.data.readers.lines import Row
+from training.data.row import Progress, Row, say_nothing
 from training.data.safe_paths import DatasetFolder, open_regular, quoted
+from training.data.splits import choose_parts, parse_part
 from vlm.errors import UserError
 
 BATCH_ROWS = 256
+# Images of a whole batch are in memory at once.
 BATCH_ROWS_WITH_IMAGES = 8
-"""Images of a whole batch are in memory at once."""
 READ_BUFFER = 1 << 20
 ROWS_FILE = "rows.jsonl"
 SOURCE_FILE = ".read-from"
+# Writing a table out ends while so much of the disk is free: runs need some of it too.
 LEFT_FREE_BYTES = 1 << 30
-"""Writing a table out ends while so much of the disk is free: runs need some of it too."""
 SPLIT = "split"
+# How image files begin. The ending is for people alone: images are recognised by content.
 MAGIC = (
     (b"\x89PNG", ".png"),
     (b"\xff\xd8\xff", ".jpg"),
@@ -38,46 +41,33 @@ MAGIC = (
     (b"II*\0", ".tif"),
     (b"MM\0*", ".tif"),
 )
-
-Progress = Callable[[str, int, int], None]
-Values = dict[str, Any]
-
-
-def is_saved_to_disk(folder: Path) -> bool:
-    """Whether `Dataset.save_to_disk` made this folder."""
-    return (folder / "state.json").is_file() and any(folder.glob("*.arrow"))
+# `org/name`, or `org/name:subset`.
+HUB_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?::(?P<subset>[\w.-]+))?")
 
 
-def splits_saved(folder: Path) -> list[str]:
-    """The splits in a folder that `DatasetDict.save_to_disk` made; none where it didn't."""
-    listed = folder / "dataset_dict.json"
-    if not listed.is_file():
-        return []
-    try:
-        names = json.loads(listed.read_text(encoding="utf-8"))["splits"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{quoted(listed.name)} can't be read", "Save the dataset again") from error
-    return [name for name in map(str, names) if "/" not in name and is_saved_to_disk(folder / name)]
-
-
-def read_parquet(path: Path, name: str) -> Iterator[Values]:
-    """The rows of a Parquet file, one at a time. Raises `UserError` where it is none."""
+def read_parquet(path: Path, name: str) -> Iterator[Row]:
+    """Yields the rows of a Parquet file, one at a time. Raises `UserError` where it is none."""
+    # pyarrow is imported where a table is read: most datasets have none, and it takes a while.
     import pyarrow
     import pyarrow.parquet
 
     with open_regular(path, name) as file:
         try:
+            # Without pre_buffer and threads, which read whole column chunks ahead: of images, gigabytes.
             table = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=READ_BUFFER)
             rows = BATCH_ROWS_WITH_IMAGES if _holds_bytes(table.schema_arrow) else BATCH_ROWS
+            number = 0
             for batch in table.iter_batches(rows, use_threads=False):
                 batch.validate(full=True)
-                yield from batch.to_pylist()
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(name, number, values, "row")
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise _broken(name, "Parquet", error) from error
 
 
 def parquet_holds_bytes(path: Path, name: str) -> bool:
-    """Whether a column of a Parquet file holds bytes, as images are. Raises `UserError` if it is none."""
+    """Returns whether a column of a Parquet file holds bytes, as images are. `UserError` if it is none."""
     import pyarrow
     import pyarrow.parquet
 
@@ -88,17 +78,15 @@ def parquet_holds_bytes(path: Path, name: str) -> bool:
             raise _broken(name, "Parquet", error) from error
 
 
-def _holds_bytes(schema: Any) -> bool:
-    import pyarrow.types as types
+def _holds_bytes(kind: Any) -> bool:
+    """Returns whether a pyarrow schema or type holds bytes, at any depth of lists and structs."""
+    import pyarrow
 
-    def holds(kind: Any) -> bool:
-        if types.is_list(kind) or types.is_large_list(kind):
-            return holds(kind.value_type)
-        if types.is_struct(kind):
-            return any(holds(kind.field(index).type) for index in range(kind.num_fields))
-        return types.is_binary(kind) or types.is_large_binary(kind)
-
-    return any(holds(field.type) for field in schema)
+    if isinstance(kind, pyarrow.Schema):
+        return any(_holds_bytes(field.type) for field in kind)
+    if pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind):
+        return True
+    return any(_holds_bytes(kind.field(index).type) for index in range(kind.num_fields))
 
 
 def _broken(name: str, what: str, error: Exception) -> UserError:
@@ -107,33 +95,55 @@ def _broken(name: str, what: str, error: Exception) -> UserError:
     return UserError(f"{quoted(name)} is not a whole {what} file", "Download or write it again")
 
 
-def read_arrow(path: Path, name: str) -> Iterator[Values]:
-    """The rows of an Arrow file, a stream or one with a footer; it is mapped, not read into memory."""
+def read_arrow(path: Path, name: str) -> Iterator[Row]:
+    """Yields the rows of an Arrow file, a stream or one with a footer; it is mapped, not read into memory."""
     import pyarrow
 
     with open_regular(path, name) as file:
         try:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-                for batch in _batches(pyarrow, mapped):
-                    batch.validate(full=True)  # a damaged file's offsets would lead anywhere in memory
-                    for start in range(0, batch.num_rows, BATCH_ROWS_WITH_IMAGES):
-                        yield from batch.slice(start, BATCH_ROWS_WITH_IMAGES).to_pylist()
-                    del batch  # a batch keeps the map open
-        except (pyarrow.ArrowException, OSError, ValueError, BufferError) as error:
+            # Closed by no one: batches point into the map, and it goes with the last of them.
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if mapped[:6] == b"ARROW1":
+                footed = pyarrow.ipc.open_file(pyarrow.py_buffer(mapped))
+                batches = (footed.get_batch(number) for number in range(footed.num_record_batches))
+            else:
+                batches = pyarrow.ipc.open_stream(pyarrow.py_buffer(mapped))
+            number = 0
+            for batch in batches:
+                # A damaged file's offsets would lead anywhere in memory, and end the process.
+                batch.validate(full=True)
+                for start in range(0, batch.num_rows, BATCH_ROWS_WITH_IMAGES):
+                    for values in batch.slice(start, BATCH_ROWS_WITH_IMAGES).to_pylist():
+                        number += 1
+                        yield Row(name, number, values, "row")
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise _broken(name, "Arrow", error) from error
 
 
-def _batches(pyarrow: Any, mapped: mmap.mmap) -> Iterator[Any]:
-    buffer = pyarrow.py_buffer(mapped)
-    if mapped[:6] == b"ARROW1":
-        reader = pyarrow.ipc.open_file(buffer)
-        yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
-    else:
-        yield from pyarrow.ipc.open_stream(buffer)
+def saved_parts(folder: Path) -> dict[str, Path]:
+    """Returns the folders that `save_to_disk` made, by split: "" where the dataset has none. Often nothing.
+
+    Raises:
+        UserError: The list of splits can't be read.
+    """
+    listed = folder / "dataset_dict.json"
+    if not listed.is_file():
+        return {"": folder} if _is_saved_dataset(folder) else {}
+    try:
+        names = json.loads(listed.read_text(encoding="utf-8"))["splits"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{quoted(listed.name)} can't be read", "Save the dataset again") from error
+    # The names come from the file: none may lead out of the folder.
+    splits = [name for name in map(str, names) if "/" not in name and _is_saved_dataset(folder / name)]
+    return {split: folder / split for split in splits}
 
 
-def read_saved(folder: Path) -> Iterator[Values]:
-    """The rows of a folder that `Dataset.save_to_disk` made."""
+def _is_saved_dataset(folder: Path) -> bool:
+    return (folder / "state.json").is_file() and any(folder.glob("*.arrow"))
+
+
+def read_saved(folder: Path) -> Iterator[Row]:
+    """Yields the rows of a folder that `Dataset.save_to_disk` made, in the order that its state lists."""
     try:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         names = [Path(str(entry["filename"])).name for entry in state["_data_files"]]
@@ -143,30 +153,22 @@ def read_saved(folder: Path) -> Iterator[Values]:
         yield from read_arrow(folder / name, name)
 
 
-def rows_of(values: Iterable[Values], name: str, split: str = "") -> Iterator[Row | Finding]:
-    """Values as rows that findings can name: "train.parquet row 8"."""
-    for number, row in enumerate(values, start=1):
-        yield Row(name, number, row, "row", split)
-
-
-def in_split(values: Iterable[Values], split: str) -> Iterator[Values]:
-    """The rows with the split they are of in a column."""
-    yield from (row | {SPLIT: split} for row in values)
-
-
 def write_out(
-    values: Iterable[Values],
+    rows: Iterable[Row],
     folder: Path,
     source: str,
     *,
     beside: Path | None = None,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = say_nothing,
 ) -> Path:
-    """The rows as a folder of ordinary files, `rows.jsonl` and `images/`; made once, whole or not at all.
+    """Writes rows as a folder of ordinary files, `rows.jsonl` and `images/`: whole or not at all.
 
-    `source` says what it was made from: a folder that was made from the same is used again. An image that
-    stands there as a path alone is copied from the folder `beside` the table. `progress` counts rows; how
-    many there are is not known. Raises `UserError` where they can't be read or written.
+    `source` identifies what they are made from: a folder that was made from the same is used again, and the
+    rows are not read. A row's split becomes its column. An image that stands there as a path alone is copied
+    from the folder `beside` the table. `progress` counts rows; how many there are is not known.
+
+    Raises:
+        UserError: The rows can't be read or written.
     """
     if (folder / SOURCE_FILE).is_file() and (folder / SOURCE_FILE).read_text(encoding="utf-8") == source:
         return folder
@@ -175,12 +177,19 @@ def write_out(
     try:
         (unfinished / "images").mkdir(parents=True)
         with (unfinished / ROWS_FILE).open("w", encoding="utf-8") as file:
-            for number, row in enumerate(values, start=1):
-                written = {column: _written(value, unfinished, near) for column, value in row.items()}
+            for number, row in enumerate(rows, start=1):
+                values = row.values | ({SPLIT: row.split} if row.split else {})
+                written = {column: _written(value, unfinished, near) for column, value in values.items()}
+                # default=str: a table may hold dates and decimals, which JSON has no word for.
                 file.write(json.dumps(written, ensure_ascii=False, default=str) + "\n")
                 if number % BATCH_ROWS == 0:
                     progress("rows written out", number, 0)
-                    _require_room(unfinished)
+                    if shutil.disk_usage(unfinished).free < LEFT_FREE_BYTES:
+                        raise UserError(
+                            "the disk is nearly full, and the dataset is not written out yet",
+                            "Free some space, or take a part of it: --dataset_split train[:10000]",
+                        )
+        # The mark comes last, and the rename after it: a folder that has it is whole.
         (unfinished / SOURCE_FILE).write_text(source, encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
@@ -194,37 +203,94 @@ def write_out(
     return folder
 
 
-def _require_room(folder: Path) -> None:
-    if shutil.disk_usage(folder).free < LEFT_FREE_BYTES:
-        raise UserError(
-            "the disk is nearly full, and the dataset is not written out yet",
-            "Free some space, or take a part of it: --dataset_split train[:10000]",
-        )
-
-
 def _written(value: Any, folder: Path, near: DatasetFolder | None) -> Any:
-    """The value with images in it saved as files and named by their paths."""
+    """Returns the value with the images in it saved as files and named by their paths."""
     if isinstance(value, list):
         return [_written(item, folder, near) for item in value]
-    if isinstance(value, bytes):
-        return _saved(value, folder)
-    if not isinstance(value, dict) or not {"bytes", "path"} >= value.keys() or not value:
-        return value
-    if value.get("bytes"):
-        return _saved(value["bytes"], folder)
-    path = value.get("path")
-    if near is None or path is None:
-        return path
-    try:
-        file = near.file(path)
-    except UserError:
-        return path  # told with its row, where it is looked for again
-    return _saved(file.read_bytes(), folder)
-
-
-def _saved(data: bytes, folder: Path) -> str:
+    data = value
+    # `datasets` writes an image as an object of bytes and path, either of which may be empty.
+    if isinstance(value, dict) and value and value.keys() <= {"bytes", "path"}:
+        data, value = value.get("bytes") or None, value.get("path")
+        if data is None and near is not None and value is not None:
+            try:
+                data = near.file(value).read_bytes()
+            except UserError:
+                pass  # reported with its row, where the image is looked for again
+        if data is None:
+            return value
+    if not isinstance(data, bytes):
+        return data
     ending = next((ending for magic, ending in MAGIC if data.startswith(magic)), ".bin")
+    # Named by content: the same image in many rows is one file. 128 bits of the hash tell any two apart.
     name = f"images/{hashlib.sha256(data).hexdigest()[:32]}{ending}"
     if not (folder / name).exists():
         (folder / name).write_bytes(data)
     return name
+
+
+def fetch_from_hub(
+    source: str, extracted: Path, split: str, held_out: str | None, progress: Progress
+) -> Path:
+    """Returns a folder below `extracted` with a Hub dataset's rows: the split to train on, the one held out.
+
+    Raises:
+        UserError: The dataset can't be had.
+    """
+    train, count = parse_part(split)
+    name = re.sub(r"[^\w.-]+", "--", f"{source}-{split}{(held_out and f'-{held_out}') or ''}")
+    rows = _hub_rows(source, train, count, held_out)
+    return write_out(rows, extracted / name, f"{source} {split} {held_out or ''}", progress=progress)
+
+
+def _hub_rows(source: str, train: str, count: int | None, held_out: str | None) -> Iterator[Row]:
+    """Streams the rows, at most `count` of each split; images stay bytes."""
+    import datasets
+
+    repo, subset = HUB_NAME.fullmatch(source).group("repo", "subset")
+    try:
+        found = datasets.load_dataset(repo, name=subset, streaming=True)
+        chosen, kept = choose_parts(list(found), train, held_out)
+        for part in filter(None, (chosen, kept)):
+            # decode(False): Pillow would open each image, and what is written out would be another file.
+            for number, row in enumerate(islice(found[part].decode(False), count), start=1):
+                values = {column: _with_bytes(value, repo) for column, value in row.items()}
+                yield Row(source, number, values, "row", part)
+    except UserError:
+        raise
+    except Exception as error:  # the Hub, the network and the dataset's own files fail in many ways
+        said = str(error).strip()
+        # A ValueError that `datasets` has no type of its own for.
+        if "Config name is missing" in said or "BuilderConfig" in said:
+            subsets = re.search(r"\[(.*?)\]", said)
+            listed = subsets[1][:300] if subsets else "see its page"
+            raise UserError(
+                f"The dataset {quoted(source)} has several subsets: {listed}",
+                "Name one of them: --dataset org/name:subset.",
+            ) from error
+        if isinstance(error, FileNotFoundError | ConnectionError):
+            raise UserError(
+                f"There is no dataset {quoted(source)} here, and the Hub has none or can't be reached",
+                "Check name and connection; for a private or gated one log in with `hf auth login`.",
+            ) from error
+        reason = (said.splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"The dataset {quoted(source)} can't be read from the Hub: {reason[:300]}",
+            "Look at it on the Hub, or download it and give the folder.",
+        ) from error
+
+
+def _with_bytes(value: Any, repo: str) -> Any:
+    """Returns the value with the content of images that are files of the repository itself.
+
+    Nothing else is fetched: a row may name any address.
+    """
+    from datasets.utils.file_utils import xopen
+
+    if isinstance(value, list):
+        return [_with_bytes(item, repo) for item in value]
+    if not isinstance(value, dict) or value.keys() != {"bytes", "path"} or value["bytes"]:
+        return value
+    if not re.match(rf"(\w+://[^:]*::)?hf://datasets/{re.escape(repo)}[@/]", value["path"] or ""):
+        return value
+    with xopen(value["path"], "rb") as file:
+        return {"bytes": file.read(), "path": value["path"]}

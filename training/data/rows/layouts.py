@@ -1,103 +1,112 @@
-"""How others write a row: their columns and turns -> ours. No torch.
+"""Layouts: how others write a row, their columns and turns -> ours. No torch.
 
 Ours are `images` and one of `messages`, `question` + `answer` and `text`. A row of TRL, LLaMA-Factory
 (sharegpt and alpaca), ms-swift or LLaVA is recognised by its columns and rewritten; what the result means,
-and what is wrong with it, is `formats`' matter. How turns are written is `turns`'. Which column is which is
-`training.config.columns`'.
+and what is wrong with it, is `example`'s matter. Which column is which is `training.config.columns`'.
 """
 
 import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 from training.config.columns import KINDS, SILENT, ColumnMapping, plain
-from training.data.rows.references import are_answers, most_given
-from training.data.rows.turns import history_turns, lifted, said, tagged, with_system
+from vlm.errors import UserError
 
-Values = dict[str, object]
-
+# `--columns` and the page say `image` and `caption`, as people do.
 SHOWN_KINDS = {"images": "image", "text": "caption"}
 OUR_IMAGES = ("file_name", "image", "images")
 OUR_TEXTS = ("messages", "question", "answer", "text", "caption")
 NOTHING_MAPPED = ColumnMapping()
+ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "system": "system",
+}
+# Where a turn's block may name its own image, in TRL's, transformers' and OpenAI's form.
+IMAGE_KEYS = ("image", "path", "url", "image_url")
 
 
-def layout_of(values: Values, mapping: ColumnMapping = NOTHING_MAPPED) -> str:
-    """What the row is written as: "messages", "conversations", "alpaca", "prompt and completion", …"""
-    has = {kind for kind in KINDS if mapping.column(kind, values) is not None}
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """How a row is written: "messages", "alpaca", …; kind -> column as `--columns` takes it; columns read."""
+
+    layout: str
+    columns: dict[str, str]
+    used: frozenset[str]
+
+
+def recognise(values: Mapping[str, object], mapping: ColumnMapping = NOTHING_MAPPED) -> Recognised:
+    """Returns the layout of a row and which column is taken for what.
+
+    It depends on the names of the columns and on which are empty alone.
+    """
+    found = {kind: mapping.column(kind, values) for kind in KINDS}
+    has = {kind for kind, column in found.items() if column is not None}
     if "messages" in has:
-        return "messages"
-    if "conversations" in mapping.columns or ("conversations" in has and not _says_ours(values)):
-        return "conversations"
-    if "instruction" in values:
-        return "alpaca"
-    if "query" in values or "history" in has:
-        return "query and response"
-    if "prompt" in values and "completion" in values:
-        return "prompt and completion"
-    return "question and answer" if {"question", "answer"} & has else "captions"
-
-
-def guessed(values: Values, mapping: ColumnMapping = NOTHING_MAPPED) -> dict[str, str]:
-    """Which column is taken for what in this row, by the names that `--columns` has for the kinds."""
-    layout = layout_of(values, mapping)
+        layout = "messages"
+    # Beside a text of ours, `texts` or `conversation` may be anything; a mapping says what it means.
+    elif "conversations" in mapping.columns or ("conversations" in has and not _says_ours(values)):
+        layout = "conversations"
+    elif "instruction" in values:
+        layout = "alpaca"
+    elif "query" in values or "history" in has:
+        layout = "query and response"
+    elif "prompt" in values and "completion" in values:
+        layout = "prompt and completion"
+    else:
+        layout = "question and answer" if {"question", "answer"} & has else "captions"
     kinds = {
         "messages": ("images", "messages", "system"),
         "conversations": ("images", "conversations", "system"),
         "captions": ("images", "text"),
     }.get(layout, ("images", "question", "input", "answer", "history", "system"))
-    found = {kind: mapping.column(kind, values) for kind in (*kinds, "id", "split", "type")}
-    return {SHOWN_KINDS.get(kind, kind): column for kind, column in found.items() if column is not None}
+    columns = {SHOWN_KINDS.get(kind, kind): found[kind] for kind in (*kinds, "id", "split", "type")}
+    # The split's column is read only where it names the split that is trained on: `open` knows.
+    used = {found[kind] for kind in has if kind != "split"} | {*OUR_IMAGES, *OUR_TEXTS, "id"}
+    used |= {*mapping.columns.values(), *(column for column in values if plain(column) == "answers")}
+    taken = {kind: column for kind, column in columns.items() if column is not None}
+    return Recognised(layout, taken, frozenset(used))
 
 
-def canonical(values: Values, mapping: ColumnMapping = NOTHING_MAPPED, layout: str | None = None) -> Values:
-    """The row in our own columns, its layout if that is known. Raises `UserError` where a turn can't be read.
+def canonical(
+    values: dict[str, object], mapping: ColumnMapping = NOTHING_MAPPED, layout: str | None = None
+) -> dict[str, object]:
+    """Returns the row in our own columns; `layout` is its layout if that is known.
 
-    What is ours already stays as it is, right or wrong, so that its faults are told by its own names.
+    What is ours already stays as it is, right or wrong, so that its faults are reported by its own names.
+
+    Raises:
+        UserError: A pair of its history can't be read.
     """
     values = unpacked(values, mapping)
-    layout = layout or layout_of(values, mapping)
+    layout = layout or recognise(values, mapping).layout
     column = mapping.column("images", values)
     images = {} if column is None or column in OUR_IMAGES else {"images": values.get(column)}
     if not mapping.columns and not mapping.tags and _says_ours(values):
-        return _with_lifted(values | images | _trained_answer(values, mapping))
+        ours = values | images
+        several = answer_list(values, mapping) is not None
+        if several and (values.get("question") or are_answers(values.get("answer"))):
+            ours["answer"] = most_given(mapping.get("answer", values))
+        return _with_lifted(ours)
     if layout == "captions" and mapping.column("text", values) is None:
-        return values | images  # nothing that is known: told with the columns there are
+        return values | images  # nothing that is known: reported with the columns there are
     kept = {name: values[name] for name in ("id", *OUR_IMAGES) if name in values and not images}
     return _with_lifted(kept | images | _renamed(values, mapping, layout))
 
 
-def used_columns(values: Values, mapping: ColumnMapping = NOTHING_MAPPED) -> set[str]:
-    """The columns of a row that say something to us; the others are ignored."""
-    columns = {mapping.column(kind, values) for kind in KINDS if kind != "split"}
-    ours = {*OUR_IMAGES, *OUR_TEXTS, "id", *mapping.columns.values()}
-    answers = {column for column in values if plain(column) == "answers"}
-    return {column for column in columns if column is not None} | answers | ours
-
-
-def _says_ours(values: Values) -> bool:
-    """Whether a column of ours holds a text; tables fill in null where another row has one."""
+def _says_ours(values: Mapping[str, object]) -> bool:
+    """Returns whether a column of ours holds a text; tables fill in null where another row has one."""
     return any(values.get(name) not in SILENT for name in OUR_TEXTS)
 
 
-def answer_list(values: Values, mapping: ColumnMapping) -> tuple[str, list[object]] | None:
-    """The column where the row has a list of answers, and that, as it is written."""
-    found = ((name, values.get(name)) for name in mapping.candidates("answer", values))
-    return next(((name, value) for name, value in found if are_answers(value)), None)
-
-
-def _trained_answer(values: Values, mapping: ColumnMapping) -> Values:
-    """Where a question has several answers, the one that is trained on as its `answer`."""
-    several = answer_list(values, mapping)
-    if several is None or not (values.get("question") or are_answers(values.get("answer"))):
-        return {}
-    return {"answer": most_given(mapping.get("answer", values))}
-
-
-def unpacked(values: Values, mapping: ColumnMapping) -> Values:
-    """The row with lists of images, turns and answers read where a table's cell holds them as JSON.
-
-    A text may be a list in brackets too: an answer is read only where it is turns, with role and content, or
-    where its column is called answers.
-    """
+def unpacked(values: dict[str, object], mapping: ColumnMapping) -> dict[str, object]:
+    """Returns the row with lists of images, turns and answers read where a cell holds them as JSON."""
     if not any(isinstance(value, str) and value[:1] == "[" for value in values.values()):
         return values
     found = dict(values)
@@ -109,46 +118,139 @@ def unpacked(values: Values, mapping: ColumnMapping) -> Values:
             try:
                 items = json.loads(value)
             except (ValueError, RecursionError):
-                continue
+                continue  # a text in brackets
+            # An answer may be a list in brackets itself, as of coordinates: it is read only where it is
+            # turns, with role and content, or where its column is called answers.
             are_turns = bool(items) and all(isinstance(item, dict) and "role" in item for item in items)
             if are_turns if kind in ("question", "answer") else isinstance(items, list):
                 found[column] = items
     return found
 
 
-def _with_lifted(values: Values) -> Values:
-    """Images that stand in the turns' own blocks, where the row lists none, as the row's images."""
-    if any(values.get(name) not in SILENT for name in OUR_IMAGES):
-        return values
-    turns, images = lifted(values.get("messages"))
-    return values | {"messages": turns, "images": images} if images else values
-
-
-def _renamed(values: Values, mapping: ColumnMapping, layout: str) -> Values:
-    def get(kind: str) -> object:
-        return mapping.get(kind, values)
-
+def _renamed(values: Mapping[str, object], mapping: ColumnMapping, layout: str) -> dict[str, object]:
+    """Returns the row's text under our columns, as its layout has it."""
+    get = partial(mapping.get, values=values)
     if layout == "messages":
-        return {"messages": with_system(get("system"), tagged(get("messages"), mapping.tags))}
+        return {"messages": _with_system(get("system"), _tagged(get("messages"), mapping.tags))}
     if layout == "conversations":
         tags = {"role_tag": "from", "content_tag": "value"} | dict(mapping.tags)
-        return {"messages": with_system(get("system"), tagged(get("conversations"), tags))}
+        return {"messages": _with_system(get("system"), _tagged(get("conversations"), tags))}
     if layout == "captions":
-        return {"text": _first(get("text"))}
+        text = get("text")
+        # Several captions of one image, as COCO has five, say the same thing: the first is taken.
+        is_list = isinstance(text, list) and bool(text) and all(isinstance(item, str) for item in text)
+        return {"text": text[0] if is_list else text}
     question, answer = get("question"), most_given(get("answer"))
-    if isinstance(question, list) or isinstance(answer, list):
-        return {"messages": [*said(question, "user"), *said(answer, "assistant")]}
+    sides = (("user", question), ("assistant", answer))
+    if isinstance(question, list) or isinstance(
+        answer, list
+    ):  # TRL's prompt and completion: turns, or a text
+        turns = (
+            said if isinstance(said, list) else [{"role": role, "content": said}] for role, said in sides
+        )
+        return {"messages": [turn for said in turns for turn in said]}
     if extra := get("input"):
         question = f"{question}\n{extra}"
     history, system = get("history"), get("system")
-    if history or system:
-        turns = [*history_turns(history), {"role": "user", "content": question}]
-        return {"messages": with_system(system, [*turns, {"role": "assistant", "content": answer}])}
-    return {"question": question, "answer": answer}
+    if not history and not system:
+        return {"question": question, "answer": answer}
+    turns = []
+    # Earlier questions and answers, a pair each, as LLaMA-Factory and ms-swift have them.
+    for number, pair in enumerate(history if isinstance(history, list) else [], start=1):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise UserError(
+                f"pair {number} of history is not a question and an answer", 'Write ["question", "answer"]'
+            )
+        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": _with_system(system, turns)}
 
 
-def _first(value: object) -> object:
-    """The first of several captions that say the same thing; anything else as it is."""
-    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        return value[0]
-    return value
+def _with_system(system: object, turns: object) -> object:
+    if not isinstance(system, str) or not system.strip() or not isinstance(turns, list):
+        return turns
+    return [{"role": "system", "content": system}, *turns]
+
+
+def _tagged(turns: object, tags: Mapping[str, str]) -> object:
+    """Returns turns with our keys and roles; what is no turn stays as it is, and is found by `example`."""
+    if not isinstance(turns, list) or not tags:
+        return turns
+    role_key, content_key = tags.get("role_tag", "role"), tags.get("content_tag", "content")
+    named = {tags[f"{role}_tag"]: role for role in ("user", "assistant", "system") if f"{role}_tag" in tags}
+    read: list[object] = []
+    for turn in turns:
+        if isinstance(turn, dict) and role_key in turn:
+            role = turn[role_key]
+            if isinstance(role, str):
+                role = named.get(role, ROLES.get(role, role))
+            read.append({"role": role, "content": turn.get(content_key)})
+            continue
+        # A question and its answer in one object, as the Cauldron and ms-swift have them, are two turns.
+        keys = turn.keys() if isinstance(turn, dict) else ()
+        asked = [key for key in ("user", "human") if key in keys]
+        answered = [key for key in ("assistant", "gpt") if key in keys]
+        if len(asked) == len(answered) == 1:
+            read.append({"role": "user", "content": turn[asked[0]]})
+            read.append({"role": "assistant", "content": turn[answered[0]]})
+        else:
+            read.append(turn)
+    return read
+
+
+def _with_lifted(values: dict[str, object]) -> dict[str, object]:
+    """Returns the row with the images of its turns' own blocks as its images, where it lists none."""
+    turns = values.get("messages")
+    if not isinstance(turns, list) or any(values.get(name) not in SILENT for name in OUR_IMAGES):
+        return values
+    images: list[object] = []
+    lifted: list[object] = []
+    for turn in turns:
+        content = turn.get("content") if isinstance(turn, dict) else None
+        if not isinstance(content, list):
+            lifted.append(turn)
+            continue
+        blocks = []
+        for block in content:
+            if isinstance(block, dict) and block.get("type") in ("image", "image_url"):
+                own = next((block[key] for key in IMAGE_KEYS if block.get(key) is not None), None)
+                images.append(own.get("url") if isinstance(own, dict) and "url" in own else own)
+                block = {"type": "image"}
+            blocks.append(block)
+        lifted.append({**turn, "content": blocks})
+    # All of them or none: where one block has no image of its own, the order of the others means nothing.
+    if not images or any(image is None for image in images):
+        return values
+    return values | {"messages": lifted, "images": images}
+
+
+def answer_list(values: Mapping[str, object], mapping: ColumnMapping) -> tuple[str, list[object]] | None:
+    """Returns the column where the row has a list of answers, and that list as it is written."""
+    found = ((name, values.get(name)) for name in mapping.candidates("answer", values))
+    return next(((name, value) for name, value in found if are_answers(value)), None)
+
+
+def are_answers(value: object) -> bool:
+    """Returns whether it is a list of answers, texts or VQAv2's `{"answer": …}`; turns are none."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and not any(isinstance(item, dict) and "answer" not in item for item in value)
+    )
+
+
+def texts_of(answers: Iterable[object]) -> list[object]:
+    """Returns each answer's text; what is no text stays, to be found."""
+    return [item["answer"] if isinstance(item, dict) and "answer" in item else item for item in answers]
+
+
+def most_given(value: object) -> object:
+    """Returns of several answers the one given most, which is trained on; anything else as it is.
+
+    Of several given as often it is the first, so that a run is the same every time.
+    """
+    if not are_answers(value):
+        return value
+    answers = texts_of(value)
+    texts = [text for text in answers if isinstance(text, str) and text.strip()]
+    return Counter(texts).most_common(1)[0][0] if texts else answers[0]

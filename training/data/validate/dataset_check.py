@@ -14,9 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.data.findings import Finding
+from training.data.dataset import Dataset, image_relpath
 from training.data.images import ImageFacts
-from training.data.open import Dataset, Progress, image_relpath, open_configured, say_nothing
+from training.data.open import open_configured
+from training.data.row import Finding, Progress, say_nothing
 from training.data.safe_paths import quoted
 from training.data.splits import split_dataset
 from training.data.validate.image_index import ImageIndex

@@ -16,7 +16,7 @@ import PIL
 
 from training.data import images
 from training.data.images import ImageFacts, examine_image
-from training.data.splits import digest_of
+from training.data.safe_paths import digest_of
 from vlm.filesystem import FileStamp, file_stamp, write_atomic
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from training.config import TrainingConfig
-from training.data.findings import Finding
-from training.data.open import Progress, say_nothing
+from training.data.row import Finding, Progress, say_nothing
 from training.data.safe_paths import quoted
 from training.data.validate.dataset_check import Report
 from training.data.validate.token_counter import (

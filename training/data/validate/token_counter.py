@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from training.config import TrainingConfig
-from training.data.open import Progress
+from training.data.row import Progress
 from vlm.errors import UserError
 from vlm.example import IMAGE, Example, Message
 from vlm.models.loading import load_processor, read_config

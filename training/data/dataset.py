@@ -1,0 +1,67 @@
+"""Dataset: what opening one gives, examples and findings, without knowing how it is opened. No torch."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from training.data.row import Finding
+from training.data.safe_paths import quoted
+from vlm.errors import UserError
+from vlm.example import Example
+
+FINDINGS_SHOWN = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """The good rows as `examples`, what is wrong with the others as `findings`; `root` holds every image.
+
+    `warnings` are findings that refuse nothing. `kind` says how the file is written ("JSON Lines", "VQAv2"),
+    `layout` how most rows are, `columns` which column was taken for what, `ignored` which say nothing.
+
+    Where a dataset has a split of its own, `held_out` are the ids of the examples it holds out, and `parts`
+    counts the examples of each split that was read. `places` is where each example stands, by id.
+    """
+
+    name: str
+    root: Path
+    examples: list[Example]
+    findings: list[Finding]
+    # sha256 of the row file and of each image's relative path and size: it changes with a row, a name or an
+    # image saved again, and costs no reading of pixels. An image changed in place to the same size in bytes
+    # is not noticed.
+    fingerprint: str
+    kind: str = ""
+    warnings: list[Finding] = field(default_factory=list)
+    layout: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
+    held_out: frozenset[str] = frozenset()
+    parts: dict[str, int] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
+
+    def place_of(self, example: Example) -> str:
+        """Returns where the example stands, as findings name it: "train.jsonl line 8"."""
+        return self.places.get(example.id, example.id)
+
+
+def usable_examples(dataset: Dataset, *, skip_bad_rows: bool) -> list[Example]:
+    """Returns the examples to train on.
+
+    Raises:
+        UserError: There are none, or rows are bad and may not be skipped.
+    """
+    if dataset.findings and not (skip_bad_rows and dataset.examples):
+        listed = [str(finding) for finding in dataset.findings[:FINDINGS_SHOWN]]
+        if len(dataset.findings) > FINDINGS_SHOWN:
+            listed.append(f"and {len(dataset.findings) - FINDINGS_SHOWN} more")
+        good = len(dataset.examples)
+        remedy = "Correct these rows" + (
+            f", or leave them out with --skip_bad_rows ({good} are good)" if good else ""
+        )
+        raise UserError("\n".join([f"Dataset {quoted(dataset.name)} has bad rows:", *listed]), remedy)
+    return dataset.examples
+
+
+def image_relpath(dataset: Dataset, example: Example) -> str | None:
+    """Returns the example's first image as a path relative to the dataset's folder; None for text alone."""
+    return example.images[0].relative_to(dataset.root).as_posix() if example.images else None

@@ -1,0 +1,179 @@
+"""Annotation files: COCO, VQAv2, captions beside images, LLaMA-Factory's dataset_info.json. No torch.
+
+COCO and VQAv2 are read as they are downloaded: their images may lie in any subfolder, found by name.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from training.config.columns import ColumnMapping
+from training.data.readers.archives import is_junk
+from training.data.readers.json_csv import list_in, read_document
+from training.data.row import Finding, Row, place
+from training.data.rows.layouts import are_answers, most_given
+from training.data.safe_paths import DatasetFolder, open_regular, quoted
+from training.data.splits import split_word
+from vlm.errors import UserError
+
+NUMBER_AT_THE_END = re.compile(r"(\d+)(?=\.[a-zA-Z]+$)")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+LONGEST_CAPTION = 1 << 20
+INFO_FILE = "dataset_info.json"
+# LLaMA-Factory's names for the columns of its alpaca format, and ours.
+LLAMA_FACTORY_COLUMNS = {"prompt": "question", "query": "input", "response": "answer", "images": "images"}
+
+
+def coco_rows(document: dict, name: str, folder: DatasetFolder) -> Iterator[Row | Finding]:
+    """Yields COCO captions (arXiv:1504.00325): one row for each annotation of an image.
+
+    Raises:
+        UserError: `images` or `annotations` is no list.
+    """
+    images = [image for image in list_in(document, "images", name) if isinstance(image, dict)]
+    files = {_key(image, "id"): image.get("file_name") for image in images}
+    for number, annotation in enumerate(list_in(document, "annotations", name), start=1):
+        where = place(name, number, "annotation")
+        if not isinstance(annotation, dict) or "caption" not in annotation:
+            yield Finding(where, "the annotation has no caption", "Give the file of captions, not of boxes")
+            continue
+        key = _key(annotation, "image_id")
+        if key not in files:
+            reason = f"there is no image with the id {key!r}"
+            yield Finding(where, reason, "Add it to images, or remove the annotation")
+            continue
+        image = files[key]
+        # COCO names files without their folder (train2017/, val2017/): the one of this name is taken. What
+        # is no plain name, or names several, stays as it is and is reported with the row.
+        if isinstance(image, str) and "/" not in image and not (folder.root / image).exists():
+            image = folder.named(image) or image
+        yield Row(name, number, {"image": image, "caption": annotation["caption"]}, "annotation")
+
+
+def _key(item: dict, name: str) -> int | str | None:
+    """Returns an id as it can be looked up; what is neither number nor text is none."""
+    value = item.get(name)
+    return value if isinstance(value, int | str) else None
+
+
+def vqa_pairs(paths: Iterable[Path]) -> dict[str, tuple[Path, Path]]:
+    """Returns VQAv2's (questions, annotations) files by their split, "" for the only pair; often nothing."""
+    files = [path for path in paths if path.suffix.lower() == ".json"]
+    questions = [path for path in files if "question" in path.name.lower()]
+    annotations = [path for path in files if "annotation" in path.name.lower()]
+    if len(questions) == len(annotations) == 1:
+        return {"": (questions[0], annotations[0])}
+    by_split = {split_word(path.name): path for path in annotations}
+    found = {split_word(path.name): path for path in questions if split_word(path.name) in by_split}
+    return {split: (path, by_split[split]) for split, path in found.items() if split}
+
+
+def vqa_rows(
+    questions: Path, annotations: Path, name: str, images: Iterable[str], split: str
+) -> Iterator[Row | Finding]:
+    """Yields VQAv2 (arXiv:1612.00837): each question with its answers. `images` are the files there are.
+
+    Raises:
+        UserError: A file can't be read, or is no object with its list.
+    """
+    asked, answered = (read_document(path, path.name) for path in (questions, annotations))
+    if not isinstance(asked, dict) or not isinstance(answered, dict):
+        raise UserError(f"{name} is not as VQAv2 has it", "Download the files again")
+    # VQAv2 names an image by its number, which ends the file's name: COCO_train2014_000000000042.jpg is 42.
+    by_number: dict[int, list[str]] = defaultdict(list)
+    for image in images:
+        if number := NUMBER_AT_THE_END.search(image):
+            by_number[int(number[1])].append(image)
+    listed = list_in(answered, "annotations", annotations.name)
+    answers = {_key(item, "question_id"): item for item in listed if isinstance(item, dict)}
+    for number, item in enumerate(list_in(asked, "questions", questions.name), start=1):
+        where = place(name, number, "question")
+        answer = answers.get(_key(item, "question_id")) if isinstance(item, dict) else None
+        if answer is None:
+            yield Finding(where, "no annotation has its question_id", "Remove it, or add the annotation")
+            continue
+        found = by_number.get(_key(item, "image_id"), [])
+        if len(found) > 1:
+            # Train and validation images may have one number: those whose name or folder says the split.
+            named = [image for image in found if split and split_word(image.replace("/", " ")) == split]
+            found = named or found
+        if len(found) != 1:
+            reason = f"{len(found)} files are called by the image's number {_key(item, 'image_id')}"
+            yield Finding(where, reason, "Put the image in the folder, its name ending in the number")
+            continue
+        chosen = answer.get("multiple_choice_answer")
+        values = {
+            "image": found[0],
+            "question": item.get("question"),
+            "answer": most_given(answer.get("answers")) if chosen is None else chosen,
+            "type": answer.get("answer_type"),
+        }
+        if are_answers(answer.get("answers")):
+            values["answers"] = answer["answers"]
+        yield Row(name, number, values, "question")
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Returns the image files in a folder and below, by their endings."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in PICTURES
+        and path.is_file()
+        and not any(is_junk(part) for part in path.relative_to(folder).parts)
+    )
+
+
+def caption_rows(pictures: Iterable[Path], root: Path) -> Iterator[Row | Finding]:
+    """Yields a row for each picture, with the `.txt` file beside it; names are relative to `root`."""
+    for picture in pictures:
+        text = picture.with_suffix(".txt")
+        image, name = picture.relative_to(root).as_posix(), text.relative_to(root).as_posix()
+        if not text.is_file():
+            reason = f"there is no {quoted(name)} with its caption"
+            yield Finding(image, reason, "Write it, or remove the image")
+            continue
+        try:
+            with open_regular(text, name) as file:
+                # One byte more than a caption may have tells a longer one, however long it is.
+                data = file.read(LONGEST_CAPTION + 1)
+            if len(data) > LONGEST_CAPTION:
+                raise UserError("the caption is longer than 1 MB", "Shorten it")
+            values = {"image": image, "caption": data.decode("utf-8-sig").strip()}
+        except UnicodeDecodeError:
+            yield Finding(name, "the text is not UTF-8", "Save the file as UTF-8")
+        except UserError as fault:
+            yield Finding.at(name, fault)
+        else:
+            yield Row(name, 1, values)
+
+
+def llama_factory_entries(folder: Path) -> dict[str, ColumnMapping]:
+    """Returns file -> its mapping, of the datasets in a folder's `dataset_info.json` that are there.
+
+    Raises:
+        UserError: The file can't be read.
+    """
+    info = folder / INFO_FILE
+    document = read_document(info, info.name) if info.is_file() else None
+    found = {}
+    for entry in document.values() if isinstance(document, dict) else ():
+        name = entry.get("file_name") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or ".." in PurePosixPath(name).parts or not (folder / name).is_file():
+            continue  # the list also names datasets of the Hub, and files that were not downloaded
+        parts = (entry.get("columns"), entry.get("tags"))
+        given, tags = (
+            {key: value for key, value in part.items() if isinstance(value, str)}
+            if isinstance(part, dict)
+            else {}
+            for part in parts
+        )
+        columns = {ours: given[key] for key, ours in LLAMA_FACTORY_COLUMNS.items() if key in given}
+        columns |= {key: given[key] for key in ("history", "system") if key in given}
+        if entry.get("formatting") == "sharegpt":
+            columns["conversations"] = given.get("messages", "conversations")
+        else:
+            tags = {}  # they rename turns, of which the alpaca format has none
+        found[PurePosixPath(name).as_posix()] = ColumnMapping(columns, tags)
+    return found
