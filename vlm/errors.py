@@ -13,6 +13,6 @@ class UserError(Exception):
         self.problem = problem
         self.remedy = remedy
 
-    # Exceptions pickle their `args`, here one text: a worker's error would fail to unpickle in its parent.
+    # Exceptions pickle their `args`, here one text: one raised in a child process would fail to unpickle.
     def __reduce__(self) -> tuple[type["UserError"], tuple[str, str]]:
         return UserError, (self.problem, self.remedy)

@@ -160,21 +160,16 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         inputs of SigLIP 2's flexible resolution, `pixel_attention_mask` and `spatial_shapes`, images
         have different numbers of tokens, and `pooler_output` is a list, [image tokens, text width] each.
         """
-        if spatial_shapes is None:
-            hidden = self.vision_tower(pixel_values=pixel_values).last_hidden_state
-        else:
-            hidden = self.vision_tower(
-                pixel_values=pixel_values,
-                pixel_attention_mask=pixel_attention_mask,
-                spatial_shapes=spatial_shapes,
-            ).last_hidden_state
+        flexible = spatial_shapes is not None
+        sizes = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
+        hidden = self.vision_tower(pixel_values=pixel_values, **(sizes if flexible else {})).last_hidden_state
         tokens = hidden
         if hidden.ndim == 4:
             # Convolutional encoders give [B, C, H, W], Swin's kind [B, H, W, C]: told apart by the width.
             first = hidden.shape[1] == vision_width(self.config.vision_config)
             tokens = hidden.flatten(2).transpose(1, 2) if first else hidden.flatten(1, 2)
         pooled = self.connector(tokens)
-        if spatial_shapes is not None:
+        if flexible:
             pooled = [row[mask.bool()] for row, mask in zip(pooled, pixel_attention_mask, strict=True)]
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
 

@@ -171,10 +171,31 @@ def check_weights(folder: Path, again: str = _AGAIN) -> None:
 
     `again` is the remedy: how this model is downloaded again.
     """
+    # By the layout of safetensors: 8 bytes with the header's length, the header in JSON, the numbers
+    # (https://huggingface.co/docs/safetensors). Reading the numbers would take minutes for a large model, and
+    # a download that broke off shows in the length.
     for name in weight_files({path.name for path in folder.iterdir()}, folder):
         if not (folder / name).is_file():
             raise UserError(f"{name} is missing, a part of the model's weights.", again)
-        if (problem := _damage(folder / name)) is not None:
+        size, problem = (folder / name).stat().st_size, None
+        with (folder / name).open("rb") as stream:
+            start = stream.read(8)
+            length = int.from_bytes(start, "little")
+            if start == b"version ":
+                problem = "is a Git LFS pointer in place of the weights (git lfs pull fetches them)"
+            elif len(start) < 8 or length > min(LARGEST_HEADER, size - 8):
+                problem = f"is damaged: {size:,} bytes are too few"
+            else:
+                try:
+                    header = json.loads(stream.read(length))
+                    entries = [entry for key, entry in header.items() if key != "__metadata__"]
+                    expected = 8 + length + max((entry["data_offsets"][1] for entry in entries), default=0)
+                    [math.prod(entry["shape"]) for entry in entries]
+                    if size != expected:
+                        problem = f"is damaged: {size:,} bytes instead of {expected:,}"
+                except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+                    problem = "is damaged: its header can't be read"
+        if problem is not None:
             raise UserError(f"{name} {problem}.", again)
 
 
@@ -186,27 +207,3 @@ def count_weights(folder: Path) -> int:
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
         found += sum(math.prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
     return found
-
-
-def _damage(file: Path) -> str | None:
-    """Returns what is wrong with a safetensors file's header or length, or None."""
-    # Layout: 8 bytes with the header's length, the header in JSON, the numbers
-    # (https://huggingface.co/docs/safetensors). Reading the numbers would take minutes for a large model, and
-    # a download that broke off shows in the length.
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        if start == b"version ":
-            return "is a Git LFS pointer in place of the weights (git lfs pull fetches them)"
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > min(LARGEST_HEADER, size - 8):
-            return f"is damaged: {size:,} bytes are too few"
-        try:
-            header = json.loads(stream.read(length))
-            entries = [entry for name, entry in header.items() if name != "__metadata__"]
-            end = max((entry["data_offsets"][1] for entry in entries), default=0)
-            [math.prod(entry["shape"]) for entry in entries]
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-            return "is damaged: its header can't be read"
-    expected = 8 + length + end
-    return None if size == expected else f"is damaged: {size:,} bytes instead of {expected:,}"

@@ -109,7 +109,13 @@ def load_base(settings: ModelSettings) -> LoadedModel:
     if quantization is not None:
         patch_bitsandbytes(model)
         check_quantized(settings, model, towers, skipped)
-    freeze_batch_norms(model)
+    for module in model.modules():
+        # Running statistics of batch norms, FastVLM's for example, move in every training forward, without a
+        # gradient: `requires_grad_(False)` does not stop that, and no adapter stores them.
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            # A class and no function on the instance: a deep copy would still call the original's.
+            in_eval = {"train": lambda self, mode=True: nn.Module.train(self, False)}
+            module.__class__ = type("Frozen", (type(module),), in_eval)
     model.requires_grad_(False).eval()
     return LoadedModel(model, processor, device, precision)
 
@@ -272,17 +278,6 @@ def attention_arguments(
     if lacking:
         raise UserError(f"{', '.join(sorted(lacking))} can't compute attention with {wanted}.", auto)
     return {"attn_implementation": wanted}
-
-
-def freeze_batch_norms(model: PreTrainedModel) -> None:
-    """Keeps batch norms, FastVLM's for example, in eval mode even while the model trains."""
-    # Their running statistics move in every training forward, without a gradient: `requires_grad_(False)`
-    # does not stop that, and no adapter stores them.
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            # A class and no function on the instance: a deep copy would still call the original's.
-            frozen = {"train": lambda self, mode=True: nn.Module.train(self, False)}
-            module.__class__ = type("Frozen", (type(module),), frozen)
 
 
 @contextmanager

@@ -77,9 +77,9 @@ class ChatPrompt:
                 if "'type'" not in self._render(turns):
                     taken.add(role)
         self.block_roles = taken
-        of_image = {
-            *self.control_token.findall(self._render([with_image])),
-        } - {*self.control_token.findall(self._render([Message("user", "?")]))}
+        probed = ([with_image], [Message("user", "?")])
+        with_tokens, without = ({*self.control_token.findall(self._render(turns))} for turns in probed)
+        of_image = with_tokens - without
         self.image_token = _any_of(of_image)
         # An answer ends with a control token, and with the end of text where it follows at once, as in Aya
         # Vision: generation stops at the latter, so it has to be learned too.
