@@ -15,9 +15,9 @@ from training.evaluation import compare
 from training.evaluation.blindfold import Blindfold
 from training.runs.events import Event
 from vlm.filesystem import sha256_of
+from vlm.methods import ADAPTER_WEIGHTS_FILE
 from vlm.param_counts import TowerCounts
 
-WEIGHTS_FILE = "adapter_model.safetensors"
 # A line of block characters reads in a terminal and travels with the text; a picture would be a second file.
 BARS = "▁▂▃▄▅▆▇█"
 POINTS, BARS_DRAWN = 8, 40
@@ -97,7 +97,7 @@ def write_card(
     if data:
         facts["dataset, SHA-256"] = f"`{data['fingerprint']}`"
         facts["examples"] = f"{data['train']:,} trained on, {data['held_out']:,} held out"
-    facts[f"{WEIGHTS_FILE}, SHA-256"] = f"`{sha256_of(path.with_name(WEIGHTS_FILE))}`"
+    facts[f"{ADAPTER_WEIGHTS_FILE}, SHA-256"] = f"`{sha256_of(path.with_name(ADAPTER_WEIGHTS_FILE))}`"
     if started := last.get("started"):
         facts["device"] = f"{started['device']}, {started['precision']}"
         facts["versions"] = ", ".join(f"{name} {version}" for name, version in started["versions"].items())

@@ -23,6 +23,7 @@ from ui.remedies import named_change
 from ui.story import Story, gather
 from ui.text import Language, Wordings, say
 from vlm.errors import UserError
+from vlm.methods import ADAPTER_CONFIG_FILE
 
 OUTPUT_LINES = 200
 
@@ -166,7 +167,7 @@ def change_of(run: Run, status: Status) -> tuple[str, Any] | None:
 
 
 def has_adapter(run: Run, status: Status) -> bool:
-    return status.state in ("finished", "stopped") and (run.adapter_path / "adapter_config.json").is_file()
+    return status.state in ("finished", "stopped") and (run.adapter_path / ADAPTER_CONFIG_FILE).is_file()
 
 
 def story_of(run: Run) -> Story:

@@ -13,10 +13,11 @@ from training import runs
 from training.config import TrainingConfig
 from training.data.readers.archives import is_junk, unpack
 from training.runs import Run, find_adapter, list_adapters, run_of
-from training.runs.adapters import CONFIG_FILE, WEIGHTS_FILE, adapter_in
+from training.runs.adapters import adapter_in
 from ui.run_panel import has_adapter, settings_of
 from vlm.errors import UserError
 from vlm.lazy_torch import import_torch
+from vlm.methods import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from vlm.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def add_folder(workspace: Path, typed: str) -> Shelved:
         return found
     raise UserError(
         f"There is no adapter in {typed or 'that folder'}.",
-        f"Name a folder inside {workspace} that holds {CONFIG_FILE} and {WEIGHTS_FILE}.",
+        f"Name a folder inside {workspace} that holds {ADAPTER_CONFIG_FILE} and {ADAPTER_WEIGHTS_FILE}.",
     )
 
 
@@ -107,12 +108,15 @@ def add_zip(workspace: Path, file: Path) -> Shelved:
     folder = unpack(file, workspace / "adapters")
     if found := _shelved(adapter_in(folder), workspace):
         return found
-    raise UserError(f"{file.name} holds no adapter.", f"Zip a folder with {CONFIG_FILE} and {WEIGHTS_FILE}.")
+    raise UserError(
+        f"{file.name} holds no adapter.",
+        f"Zip a folder with {ADAPTER_CONFIG_FILE} and {ADAPTER_WEIGHTS_FILE}.",
+    )
 
 
 def _shelved(folder: Path | None, workspace: Path) -> Shelved | None:
     """An adapter folder inside the workspace, links followed; else None."""
-    if folder is None or not (folder / CONFIG_FILE).is_file():
+    if folder is None or not (folder / ADAPTER_CONFIG_FILE).is_file():
         return None
     folder, home = folder.resolve(), workspace.resolve()
     if not folder.is_relative_to(home):
@@ -179,17 +183,21 @@ def _told(found: Found | UserError) -> Found:
 
 def _stamp(folder: Path) -> tuple[int, ...]:
     """Differs where the adapter's files do."""
-    stats = [file.stat() for file in (folder / CONFIG_FILE, folder / WEIGHTS_FILE) if file.is_file()]
+    stats = [
+        file.stat()
+        for file in (folder / ADAPTER_CONFIG_FILE, folder / ADAPTER_WEIGHTS_FILE)
+        if file.is_file()
+    ]
     return tuple(number for stat in stats for number in (stat.st_mtime_ns, stat.st_size))
 
 
 @lru_cache(maxsize=256)
 def _looked_at(folder: Path, _stamp: tuple[int, ...]) -> "AdapterInfo | UserError":
     import_torch()
-    from vlm.adapters import inspect
+    from vlm.adapters import read_info
 
     try:
-        return inspect(folder)
+        return read_info(folder)
     except UserError as trouble:
         return trouble
 
@@ -199,10 +207,10 @@ def _checked(
     folder: Path, _stamp: tuple[int, ...], model: str, revision: str | None
 ) -> "AdapterCheck | UserError":
     import_torch()
-    from vlm.adapters import check
+    from vlm.adapters import check_fit
     from vlm.meta_model import architecture
 
     try:
-        return check(folder, architecture(model, revision), base_called(model))
+        return check_fit(folder, architecture(model, revision), base_called(model))
     except UserError as trouble:
         return trouble

@@ -22,6 +22,7 @@ from vlm.errors import UserError
 from vlm.example import IMAGE, Message
 from vlm.filesystem import FileStamp, file_stamp
 from vlm.meta_model import architecture
+from vlm.methods import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from vlm.models.loading import LoadedModel, load_base
 from vlm.prompting import PromptStyle, prompt_style
 from vlm.settings import ModelSettings
@@ -61,7 +62,7 @@ AdapterKey = tuple[Path, FileStamp | None, FileStamp | None]
 
 
 def _key(folder: Path) -> AdapterKey:
-    return folder, file_stamp(folder / adapters.CONFIG_FILE), file_stamp(folder / adapters.WEIGHTS_FILE)
+    return folder, file_stamp(folder / ADAPTER_CONFIG_FILE), file_stamp(folder / ADAPTER_WEIGHTS_FILE)
 
 
 class Engine:
@@ -141,7 +142,7 @@ class Engine:
         for key in map(_key, folders):
             if key not in checked:
                 base = architecture(settings.model, settings.revision)
-                checked[key] = adapters.check(key[0], base, settings.model)
+                checked[key] = adapters.check_fit(key[0], base, settings.model)
         self._checked = checked
 
     def _activate(self, folder: Path) -> None:
@@ -155,11 +156,11 @@ class Engine:
                 self._untouched = adapters.first_logits(self._loaded.model, question)
             # PEFT names modules after it: a name of its own keeps what was deleted from coming back.
             name = f"adapter_{time.monotonic_ns()}"
-            if self._names and adapters.goes_beside(self._model, checked):
+            if self._names and adapters.can_coexist(self._model, checked):
                 adapters.add(self._model, checked, name)
             else:
                 self._take_off()
-                self._model = adapters.put_on(self._loaded.model, checked, name)
+                self._model = adapters.load_checked(self._loaded.model, checked, name)
             self._names[key] = name
             self._model.set_adapter(name, inference_mode=True)
             probe = adapters.probe(self._model, question, self._untouched)
@@ -179,7 +180,7 @@ class Engine:
     def _take_off(self) -> None:
         """Unloads all adapters."""
         if self._names:
-            adapters.take_off(self._model)
+            adapters.unload(self._model)
         self._names.clear()
         self._model = None
 

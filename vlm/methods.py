@@ -27,6 +27,10 @@ Method = Literal[
     "prompt_tuning",
 ]
 
+# An adapter's folder, as PEFT writes it. Here, because the page and the commands look for one without PEFT.
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
+
 ALL_QUANTIZATIONS = ("none", "8bit", "4bit")
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 

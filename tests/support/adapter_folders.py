@@ -10,11 +10,12 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from vlm import adapters
+from vlm.methods import ADAPTER_CONFIG_FILE as CONFIG
+from vlm.methods import ADAPTER_WEIGHTS_FILE as WEIGHTS
 from vlm.methods import METHODS, Method
 from vlm.models.loading import load_base
 from vlm.settings import AdapterSettings, ModelSettings
 
-CONFIG, WEIGHTS = adapters.CONFIG_FILE, adapters.WEIGHTS_FILE
 INPUTS = {
     "pixel_values": torch.linspace(-1, 1, 2 * 3 * 48 * 48).reshape(2, 3, 48, 48),
     "input_ids": torch.arange(10, 20).reshape(2, 5),

@@ -19,7 +19,7 @@ from vlm import adapters
 from vlm.errors import UserError
 from vlm.example import IMAGE, Message
 from vlm.inference import Answer, Engine
-from vlm.methods import METHODS, Method
+from vlm.methods import ADAPTER_CONFIG_FILE, METHODS, Method
 from vlm.models.loading import load_base
 from vlm.prompting import prompt_style
 from vlm.settings import ModelSettings
@@ -276,7 +276,7 @@ def test_an_adapter_that_was_trained_again_is_loaded_again(
     before = answers_of(engine, settings, picture, [folder])
     shutil.rmtree(folder)
     shutil.copytree(of_methods["dora-off"], folder)
-    os.utime(folder / adapters.CONFIG_FILE)
+    os.utime(folder / ADAPTER_CONFIG_FILE)
     after = answers_of(engine, settings, picture, [folder])
     assert after == answers_of(Engine(), settings, picture, [of_methods["dora-off"]])
     assert after != before

@@ -30,7 +30,7 @@ def list_adapters(command: CliCommand) -> int:
     for place in runs.list_adapters(command.workspace):
         try:
             listed.append(
-                adapter_facts(_vlm_adapters().inspect(place.folder), place.name, place.folder, place.run)
+                adapter_facts(_vlm_adapters().read_info(place.folder), place.name, place.folder, place.run)
             )
         except UserError as error:  # one damaged adapter hides no other
             wrong = {"problem": error.problem, "remedy": error.remedy}
@@ -51,13 +51,13 @@ def inspect(command: CliCommand) -> int:
     place = runs.require_adapter(command.workspace, command.values["adapter"])
     folder, run = place.folder, place.run
     model, revision = command.values.get("model"), command.values.get("revision")
-    info = _vlm_adapters().inspect(folder)
+    info = _vlm_adapters().read_info(folder)
     facts = adapter_facts(info, run.name if run else info.name, folder, run)
     if model is None and run is not None:
         model, revision = run.config().model, run.config().revision
     if model is not None:
         # Against the architecture alone: no weight of the base is read or downloaded.
-        found = _vlm_adapters().check(folder, architecture(model, revision), model)
+        found = _vlm_adapters().check_fit(folder, architecture(model, revision), model)
         facts |= {"ranks": found.info.ranks, "base_model": model}  # a base tells text layers from vision ones
         facts |= {"matched": found.matched, "total": found.total, "notes": list(found.notes)}
     print_result(command, facts, describe_adapter(facts))
@@ -81,7 +81,7 @@ def merge(command: CliCommand) -> int:
         # Not its quantization: weights of 4 or 8 bits can't take an adapter in.
         settings = {"model": config.model, "revision": config.revision, "device": config.device} | settings
     if "model" not in settings:
-        info = _vlm_adapters().inspect(place.folder)
+        info = _vlm_adapters().read_info(place.folder)
         raise UserError(
             f"{info.name} is no run's adapter, and no base model was named.",
             f"Name it: --model {info.base_name or 'org/name'}",

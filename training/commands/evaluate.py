@@ -71,7 +71,7 @@ def evaluate(command: CliCommand) -> int:
     from vlm.meta_model import architecture
 
     if folder is not None:  # read from headers, before a weight of the base is loaded
-        weights.check(folder, architecture(config.model, config.revision), config.model)
+        weights.check_fit(folder, architecture(config.model, config.revision), config.model)
     report = check_with_model(check_configured(config, print_progress), config, print_progress)
     dataset = report.cleaned()
     examples = usable_examples(dataset, skip_bad_rows=config.skip_bad_rows)

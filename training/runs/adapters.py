@@ -9,9 +9,9 @@ from pathlib import Path
 from training.config import run_name
 from training.runs.folder import Run, list_runs
 from vlm.errors import UserError
+from vlm.methods import ADAPTER_CONFIG_FILE
 
 FOLDER = "adapters"
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 # Levels of folders that are searched: a zip has a folder of its own name, and that may hold checkpoints.
 DEEPEST = 3
 
@@ -39,7 +39,7 @@ def adapter_in(folder: Path) -> Path | None:
     level = [folder] if folder.is_dir() else []
     for _ in range(DEEPEST):
         for path in level:
-            if (path / CONFIG_FILE).is_file():
+            if (path / ADAPTER_CONFIG_FILE).is_file():
                 return path
         try:
             level = sorted(child for path in level for child in path.iterdir() if child.is_dir())

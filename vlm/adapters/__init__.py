@@ -10,44 +10,36 @@ except ImportError as error:
         "Then start again; nothing was changed.",
     ) from error
 
-from vlm.adapters.attach import attach, count, count_lines, peft_config
-from vlm.adapters.loading import add, architecture_of, goes_beside, load, put_on, take_off
+# Modules are gerunds (loading, saving, …) because a package's function hides a module of the same name:
+# after `from .load import load`, `vlm.adapters.load` would be the function or the module by order of imports.
+from vlm.adapters.attaching import attach, count, count_lines
+from vlm.adapters.loading import add, architecture_of, can_coexist, load, load_checked, unload
 from vlm.adapters.merging import merge
 from vlm.adapters.optimizer_groups import parameter_groups
+from vlm.adapters.peft_config import PEFT_PREFIX
 from vlm.adapters.probing import Probe, base_alone, first_logits, probe, probe_inputs
 from vlm.adapters.saving import fingerprint, save, save_start, verify_saved
-from vlm.adapters.untrusted.check import AdapterCheck, check
-from vlm.adapters.untrusted.contents import AdapterInfo, inspect
-from vlm.adapters.untrusted.files import CONFIG_FILE, PEFT_PREFIX, WEIGHTS_FILE
+from vlm.adapters.untrusted.match import AdapterCheck, check_fit
+from vlm.adapters.untrusted.tensors import AdapterInfo, read_info
 
-__all__ = [
-    "CONFIG_FILE",
-    "PEFT_PREFIX",
-    "WEIGHTS_FILE",
-    "AdapterCheck",
-    "AdapterInfo",
-    "PeftModel",
-    "Probe",
+__all__ = ["PEFT_PREFIX", "AdapterCheck", "AdapterInfo", "PeftModel", "Probe"]
+__all__ += [
     "add",
     "architecture_of",
     "attach",
     "base_alone",
-    "check",
+    "can_coexist",
+    "check_fit",
     "count",
+]
+__all__ += [
     "count_lines",
     "fingerprint",
     "first_logits",
-    "goes_beside",
-    "inspect",
     "load",
+    "load_checked",
     "merge",
     "parameter_groups",
-    "peft_config",
     "probe",
-    "probe_inputs",
-    "put_on",
-    "save",
-    "save_start",
-    "take_off",
-    "verify_saved",
 ]
+__all__ += ["probe_inputs", "read_info", "save", "save_start", "unload", "verify_saved"]

@@ -1,4 +1,4 @@
-"""Put adapters that were checked onto a base model, and take them off again.
+"""Load adapters that were checked onto a base model, and unload them again.
 
 PEFT gets a rebuilt configuration and the tensors, never the folder: nothing in it is interpreted by PEFT.
 """
@@ -8,108 +8,110 @@ import re
 from pathlib import Path
 
 import torch
-from peft import (
-    PeftModel,
-    get_peft_model,
-    get_peft_model_state_dict,
-    prepare_model_for_kbit_training,
-    set_peft_model_state_dict,
-)
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import AuxiliaryTrainingWrapper
-from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from vlm.adapters.attach import is_quantized
-from vlm.adapters.untrusted.check import AdapterCheck, check
-from vlm.adapters.untrusted.files import WEIGHTS_FILE, model_name, printable, same_model
+from vlm.adapters.attaching import is_quantized, prepare_quantized, upcast_full_modules
+from vlm.adapters.untrusted.files import printable, same_model, short_model_name
+from vlm.adapters.untrusted.match import AdapterCheck, check_fit
 from vlm.build_lock import CONSTRUCTION_LOCK
 from vlm.errors import UserError
-from vlm.methods import METHODS
+from vlm.methods import ADAPTER_WEIGHTS_FILE, METHODS
 
 
 def load(
     model: PreTrainedModel, folder: Path, name: str = "default", *, trainable: bool = False
 ) -> PeftModel:
-    """The base model with the adapter in `folder`, for answering, or to train it on.
+    """The base model with the adapter in `folder`, for answering, or to continue its training.
 
-    Whatever was not trained is frozen. Raises `UserError` as `check` and `put_on` do.
+    Everything that was not trained is frozen.
+
+    Raises:
+        UserError: as `check_fit` and `load_checked` do.
     """
-    return put_on(model, check(folder, architecture_of(model), model.name_or_path), name, trainable=trainable)
+    checked = check_fit(folder, architecture_of(model), model.name_or_path)
+    return load_checked(model, checked, name, trainable=trainable)
 
 
 def architecture_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The base alone, on the meta device, whatever was put on it and however it is quantized."""
+    """The base alone, on the meta device, whatever was loaded onto it and however it is quantized."""
     config = copy.deepcopy(model.config)
     vars(config).pop("quantization_config", None)
     with CONSTRUCTION_LOCK, torch.device("meta"):
         return type(model)(config)
 
 
-def put_on(
+def load_checked(
     model: PreTrainedModel, checked: AdapterCheck, name: str = "default", *, trainable: bool = False
 ) -> PeftModel:
     """The base model with a checked adapter on it.
 
-    Raises `UserError` where the method can't be put on a quantized base, or where what is in memory then is
-    not what lies in the file.
+    Raises:
+        UserError: the method does not go with a quantized base, the file's embeddings are not the base's, or
+            the numbers in memory differ from those in the file.
     """
-    _require_name(name)
-    _require_quantization(model, checked)
-    _require_own_embeddings(model, checked)
+    tensors = _read_tensors(model, checked, name)
     config = copy.deepcopy(checked.config)
+    # PEFT puts the base's own name here, a folder of this machine, and warns where another stood.
     config.inference_mode, config.base_model_name_or_path = not trainable, None
-    # bf16 has the range of fp32: what PEFT turns into fp32 here (embeddings, vision tower) would double.
-    if trainable and is_quantized(model) and model.dtype != torch.bfloat16:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    tensors = _tensors(checked)
-    if trainable and config.peft_type == "ADALORA":
-        config.rank_pattern = None
+    if trainable:
+        model = prepare_quantized(model)
+        if config.peft_type == "ADALORA":
+            config.rank_pattern = None  # all ranks of its start again, for the allocator to distribute
     with CONSTRUCTION_LOCK:
         adapted = get_peft_model(model, config, adapter_name=name)
-    said, here = checked.info.base_name, model_name(checked.base_name)
-    config.base_model_name_or_path = said if same_model(said, here) else here
-    if trainable and config.peft_type == "ADALORA":
-        tensors = _filled_up(adapted, tensors, name)
+    named, here = checked.info.base_name, short_model_name(checked.base_name)
+    config.base_model_name_or_path = named if same_model(named, here) else here
     if trainable:
-        # What goes on is saved again, and PEFT's card would name the base's folder on this machine.
+        # It will be saved again, and PEFT's card would name the base's folder on this machine.
         model.name_or_path = model.config.name_or_path = config.base_model_name_or_path
-        for key, parameter in adapted.named_parameters():
-            if parameter.requires_grad and ".modules_to_save." in key:
-                parameter.data = parameter.data.float()  # small steps are lost in 16 bits
+        upcast_full_modules(adapted)
+        if config.peft_type == "ADALORA":
+            # The file holds the ranks that are left; ranks beyond them keep their fresh values, which add 0.
+            fresh = get_peft_model_state_dict(adapted, adapter_name=name, save_embedding_layers=False)
+            for key, tensor in tensors.items():
+                whole = fresh[key].detach().cpu().clone()
+                whole[tuple(slice(length) for length in tensor.shape)] = tensor.to(whole.dtype)
+                tensors[key] = whole
     try:
         _fill(adapted, checked, tensors, name)
     except UserError:
-        take_off(adapted)
+        unload(adapted)
         raise
     if not trainable:
         adapted.requires_grad_(False).eval()
     return adapted
 
 
-def goes_beside(model: PeftModel, checked: AdapterCheck) -> bool:
-    """Whether an adapter can lie beside those that are on this model: LoRAs that train no module in full."""
+def can_coexist(model: PeftModel, checked: AdapterCheck) -> bool:
+    """Whether an adapter can lie beside those on this model: LoRAs that train no module in full."""
+    # PEFT switches LoRA matrices by the adapter's name; other methods, and copies of modules, change what
+    # an adapter that is switched off computes.
     configs = [*model.peft_config.values(), checked.config]
     return all(config.peft_type == "LORA" and not config.modules_to_save for config in configs)
 
 
 def add(model: PeftModel, checked: AdapterCheck, name: str) -> None:
-    """A further adapter beside those on this model, for answering. Raises `UserError` as `put_on` does."""
-    _require_name(name)
-    _require_quantization(model.get_base_model(), checked)
-    _require_own_embeddings(model.get_base_model(), checked)
+    """Load a further adapter beside those on this model, for answering.
+
+    Raises:
+        UserError: as `load_checked` does.
+    """
+    tensors = _read_tensors(model.get_base_model(), checked, name)
     with CONSTRUCTION_LOCK:
         model.add_adapter(name, copy.deepcopy(checked.config))
     try:
-        _fill(model, checked, _tensors(checked), name)
+        _fill(model, checked, tensors, name)
     except UserError:
         model.delete_adapter(name)
         raise
     model.requires_grad_(False).eval()
 
 
-def take_off(model: PeftModel) -> PreTrainedModel:
-    """The base model as it was before any adapter was put on it."""
+def unload(model: PeftModel) -> PreTrainedModel:
+    """The base model as it was before any adapter was loaded onto it."""
     base = model.get_base_model()
     # PEFT's own `unload` would leave the copies that were trained in full in their place.
     for name, module in list(base.named_modules()):
@@ -121,62 +123,41 @@ def take_off(model: PeftModel) -> PreTrainedModel:
     return base
 
 
-def _require_name(name: str) -> None:
-    if not re.fullmatch(r"\w{1,64}", name):
+def _read_tensors(base: PreTrainedModel, checked: AdapterCheck, name: str) -> dict[str, torch.Tensor]:
+    """The file's tensors by PEFT's names, read before the base is touched: refusals leave it as it was."""
+    if not re.fullmatch(r"\w{1,64}", name):  # PEFT makes a module's name of it, where a dot is a step down
         raise UserError(f"{printable(name)} is no name for an adapter.", "Use letters, digits and _.")
-
-
-def _require_quantization(model: PreTrainedModel, checked: AdapterCheck) -> None:
-    """Raise `UserError` where the method, or a module trained in full, meets quantized layers."""
-    if not is_quantized(model):
-        return
-    method, name = METHODS[checked.info.method], checked.info.name
-    kept = "8bit" if vars(model).get("is_loaded_in_8bit") else "4bit"
-    remedy = "Use --quantization none."
-    if kept not in method.quantizations:
-        raise UserError(f"{name} is a {method.label}, which does not go with a {kept} base.", remedy)
-    for module in checked.config.modules_to_save or []:
-        if any(not weight.is_floating_point() for weight in model.get_submodule(module).parameters()):
+    method, adapter = METHODS[checked.info.method], checked.info.name
+    if is_quantized(base):
+        bits = "8bit" if vars(base).get("is_loaded_in_8bit") else "4bit"
+        if bits not in method.quantizations:
             raise UserError(
-                f"{name} brings {module} along in full, which is quantized in this base.",
-                "Use --no-quantize_vision, or --quantization none.",
+                f"{adapter} is a {method.label}, which does not go with a {bits} base.",
+                "Use --quantization none.",
             )
-
-
-def _require_own_embeddings(base: PreTrainedModel, checked: AdapterCheck) -> None:
-    """Raise `UserError` where an adapter of embeddings was trained on others: PEFT would put them here."""
-    if not checked.copies:
-        return
-    with safe_open(checked.folder / WEIGHTS_FILE, framework="pt") as weights:
-        for layer, key in checked.copies.items():
-            own, copied = base.get_submodule(layer).weight, weights.get_tensor(key)
-            if not torch.equal(own.detach().cpu(), copied.to(own.dtype)):
+        for module in checked.config.modules_to_save or []:
+            if any(not weight.is_floating_point() for weight in base.get_submodule(module).parameters()):
                 raise UserError(
-                    f"{checked.info.name} was trained on another {layer} than this base has.",
-                    "Choose the base model that the adapter was trained on.",
+                    f"{adapter} brings {module} along in full, which is quantized in this base.",
+                    "Use --no-quantize_vision, or --quantization none.",
                 )
-
-
-def _tensors(checked: AdapterCheck) -> dict[str, torch.Tensor]:
-    found = load_file(checked.folder / WEIGHTS_FILE)
-    return {key: found[name] for key, name in checked.keys.items()}
-
-
-def _filled_up(model: PeftModel, tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    """An AdaLoRA's tensors with all the ranks it began with, to be shared out anew; the new ones add 0."""
-    filled = {}
-    fresh = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    for key, tensor in tensors.items():
-        whole = fresh[key].detach().cpu().clone()
-        whole[tuple(slice(length) for length in tensor.shape)] = tensor.to(whole.dtype)
-        filled[key] = whole
-    return filled
+    tensors = load_file(checked.folder / ADAPTER_WEIGHTS_FILE)
+    # PEFT writes the base's embeddings beside an adapter of them, and would put the file's into this base.
+    for layer, key in checked.copies.items():
+        own, copied = base.get_submodule(layer).weight, tensors[key]
+        if not torch.equal(own.detach().cpu(), copied.to(own.dtype)):
+            raise UserError(
+                f"{adapter} was trained on another {layer} than this base has.",
+                "Choose the base model that the adapter was trained on.",
+            )
+    return {key: tensors[in_file] for key, in_file in checked.keys.items()}
 
 
 def _fill(model: PeftModel, checked: AdapterCheck, tensors: dict[str, torch.Tensor], name: str) -> None:
-    """Give the adapter its numbers, and see that they are there. Raises `UserError` where they are not."""
+    """Give the adapter its numbers and compare them with memory; raises `UserError` where they differ."""
     set_peft_model_state_dict(model, dict(tensors), adapter_name=name)
     memory = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    # PEFT drops keys that it does not know with a warning alone; a half-loaded adapter would answer.
     for key, tensor in tensors.items():
         held = memory.get(key)
         if held is None or not torch.equal(held.detach().cpu(), tensor.to(held.dtype)):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from vlm.adapters.loading import put_on
+from vlm.adapters.loading import load_checked
 from vlm.adapters.probing import first_logits, probe_inputs
 from vlm.adapters.saving import make_readable
-from vlm.adapters.untrusted.check import check
+from vlm.adapters.untrusted.match import check_fit
 from vlm.errors import UserError
 from vlm.filesystem import new_folder
 from vlm.methods import METHODS
@@ -18,16 +18,19 @@ from vlm.prompting import prompt_style
 from vlm.settings import ModelSettings
 
 PROMPT_LENGTH = 4096
+# How far merged logits may lie from unmerged ones, as a part of the largest: merging rounds each weight once
+# more to its number format, to 1/256 in bf16 and 1/2048 in fp16.
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2}
-"""How far merged logits may lie from unmerged ones, as a part of the largest: merging rounds once more."""
 
 
 def merge(settings: ModelSettings, adapter: Path, folder: Path) -> None:
     """Write the base of these settings with the adapter merged into it, and its processor, to a new folder.
 
-    The folder is put in place only after the model in it, loaded anew, has given the unmerged one's logits.
-    Raises `UserError` where the base is quantized, the method can't be merged, the adapter does not fit, the
-    folder is there already or the disk too small, or where the logits differ.
+    The folder is put in place only after the model in it, loaded again, has given the unmerged one's logits.
+
+    Raises:
+        UserError: the base is quantized, the method can't be merged, the adapter does not fit, the folder
+            exists or the disk is too small, or the logits differ.
     """
     if settings.quantization != "none":
         raise UserError(
@@ -36,7 +39,7 @@ def merge(settings: ModelSettings, adapter: Path, folder: Path) -> None:
         )
     if folder.exists():
         raise UserError(f"{folder} is there already.", "Choose a new folder for the merged model.")
-    checked = check(adapter, blueprint_model(settings), settings.model)
+    checked = check_fit(adapter, blueprint_model(settings), settings.model)
     method = METHODS[checked.info.method]
     if not method.mergeable:
         raise UserError(
@@ -45,40 +48,40 @@ def merge(settings: ModelSettings, adapter: Path, folder: Path) -> None:
         )
     loaded = load_base(settings)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _require_room(loaded, folder)
-    adapted = put_on(loaded.model, checked)
-    wanted = _logits(loaded, adapted)
-    merged = adapted.merge_and_unload(safe_merge=True)
-    with new_folder(folder, replace=True, fixed=True) as draft:
-        merged.save_pretrained(draft)
-        loaded.processor.save_pretrained(draft)
-        del loaded, adapted, merged
-        gc.collect()  # two models need not fit
-        _require_same(settings, draft, wanted)
-        make_readable(draft)
-
-
-def _logits(loaded: LoadedModel, model: torch.nn.Module) -> torch.Tensor:
-    prompt = prompt_style(loaded.model.config, loaded.processor, PROMPT_LENGTH)
-    return first_logits(model, probe_inputs(prompt).to(loaded.device)).float().cpu()
-
-
-def _require_same(settings: ModelSettings, draft: Path, wanted: torch.Tensor) -> None:
-    """Raise `UserError` where the model on disk gives other logits than base and adapter did."""
-    loaded = load_base(settings.model_copy(update={"model": str(draft), "revision": None}))
-    off = (_logits(loaded, loaded.model) - wanted).abs().max() / wanted.abs().max().clamp(min=1.0)
-    if not off <= TOLERANCE[loaded.precision]:
-        raise UserError(
-            f"The merged model's logits are off by {off:.1%}; {TOLERANCE[loaded.precision]:.1%} is the most.",
-            "Merge with --precision fp32, or use the adapter beside its base.",
-        )
-
-
-def _require_room(loaded: LoadedModel, folder: Path) -> None:
     size = sum(weight.numel() * weight.element_size() for weight in loaded.model.parameters())
     free = shutil.disk_usage(folder.parent).free
     if size > free:
         raise UserError(
             f"The merged model takes {size / 1e6:,.0f} MB; {free / 1e6:,.0f} MB are free in {folder.parent}.",
             "Make room, or choose a folder on a larger disk.",
+        )
+    adapted = load_checked(loaded.model, checked)
+    unmerged = _probe_logits(loaded, adapted)
+    # `safe_merge` refuses a merge that comes out with numbers that are not finite.
+    merged = adapted.merge_and_unload(safe_merge=True)
+    # No other process writes here, so the draft has one name: what a killed merge left is deleted.
+    with new_folder(folder, replace=True, fixed=True) as draft:
+        merged.save_pretrained(draft)
+        loaded.processor.save_pretrained(draft)
+        del loaded, adapted, merged
+        gc.collect()  # two models need not fit into memory
+        _require_same_logits(settings, draft, unmerged)
+        make_readable(draft)
+
+
+def _probe_logits(loaded: LoadedModel, model: torch.nn.Module) -> torch.Tensor:
+    """The first token's logits for the probe's question, on the CPU in fp32, [1, V]."""
+    prompt = prompt_style(loaded.model.config, loaded.processor, PROMPT_LENGTH)
+    return first_logits(model, probe_inputs(prompt).to(loaded.device)).float().cpu()
+
+
+def _require_same_logits(settings: ModelSettings, draft: Path, unmerged: torch.Tensor) -> None:
+    """Load the model on disk and raise `UserError` where its logits differ by more than the tolerance."""
+    loaded = load_base(settings.model_copy(update={"model": str(draft), "revision": None}))
+    # Divided by 1 at least: where all logits are small, their rounding errors are not.
+    off = (_probe_logits(loaded, loaded.model) - unmerged).abs().max() / unmerged.abs().max().clamp(min=1.0)
+    if not off <= TOLERANCE[loaded.precision]:  # so that NaN, which compares as false, is refused too
+        raise UserError(
+            f"The merged model's logits are off by {off:.1%}; {TOLERANCE[loaded.precision]:.1%} is the most.",
+            "Merge with --precision fp32, or use the adapter beside its base.",
         )

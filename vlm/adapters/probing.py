@@ -1,4 +1,4 @@
-"""See what an adapter does: other answers than the base's, and the base as it was once it is switched off."""
+"""Probe a loaded adapter: it changes the base's logits, and switched off it leaves them as they were."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,21 +20,22 @@ QUESTION = "What is in this picture?"
 @contextmanager
 def base_alone(model: PeftModel) -> Iterator[PreTrainedModel]:
     """The base model with all adapters switched off, also those that train a module in full."""
+    # Under prompt learning `disable_adapter` exchanges the forward alone and leaves these wrappers on.
     wrappers = [module for module in model.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
-    off = [wrapper for wrapper in wrappers if not wrapper.disable_adapters]
+    active = [wrapper for wrapper in wrappers if not wrapper.disable_adapters]
     with model.disable_adapter():
         for wrapper in wrappers:
             wrapper.enable_adapters(False)
         try:
             yield model.get_base_model()
         finally:
-            for wrapper in off:
+            for wrapper in active:
                 wrapper.enable_adapters(True)
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What an adapter does to one question's first token.
+    """The effect of an adapter on one question's first token.
 
     `differs`: its logits are other than the base's, by `most` at most. `base_kept`: with the adapter switched
     off they are the base's, bit for bit.
@@ -53,7 +54,7 @@ class Probe:
 
 
 def probe(model: PeftModel, inputs: BatchFeature, untouched: torch.Tensor) -> Probe:
-    """Ask for one token with the adapter and without. `untouched`: `first_logits` before it was put on."""
+    """Compare one token's logits with the adapter and without. `untouched`: `first_logits` before loading."""
     adapted = first_logits(model, inputs)
     with base_alone(model) as base:
         alone = first_logits(base, inputs)
@@ -64,6 +65,8 @@ def probe(model: PeftModel, inputs: BatchFeature, untouched: torch.Tensor) -> Pr
 @torch.inference_mode()
 def first_logits(model: nn.Module, inputs: BatchFeature) -> torch.Tensor:
     """The logits of the first token that a model would answer with, [B, V]."""
+    # `generate` rather than a forward pass: it makes an encoder-decoder's first input, and PEFT puts virtual
+    # tokens in there. `output_logits` are those before a generation config's processors.
     generated = model.generate(
         **inputs, max_new_tokens=1, do_sample=False, return_dict_in_generate=True, output_logits=True
     )
@@ -71,7 +74,8 @@ def first_logits(model: nn.Module, inputs: BatchFeature) -> torch.Tensor:
 
 
 def probe_inputs(prompt: PromptStyle) -> BatchFeature:
-    """What every adapter is asked, and the base before: a question about a picture of many shades."""
+    """The probe's inputs, the same for every adapter and the base: a question about a gradient picture."""
+    # Many shades in three directions, so that no two patches are alike to a vision tower.
     shades = Image.linear_gradient("L")
     picture = Image.merge("RGB", [shades, Image.radial_gradient("L"), shades.rotate(90)])
     turns = (Message("user", IMAGE + QUESTION), Message("assistant", ""))

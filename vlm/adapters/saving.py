@@ -1,4 +1,4 @@
-"""An adapter's folder: written, verified against what was trained, and put in place."""
+"""Save an adapter: write its folder, and verify it against what was trained."""
 
 import hashlib
 import os
@@ -9,9 +9,8 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 
-from vlm.adapters.untrusted.files import WEIGHTS_FILE
 from vlm.errors import UserError
-from vlm.methods import METHODS, Method
+from vlm.methods import ADAPTER_WEIGHTS_FILE, METHODS, Method
 
 
 def save(
@@ -21,13 +20,13 @@ def save(
     *,
     start: Path | None = None,
 ) -> None:
-    """Write the adapter as a standard PEFT folder that any PEFT can load, readable as the umask says.
+    """Write the adapter as a standard PEFT folder that any PEFT can load, readable as the umask allows.
 
     `state_dict` stands in for the model's own where its weights are spread over several devices. `start` is
-    where `save_start` wrote an adapter that changes the base: what is written then is the difference, as a
-    LoRA of twice the rank for the base as it was.
+    where `save_start` wrote an adapter that changes the base: the difference to it is written then, as a LoRA
+    of twice the rank for the unchanged base.
     """
-    # Asked to decide by itself whether to save embeddings, PEFT looks the base's name up on the Hub.
+    # To decide by itself whether to save embeddings, PEFT would look the base's name up on the Hub.
     model.save_pretrained(
         str(folder),
         state_dict=state_dict,
@@ -38,8 +37,8 @@ def save(
 
 
 def make_readable(folder: Path) -> None:
-    """Give the files in a folder the mode that the umask says; safetensors writes 0600."""
-    umask = os.umask(0)
+    """Give the files in a folder the mode that the umask allows; safetensors writes 0600."""
+    umask = os.umask(0)  # there is no way to read it but to set it
     os.umask(umask)
     for file in folder.iterdir():
         if file.is_file():
@@ -47,9 +46,9 @@ def make_readable(folder: Path) -> None:
 
 
 def save_start(model: PeftModel, method: Method, folder: Path) -> Path | None:
-    """Keep how a fresh adapter begins, where its method takes that out of the base; else None.
+    """Save how a fresh adapter begins where its method takes that out of the base; else None.
 
-    `folder` has no dot in its name: PEFT loads it as an adapter of that name, which is a module's.
+    `folder` has no dot in its name: PEFT loads it as an adapter of that name, which becomes a module's.
     """
     if METHODS[method].keeps_base:
         return None
@@ -59,10 +58,11 @@ def save_start(model: PeftModel, method: Method, folder: Path) -> Path | None:
 
 
 def fingerprint(model: PeftModel) -> str:
-    """SHA-256 over everything that trains, to see whether it has moved."""
+    """SHA-256 over the trainable parameters, to see whether training has moved them."""
     digest = hashlib.sha256()
     for parameter in model.parameters():
         if parameter.requires_grad:
+            # As bytes, because numpy knows no bf16.
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
@@ -75,25 +75,29 @@ def verify_saved(
     begun_as: str,
     converted: bool = False,
 ) -> None:
-    """The adapter on disk is the one in memory: same tensors, all finite, and training has moved it.
+    """Compare the adapter on disk with the one in memory: same tensors, all finite, moved by training.
 
     `state_dict` is as for `save`. `begun_as` is its `fingerprint` before the first step. Of one that was
-    `converted` from a method that changes the base, names and numbers of ranks are compared. Raises
-    `UserError` where something is off: such a run must not call itself finished.
+    `converted` from a method that changes the base, names and numbers of ranks are compared.
+
+    Raises:
+        UserError: something is off; such a run must not call itself finished.
     """
     memory = get_peft_model_state_dict(model, state_dict, save_embedding_layers=False)
     learned = state_dict is not None or fingerprint(model) != begun_as
+    # A LoRA's B begins at 0: while all are, the adapter adds nothing, even if an A has decayed.
     products = [name for name in memory if ".lora_B." in name]
     learned &= not products or any(memory[name].any() for name in products)
     if not learned:
         raise UserError("Training changed nothing in the adapter.", "Raise --learning_rate or --epochs.")
-    with safe_open(folder / WEIGHTS_FILE, framework="pt") as weights:
+    with safe_open(folder / ADAPTER_WEIGHTS_FILE, framework="pt") as weights:
         if set(weights.keys()) != set(memory):
             raise UserError("The adapter on disk is not complete.", "Check the disk and start again.")
         for name in weights.keys():
             tensor, trained = weights.get_tensor(name), memory[name].detach().cpu()
             if not torch.isfinite(tensor).all():
                 raise UserError("The adapter holds numbers that are not finite.", "Lower --learning_rate.")
+            # Converted, its matrices hold where they ended beside where they began.
             same = tensor.numel() in (trained.numel(), 2 * trained.numel()) if converted else False
             if not same and not torch.equal(tensor, trained):
                 raise UserError("The adapter on disk differs from the trained one.", "Check the disk.")

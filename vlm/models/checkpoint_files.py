@@ -21,9 +21,9 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from vlm.errors import UserError
+from vlm.methods import ADAPTER_CONFIG_FILE
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
-ADAPTER_FILE = "adapter_config.json"
 # Configuration, tokenizer, image processor and chat templates; `.model` is sentencepiece's.
 SMALL_FILE = re.compile(
     r"[^/]+\.(?:json|jinja|model|tiktoken)|[^/]*(?:vocab|merges|dict)[^/]*\.txt|additional_chat_templates/[^/]+\.jinja"
@@ -54,7 +54,7 @@ def check_names(model: str, names: Iterable[str], adapter_base: str | None = Non
     """Raises `UserError` where file names show no complete model, with what it is instead."""
     names = set(names)
     weights = names & {WEIGHTS_FILE, INDEX_FILE}
-    if ADAPTER_FILE in names and not weights:
+    if ADAPTER_CONFIG_FILE in names and not weights:
         raise UserError(
             f"{model} is an adapter, not a base model.",
             f"Choose {adapter_base or 'the model it was trained on'} as the base model, "
@@ -139,7 +139,7 @@ def check_config(model: str, config: Mapping[str, Any], *, half: bool = False) -
 def small_files(names: Iterable[str]) -> list[str]:
     """Returns the files that everything but the weights needs."""
     # Without the adapter's: transformers would load it together with the base.
-    return sorted(name for name in names if SMALL_FILE.fullmatch(name) and name != ADAPTER_FILE)
+    return sorted(name for name in names if SMALL_FILE.fullmatch(name) and name != ADAPTER_CONFIG_FILE)
 
 
 def weight_files(names: Iterable[str], folder: Path) -> list[str]:

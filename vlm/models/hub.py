@@ -30,8 +30,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 
 from vlm.errors import UserError
+from vlm.methods import ADAPTER_CONFIG_FILE
 from vlm.models import checkpoint_files
-from vlm.models.checkpoint_files import ADAPTER_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,9 @@ def config_folder(model: str, revision: str | None = None, *, half: bool = False
             raise UserError(f"{model} is an address.", f"Give the Hub id alone: {found[1]}")
         if not (folder / "config.json").is_file():
             names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-            if names & {ADAPTER_FILE, "model_index.json"} or any(name.endswith(".gguf") for name in names):
+            if names & {ADAPTER_CONFIG_FILE, "model_index.json"} or any(
+                name.endswith(".gguf") for name in names
+            ):
                 checkpoint_files.check_names(model, names, _adapter_base(folder))
             raise UserError(
                 f"There is no model in {model}.",
@@ -105,10 +107,10 @@ def model_folder(model: str, revision: str | None = None, *, half: bool = False)
         names = {path.name for path in folder.iterdir()}
         # transformers loads an adapter that lies beside the weights unasked, and would train on top of it.
         checkpoint_files.check_names(model, names, _adapter_base(folder))
-        if ADAPTER_FILE in names:
+        if ADAPTER_CONFIG_FILE in names:
             raise UserError(
                 f"{model} holds a base model and an adapter, which would be loaded as one.",
-                f"Move {ADAPTER_FILE} and its weights to a folder of their own.",
+                f"Move {ADAPTER_CONFIG_FILE} and its weights to a folder of their own.",
             )
         checkpoint_files.check_weights(folder)
         return folder
@@ -146,7 +148,7 @@ def _is_local(model: str) -> bool:
 
 def _adapter_base(folder: Path) -> str | None:
     """Returns the base that an adapter in this folder names, for a message."""
-    file = folder / ADAPTER_FILE
+    file = folder / ADAPTER_CONFIG_FILE
     base = read_json(file, folder.name).get("base_model_name_or_path") if file.is_file() else None
     return base[:200] if isinstance(base, str) else None
 
@@ -181,8 +183,8 @@ def _listing(model: str, revision: str | None) -> tuple[str | None, dict[str, in
         info = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         base = None
-        if ADAPTER_FILE in sizes and "config.json" not in sizes:
-            base = _adapter_base(Path(hf_hub_download(model, ADAPTER_FILE, revision=revision)).parent)
+        if ADAPTER_CONFIG_FILE in sizes and "config.json" not in sizes:
+            base = _adapter_base(Path(hf_hub_download(model, ADAPTER_CONFIG_FILE, revision=revision)).parent)
     try:
         checkpoint_files.check_names(model, sizes, base)
     except UserError:

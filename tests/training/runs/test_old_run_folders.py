@@ -84,7 +84,7 @@ def test_an_old_runs_adapter_is_read(
 ) -> None:
     place = runs.require_adapter(workspace, name)
     assert place in runs.list_adapters(workspace)
-    info = adapters.inspect(place.folder)
+    info = adapters.read_info(place.folder)
     assert (info.method, info.ranks, info.base_name) == ("lora", {"text": (2, 2)}, base)
     assert (info.tensors, len(info.trained_in_full)) == (tensors, in_full)
     assert info.metrics["loss"] > 0

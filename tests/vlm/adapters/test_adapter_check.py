@@ -264,7 +264,7 @@ def test_a_bad_adapter_is_refused_at_once_with_its_reason(
     spoil(copy)
     began = time.monotonic()
     with pytest.raises(UserError, match=problem) as refused:
-        adapters.check(copy, base, "tiny")
+        adapters.check_fit(copy, base, "tiny")
     assert time.monotonic() - began < SECONDS
     assert "bad-one" in refused.value.problem
     assert refused.value.remedy
@@ -273,7 +273,7 @@ def test_a_bad_adapter_is_refused_at_once_with_its_reason(
 
 
 def test_the_good_one_among_them_is_not_refused(copy: Path, base: PreTrainedModel) -> None:
-    found = adapters.check(copy, base, "tiny")
+    found = adapters.check_fit(copy, base, "tiny")
     assert str(found) == "44 of 44 tensors match"
     assert found.notes == ()
 
@@ -310,4 +310,4 @@ def test_other_methods_are_looked_at_as_closely(
     folder = saved(method, tiny_base, tmp_path / "bad-one")
     spoil(folder)
     with pytest.raises(UserError, match=problem):
-        adapters.check(folder, base, "tiny")
+        adapters.check_fit(folder, base, "tiny")

@@ -135,7 +135,7 @@ def test_an_adapter_of_another_base_is_refused_before_the_base_is_touched(
 def test_an_adapter_tells_what_it_is_without_being_loaded(trained: PeftModel, tmp_path: Path) -> None:
     folder = tmp_path / "colours" / "adapter"
     adapters.save(trained, folder)
-    info = adapters.inspect(folder)
+    info = adapters.read_info(folder)
     assert (info.name, info.base_name, info.method, info.label) == ("colours", "tiny", "lora", "LoRA")
     assert info.ranks == {"text": (16, 16), "vision": (8, 8)}
     assert info.targets == ("fc1", "fc2", "k_proj", "o_proj", "out_proj", "q_proj", "v_proj")
@@ -177,7 +177,7 @@ def test_metrics_are_what_the_folder_tells(
 ) -> None:
     adapters.save(trained, tmp_path)
     (tmp_path / name).write_text(text)
-    assert adapters.inspect(tmp_path).metrics == metrics
+    assert adapters.read_info(tmp_path).metrics == metrics
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_of_its_base_an_adapter_tells_the_name_and_no_folder(
     adapters.save(trained, tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": named}))
-    assert adapters.inspect(tmp_path).base_name == shown
+    assert adapters.read_info(tmp_path).base_name == shown
 
 
 def spoil(folder: Path, change: Callable[[dict[str, torch.Tensor], str], object]) -> None:

@@ -34,7 +34,7 @@ def test_whatever_a_run_trains_can_be_loaded_trained_on_and_taken_off(
     with adapters.base_alone(loaded) as alone:
         assert torch.equal(logits(alone), untouched)
     assert torch.equal(logits(loaded), logits(model)), "switched on again"
-    assert adapters.take_off(loaded) is again
+    assert adapters.unload(loaded) is again
     assert torch.equal(logits(again), untouched)
     after = again.state_dict()
     assert after.keys() == before.keys()
@@ -60,7 +60,7 @@ def test_training_can_go_on_from_an_adapter_and_the_base_stays_frozen(
     assert moved
     assert moved <= names
     adapters.save(again, tmp_path / "second")
-    assert adapters.inspect(tmp_path / "second").base_name == "tiny"
+    assert adapters.read_info(tmp_path / "second").base_name == "tiny"
     for name in ("adapter_config.json", "README.md"):
         assert str(tiny_base.parent) not in (tmp_path / "second" / name).read_text()
     assert torch.equal(logits(adapters.load(fresh(tiny_base), tmp_path / "second")), logits(again))
@@ -89,7 +89,7 @@ def test_an_adalora_with_ranks_left_out_comes_back_and_can_share_them_out_anew(
     torch.testing.assert_close(logits(again.eval()), wanted, rtol=0, atol=1e-5)
     full = {parameter.shape[0] for name, parameter in again.named_parameters() if ".lora_A." in name}
     assert full == {6}
-    assert adapters.inspect(tmp_path / "cut").ranks == {"text": (0, 6), "vision": (0, 5)}
+    assert adapters.read_info(tmp_path / "cut").ranks == {"text": (0, 6), "vision": (0, 5)}
 
 
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from vlm.adapters.untrusted.patterns import Budget, PatternError, read
+from vlm.adapters.untrusted.patterns import Budget, PatternError, parse_pattern
 
 UNSLOTH = (
     r"(?:.*?(?:vision|image|visual|patch|language|text).*?(?:self_attn|attention|attn|mlp|feed_forward|ffn|dense)"
@@ -56,7 +56,7 @@ NAMES = (
     ],
 )
 def test_a_pattern_fits_the_names_that_it_fits_in_python(pattern: str) -> None:
-    found = read(pattern, Budget())
+    found = parse_pattern(pattern, Budget())
     assert [found.fits(name) for name in NAMES] == [bool(re.fullmatch(pattern, name)) for name in NAMES]
     ends = [bool(re.match(rf"(.*\.)?({pattern})$", name)) for name in NAMES]
     assert [found.fits_end(name) for name in NAMES] == ends
@@ -68,7 +68,7 @@ def test_whatever_it_reads_of_patterns_made_at_random_it_reads_as_python_does() 
     for _ in range(40_000):
         pattern = "".join(chance.choice(letters) for _ in range(chance.randint(1, 9)))
         try:
-            compiled, found = re.compile(pattern), read(pattern, Budget())
+            compiled, found = re.compile(pattern), parse_pattern(pattern, Budget())
         except (re.error, PatternError):
             continue
         seen += 1
@@ -94,22 +94,22 @@ def test_whatever_it_reads_of_patterns_made_at_random_it_reads_as_python_does() 
 )
 def test_what_could_take_for_ever_or_is_not_understood_is_not_read(pattern: str, problem: str) -> None:
     with pytest.raises(PatternError, match=problem):
-        read(pattern, Budget())
+        parse_pattern(pattern, Budget())
 
 
 def test_time_has_a_limit_for_all_patterns_of_an_adapter_together() -> None:
     budget, began = Budget(), time.monotonic()
     with pytest.raises(PatternError, match="takes too long"):
-        read("(?=.*" * 18 + "x" + ")" * 18, budget).fits("a" * 100)
+        parse_pattern("(?=.*" * 18 + "x" + ")" * 18, budget).fits("a" * 100)
     assert time.monotonic() - began < 10
     with pytest.raises(PatternError, match="takes too long"):
-        read("a+", budget).fits("aaa")
+        parse_pattern("a+", budget).fits("aaa")
     assert time.monotonic() - began < 10
 
 
 def test_a_pattern_with_many_ways_to_match_is_followed_at_once() -> None:
     began = time.monotonic()
-    assert not read(".*" * 50 + "x", Budget()).fits("a" * 300)
+    assert not parse_pattern(".*" * 50 + "x", Budget()).fits("a" * 300)
     for name in NAMES * 100:
-        read(UNSLOTH, Budget()).fits(name)
+        parse_pattern(UNSLOTH, Budget()).fits(name)
     assert time.monotonic() - began < 5

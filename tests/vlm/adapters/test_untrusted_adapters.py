@@ -21,11 +21,12 @@ from support.tiny import QUESTION
 from vlm import adapters
 from vlm.errors import UserError
 from vlm.example import IMAGE, Message
+from vlm.methods import ADAPTER_CONFIG_FILE as CONFIG
+from vlm.methods import ADAPTER_WEIGHTS_FILE as WEIGHTS
 from vlm.models.loading import LoadedModel, blueprint_model, load_base
 from vlm.prompting import prompt_style
 from vlm.settings import ModelSettings
 
-CONFIG, WEIGHTS = adapters.CONFIG_FILE, adapters.WEIGHTS_FILE
 UNSLOTH = (
     r"(?:.*?(?:vision|image|visual|patch|language|text).*?(?:self_attn|attention|attn|mlp|feed_forward|ffn|dense)"
     r".*?(?:q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|out_proj|fc1|fc2).*?)"
@@ -154,13 +155,13 @@ def test_a_layer_that_the_targets_name_is_missed(targets: str | list[str], aya: 
     aya.make(tmp_path, LoraConfig(r=4, target_modules=targets))
     says(tmp_path, target_modules=targets)  # PEFT itself writes the layers out
     architecture = blueprint_model(ModelSettings(model=str(aya.folder)))
-    found = adapters.check(tmp_path, architecture, "aya_vision")
+    found = adapters.check_fit(tmp_path, architecture, "aya_vision")
     assert found.matched == found.total
     tensors = load_file(tmp_path / WEIGHTS)
     lost = f"{TEXT}.1.self_attn.q_proj"
     save_file({key: tensor for key, tensor in tensors.items() if lost not in key}, tmp_path / WEIGHTS)
     with pytest.raises(UserError, match=f"it names 1 more layers than it has weights for, {lost} first"):
-        adapters.check(tmp_path, architecture, "aya_vision")
+        adapters.check_fit(tmp_path, architecture, "aya_vision")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -186,7 +187,9 @@ def test_what_a_tool_writes_otherwise_is_understood(aya: Base, tmp_path: Path) -
     torch.testing.assert_close(
         aya.logits(adapters.load(aya.load().model, tmp_path)), wanted, rtol=0, atol=0.05
     )
-    found = adapters.check(tmp_path, blueprint_model(ModelSettings(model=str(aya.folder))), str(aya.folder))
+    found = adapters.check_fit(
+        tmp_path, blueprint_model(ModelSettings(model=str(aya.folder))), str(aya.folder)
+    )
     assert found.notes == ()
     assert found.info.base_name == "aya_vision"
 
@@ -225,7 +228,7 @@ def test_an_adapter_of_an_older_transformers_finds_its_layers(
     says(tmp_path, target_modules=["q_proj", "qkv"])  # as the tool was told; PEFT has written the layers out
     renamed(tmp_path, before)
     assert torch.equal(base.logits(adapters.load(base.load().model, tmp_path)), wanted)
-    found = adapters.check(tmp_path, blueprint_model(ModelSettings(model=str(base.folder))), "it")
+    found = adapters.check_fit(tmp_path, blueprint_model(ModelSettings(model=str(base.folder))), "it")
     assert f"{renamed_layers} of its layers have other names in this version of transformers." in found.notes
 
 
@@ -288,7 +291,7 @@ def test_a_tower_that_was_named_otherwise_is_let_off_with_a_word(aya: Base, tmp_
     )
     says(tmp_path, target_modules=["q_proj"])
     assert torch.equal(aya.logits(adapters.load(aya.load().model, tmp_path)), wanted)
-    found = adapters.check(tmp_path, blueprint_model(ModelSettings(model=str(aya.folder))), "aya_vision")
+    found = adapters.check_fit(tmp_path, blueprint_model(ModelSettings(model=str(aya.folder))), "aya_vision")
     assert found.notes == ("It has nothing in the vision tower, where its targets would fit too.",)
     assert found.info.ranks == {"text": (4, 4)}
 
@@ -296,7 +299,9 @@ def test_a_tower_that_was_named_otherwise_is_let_off_with_a_word(aya: Base, tmp_
 def test_another_base_of_the_same_shapes_is_not_refused_but_told(aya: Base, tmp_path: Path) -> None:
     aya.make(tmp_path, LoraConfig(r=4, target_modules=["q_proj"]))
     says(tmp_path, base_model_name_or_path="org/other")
-    found = adapters.check(tmp_path, blueprint_model(ModelSettings(model=str(aya.folder))), "org/aya_vision")
+    found = adapters.check_fit(
+        tmp_path, blueprint_model(ModelSettings(model=str(aya.folder))), "org/aya_vision"
+    )
     assert found.notes == (
         "It was trained on org/other, not org/aya_vision: the shapes match, the weights need not.",
     )
