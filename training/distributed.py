@@ -6,7 +6,6 @@ is imported before they meet.
 """
 
 import json
-import logging
 import os
 import socket
 import subprocess
@@ -22,8 +21,6 @@ from typing import Any
 
 from training.config import TrainingConfig
 from vlm.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 # How long a rank waits in a collective. Rank 0 may check a large dataset or evaluate for hours meanwhile; a
 # rank that dies is noticed by its launcher or by rank 0 long before this.
