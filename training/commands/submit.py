@@ -166,11 +166,9 @@ def _start_job(
         with config_file.open("a", encoding="utf-8") as file:
             file.write(f"name: {json.dumps(run.name)}\n")  # in a run folder the folder is the name
         sent = [(config_file, "config.yaml"), *((path, f"dataset/{place}") for path, place in files)]
-        program = [
-            runs.PROJECT / "requirements.txt",
-            *(f for room in PROGRAM for f in _files_in(runs.PROJECT / room)),
-        ]
-        sent += [(path, f"project/{path.relative_to(runs.PROJECT).as_posix()}") for path in program]
+        project = runs.PROJECT
+        program = [project / "requirements.txt", *(f for room in PROGRAM for f in _files_in(project / room))]
+        sent += [(path, f"project/{path.relative_to(project).as_posix()}") for path in program]
         operations = [CommitOperationAdd(path_or_fileobj=path, path_in_repo=place) for path, place in sent]
         api.create_commit(**kind, operations=operations, commit_message=f"The run {run.name}")
     return api.run_job(
