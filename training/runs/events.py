@@ -1,7 +1,7 @@
 """The event log of a run: the schema of its lines, and how they are appended, read and followed. No torch.
 
-Whoever starts a run appends `queued`; after that only the worker appends, so nothing here locks. A text log's
-tail is read here too. What the events mean together is for `training.runs.status` to say.
+The starter of a run appends `queued`; after that only the worker appends, so nothing here locks. A text log's
+tail is read here too. What the events mean together is in `training.runs.status`.
 """
 
 import json
@@ -14,6 +14,8 @@ from typing import Any
 
 Event = dict[str, Any]
 
+# What each kind of event carries besides `time` (UNIX seconds) and `kind`. These are names on disk: a new
+# field is optional, or the logs of older runs could not be read; `drill` is what the program calls preflight.
 FIELDS: dict[str, frozenset[str]] = {
     kind: frozenset(fields.split())
     for kind, fields in {
@@ -34,8 +36,8 @@ FIELDS: dict[str, frozenset[str]] = {
         "failed": "problem remedy elapsed_s",
     }.items()
 }
-"""What each kind of event carries besides `time` (UNIX seconds) and `kind`."""
 
+# What it may carry too: older logs don't. `padding` is a fraction of 1.
 OPTIONAL: dict[str, frozenset[str]] = {
     "step": frozenset({"padding"}),
     "evaluated": frozenset({"intervals", "groups", "several"}),
@@ -44,14 +46,13 @@ OPTIONAL: dict[str, frozenset[str]] = {
     "finished": frozenset({"best_step", "best_metric", "ended_early"}),
     "stopped": frozenset({"best_step", "best_metric"}),
 }
-"""What it may carry too: older logs don't. `padding` is a fraction of 1."""
 
+# The kinds that give a run its outcome.
 FINAL = frozenset({"finished", "stopped", "failed"})
-"""The kinds that give a run its outcome."""
 
 BLOCK = 64 * 1024
+# A tail never reads more bytes than this, however long the lines are.
 TAIL_LIMIT = 1024 * 1024
-"""A tail never reads more bytes than this, however long the lines are."""
 
 
 class EventLog:
@@ -61,7 +62,7 @@ class EventLog:
         self.path = path
 
     def append(self, kind: str, **fields: Any) -> Event:
-        """The event as written. A NaN or an infinity becomes null, which is all that JSON has for them.
+        """Returns the event as written. NaN and infinity become null, which is all that JSON has for them.
 
         Raises:
             ValueError: an unknown kind, or other fields than the kind's: a mistake in the program.
@@ -74,6 +75,7 @@ class EventLog:
         # backslashreplace turns a lone surrogate, which UTF-8 can't hold, into its own JSON escape.
         text = json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n"
         line = text.encode("utf-8", "backslashreplace")
+        # No buffer of our own: what the kernel has, a kill of this process leaves.
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             size = os.fstat(descriptor).st_size
@@ -97,7 +99,7 @@ def _finite(value: Any) -> Any:
 
 
 def _parse(line: bytes, kinds: Collection[str]) -> Event | None:
-    """The event on this line; None where it is torn, of a kind not asked for, or not what the schema says."""
+    """Returns the event on this line; None where it is torn, of another kind, or not what the schema says."""
     try:
         event = json.loads(line)
     except ValueError:
@@ -110,7 +112,7 @@ def _parse(line: bytes, kinds: Collection[str]) -> Event | None:
 
 
 def read(path: Path, kinds: Collection[str] | None = None) -> list[Event]:
-    """The events of these kinds (None: all known kinds), in the order written; none without a file."""
+    """Returns the events of these kinds (None: all known kinds), as written; none without a file."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -120,10 +122,10 @@ def read(path: Path, kinds: Collection[str] | None = None) -> list[Event]:
 
 
 def follow(path: Path, until: Callable[[], bool], poll_s: float = 0.2) -> Iterator[Event]:
-    """The events so far and those to come, until `until()` is true and all written before is given."""
+    """Yields the events so far and those to come, until `until()` is true and all written before is given."""
     offset = 0
     while True:
-        last_look = until()
+        last_look = until()  # asked before the file is read: what was written until then is given
         try:
             with path.open("rb") as file:
                 file.seek(offset)
@@ -141,7 +143,7 @@ def follow(path: Path, until: Callable[[], bool], poll_s: float = 0.2) -> Iterat
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a text log, read from its end. Of a line that redraws itself, its last state."""
+    """Returns the last lines of a text log, read from its end. Of a progress bar, its last state."""
     try:
         with path.open("rb") as file:
             position = file.seek(0, os.SEEK_END)

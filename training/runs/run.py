@@ -1,20 +1,18 @@
-"""Runs: the run folder, and starting, stopping, resuming, finding and deleting runs. No torch.
+"""Starting, stopping, resuming and deleting runs, each in a process of its own. No torch.
 
-The folder is the truth; nothing is remembered here. A folder appears whole (written beside its place and
-renamed), so whoever starts the same run twice, in one process or in many, meets the first. Dataset and model
-folders are made absolute when a run is prepared: the worker's working directory is not its starter's.
+The run folder is the truth; nothing is remembered here. A folder appears whole, so that of several starts of
+the same run, in one process or in many, the first wins. Dataset and model folders are made absolute when a
+run is prepared: the worker's working directory is not its starter's.
 """
 
 import errno
 import fcntl
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -28,14 +26,15 @@ from training.runs.adapters import find_adapter
 from training.runs.folder import Run, no_such_run
 from training.runs.status import EVENTS, Status
 from vlm.errors import UserError
+from vlm.filesystem import new_folder, write_atomic
 
 PROJECT = Path(__file__).resolve().parents[2]
+# Seconds that a worker has to finish its step and save, before another stop kills it.
 GRACE_S = 30.0
-"""How long a worker may take to finish its step and save before another stop kills it."""
 
 
 def prepare(config: TrainingConfig) -> Run:
-    """The folder of a new run, `queued` in its log; a name is made if the settings give none.
+    """Returns a new run, `queued` in its log; a name is made if the settings give none.
 
     Raises:
         UserError: settings that can't be used, a name that is taken, a workspace that can't be written.
@@ -44,54 +43,43 @@ def prepare(config: TrainingConfig) -> Run:
         raise settings.settings_error(problems)
     config = _placed(config)
     folder = config.workspace / "runs" / config.name
-    if taken := run_name.names_in(config.workspace).get(run_name.fold(folder.name)):
-        raise _name_is_taken(taken)
-    draft = folder.parent / f".new-{uuid.uuid4().hex}"
+    # Folded: macOS and Windows would take "Demo" for the folder of "demo".
+    taken = run_name.names_in(config.workspace).get(run_name.fold(folder.name))
     try:
-        draft.mkdir(parents=True)
-        config.dump(draft / "config.yaml")
-        events.EventLog(draft / EVENTS).append("queued")
-        draft.rename(
-            folder
-        )  # refused where a folder with something in it is in the way: one of many starts wins
+        if taken:
+            raise FileExistsError(errno.EEXIST, "there is such a run")
+        with new_folder(folder) as draft:  # appears whole, or is refused: one of many starts wins
+            config.dump(draft / "config.yaml")
+            events.EventLog(draft / EVENTS).append("queued")
     except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise _name_is_taken(folder.name) from error
+            name = taken or folder.name
+            raise UserError(
+                f"A run named {name} is already there.",
+                f"Choose another --name, or go on with that one: python -m training resume {name}",
+            ) from error
         problem = f"A run can't be written to {folder.parent}: {error.strerror}."
         raise UserError(problem, "Choose another folder with --workspace.") from error
     return Run(folder)
 
 
 def _placed(config: TrainingConfig) -> TrainingConfig:
-    """The settings with a name, and with folders that mean the same from any working directory."""
+    """Returns the settings with a name, and with folders that mean the same from any working directory."""
     workspace = config.workspace.expanduser().absolute()
     name = run_name.normalise(config.name) if config.name else run_name.new_name(config.dataset, workspace)
-    dataset = config.dataset if config.dataset in SAMPLES else _anchored(config.dataset)
-    model = config.model if config.model == "starter" else _anchored(config.model)
-    source = config.from_adapter
-    if source is not None:
-        found = find_adapter(workspace, source)
-        source = str(found.folder.absolute()) if found else _anchored(source)
-    placed = {"workspace": workspace, "name": name, "dataset": dataset, "model": model}
-    return config.model_copy(update=placed | {"from_adapter": source})
-
-
-def _anchored(name_or_path: str) -> str:
-    """The absolute path of something that is there; anything else, a name or a mistake, as it is."""
-    path = Path(name_or_path).expanduser()
-    return str(path.absolute()) if path.exists() else name_or_path
-
-
-def _name_is_taken(name: str) -> UserError:
-    return UserError(
-        f"A run named {name} is already there.",
-        f"Choose another --name, or go on with that one: python -m training resume {name}",
-    )
+    adapter = find_adapter(workspace, config.from_adapter) if config.from_adapter else None
+    placed = {"workspace": workspace, "name": name}
+    for field in settings.MAY_BE_FOLDERS:
+        value = getattr(config, field)
+        # A name of ours stays one even where a folder is called so; a Hub id stays, and so does a mistake.
+        if value is not None and value not in {"dataset": SAMPLES, "model": ["starter"]}.get(field, ()):
+            path = adapter.folder if adapter and field == "from_adapter" else Path(value).expanduser()
+            placed[field] = str(path.absolute()) if path.exists() else value
+    return config.model_copy(update=placed)
 
 
 def start(config: TrainingConfig, command: Sequence[str] | None = None) -> Run:
-    """A new run, working in the background; the run that is already there if this very form was sent before.
+    """Returns a new run, working in the background, or the live one of this very name and settings.
 
     Raises:
         UserError: as `prepare` does.
@@ -99,24 +87,19 @@ def start(config: TrainingConfig, command: Sequence[str] | None = None) -> Run:
     try:
         run = prepare(config)
     except UserError:
-        if same := _same_and_live(config):
-            return same
+        # The other half of a double click must meet the run that the first half started.
+        if config.name and not run_name.problem_with(config.name):
+            placed = _placed(config)
+            run = Run(placed.workspace / "runs" / placed.name)
+            if run.config_path.is_file() and run.config() == placed and run.status().live:
+                return run
         raise
     launch(run, command)
     return run
 
 
-def _same_and_live(config: TrainingConfig) -> Run | None:
-    """The run of this name if it has these settings and is at work: the other half of a double click."""
-    if not config.name or run_name.problem_with(config.name):
-        return None
-    placed = _placed(config)
-    run = Run(placed.workspace / "runs" / placed.name)
-    return run if run.config_path.is_file() and run.config() == placed and run.status().live else None
-
-
 def launch(run: Run, command: Sequence[str] | None = None) -> None:
-    """Start the worker of a prepared run, detached: it outlives this process, its terminal and their signals.
+    """Starts the worker of a prepared run, detached: it outlives this process, its terminal, their signals.
 
     `command` stands in for the worker (it should hold the lock and append events, as the worker does).
     """
@@ -125,6 +108,7 @@ def launch(run: Run, command: Sequence[str] | None = None) -> None:
         process = subprocess.Popen(
             command,
             cwd=PROJECT,
+            # A worker that is killed must not take the last lines of its log with it.
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -135,64 +119,45 @@ def launch(run: Run, command: Sequence[str] | None = None) -> None:
 
 
 def _reap(run: Run, process: subprocess.Popen[bytes]) -> None:
-    """Wait for the worker, so that it does not stay a zombie, and keep how it ended: nobody else can know."""
+    # Unless its parent waits, a worker that ended stays a zombie; its exit code is known to the parent alone.
     code = process.wait()
     with suppress(FileNotFoundError):  # the folder was deleted meanwhile, and with it who would read this
-        _write_whole(run.exit_code_path, str(code))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Nobody reads half of it, or finds the file while it is still empty."""
-    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    draft.write_text(text)
-    draft.replace(path)
+        write_atomic(run.exit_code_path, str(code))
 
 
 def stop(run: Run, grace_s: float = GRACE_S) -> Status:
-    """Ask the worker to finish its step, save and end. Returns the status before.
+    """Requests the worker to finish its step, save and end. Returns the status before.
 
-    Asking again is harmless; asking again after `grace_s` seconds kills a worker that did not listen. A run
-    that is not live is left as it is.
+    A second request is harmless; one after `grace_s` seconds kills a worker that did not listen. A run that
+    is not live is left as it is.
     """
     status = run.status()
     if not status.live:
         return status
-    asked_at = _stop_asked_at(run)
-    if asked_at is None:
-        # A wall clock that jumps would end the grace period.
-        _write_whole(run.stop_path, str(time.monotonic()))
-    elif time.monotonic() - asked_at > grace_s:
-        _kill(run)
+    try:
+        requested_at = float(run.stop_path.read_text())
+    except FileNotFoundError:
+        # A wall clock that jumps would end the grace period. Whole: the worker may read it at any time.
+        write_atomic(run.stop_path, str(time.monotonic()))
+        return status
+    # Killed only if the holder of the lock is surely the worker.
+    if time.monotonic() - requested_at > grace_s and (worker := lock.holder(run.lock_path)):
+        with suppress(ProcessLookupError):  # it ended by itself
+            if os.getpgid(worker.pid) == worker.pid:  # and what it started: data loaders, other ranks
+                os.killpg(worker.pid, signal.SIGKILL)
+            else:  # in the foreground of a script: the group is the script's
+                worker.kill()
     return status
 
 
-def _stop_asked_at(run: Run) -> float | None:
-    try:
-        return float(run.stop_path.read_text())
-    except FileNotFoundError:
-        return None
-
-
-def _kill(run: Run) -> None:
-    """Kill the worker and what it started, if the holder of the lock is surely the worker."""
-    worker = lock.holder(run.lock_path)
-    if worker is None:
-        return
-    with suppress(ProcessLookupError):  # it ended by itself
-        if os.getpgid(worker.pid) == worker.pid:
-            os.killpg(worker.pid, signal.SIGKILL)
-        else:  # in the foreground of a script: the group is the script's
-            worker.kill()
-
-
 def stop_requested(run: Run) -> bool:
-    """Whether the worker should finish its step, save and end."""
+    """Returns whether the worker should finish its step, save and end."""
     return run.stop_path.exists()
 
 
 @contextmanager
 def hold_lock(run: Run, wait_s: float = 5.0) -> Iterator[None]:
-    """For the worker: be the one process that works on this run. A stop request is used up at the end.
+    """Makes this process, a worker, the one that works on this run. A stop request is used up at the end.
 
     Raises:
         UserError: another process works on it.
@@ -205,7 +170,7 @@ def hold_lock(run: Run, wait_s: float = 5.0) -> Iterator[None]:
 
 
 def resume(run: Run, command: Sequence[str] | None = None) -> Run:
-    """The run, working in the background again; as it is if it is already.
+    """Returns the run, working in the background again; as it is if it is live.
 
     Raises:
         UserError: it is finished.
@@ -216,12 +181,12 @@ def resume(run: Run, command: Sequence[str] | None = None) -> Run:
 
 
 def reopen(run: Run) -> bool:
-    """Queue a run that ended early, for its worker to be started by the caller; False if it is already live.
+    """Queues a run that ended early, for the caller to start its worker; returns False if it is live.
 
     Raises:
         UserError: it is finished, or gone.
     """
-    with _alone(run):
+    with _exclusive(run):
         status = run.status()
         if status.live:
             return False
@@ -235,8 +200,9 @@ def reopen(run: Run) -> bool:
 
 
 @contextmanager
-def _alone(run: Run) -> Iterator[None]:
-    """Keeps apart those who want to resume or delete one run at once. The worker's lock is another matter."""
+def _exclusive(run: Run) -> Iterator[None]:
+    # Keeps apart those who resume or delete one run at once: between status and change it must stay as it is.
+    # The worker's lock is another one, so this one is on the log, which is always there.
     try:
         file = run.events_path.open("rb")
     except FileNotFoundError as error:
@@ -249,13 +215,14 @@ def _alone(run: Run) -> Iterator[None]:
 
 
 def delete(run: Run) -> Path:
-    """Move a run to the workspace's trash; returns where it lies now.
+    """Moves a run to the workspace's trash; returns where it lies now.
 
     Raises:
         UserError: it is live, or gone.
     """
-    with _alone(run):
-        if run.status().live or lock.is_held(run.lock_path):  # a worker lets go a moment after its last event
+    with _exclusive(run):
+        # A worker releases its lock a moment after its last event.
+        if run.status().live or lock.is_held(run.lock_path):
             raise UserError(f"{run.name} is running.", f"Stop it first: python -m training stop {run.name}")
         trash = run.workspace / "trash"
         trash.mkdir(exist_ok=True)

@@ -9,13 +9,13 @@ from typing import Literal
 from training.runs import lock
 from training.runs.events import FINAL, Event, read, tail
 
+# Files of a run folder. `stop` requests the worker to end; `exit_code` is there if its parent saw it end.
 EVENTS, OUTPUT, LOCK, STOP, EXIT_CODE = "events.jsonl", "output.log", "lock", "stop", "exit_code"
-"""Files of a run folder. `stop` asks the worker to end, `exit_code` is how it ended, if anyone saw it."""
 
 State = Literal["starting", "running", "finished", "stopped", "failed", "interrupted"]
 
+# Seconds that a worker has from its start to its lock: within 5 s a reader knows of one that died before.
 STARTING_S = 4.0
-"""How long a worker may take from its start to its lock: within 5 s a reader knows that one died before."""
 
 _KINDS = FINAL | {"queued", "started", "phase", "drill", "step", "checkpoint"}
 
@@ -45,20 +45,21 @@ class Status:
 
 
 def status_of(folder: Path) -> Status:
-    """The status by the folder alone, so that every reader sees the same."""
-    status, by_the_worker = _look(folder)
+    """Returns the status by the folder alone, so that every reader sees the same."""
+    status, by_the_worker = _read_status(folder)
     if status.live or by_the_worker:
         return status
-    # A worker that took its lock after it was probed would seem dead: a second look tells.
-    return _look(folder)[0]
+    # A worker that took its lock after it was probed would seem dead: a second look is sure.
+    return _read_status(folder)[0]
 
 
-def _look(folder: Path) -> tuple[Status, bool]:
-    """The status, and whether the worker itself gave the outcome."""
+def _read_status(folder: Path) -> tuple[Status, bool]:
+    """Returns the status, and whether the worker itself gave the outcome."""
     held = lock.is_held(folder / LOCK)  # before the events: a worker writes its outcome, then lets go
     events = read(folder / EVENTS, _KINDS)
-    attempt = _latest_attempt(events)
-    status = _progress(events, attempt)
+    starts = [index for index, event in enumerate(events) if event["kind"] == "queued"]
+    attempt = events[starts[-1] :] if starts else events  # since it was last started or resumed
+    status = _progress_of(events, attempt)
     outcome = next((event for event in reversed(attempt) if event["kind"] in FINAL), None)
     if outcome is not None:
         words = {field: outcome.get(field) for field in ("problem", "remedy")}
@@ -70,21 +71,22 @@ def _look(folder: Path) -> tuple[Status, bool]:
         elapsed_s = max(0.0, time.time() - attempt[0]["time"]) if attempt else 0.0
         return replace(status, state="running" if has_started else "starting", elapsed_s=elapsed_s), False
     status = replace(status, eta_s=None)
-    if len(attempt) > 1:  # the worker said something before it died
+    if len(attempt) > 1:  # the worker wrote something before it died
         return replace(status, state="interrupted", **_why_interrupted(folder, status.step)), False
-    if _is_young(folder) and _exit_code(folder) is None:
+    try:
+        # abs: a clock that jumped back must not leave a run starting for hours.
+        is_young = abs(time.time() - (folder / EVENTS).stat().st_mtime) < STARTING_S
+    except FileNotFoundError:
+        is_young = False
+    if is_young and _exit_code(folder) is None:
         return replace(status, state="starting"), False
-    return replace(status, state="failed", **_why_not_started(folder)), False
+    problem = f"The run failed to start: {_signal_words(_exit_code(folder)) or _last_line(folder)}"
+    remedy = f"Read its log: python -m training show {folder.name} --log"
+    return replace(status, state="failed", problem=problem, remedy=remedy), False
 
 
-def _latest_attempt(events: list[Event]) -> list[Event]:
-    """The events since the run was last started or resumed."""
-    starts = [index for index, event in enumerate(events) if event["kind"] == "queued"]
-    return events[starts[-1] :] if starts else events
-
-
-def _progress(events: list[Event], attempt: list[Event]) -> Status:
-    """What the events say of steps and time, under a state that is still to be found."""
+def _progress_of(events: list[Event], attempt: list[Event]) -> Status:
+    """Returns what the events say of steps and time, under a state that is still to be found."""
     step, saved, total, phase, eta_s = 0, 0, None, None, None
     for event in events:
         match event["kind"]:
@@ -104,16 +106,8 @@ def _progress(events: list[Event], attempt: list[Event]) -> Status:
     return Status("starting", step, total, phase, None if eta_s is None else max(0.0, eta_s), elapsed_s)
 
 
-def _is_young(folder: Path) -> bool:
-    """Whether the start is so recent that the worker may not have its lock yet. No, if the clock jumped."""
-    try:
-        return abs(time.time() - (folder / EVENTS).stat().st_mtime) < STARTING_S
-    except FileNotFoundError:
-        return False
-
-
 def _exit_code(folder: Path) -> int | None:
-    """How the worker ended, negative for a signal; None while it lives, or if its starter ended first."""
+    """Returns how the worker ended, negative for a signal; None if its parent has not seen it end."""
     try:
         return int((folder / EXIT_CODE).read_text())
     except (FileNotFoundError, ValueError):
@@ -131,11 +125,6 @@ def _why_interrupted(folder: Path, step: int) -> dict[str, str]:
     else:
         problem = f"The run ended at step {step} without a word: it was killed, or the machine went off."
     return {"problem": problem, "remedy": f"Go on with it: python -m training resume {folder.name}"}
-
-
-def _why_not_started(folder: Path) -> dict[str, str]:
-    problem = f"The run failed to start: {_signal_words(_exit_code(folder)) or _last_line(folder)}"
-    return {"problem": problem, "remedy": f"Read its log: python -m training show {folder.name} --log"}
 
 
 def _signal_words(code: int | None) -> str | None:
