@@ -91,7 +91,7 @@ class ColumnMapping:
         return ColumnMapping({**other.columns, **self.columns}, other.tags)
 
 
-# The rows of a file mostly have the same columns: this is asked once for them, not once a row.
+# The rows of a file mostly have the same columns: this runs once for them, not once a row.
 @lru_cache(maxsize=1024)
 def _by_kind(columns: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     by_name: dict[str, list[str]] = {}

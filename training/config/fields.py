@@ -192,7 +192,7 @@ class TrainingConfig(EvaluationSettings, GenerationSettings, SpeedSettings, Adap
             # Folders inside the workspace are written relative to the file: a workspace may be moved.
             if values[field] and Path(values[field]).is_relative_to(self.workspace.absolute()):
                 relative = os.path.relpath(values[field], path.parent.absolute())
-                # `./` marks a path: without it a folder and a Hub id could not be told apart.
+                # `./` marks a path: without it a folder would read like a Hub id.
                 values[field] = relative if relative.startswith("..") else f"./{relative}"
         path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Reading settings: from values or a YAML file; everything that is wrong is said at once. No torch.
+"""Reading settings: from values or a YAML file; all that is wrong is reported at once. No torch.
 
 Whether a dataset or a model exists is not checked here: those who open them find out.
 """
@@ -64,14 +64,14 @@ def check(values: Mapping[str, Any]) -> list[Problem]:
     try:
         config = TrainingConfig.model_validate(known)
     except ValidationError as error:
-        # Pydantic's own words are for programmers: the bound is told instead.
+        # Pydantic's own words are for programmers: the message has the bound instead.
         wrong = dict.fromkeys(str(detail["loc"][0]) for detail in error.errors(include_url=False))
         problems = [
             Problem(field, f"{short_repr(known[field])} can't be used", f"Give {allowed(field)}.")
             for field in wrong
         ]
         # The rules across fields need a whole config: defaults stand in for what is wrong, and no rule about
-        # such a field is asked.
+        # such a field applies.
         config = TrainingConfig.model_validate({field: known[field] for field in known if field not in wrong})
     problems += broken_rules(config, unusable={problem.field for problem in problems})
     order = list(TrainingConfig.model_fields)

@@ -8,25 +8,27 @@ from pathlib import Path
 from vlm.errors import UserError
 
 MAX_CHARACTERS = 64
+# A file system counts bytes (255), and the trash appends a time.
 MAX_BYTES = 200
-"""A file system counts bytes (255), and the trash appends a time."""
 
+# Windows opens a device under these names, whatever suffix they have.
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 _FORBIDDEN = set('/\\:*?"<>|')
 
 
 def normalise(name: str) -> str:
-    """The name in NFC, so that the two ways to write "é" are one folder."""
+    """Returns the name in NFC, so that the two ways to write "é" are one folder."""
     return unicodedata.normalize("NFC", name)
 
 
 def fold(name: str) -> str:
-    """What two names share if a file system could take them for one: case and composition don't count."""
+    """Returns what two names share if a file system could take them for one: case doesn't count."""
+    # Again, since casefold() may leave NFC.
     return unicodedata.normalize("NFC", normalise(name).casefold())
 
 
 def problem_with(name: str) -> str | None:
-    """Why this can't be a run's name, as the end of a sentence; None if it can."""
+    """Returns why this can't be a run's name, as the end of a sentence; None if it can."""
     name = normalise(name)
     if not name:
         return "is empty"
@@ -34,6 +36,7 @@ def problem_with(name: str) -> str | None:
         return f"is longer than {MAX_CHARACTERS} characters or {MAX_BYTES} bytes"
     if any(character in _FORBIDDEN for character in name):
         return 'has one of / \\ : * ? " < > | in it'
+    # Control, format (as U+202E, which turns text around), lone surrogates, and separators of lines.
     if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in name):
         return "has an invisible or control character in it"
     if name[0] in ".-" or name[-1] == "." or name != name.strip():
@@ -45,16 +48,14 @@ def problem_with(name: str) -> str | None:
 
 
 def slug(text: str) -> str:
-    """A name close to the text that `problem_with` accepts."""
+    """Returns a name close to the text that `problem_with` accepts."""
     kept = re.sub(r"[^\w.]+", "-", normalise(text))[:40].strip("-._ ")
     return kept if problem_with(kept) is None else f"run-{kept}".strip("-")
 
 
 def new_name(dataset: str, workspace: Path) -> str:
-    """A name that no run in the workspace has: the dataset's, and the time to the second.
-
-    A number would read better, but two pages drawn before either starts would then propose the same one.
-    """
+    """Returns a name that no run in the workspace has: the dataset's, and the time to the second."""
+    # A number would read better, but two pages drawn before either starts would then propose the same one.
     stem = f"{slug(Path(dataset).name)}-{time.strftime('%m%d-%H%M%S')}"
     taken = names_in(workspace)
     candidates = (stem, *(f"{stem}-{n}" for n in range(2, len(taken) + 3)))
@@ -62,7 +63,7 @@ def new_name(dataset: str, workspace: Path) -> str:
 
 
 def names_in(workspace: Path) -> dict[str, str]:
-    """The names of the workspace's runs by their folded form.
+    """Returns the names of the workspace's runs by their folded form.
 
     Raises:
         UserError: the workspace may not be read.

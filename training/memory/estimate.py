@@ -86,12 +86,10 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        parts = (self.weights, self.adapter, self.gradients, self.optimizer, self.activations, self.overhead)
-        return sum(parts)
-
-    @property
-    def gib(self) -> float:
-        return self.total / 2**30
+        """Bytes. `mapped` is a part of `weights`."""
+        return (
+            self.weights + self.adapter + self.gradients + self.optimizer + self.activations + self.overhead
+        )
 
 
 @dataclass(frozen=True, slots=True)

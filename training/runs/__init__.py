@@ -1,10 +1,8 @@
 """Runs: the run folder as the truth; start, stop, resume, find, list and read runs. No torch."""
 
-from training.config.run_name import new_name
-from training.runs.adapters import AdapterPlace, find_adapter, list_adapters, require_adapter, run_of
+from training.runs.adapters import find_adapter, list_adapters, require_adapter, run_of
 from training.runs.folder import Run, find, list_runs
 from training.runs.run import (
-    PROJECT,
     delete,
     hold_lock,
     launch,
@@ -15,13 +13,10 @@ from training.runs.run import (
     stop,
     stop_requested,
 )
-from training.runs.status import State, Status
+from training.runs.status import Status
 
 __all__ = [
-    "PROJECT",
-    "AdapterPlace",
     "Run",
-    "State",
     "Status",
     "delete",
     "find",
@@ -30,7 +25,6 @@ __all__ = [
     "launch",
     "list_adapters",
     "list_runs",
-    "new_name",
     "prepare",
     "reopen",
     "require_adapter",

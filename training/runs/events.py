@@ -5,7 +5,6 @@ tail is read here too. What the events mean together is in `training.runs.status
 """
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -71,7 +70,9 @@ class EventLog:
             raise ValueError(f"unknown kind of event: {kind}")
         if set(fields) - OPTIONAL.get(kind, frozenset()) != FIELDS[kind]:
             raise ValueError(f"{kind} carries {sorted(FIELDS[kind])}, got {sorted(fields)}")
-        event = {"time": time.time(), "kind": kind} | _finite(fields)
+        # By way of JSON, which writes NaN and infinities as words that only Python reads.
+        plain = json.loads(json.dumps(fields), parse_constant=lambda _: None)
+        event = {"time": time.time(), "kind": kind} | plain
         # backslashreplace turns a lone surrogate, which UTF-8 can't hold, into its own JSON escape.
         text = json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n"
         line = text.encode("utf-8", "backslashreplace")
@@ -86,16 +87,6 @@ class EventLog:
         finally:
             os.close(descriptor)
         return event
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
 
 
 def _parse(line: bytes, kinds: Collection[str]) -> Event | None:
@@ -125,7 +116,7 @@ def follow(path: Path, until: Callable[[], bool], poll_s: float = 0.2) -> Iterat
     """Yields the events so far and those to come, until `until()` is true and all written before is given."""
     offset = 0
     while True:
-        last_look = until()  # asked before the file is read: what was written until then is given
+        last_look = until()  # before the file is read: what was written until then is given
         try:
             with path.open("rb") as file:
                 file.seek(offset)

@@ -1,4 +1,4 @@
-"""The status of a run, computed from its folder each time it is asked for and stored nowhere. No torch."""
+"""The status of a run, computed from its folder each time and stored nowhere. No torch."""
 
 import signal
 import time
