@@ -36,6 +36,7 @@ from training.runs import Run
 from training.runs.events import FINAL, EventLog
 from vlm.errors import UserError
 
+PROJECT = Path(__file__).resolve().parents[2]
 # What a job needs to train: neither page nor tests, nor the recipe the starter was made by.
 PROGRAM = ("training", "vlm")
 MOUNTED = "/job"
@@ -166,9 +167,8 @@ def _start_job(
         with config_file.open("a", encoding="utf-8") as file:
             file.write(f"name: {json.dumps(run.name)}\n")  # in a run folder the folder is the name
         sent = [(config_file, "config.yaml"), *((path, f"dataset/{place}") for path, place in files)]
-        project = runs.PROJECT
-        program = [project / "requirements.txt", *(f for room in PROGRAM for f in _files_in(project / room))]
-        sent += [(path, f"project/{path.relative_to(project).as_posix()}") for path in program]
+        program = [PROJECT / "requirements.txt", *(f for room in PROGRAM for f in _files_in(PROJECT / room))]
+        sent += [(path, f"project/{path.relative_to(PROJECT).as_posix()}") for path in program]
         operations = [CommitOperationAdd(path_or_fileobj=path, path_in_repo=place) for path, place in sent]
         api.create_commit(**kind, operations=operations, commit_message=f"The run {run.name}")
     return api.run_job(
