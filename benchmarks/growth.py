@@ -159,51 +159,51 @@ def side_of(image_tokens: int) -> int:
 
 
 def measure(job: Told) -> Told:
-    """In a child: one run of the worker; when it encodes and steps, and what memory it takes meanwhile."""
+    """In a child: one run; when it encodes and steps, and what memory it takes meanwhile."""
+    from transformers import TrainerCallback
+
     from training import runs
-    from training.batching import setup
     from training.config import build
-    from training.loop import train, trainer, worker
-    from training.loop.callbacks import RunCallback
+    from training.loop.train import train
+    from training.loop.trainer import AdapterTrainer
+    from training.runs.events import EventLog
 
-    if job["full"]:
-        trainer.can_trim_logits = lambda *_: False
-        train.HardSamples = lambda *_: None  # they read the logits once more
     run, whole, stepping = runs.prepare(build(job["settings"])), Watch(), Watch()
-    began, ended, told = [], [], {}
-    tell, encode = train.Attempt._tell_start, setup.encode_images
-    on_begin, on_end = RunCallback.on_step_begin, RunCallback.on_step_end
+    began, ended, encoding = [], [], []
 
-    def started(self: Any, *args: Any) -> None:
-        tell(self, *args)
-        whole.start()
+    class Log(EventLog):
+        def append(self, kind: str, **fields: Any) -> Told:
+            event = super().append(kind, **fields)
+            if kind == "started":
+                whole.start()
+            if fields.get("name") == "encoding images":  # at each batch of them, and at the end
+                encoding.append(time.perf_counter())
+            return event
 
-    def encoded(*args: Any) -> Any:
-        since = time.perf_counter()
-        features = encode(*args)
-        told["encoding_s"] = time.perf_counter() - since
-        return features
+    class Steps(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            if not began:  # the preflight is over; what it freed is given back
+                if platform.libc_ver()[0] == "glibc":
+                    ctypes.CDLL(None).malloc_trim(0)
+                stepping.start()
+            began.append(time.perf_counter())
 
-    def step_begins(*args: Any, **kwargs: Any) -> None:
-        if not began:  # the fire drill is over; what it freed is given back
-            if platform.libc_ver()[0] == "glibc":
-                ctypes.CDLL(None).malloc_trim(0)
-            stepping.start()
-        on_begin(*args, **kwargs)
-        began.append(time.perf_counter())
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            ended.append(time.perf_counter())
 
-    def step_ended(*args: Any, **kwargs: Any) -> None:
-        ended.append(time.perf_counter())
-        on_end(*args, **kwargs)
+    class Measured(AdapterTrainer):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            # The hardest examples read the logits once more.
+            super().__init__(*args, **(more | {"hardest": None} if job["full"] else more))
+            self.add_callback(Steps())
+            if job["full"]:
+                self.trims = False
 
-    train.Attempt._tell_start, setup.encode_images = started, encoded
-    RunCallback.on_step_begin, RunCallback.on_step_end = step_begins, step_ended
-    if worker.main(run):
-        raise SystemExit(f"the run failed: {run.status().problem}")
+    train(run.config(), run, Log(run.events_path), lambda: False, trainer_type=Measured)
     steps = [end - begin for begin, end in zip(began, ended, strict=True)]
     found = {"epoch_s": ended[-1] - began[0], "step_s": median(steps[1:]), "steps": len(steps)}
     memory = {"step_gb": stepping.stop()["memory_gb"], "run_gb": whole.stop()["memory_gb"]}
-    return told | found | memory
+    return {"encoding_s": encoding[-1] - encoding[0]} | found | memory
 
 
 def in_child(settings: Told, full: bool = False) -> Told:

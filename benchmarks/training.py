@@ -56,13 +56,13 @@ class Watch:
 
 
 def lora_lens(job: Told) -> Told:
-    """Our worker as it is; noted are its order, its adapter before the first step, and when things happen."""
+    """Our run as it is; noted are its order, its adapter before the first step, and when things happen."""
     from training import runs
     from training.batching.collator import BATCH_INFO
     from training.config import build
-    from training.loop import train as attempt
-    from training.loop import worker
+    from training.loop.train import train
     from training.loop.trainer import AdapterTrainer
+    from training.runs.events import EventLog
     from vlm import adapters
 
     settings = {
@@ -77,30 +77,30 @@ def lora_lens(job: Told) -> Told:
     settings |= {"group_by_image": job["together"]}
     run, watch = runs.prepare(build(settings)), Watch()
     order, lengths, times = [], [], {}
-    tell, train, step = attempt.Attempt._tell_start, AdapterTrainer.train, AdapterTrainer.training_step
 
-    def started(self: Any, loaded: Any, counts: Any) -> None:
-        tell(self, loaded, counts)
-        watch.start()
+    class Log(EventLog):
+        def append(self, kind: str, **fields: Any) -> Told:
+            event = super().append(kind, **fields)
+            if kind == "started":
+                watch.start()
+            return event
 
-    def stepped(self: Any, model: Any, inputs: Told, *args: Any, **kwargs: Any) -> Any:
-        if not self.drilling:
-            times.setdefault("began", time.perf_counter())
-            order.append(inputs[BATCH_INFO].example_ids)
-            lengths.append([inputs["input_ids"].numel(), int((inputs["labels"] != -100).sum())])
-        return step(self, model, inputs, *args, **kwargs)
+    class Measured(AdapterTrainer):
+        def training_step(self, model: Any, inputs: Told, *args: Any, **kwargs: Any) -> Any:
+            if not self.in_dry_run:
+                times.setdefault("began", time.perf_counter())
+                order.append(inputs[BATCH_INFO].example_ids)
+                lengths.append([inputs["input_ids"].numel(), int((inputs["labels"] != -100).sum())])
+            return super().training_step(model, inputs, *args, **kwargs)
 
-    def trained(self: Any, *args: Any, **kwargs: Any) -> Any:
-        adapters.save(self.model, Path(job["folder"]) / "start")
-        result = train(self, *args, **kwargs)
-        times["ended"] = time.perf_counter()
-        times.update(watch.stop())
-        return result
+        def train(self, *args: Any, **kwargs: Any) -> Any:
+            adapters.save(self.model, Path(job["folder"]) / "start")
+            result = super().train(*args, **kwargs)
+            times["ended"] = time.perf_counter()
+            times.update(watch.stop())
+            return result
 
-    attempt.Attempt._tell_start, AdapterTrainer.train = started, trained
-    AdapterTrainer.training_step = stepped
-    if worker.main(run):
-        raise SystemExit(f"the run failed: {run.status().problem}")
+    train(run.config(), run, Log(run.events_path), lambda: False, trainer_type=Measured)
     losses = [event["loss"] for event in run.events({"step"})]
     steps_s = times["ended"] - times["began"]
     found = {name: times[name] for name in ("seconds", "memory_gb")}

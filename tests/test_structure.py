@@ -95,10 +95,10 @@ FLOORS = {
         "equivalence",
         "setup",
     ),
-    "training/evaluation": ("best_checkpoint compare metrics", "blindfold", "evaluate", "evaluator"),
+    "training/evaluation": ("best_checkpoint compare metrics", "blindfold", "evaluate"),
     "training/loop": (
-        "adalora callbacks hardest_examples import_speed prepare_data trackers",
-        "trainer",
+        "adalora context hardest_examples import_speed prepare_data trackers",
+        "callbacks trainer",
         "oom_retry preflight",
         "train",
         "worker",

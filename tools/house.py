@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("vlm", "training")
 CALLERS = (*ROOMS, "ui", "app", "benchmarks", "recipes")
 WALKS = {
-    "read_data": ("training.loop.prepare_data", "read_data"),
+    "prepare_data": ("training.loop.prepare_data", "prepare_data"),
     "open_dataset": ("training.data.open", "open_dataset"),
 }
 MAX_MODULES = 14

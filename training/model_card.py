@@ -126,16 +126,16 @@ def _results(config: TrainingConfig, events: Sequence[Event], step: int, best_st
         loss = "not finite" if event["loss"] is None else f"{event['loss']:.3f}"
         rows.append(f"| {whose} | {metrics['exact_match']:.3f} | {metrics['token_f1']:.3f} | {loss} |")
     history = "\n".join(["| held out | exact match | token F1 | loss |", "|---|---|---|---|", *rows])
-    before, after = compare.ends(evaluated, best_step)
+    before, after = compare.base_and_kept(evaluated, best_step)
     if after is None:
         return f"\n{history}"
     # A run that was stopped saves an adapter that is newer than its last evaluation.
     whose = "this adapter" if after["step"] == step else f"step {after['step']}, before this adapter"
     paragraphs = [
         f"Answers to {after['examples']:,} held-out examples, with 95 % intervals (Wilson):",
-        compare.table(compare.rows(before, after), "base", whose),
+        compare.markdown_table(compare.comparisons(before, after), "base", whose),
     ]
-    if several := compare.several(after):
+    if several := compare.references_note(after):
         paragraphs.append(several)
     if best_step is not None:
         metric = compare.NAMES.get(config.best_metric, config.best_metric)

@@ -4,7 +4,7 @@ from html import escape
 
 from training.config.fields import BestMetric
 from training.evaluation import compare
-from training.evaluation.compare import Rate, Row
+from training.evaluation.compare import Comparison, Rate
 from training.runs.status import Status
 from ui.film import ImageOf, at_step, picture
 from ui.story import Event, Story
@@ -13,10 +13,10 @@ from ui.text import TEXTS, Language, escaped, number, percent, say
 
 def results(language: Language, status: Status, story: Story) -> str:
     """The table of an ended run, and what its numbers are to be taken for; empty before."""
-    before, after = compare.ends(story.evaluations, story.best_step)
+    before, after = compare.base_and_kept(story.evaluations, story.best_step)
     if status.live or before is None or after is None:
         return ""
-    rows = compare.rows(before, after)
+    rows = compare.comparisons(before, after)
     notes = [say(language, "results_note", count=number(language, after["examples"]))]
     if several := after.get("several"):
         notes.append(say(language, "several_note", count=number(language, several)))
@@ -47,7 +47,7 @@ def metric_name(language: Language, metric: BestMetric | str) -> str:
     return say(language, key) if key in TEXTS else metric
 
 
-def _row(language: Language, row: Row) -> str:
+def _row(language: Language, row: Comparison) -> str:
     name = metric_name(language, row.metric)
     if row.group is not None:
         name = say(language, "group_count", group=row.group, count=number(language, row.examples))

@@ -35,7 +35,7 @@ class Story:
     @property
     def score(self) -> float | None:
         """Exact match of the adapter: at the newest evaluation, or at the best where that was kept."""
-        _, after = compare.ends(self.evaluations, self.best_step)
+        _, after = compare.base_and_kept(self.evaluations, self.best_step)
         return None if after is None else exact_match(after)
 
 

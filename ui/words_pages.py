@@ -25,7 +25,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "phase_loading": ("loading", "đang nạp"),
     "phase_reading_data": ("reading the data", "đang đọc dữ liệu"),
     "phase_encoding_images": ("encoding images", "đang mã hóa ảnh"),
-    "phase_fire_drill": ("fire drill", "diễn tập"),
+    "phase_fire_drill": ("preflight", "diễn tập"),
     "phase_training": ("training", "đang huấn luyện"),
     "phase_evaluating": ("evaluating", "đang đánh giá"),
     "phase_saving": ("saving", "đang lưu"),
@@ -188,7 +188,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "bước {step}: mất mát giữ lại {loss}, khớp hoàn toàn {exact}",
     ),
     "log_drill": (
-        "fire drill: {size} examples at once, {memory} GiB, {step_s} s a step, about {time} in all",
+        "preflight: {size} examples at once, {memory} GiB, {step_s} s a step, about {time} in all",
         "diễn tập: {size} ví dụ một lượt, {memory} GiB, {step_s} giây mỗi bước, tổng cộng khoảng {time}",
     ),
     "log_checkpoint": ("step {step}: checkpoint saved", "bước {step}: đã lưu điểm dừng"),

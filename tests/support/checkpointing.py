@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from training import TrainingConfig, runs
 from training.loop import worker
-from training.loop.train import Attempt
+from training.loop.train import train
 from training.runs import Run, checkpoints
 from training.runs.events import EventLog
 
@@ -41,7 +41,7 @@ def stopped_after(config: TrainingConfig, step: int) -> Run:
     def asked() -> bool:
         return any(event["step"] >= step for event in run.events({"step"}))
 
-    assert not Attempt(run, EventLog(run.events_path), asked).work()
+    assert not train(run.config(), run, EventLog(run.events_path), asked)
     return run
 
 

@@ -97,7 +97,7 @@ def adapter_facts(info: "AdapterInfo", name: str, folder: Path, run: Run | None)
     logged = run.events({"evaluated", "finished", "stopped"}) if run else []
     evaluated = [event for event in logged if event["kind"] == "evaluated"]
     best_step = logged[-1].get("best_step") if logged else None
-    _, after = compare.ends(evaluated, best_step)
+    _, after = compare.base_and_kept(evaluated, best_step)
     after = after or next(reversed(evaluated), None)
     return facts if after is None else facts | {"metrics": after["metrics"]}
 

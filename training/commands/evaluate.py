@@ -66,7 +66,7 @@ def evaluate(command: CliCommand) -> int:
 
     # With torch from here on, when nothing of what was typed can be wrong any more.
     from training.data.validate.model_check import check_with_model
-    from training.evaluation.evaluator import spread
+    from training.evaluation.evaluate import spread
     from vlm import adapters as weights
     from vlm.meta_model import architecture
 
@@ -92,8 +92,8 @@ def _ask(
 ) -> tuple["Evaluation", "Evaluation | None", "Blindfold | None", Mapping[str, str]]:
     """Returns the base's evaluation, the adapter's, and the blindfold test of the last with its answers."""
     from training.batching.collator import Collator
-    from training.evaluation.evaluate import ask_blindfolded
     from training.evaluation.evaluate import evaluate as evaluate_model
+    from training.evaluation.evaluate import evaluate_blindfold
     from vlm import adapters as weights
     from vlm.models.loading import load_base
     from vlm.oom import with_less
@@ -114,7 +114,7 @@ def _ask(
     if not blindfold:
         return base, adapter, None, {}
     own, seed, progress = evaluations[-1].predictions, config.seed, partial(print_progress, "blindfolded")
-    ask = partial(ask_blindfolded, model, collator, examples, own, seed, tokens, progress)
+    ask = partial(evaluate_blindfold, model, collator, examples, own, seed, tokens, progress)
     return base, adapter, *with_less(at_once, lambda size: ask(batch_size=size))
 
 
@@ -134,7 +134,7 @@ def _report(
     Raises:
         UserError: the file can't be written.
     """
-    from training.evaluation.metrics import of_answer
+    from training.evaluation.metrics import score_answer
 
     name = None if folder is None else folder.parent.name if folder.name == "adapter" else folder.name
     plain = dataset.replace("/", "-").replace(":", "-")  # a Hub id with a split has both
@@ -152,7 +152,7 @@ def _report(
         if example.references:
             line["answers"] = [*example.references]
         texts = {who: by_id[example.id] for who, by_id in answers.items() if by_id and example.id in by_id}
-        scores = {who: of_answer(text, example.accepted) for who, text in texts.items()}
+        scores = {who: score_answer(text, example.accepted) for who, text in texts.items()}
         lines.append(json.dumps(line | texts | {"scores": scores}, ensure_ascii=False) + "\n")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -169,9 +169,11 @@ def _report(
     facts |= {"output": str(output), "base": before, "adapter": after}
     facts |= {"blindfold": blindfold and asdict(blindfold)}
     side = "held-out examples" if part == "held_out" else "examples"
-    table = compare.table(compare.rows(before, after), "base", None if after is None else "adapter")
+    table = compare.markdown_table(
+        compare.comparisons(before, after), "base", None if after is None else "adapter"
+    )
     text = [f"{len(examples):,} {side} of {dataset}", "", table]
-    if several := compare.several(before):
+    if several := compare.references_note(before):
         text += ["", several]
     if blindfold is not None:
         text += ["", str(blindfold), *(blindfold.warning or ())]

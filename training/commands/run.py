@@ -26,7 +26,7 @@ def run(command: CliCommand) -> int:
         UserError: settings that can't be used, or `--folder` with other flags.
     """
     if distributed.assists():  # rank 0 prepares the folder and sends it to the others
-        return worker.assist()
+        return worker.run_rank()
     folder = command.values.get("folder")
     if folder is None:
         prepared = runs.prepare(distributed.as_launched(parser.run_settings(command)))
@@ -92,7 +92,7 @@ def resume(command: CliCommand) -> int:
     if background:
         distributed.require_foreground("resume --background")
     if distributed.assists():
-        return worker.assist()
+        return worker.run_rank()
     run = runs.find(command.workspace, command.values["name"])
     if not runs.reopen(run):
         raise UserError(

@@ -31,7 +31,7 @@ from training.data.dataset import usable_examples
 from training.data.open import open_configured
 from training.data.readers.tables import HUB_NAME
 from training.data.synthetic.samples import SAMPLES
-from training.loop.worker import asked_by_signal
+from training.loop.worker import stop_on_signal
 from training.runs import Run
 from training.runs.events import FINAL, EventLog
 from vlm.errors import UserError
@@ -190,7 +190,7 @@ def _follow_job(api: HfApi, run: Run, log: EventLog, job: JobInfo, repository: s
     """
     final, code, step, over = None, 1, 0, threading.Event()
     with (
-        asked_by_signal() as asked,
+        stop_on_signal() as asked,
         ThreadPoolExecutor(1) as pool,
         run.output_log.open("a", encoding="utf-8") as output,
     ):

@@ -1,7 +1,7 @@
-"""The blindfold test: does the model answer as well about another example's images? No torch.
+"""The blindfold test: does the model answer as well with another example's images? No torch.
 
-Then it reads the question and guesses. Each distinct picture is handed on to the next in an order that the
-seed decides, so that nobody keeps its own and the questions about one picture share another.
+Then it reads the question and guesses. Each distinct set of images is passed on to the next in an order that
+the seed decides, so that none keeps its own and the questions about one image share another.
 """
 
 import math
@@ -13,19 +13,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from training.data.safe_paths import digest_of
-from training.evaluation.metrics import Interval, nearest, score
+from training.evaluation.metrics import Interval, best_match, score
 from vlm.example import Example
 
-LEAST_RIGHT = 0.1
-"""With fewer right answers there is nothing that a picture could be missed in."""
+# With fewer right answers there is nothing that a missing image could take away.
+MIN_RIGHT = 0.1
+# Images count as unused where they add less than ten points and less than a quarter of what is right.
 SMALL_GAP, SMALL_SHARE = 0.1, 0.25
-"""What the images may add where they are called unused: below ten points and a quarter of what is right."""
-BY_CHANCE = 0.025
-"""What is less likely than this by chance is held for certain; on either side, that makes 95 %."""
+# One-sided significance level: on either side, that makes 95 %.
+SIGNIFICANCE = 0.025
 Z = 1.96
-
-Pictures = tuple[Path, ...]
-Content = Hashable
 
 Verdict = Literal["looks", "guesses", "unclear", "untestable"]
 
@@ -47,7 +44,7 @@ class Blindfold:
     """`metric` with the examples' `own` images and `blind`, with others'; fractions of 1 and intervals.
 
     `gap_interval` is that of their difference, answer by answer. All five are None where the images are all
-    the same: `untestable`. `needed`: how many examples would tell where it is unclear, None where none would,
+    the same: `untestable`. `needed` is how many examples would decide an unclear test, None where none would
     because too few answers are right. Older logs have neither.
     """
 
@@ -63,6 +60,7 @@ class Blindfold:
 
     @classmethod
     def from_event(cls, event: Mapping[str, Any]) -> "Blindfold":
+        """Returns the test of a `blindfold` event; fields that older logs lack are None."""
         return cls(**{field.name: event[field.name] for field in fields(cls) if field.name in event})
 
     @property
@@ -73,19 +71,17 @@ class Blindfold:
         if self.verdict == "untestable":
             return "blindfold test: no two of these examples have different images"
         rates = f"with their own images {100 * self.own:.1f} %, with others' {100 * self.blind:.1f} %"
-        told = f"{rates} {NAMES[self.metric]}"
+        text = f"blindfold test on {self.examples:,} examples: {rates} {NAMES[self.metric]}"
         if self.gap_interval is not None:
             low, high = (100 * bound for bound in self.gap_interval)
-            told += f", a gap of {low:.1f} to {high:.1f} points (95 %)"
-        return f"blindfold test on {self.examples:,} examples: {told}: {VERDICTS[self.verdict]}{self._why}"
-
-    @property
-    def _why(self) -> str:
+            text += f", a gap of {low:.1f} to {high:.1f} points (95 %)"
+        text += f": {VERDICTS[self.verdict]}"
+        # Logs from before the paired test have no gap interval, and `needed` means nothing in them.
         if self.verdict != "unclear" or self.gap_interval is None:
-            return ""
+            return text
         if self.needed is None:
-            return ", because too few answers are right"
-        return f"; about {self.needed:,} held-out examples would tell"
+            return f"{text}, because too few answers are right"
+        return f"{text}; about {self.needed:,} held-out examples would tell"
 
     @property
     def warning(self) -> tuple[str, str] | None:
@@ -97,38 +93,42 @@ class Blindfold:
         return GUESSES[0].format(**rates), GUESSES[1]
 
 
-def blindfolded(
-    examples: Sequence[Example], seed: int, contents: Mapping[Pictures, Content] | None = None
+def swap_images(
+    examples: Sequence[Example], seed: int, contents: Mapping[tuple[Path, ...], Hashable] | None = None
 ) -> dict[str, Example]:
-    """By id, each example with another's images, as many and different ones, under an id of its own.
+    """Returns, by id, each example with another's images, as many and different ones, under an id of its own.
 
-    Left out are examples without images, and those whose images nobody's differ from. Where `contents` tells
-    images apart by what is in them, their files are not read.
+    Left out are examples without images, and those from whose images none differ. Where `contents` identifies
+    images by what is in them, their files are not read.
     """
-    known = dict(contents or {})
-    given: dict[int, dict[Content, Pictures]] = defaultdict(dict)
+    content = dict(contents or {})
+    images_of: dict[int, dict[Hashable, tuple[Path, ...]]] = defaultdict(dict)
     for example in examples:
-        given[len(example.images)].setdefault(_content(example, known), example.images)
-    passed_on = {}
-    for count, pictures in given.items():
-        keys = list(pictures) if count else []
+        # By content, not by path: two files of one picture must not be exchanged for each other.
+        if example.images not in content:
+            content[example.images] = tuple(map(digest_of, example.images))
+        images_of[len(example.images)].setdefault(content[example.images], example.images)
+    swapped = {}
+    # Among examples with as many images only: a prompt has a place for each image.
+    for count, images in images_of.items():
+        keys = list(images) if count else []
         random.Random(seed).shuffle(keys)
         if len(keys) > 1:
-            passed_on |= {key: pictures[other] for key, other in zip(keys, keys[1:] + keys[:1], strict=True)}
+            swapped |= {key: images[other] for key, other in zip(keys, keys[1:] + keys[:1], strict=True)}
     return {
-        example.id: replace(example, id=f"{example.id} blindfolded", images=passed_on[key])
+        # A collator keeps what it encoded by the example's id, so the same id would bring the own image back.
+        example.id: replace(example, id=f"{example.id} blindfolded", images=swapped[content[example.images]])
         for example in examples
-        if (key := _content(example, known)) in passed_on
+        if content[example.images] in swapped
     }
 
 
-def judged(examples: Sequence[Example], own: Mapping[str, str], blind: Mapping[str, str]) -> Blindfold:
-    """What the answers say, by example id; `blind` has those of the examples that could be tested.
+def judge(examples: Sequence[Example], own: Mapping[str, str], blind: Mapping[str, str]) -> Blindfold:
+    """Returns the verdict on two sets of answers, by example id; `blind` has those that could be tested.
 
     Each answer is compared with its own other one. The model looks where an exact sign test (of right and
     wrong it is McNemar's, 1947) says that its answers are better with their own images. It guesses where the
-    95 % interval of the gap ends below `SMALL_GAP` and `SMALL_SHARE`. Anything else is unclear. Both take the
-    examples for independent; questions about one picture are so less than they seem, and certain too soon.
+    95 % interval of the gap ends below `SMALL_GAP` and `SMALL_SHARE`. Anything else is unclear.
     """
     tested = [example for example in examples if example.id in blind]
     metric = "token_f1" if all(e.is_caption for e in tested or examples) else "exact_match"
@@ -137,27 +137,38 @@ def judged(examples: Sequence[Example], own: Mapping[str, str], blind: Mapping[s
     seen, unseen = score(tested, own), score(tested, blind)
     rate, other = seen.metrics[metric], unseen.metrics[metric]
     scored = [example for example in tested if not example.is_caption] or tested
+    # Pairs, because the same rates may hide that every answer changed. Both tests take the pairs for
+    # independent; questions about one image are less so, and the verdict then comes too soon.
     gains = [
-        nearest(metric, own[example.id], example.accepted)
-        - nearest(metric, blind[example.id], example.accepted)
+        best_match(metric, own[example.id], example.accepted)
+        - best_match(metric, blind[example.id], example.accepted)
         for example in scored
     ]
     gap, small = gap_interval(gains), min(SMALL_GAP, SMALL_SHARE * rate)
-    if sign_test(gains) < BY_CHANCE and sum(gains) > 0:
+    if sign_test(gains) < SIGNIFICANCE and sum(gains) > 0:
         verdict, needed = "looks", None
-    elif rate < LEAST_RIGHT:
+    elif rate < MIN_RIGHT:
         verdict, needed = "unclear", None
     elif gap[1] < small:
         verdict, needed = "guesses", None
     else:
-        verdict, needed = "unclear", examples_needed(gains, small)
+        verdict = "unclear"
+        # As many examples as either verdict takes if gains and losses stay as frequent, to two digits.
+        gain, variance = _smoothed_moments(gains)
+        to_look = Z * Z * variance / gain**2 if gain > 0 else math.inf
+        to_guess = Z * Z * variance / (small - gain) ** 2 if gain < small else math.inf
+        count = max(min(to_look, to_guess), len(gains) + 1)
+        unit = 10 ** max(0, math.floor(math.log10(count)) - 1)
+        needed = math.ceil(count / unit) * unit
     intervals = seen.intervals[metric], unseen.intervals[metric], gap
     return Blindfold(verdict, metric, len(scored), rate, other, *intervals, needed)
 
 
 def sign_test(gains: Sequence[float]) -> float:
-    """How likely it is by chance alone that so few of the answers that differ are losses."""
+    """Returns the probability of so few losses among the gains that differ from zero, by chance alone."""
     differ, losses = sum(gain != 0 for gain in gains), sum(gain < 0 for gain in gains)
+    # Binomial coefficients one from the other, in whole numbers: exact for thousands of examples too, where
+    # a fraction would underflow.
     ways = total = 1
     for count in range(losses):
         ways = ways * (differ - count) // (count + 1)
@@ -166,30 +177,15 @@ def sign_test(gains: Sequence[float]) -> float:
 
 
 def gap_interval(gains: Sequence[float]) -> Interval:
-    """The 95 % interval of the mean gain, with one gain and one loss added, so that few examples without any
-    difference are not taken for proof (Bonett and Price 2012)."""
-    mean, spread = _moments([*gains, 1.0, -1.0])
-    half = Z * math.sqrt(spread / (len(gains) + 2))
+    """Returns the 95 % interval of the mean gain (Bonett and Price 2012)."""
+    mean, variance = _smoothed_moments(gains)
+    half = Z * math.sqrt(variance / (len(gains) + 2))
     return max(-1.0, mean - half), min(1.0, mean + half)
 
 
-def examples_needed(gains: Sequence[float], small: float) -> int:
-    """About how many examples would tell, if gains and losses stay as frequent; to two digits."""
-    mean, spread = _moments([*gains, 1.0, -1.0])
-    to_look = Z * Z * spread / mean**2 if mean > 0 else math.inf
-    to_guess = Z * Z * spread / (small - mean) ** 2 if mean < small else math.inf
-    count = max(min(to_look, to_guess), len(gains) + 1)
-    step = 10 ** max(0, math.floor(math.log10(count)) - 1)
-    return math.ceil(count / step) * step
-
-
-def _moments(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and variance."""
+def _smoothed_moments(gains: Sequence[float]) -> tuple[float, float]:
+    """Returns mean and variance of the gains with one gain and one loss added."""
+    # Bonett and Price's addition: 20 pairs without any difference are then no proof of none, 26 are.
+    values = [*gains, 1.0, -1.0]
     mean = sum(values) / len(values)
     return mean, sum((value - mean) ** 2 for value in values) / len(values)
-
-
-def _content(example: Example, known: dict[Pictures, Content]) -> Content:
-    if example.images not in known:
-        known[example.images] = tuple(map(digest_of, example.images))
-    return known[example.images]

@@ -1,4 +1,4 @@
-"""Before and after: two `evaluated` events side by side, for the card, the shell and the page. No torch."""
+"""Comparison of two `evaluated` events, before and after training, for card, shell and page. No torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ class Rate:
     interval: tuple[float, float] | None = None
 
     def __str__(self) -> str:
-        around = (
-            "" if self.interval is None else f" ({_points(self.interval[0])} to {_points(self.interval[1])})"
+        interval = (
+            "" if self.interval is None else " ({:.1f} to {:.1f})".format(*(100 * x for x in self.interval))
         )
-        return f"{_points(self.value)} %{around}"
+        return f"{100 * self.value:.1f} %{interval}"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Comparison:
     """One metric, or the exact match of one `group` with its number of `examples`."""
 
     metric: str
@@ -42,59 +42,54 @@ class Row:
     after: Rate | None
 
 
-def ends(evaluated: Sequence[Event], best_step: int | None = None) -> tuple[Event | None, Event | None]:
-    """The base's evaluation, and that of the adapter that was kept: the best step's, else the last one."""
+def base_and_kept(
+    evaluated: Sequence[Event], best_step: int | None = None
+) -> tuple[Event | None, Event | None]:
+    """Returns the base's evaluation, and that of the kept adapter: the best step's, else the last one."""
     base = next((event for event in evaluated if event["step"] == 0), None)
     later = [event for event in evaluated if event["step"] > 0]
+    # From the end: a resumed run may have evaluated a step twice, and the later weights are the ones kept.
     kept = next((event for event in reversed(later) if event["step"] == best_step), None)
     return base, kept or next(reversed(later), None)
 
 
-def rows(before: Event | None, after: Event | None) -> list[Row]:
-    """The metrics that either has, then the groups; an event may be missing."""
-    first, last = before or {}, after or {}
+def comparisons(before: Event | None, after: Event | None) -> list[Comparison]:
+    """Returns the metrics that either event has, then the groups; an event may be missing."""
+    pair = (before or {}, after or {})
     examples = (after or before or {}).get("examples", 0)
-    names = dict.fromkeys([*first.get("metrics", {}), *last.get("metrics", {})])
-    found = [Row(name, None, examples, _metric(first, name), _metric(last, name)) for name in names]
-    groups = first.get("groups", {}) | last.get("groups", {})
-    for group, told in groups.items():
-        pair = [_group(event, group) for event in (first, last)]
-        found.append(Row("exact_match", group, told["examples"], *pair))
+    found = []
+    for name in dict.fromkeys(name for event in pair for name in event.get("metrics", {})):
+        rates = []
+        for event in pair:
+            value, interval = event.get("metrics", {}).get(name), event.get("intervals", {}).get(name)
+            # A value that was not finite is null in the log.
+            rates.append(None if value is None else Rate(value, interval and tuple(interval)))
+        found.append(Comparison(name, None, examples, *rates))
+    groups = pair[0].get("groups", {}) | pair[1].get("groups", {})
+    for group, facts in groups.items():
+        of_group = [event.get("groups", {}).get(group) for event in pair]
+        rates = [one and Rate(one["exact_match"], tuple(one["interval"])) for one in of_group]
+        found.append(Comparison("exact_match", group, facts["examples"], *rates))
     return found
 
 
-def table(found: Sequence[Row], before: str = "base", after: str | None = "adapter") -> str:
-    """The rows in Markdown; without `after` those of one model alone."""
+def markdown_table(found: Sequence[Comparison], before: str = "base", after: str | None = "adapter") -> str:
+    """Returns the comparisons as a Markdown table; with `after` None those of one model alone."""
     columns = [before] if after is None else [before, after]
     lines = [f"| {' | '.join(['', *columns])} |", "|---" * (1 + len(columns)) + "|"]
     for row in found:
-        name = NAMES.get(row.metric, row.metric)
-        said = name if row.group is None else f"{name}, {_plain(row.group)} ({row.examples:,})"
-        cells = [row.before] if after is None else [row.before, row.after]
-        lines.append(f"| {' | '.join([said, *('' if cell is None else str(cell) for cell in cells)])} |")
+        label = NAMES.get(row.metric, row.metric)
+        if row.group is not None:
+            # A group's name comes from the dataset, and the card is shown on the Hub: nothing in it may be
+            # read as Markdown, as HTML or as the end of the cell.
+            plain = "".join(letter for letter in row.group if letter not in "|`<>&[]*\\")
+            label = f"{label}, {plain} ({row.examples:,})"
+        rates = [row.before] if after is None else [row.before, row.after]
+        lines.append(f"| {' | '.join([label, *('' if rate is None else str(rate) for rate in rates)])} |")
     return "\n".join(lines)
 
 
-def several(event: Mapping) -> str:
-    """What is to be known where examples have several right answers; older logs say nothing of it."""
+def references_note(event: Mapping) -> str:
+    """Returns a sentence for examples with several right answers; older logs don't count them."""
     count = event.get("several", 0)
     return f"{count:,} of these examples have several right answers: the nearest one counts." if count else ""
-
-
-def _metric(event: Mapping, name: str) -> Rate | None:
-    value, interval = event.get("metrics", {}).get(name), event.get("intervals", {}).get(name)
-    return None if value is None else Rate(value, interval and tuple(interval))
-
-
-def _group(event: Mapping, name: str) -> Rate | None:
-    told = event.get("groups", {}).get(name)
-    return told and Rate(told["exact_match"], tuple(told["interval"]))
-
-
-def _points(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
-
-
-def _plain(group: str) -> str:
-    """A group's name as a table's cell: what Markdown or HTML would read as its own is taken out."""
-    return "".join(letter for letter in group if letter not in "|`<>&[]*\\")

@@ -1,29 +1,42 @@
-"""Evaluation: a model's loss on examples and its answers to them, scored by `training.evaluation.metrics`."""
+"""Evaluation: loss on held-out examples and generated answers, during a run (`Evaluator`) or without one.
 
+Metrics are `training.evaluation.metrics`; the blindfold test asks again with exchanged images.
+"""
+
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
 
 from training.batching.collator import Collator
-from training.evaluation.blindfold import Blindfold, blindfolded, judged
+from training.config import TrainingConfig
+from training.config.fields import ids_in
+from training.data.dataset import Dataset, image_relpath
+from training.evaluation.best_checkpoint import BestCheckpoint
+from training.evaluation.blindfold import Blindfold, judge, swap_images
 from training.evaluation.metrics import Scores, score
+from training.runs.events import Event, EventLog
+from vlm.errors import UserError
 from vlm.example import Example
+from vlm.oom import with_less
+from vlm.prompting import IGNORED
+
+logger = logging.getLogger(__name__)
+
+IDS_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a model said, by example id, and what it is worth. `loss` is the mean over answer tokens."""
+    """A model's answers by example id, and their scores. `loss` is the mean over answer tokens."""
 
     loss: float
     scores: Scores
     predictions: dict[str, str]
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        return self.scores.metrics
 
 
 @torch.inference_mode()
@@ -36,24 +49,29 @@ def evaluate(
     *,
     batch_size: int = 64,
 ) -> Evaluation:
-    """Loss and greedy answers of `model` on `examples`, in batches of similar length.
+    """Returns loss and greedy answers of `model` on `examples`, in batches of similar length.
 
     The model is put in eval mode and back. `progress(done, total)` counts examples.
+
+    Raises:
+        UserError: an example can't be encoded for this model.
     """
     predictions: dict[str, str] = {}
     loss_sum, tokens = 0.0, 0
-    with _evaluating(model):
+    with eval_mode(model):
         for batch in _batches(examples, batch_size, progress):
             labelled = collator(batch).to(model.device)
-            count = int((labelled["labels"] != -100).sum())
+            # The model's loss is a mean over a batch's answer tokens: weighted by their number, batches of
+            # any size give one loss.
+            count = int((labelled["labels"] != IGNORED).sum())
             loss_sum += model(**labelled).loss.item() * count
             tokens += count
-            predictions |= _asked(model, collator, batch, max_new_tokens)
+            predictions |= _generate(model, collator, batch, max_new_tokens)
     return Evaluation(loss_sum / max(tokens, 1), score(examples, predictions), predictions)
 
 
 @torch.inference_mode()
-def ask_blindfolded(
+def evaluate_blindfold(
     model: nn.Module,
     collator: Collator,
     examples: Sequence[Example],
@@ -64,28 +82,33 @@ def ask_blindfolded(
     *,
     batch_size: int = 64,
 ) -> tuple[Blindfold, dict[str, str]]:
-    """Ask again about others' images, beside the answers about their `own`; the second are by example id."""
+    """Returns the blindfold test beside the answers with `own` images, and the blind answers by id."""
+    # Kept features are named by their images' content: no file has to be hashed again.
     contents = None if collator.features is None else collator.features.keys
-    others = blindfolded(examples, seed, contents)
+    swapped = swap_images(examples, seed, contents)
     answers: dict[str, str] = {}
-    with _evaluating(model):
-        for batch in _batches([*others.values()], batch_size, progress):
-            answers |= _asked(model, collator, batch, max_new_tokens)
-    said = {name: answers[other.id] for name, other in others.items()}
-    return judged(examples, own, said), said
+    with eval_mode(model):
+        for batch in _batches([*swapped.values()], batch_size, progress):
+            answers |= _generate(model, collator, batch, max_new_tokens)
+    blind = {name: answers[other.id] for name, other in swapped.items()}
+    return judge(examples, own, blind), blind
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Turns dropout off while this is open."""
     was_training = model.training
     model.eval()
-    yield
-    model.train(was_training)
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _batches(
     examples: Sequence[Example], size: int, progress: Callable[[int, int], None]
 ) -> Iterator[list[Example]]:
+    # One long caption among short answers would make the decoder read a whole batch at its length.
     ordered = sorted(examples, key=lambda example: len(example.answer))
     for start in range(0, len(ordered), size):
         progress(start, len(ordered))
@@ -93,8 +116,126 @@ def _batches(
     progress(len(ordered), len(ordered))
 
 
-def _asked(model: nn.Module, collator: Collator, batch: list[Example], max_new_tokens: int) -> dict[str, str]:
+def _generate(
+    model: nn.Module, collator: Collator, batch: list[Example], max_new_tokens: int
+) -> dict[str, str]:
     inputs = collator.inputs(batch).to(model.device)
     generated = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
     answers = collator.prompt.decode(generated, inputs)
     return {example.id: answer for example, answer in zip(batch, answers, strict=True)}
+
+
+@dataclass(slots=True)
+class Evaluator:
+    """Evaluates a run's model on the same examples at each evaluation, and appends what it finds to the log.
+
+    `phase(name, done, total, may_stop=)` reports progress. `enabled` is False on the ranks that leave
+    evaluation to the first. Results are kept by step: the blindfold test reads the answers again.
+    """
+
+    config: TrainingConfig
+    log: EventLog
+    model: nn.Module
+    collator: Collator
+    examples: Sequence[Example]
+    dataset: Dataset
+    best: BestCheckpoint | None
+    phase: Callable[..., None]
+    enabled: bool = True
+    evaluations: dict[int, Evaluation] = field(default_factory=dict)
+    blindfolds: dict[int, Blindfold] = field(default_factory=dict)
+
+    def evaluate(self, step: int, batch_size: int) -> Event | None:
+        """Returns the `evaluated` event of this step; None where there is nothing to evaluate.
+
+        The base's own step is 0. `batch_size` is that of training.
+        """
+        if not (self.enabled and self.examples):
+            return None
+        result = self._evaluation(step, batch_size)
+        facts = {"step": step, "loss": result.loss, "examples": len(self.examples)} | asdict(result.scores)
+        if self.best is not None and self.best.metric == "blindfold_gap":
+            gap = self._blindfold(step, batch_size).gap
+            facts["metrics"] = facts["metrics"] | ({} if gap is None else {"blindfold_gap": gap})
+        evaluated = self.log.append("evaluated", **facts)
+        label = "base" if step == 0 else f"step {step}"
+        exact = result.scores.metrics["exact_match"]
+        logger.info("%s: held-out loss %.3f, exact match %.2f", label, result.loss, exact)
+
+        pinned = len(ids_in(self.config.pinned_examples))
+        questions = [example for example in self.examples if not example.is_caption] or self.examples
+        # `choose_examples` puts the pinned ones first.
+        shown = self.examples[:pinned] if pinned else spread(questions, self.config.sample_answers)
+        for example in shown:
+            self.log.append(
+                "sample",
+                step=step,
+                example_id=example.id,
+                image=image_relpath(self.dataset, example),
+                question=example.question,
+                answer=example.answer,
+                prediction=result.predictions[example.id],
+                **({"references": example.references} if example.references else {}),
+            )
+        if self.best is not None and step > 0 and self.best.update(facts):
+            logger.info("the best so far by %s", self.best.metric)
+        return evaluated
+
+    def report_blindfold(self, step: int, batch_size: int) -> None:
+        """Appends the blindfold test of this step's adapter, and a warning where the model guesses."""
+        wanted = self.config.blindfold_test and self.config.evaluations
+        if not (wanted and self.enabled and self.examples):
+            return
+        found = self._blindfold(step, batch_size)
+        logger.info(found)
+        self.log.append("blindfold", step=step, **asdict(found))
+        if found.warning is not None:
+            problem, remedy = found.warning
+            self.log.append("warning", problem=problem, remedy=remedy)
+
+    def _evaluation(self, step: int, batch_size: int) -> Evaluation:
+        if step not in self.evaluations:
+            task = (self.model, self.collator, self.examples, self.config.max_new_tokens)
+            # From step 1 on a stop is acted upon between steps, where a run can be resumed from.
+            progress = partial(self.phase, "evaluating", may_stop=step == 0)
+            self.evaluations[step] = with_less(
+                2 * batch_size,  # no activation is kept for a backward pass
+                lambda size: evaluate(*task, progress, batch_size=size),
+            )
+        return self.evaluations[step]
+
+    def _blindfold(self, step: int, batch_size: int) -> Blindfold:
+        if step not in self.blindfolds:
+            own, config = self._evaluation(step, batch_size).predictions, self.config
+            task = (self.model, self.collator, self.examples, own, config.seed, config.max_new_tokens)
+            progress = partial(self.phase, "blindfold", may_stop=step == 0)
+            self.blindfolds[step], _ = with_less(
+                2 * batch_size, lambda size: evaluate_blindfold(*task, progress, batch_size=size)
+            )
+        return self.blindfolds[step]
+
+
+def choose_examples(held_out: Sequence[Example], config: TrainingConfig) -> list[Example]:
+    """Returns the examples that an evaluation uses: the pinned ones first, then others, evenly spaced.
+
+    Raises:
+        UserError: a pinned example is not held out.
+    """
+    by_id = {example.id: example for example in held_out}
+    pinned = ids_in(config.pinned_examples)
+    if missing := [name for name in pinned if name not in by_id]:
+        some = ", ".join([*by_id][:IDS_SHOWN])
+        raise UserError(
+            f"--pinned_examples: {missing[0]} is not among the held-out examples.",
+            f"Pin others, such as {some}." if some else "Give a --held_out above 0.",
+        )
+    others = [example for example in held_out if example.id not in pinned]
+    room = max(0, config.eval_examples - len(pinned))
+    return [*(by_id[name] for name in pinned), *spread(others, room)]
+
+
+def spread(examples: Sequence[Example], count: int) -> list[Example]:
+    """Returns at most `count` of the examples, evenly spaced: neighbours in a dataset tend to be alike."""
+    if len(examples) <= count:
+        return list(examples)
+    return [examples[index * len(examples) // count] for index in range(count)]

@@ -1,36 +1,53 @@
-"""AdaLoRA during a run (arXiv:2303.10512): its schedule, its budget at each step, its state in checkpoints.
+"""AdaLoRA during a run (arXiv:2303.10512): its budget at each step, and its state in checkpoints.
 
-Called by the trainer, for this method alone. PEFT does the arithmetic, and saves adapters with the ranks cut
-to their budget; a run that goes on needs all of them, and what it knows of their importance.
+The trainer uses this for that one method. PEFT does the arithmetic, and saves adapters with the ranks cut to
+their budget; a resumed run needs all of them, and the allocator's estimates of their importance.
 """
 
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from vlm.adapters import PeftModel
 
 STATE_FILE = "adalora.safetensors"
-SETTLING, FINAL = 0.1, 0.2
-"""Fractions of the steps before the budget begins to fall, and after it has fallen."""
+# Fractions of the steps before the budget begins to fall, and after it has fallen.
+WARMUP, FINAL = 0.1, 0.2
+# PEFT's rank allocator keeps these of each matrix: its importance, smoothed, and how uncertain that is.
 IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
-"""What PEFT's rank allocator keeps of each matrix: its importance, smoothed, and how uncertain that is."""
 
 
-def schedule(model: PeftModel, total: int) -> None:
-    """Let the budget fall over a run of `total` steps."""
-    config = model.peft_config["default"]
-    config.total_step, config.tinit, config.tfinal = total, int(SETTLING * total), int(FINAL * total)
+class AdaLoraBudget(TrainerCallback):
+    """Lets the rank budget fall over the run, and has PEFT allocate it after each step."""
 
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PeftModel,
+        **_,
+    ):
+        # PEFT wants the number of steps when the adapter is attached, but only the trainer knows it.
+        config, total = model.peft_config["default"], state.max_steps
+        config.total_step, config.tinit, config.tfinal = total, int(WARMUP * total), int(FINAL * total)
 
-def allocate(model: PeftModel, step: int) -> None:
-    """Give the budget to what matters, after step `step`'s update and before its gradients are let go."""
-    model.base_model.update_and_allocate(step)
+    def on_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PeftModel,
+        **_,
+    ):
+        # Importance is weight times gradient: after the update, and before Trainer clears the gradients.
+        model.base_model.update_and_allocate(state.global_step + 1)
 
 
 def save_state(model: PeftModel, folder: Path) -> None:
-    """Write what a resumed run needs: every matrix in full, their importance, and which ranks are left."""
+    """Writes what a resumed run needs: every matrix in full, their importance, and which ranks are left."""
     allocator, ranks = model.base_model.rankallocator, model.peft_config["default"].rank_pattern
     tensors = {f"weight {name}": tensor for name, tensor in _matrices(model).items()}
     for kind in IMPORTANCE:
@@ -40,7 +57,7 @@ def save_state(model: PeftModel, folder: Path) -> None:
 
 
 def load_state(model: PeftModel, folder: Path) -> None:
-    """Go on from what `save_state` wrote."""
+    """Restores what `save_state` wrote."""
     allocator, matrices = model.base_model.rankallocator, _matrices(model)
     allocator.reset_ipt()
     ranks: dict[str, list[bool]] = {}
@@ -52,10 +69,11 @@ def load_state(model: PeftModel, folder: Path) -> None:
             ranks[name] = tensor.tolist()
         else:
             vars(allocator)[kind][name] = tensor.to(matrices[name].device)
+    # None until the budget has fallen for the first time: PEFT tells the two apart.
     model.peft_config["default"].rank_pattern = ranks or None
 
 
 def _matrices(model: PeftModel) -> dict[str, torch.Tensor]:
-    """By their names in the base model, as the allocator knows them."""
+    """Returns AdaLoRA's parameters by their names in the base model: the allocator uses those."""
     named = model.get_base_model().named_parameters()
     return {name: parameter for name, parameter in named if ".lora_" in name}

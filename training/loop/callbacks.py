@@ -1,96 +1,85 @@
-"""RunCallback: turns what the trainer does into events, evaluates and saves when due, stops when asked."""
+"""RunCallback: turns the trainer's progress into events, evaluates and saves when due, stops on request."""
 
 import logging
 import math
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from training.config import TrainingConfig
-from training.evaluation.best_checkpoint import Best
-from training.runs.events import EventLog
-from vlm.errors import UserError
+from training.evaluation.best_checkpoint import BestCheckpoint
+from training.loop.context import NotFiniteError
+from training.runs.events import Event, EventLog
 
 logger = logging.getLogger(__name__)
 
+# Steps whose durations give the time left: long enough to be steady, short enough to follow a busy machine.
 WINDOW = 50
-"""Steps whose duration the time left is taken from."""
+# No time left is shown before this step: the first ones also compile, allocate and fill caches.
 SETTLED = 5
-"""Steps before the time left is worth saying."""
 
 
-class NotFiniteError(UserError):
-    """The loss or a gradient became NaN or infinite: the run ends, its older checkpoints stay."""
-
-
+@dataclass(eq=False)
 class RunCallback(TrainerCallback):
-    """Follows one run. `evaluate(step)` evaluates and reports; `stop_requested()` asks whether to end."""
+    """Follows one run, through all trainers that it takes (`training.loop.oom_retry`).
 
-    def __init__(
-        self,
-        config: TrainingConfig,
-        log: EventLog,
-        evaluate: Callable[[int], None],
-        stop_requested: Callable[[], bool],
-        best: Best | None = None,
-    ) -> None:
-        self.config = config
-        self.log = log
-        self.evaluate = evaluate
-        self.stop_requested = stop_requested
-        self.durations: deque[float] = deque(maxlen=WINDOW)
-        self.evaluation_s = 0.0
-        self.step_began = 0.0
-        self.stopped = False
-        self.best = best
-        self.ended_early = False
+    `evaluate(step, batch_size)` evaluates and returns the event, or None. `stop_requested()` returns whether
+    the run is to end, and `stopped` is whether it did for that. `untracked` are evaluations that the trackers
+    don't have yet: the base's comes before there is a trainer.
+    """
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ):
+    config: TrainingConfig
+    log: EventLog
+    evaluate: Callable[[int, int], Event | None]
+    stop_requested: Callable[[], bool]
+    best: BestCheckpoint | None = None
+    stopped: bool = False
+    untracked: list[Event] = field(default_factory=list)
+    durations: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    evaluation_s: float = 0.0
+    step_began: float = 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_):
         self.log.append("phase", name="training", done=state.global_step, total=state.max_steps)
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ):
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_):
         self.step_began = time.monotonic()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_):
         self.durations.append(time.monotonic() - self.step_began)
-        evaluation_steps = self.evaluation_steps(state.max_steps)
-        save_steps = self.config.save_steps
-        if state.global_step % save_steps == 0 if save_steps else state.global_step in evaluation_steps:
+        step, is_last = state.global_step, state.global_step >= state.max_steps
+        due, save_steps = step in self.evaluation_steps(state.max_steps), self.config.save_steps
+        if (step % save_steps == 0) if save_steps else due:
             control.should_save = True
-        if self.stop_requested() and state.global_step < state.max_steps:
+        if self.stop_requested() and not is_last:
             self.stopped = control.should_training_stop = control.should_save = True
-        if state.global_step in evaluation_steps and not self.stopped:
-            self.evaluate_now(state.global_step)
-            self.log.append("phase", name="training", done=state.global_step, total=state.max_steps)
-            self._look_at_best(state, control)
-        # The loss is looked at before anything is written: a checkpoint of NaN would push out a good one.
-        control.should_log |= control.should_save or state.global_step >= state.max_steps
+        # A stop skips the evaluation, which may take minutes; the resumed run makes up for it.
+        if due and not self.stopped:
+            self.evaluate_now(step, args.per_device_train_batch_size)
+            self.log.append("phase", name="training", done=step, total=state.max_steps)
+            if self.best is not None:
+                control.should_save |= self.best.step == step
+                if self.best.patience_is_over and not is_last:
+                    control.should_training_stop = control.should_save = True
+        # Trainer logs before it saves, and `on_log` raises on a loss that is not finite: otherwise a
+        # checkpoint of NaN would push a good one out.
+        control.should_log |= control.should_save or is_last
 
-    def _look_at_best(self, state: TrainerState, control: TrainerControl) -> None:
-        """Keep what is the best so far; end the run where nothing better came for long enough."""
-        if self.best is None:
-            return
-        control.should_save |= self.best.step == state.global_step
-        if self.best.is_over and state.global_step < state.max_steps:
-            self.ended_early = control.should_training_stop = control.should_save = True
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict, **_: object
-    ):
-        if "loss" not in logs:  # Trainer's summary at the end
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict, **_):
+        """Raises `NotFiniteError` after the event is written, so that the curve shows where it happened."""
+        if "loss" not in logs:  # Trainer's summary at the end, or an evaluation for the trackers
             return
         padding = f", {logs['padding']:.0%} padding" if logs.get("padding") is not None else ""
         logger.info("step %s of %s: loss %.3f%s", state.global_step, state.max_steps, logs["loss"], padding)
         step_s = sum(self.durations) / max(len(self.durations), 1)
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        on_gpu = torch.cuda.is_available()
         self.log.append(
             "step",
             step=state.global_step,
@@ -100,7 +89,9 @@ class RunCallback(TrainerCallback):
             learning_rate=logs["learning_rate"],
             grad_norm=logs["grad_norm"],
             examples_per_s=batch / step_s if step_s else None,
-            memory_gib=_memory_gib(),
+            # A GPU keeps its peak; a process on the CPU has only its memory now.
+            memory_gib=(torch.cuda.max_memory_allocated() if on_gpu else psutil.Process().memory_info().rss)
+            / 2**30,
             eta_s=self.time_left_s(state, step_s) if state.global_step >= SETTLED else None,
             padding=logs.get("padding"),
         )
@@ -110,25 +101,24 @@ class RunCallback(TrainerCallback):
                 f"Lower --learning_rate (now {self.config.learning_rate:g}) and resume or start again.",
             )
 
-    def evaluate_now(self, step: int) -> None:
-        """Evaluate, and remember how long it took."""
+    def evaluate_now(self, step: int, batch_size: int) -> None:
+        """Evaluates, and keeps the time that it took and the event for the trackers."""
         began = time.monotonic()
-        self.evaluate(step)
+        if (event := self.evaluate(step, batch_size)) is not None:
+            self.untracked.append(event)
         self.evaluation_s = time.monotonic() - began
 
+    def report_checkpoint(self, step: int, folder: Path) -> None:
+        """Appends a sealed checkpoint."""
+        logger.info("step %s: checkpoint sealed", step)
+        self.log.append("checkpoint", step=step, path=f"{folder.parent.name}/{folder.name}")
+
     def evaluation_steps(self, total: int) -> set[int]:
-        """The steps after which the model is evaluated: evenly spaced, the last one included."""
+        """Returns the steps after which the model is evaluated: evenly spaced, the last one included."""
         count = min(self.config.evaluations, total)
         return {round(total * (index + 1) / count) for index in range(count)}
 
     def time_left_s(self, state: TrainerState, step_s: float) -> float:
-        """Seconds to the end where a step takes `step_s`, with the evaluations that are still to come."""
+        """Returns seconds to the end where a step takes `step_s`, with the evaluations still to come."""
         evaluations_left = sum(step > state.global_step for step in self.evaluation_steps(state.max_steps))
         return (state.max_steps - state.global_step) * step_s + evaluations_left * self.evaluation_s
-
-
-def _memory_gib() -> float:
-    """Memory at its highest on a GPU, as it is now for a process on the CPU, in GiB."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return psutil.Process().memory_info().rss / 2**30

@@ -1,4 +1,4 @@
-"""HardSamples: each example's own loss, read off the batches that train, and the hardest told after an epoch.
+"""Highest-loss training examples: each example's own loss, read off the batches that train.
 
 No further forward pass: the logits are there. A loss is the mean over the example's answer tokens, as it was
 when the example was trained on: with dropout, and earlier in an epoch than later.
@@ -21,26 +21,28 @@ from vlm.prompting import IGNORED
 logger = logging.getLogger(__name__)
 
 HARDEST = 20
-LONGEST_SHOWN = 300
-MOST_TOLD = 50
-"""Epochs of a run that are told about: one of a thousand short epochs would say little, and fill the log."""
+MAX_CHARACTERS = 300
+# Epochs that write an event: those of a run of a thousand short ones would say little, and fill the log.
+MAX_REPORTS = 50
+# Relative difference of the examples' losses from the model's own: half precision stays within it too.
 TOLERANCE = 0.02
-"""Relative: how near the losses of a batch's examples must come to the model's own, in half precision too."""
 
 
-class HardSamples(TrainerCallback):
-    """Is shown what the model said of each batch, and tells after each epoch."""
+class HardestExamples(TrainerCallback):
+    """Records the losses of each batch, and appends the hardest examples to the log after each epoch.
+
+    `works` is whether the model's logits give its loss: None before the first batch.
+    """
 
     def __init__(self, examples: Sequence[Example], dataset: Dataset, log: EventLog) -> None:
         self.examples = {example.id: example for example in examples}
         self.dataset = dataset
         self.log = log
         self.works: bool | None = None
-        """Whether the model's logits give its loss: known after the first batch."""
         self.seen: list[tuple[list[str], torch.Tensor]] = []
 
     @torch.no_grad()
-    def look(
+    def record(
         self,
         example_ids: list[str],
         owners: torch.Tensor,
@@ -51,87 +53,68 @@ class HardSamples(TrainerCallback):
         *,
         encoder_decoder: bool,
     ) -> None:
-        """Keep a batch's losses. `loss` is the model's: its sum over `tokens`, or else over the batch's.
+        """Keeps a batch's losses. `loss` is the model's: its sum over `tokens`, or else over the batch's.
 
-        `owners`, shaped as the batch's labels were before they were trimmed, are places in `example_ids`.
+        `owners` [B, L], shaped as the batch's labels were before they were trimmed, are indices into
+        `example_ids`; logits are [B, K, V].
         """
         if self.works is False:
             return
-        labels, logits = _labels(batch, encoder_decoder=encoder_decoder), outputs.get("logits")
-        if logits is None or logits.shape[:2] != labels.shape:
-            self._give_up()
-            return
-        owners = _said_by(owners, batch, encoder_decoder=encoder_decoder)
-        sums, counts = _sums(logits, labels, owners.to(labels.device), len(example_ids))
-        if self.works is None:
-            self.works = _is_loss(loss, sums, counts, tokens)
-            if not self.works:
-                self._give_up()
-                return
-        self.seen.append((example_ids, sums / counts.clamp(min=1)))
+        logits = outputs.get("logits")
+        # A causal model's logits predict the token after theirs; a decoder's labels are shifted in the model.
+        if "shift_labels" in batch:  # training.batching.loss has cut both already
+            labels = batch["shift_labels"]
+        else:
+            labels = batch["labels"]
+            if not encoder_decoder:
+                labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+        if "logits_to_keep" in batch:
+            owners = owners[:, batch["logits_to_keep"].to(owners.device) + 1]
+        elif not encoder_decoder:
+            owners = nn.functional.pad(owners[:, 1:], (0, 1))
+        works = logits is not None and logits.shape[:2] == labels.shape
+        if works:
+            owners, examples = owners.to(labels.device), len(example_ids)
+            sums, counts = logits.new_zeros(examples, dtype=torch.float32), labels.new_zeros(examples)
+            # Row by row, since all logits of a batch in fp32 would be a second [B, K, V].
+            for row, expected, owner in zip(logits, labels, owners, strict=True):
+                learned = expected != IGNORED
+                row, expected, owner = row[learned].float(), expected[learned], owner[learned]
+                sums.index_add_(0, owner, nn.functional.cross_entropy(row, expected, reduction="none"))
+                counts.index_add_(0, owner, torch.ones_like(expected))
+            if self.works is None:
+                # Some models add another loss, or weigh tokens: then the parts don't add up to the whole.
+                total, whole = float(sums.sum()), float(loss)
+                divisors = {float(counts.sum()), float(counts.sum() if tokens is None else tokens)}
+                works = any(math.isclose(total / max(n, 1), whole, rel_tol=TOLERANCE) for n in divisors)
+        self.works = works
+        if works:
+            self.seen.append((example_ids, sums / counts.clamp(min=1)))
+        else:
+            logger.info("this model's loss can't be told apart by example: there are no hard samples")
 
-    def _give_up(self) -> None:
-        self.works = False
-        logger.info("this model's loss can't be told apart by example: there are no hard samples")
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
-        epoch, last = round(state.epoch), state.global_step >= state.max_steps
-        if self.seen and (last or epoch % math.ceil(state.num_train_epochs / MOST_TOLD) == 0):
-            self._tell(state)
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_):
+        is_last = state.global_step >= state.max_steps
+        due = is_last or round(state.epoch) % math.ceil(state.num_train_epochs / MAX_REPORTS) == 0
+        if self.seen and due:
+            ids = [name for names, _ in self.seen for name in names]
+            losses = torch.cat([losses for _, losses in self.seen]).tolist()
+            # Reversed, so that the first loss counts where an example comes twice: what fills a last batch is
+            # what the epoch began with.
+            by_id = dict(zip(reversed(ids), reversed(losses), strict=True))
+            samples = []
+            for name in sorted(by_id, key=lambda name: -by_id[name])[:HARDEST]:
+                example = self.examples[name]
+                samples.append(
+                    {
+                        "example_id": name,
+                        "image": image_relpath(self.dataset, example),
+                        "question": example.question[:MAX_CHARACTERS],
+                        "answer": example.answer[:MAX_CHARACTERS],
+                        "loss": by_id[name],
+                    }
+                )
+            self.log.append(
+                "hard", step=state.global_step, epoch=state.epoch, seen=len(by_id), samples=samples
+            )
         self.seen.clear()
-
-    def _tell(self, state: TrainerState) -> None:
-        ids = [name for names, _ in self.seen for name in names]
-        losses = torch.cat([losses for _, losses in self.seen]).tolist()
-        by_id = dict(zip(reversed(ids), reversed(losses), strict=True))  # what fills a last batch comes last
-        hardest = sorted(by_id, key=lambda name: -by_id[name])[:HARDEST]
-        samples = [self._sample(self.examples[name], by_id[name]) for name in hardest]
-        self.log.append("hard", step=state.global_step, epoch=state.epoch, seen=len(by_id), samples=samples)
-
-    def _sample(self, example: Example, loss: float) -> dict[str, Any]:
-        return {
-            "example_id": example.id,
-            "image": image_relpath(self.dataset, example),
-            "question": example.question[:LONGEST_SHOWN],
-            "answer": example.answer[:LONGEST_SHOWN],
-            "loss": loss,
-        }
-
-
-def _labels(batch: Mapping[str, Any], *, encoder_decoder: bool) -> torch.Tensor:
-    """What each of the logits is asked for, [B, K]: a causal model's logits tell the token after theirs."""
-    if "shift_labels" in batch:
-        return batch["shift_labels"]
-    labels = batch["labels"]
-    return labels if encoder_decoder else nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-
-
-def _said_by(owners: torch.Tensor, batch: Mapping[str, Any], *, encoder_decoder: bool) -> torch.Tensor:
-    """The owners of what `_labels` gives."""
-    if "logits_to_keep" in batch:
-        return owners[:, batch["logits_to_keep"].to(owners.device) + 1]
-    return owners if encoder_decoder else nn.functional.pad(owners[:, 1:], (0, 1))
-
-
-def _sums(
-    logits: torch.Tensor, labels: torch.Tensor, owners: torch.Tensor, examples: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each example's loss, summed over its answer tokens, and their number: [B] both."""
-    sums, counts = logits.new_zeros(examples, dtype=torch.float32), labels.new_zeros(examples)
-    for row, wanted, owner in zip(logits, labels, owners, strict=True):  # a batch's in fp32 would be large
-        learned = wanted != IGNORED
-        losses = nn.functional.cross_entropy(row[learned].float(), wanted[learned], reduction="none")
-        sums.index_add_(0, owner[learned], losses)
-        counts.index_add_(0, owner[learned], torch.ones_like(wanted[learned]))
-    return sums, counts
-
-
-def _is_loss(
-    loss: torch.Tensor, sums: torch.Tensor, counts: torch.Tensor, tokens: torch.Tensor | int | None
-) -> bool:
-    """Whether the examples' losses add up to the model's."""
-    whole, found = float(sums.sum()), float(loss)
-    of_batch, of_all = float(counts.sum()), float(counts.sum() if tokens is None else tokens)
-    return any(math.isclose(whole / max(n, 1), found, rel_tol=TOLERANCE) for n in (of_batch, of_all))

@@ -1,29 +1,21 @@
-"""How many examples go through the model at once; where memory runs out, half as many, at the same loss.
+"""Out-of-memory retry: half the micro-batch, twice the accumulation, at the same loss.
 
 A step's examples stay the same: what is halved goes through in twice as many passes, and losses are
-normalised over all of them. The attempt calls this around the fire drill, the loop and the evaluations.
+normalised over all of them. `training.loop.train.fit` makes a new trainer with what is chosen here.
 """
 
 import json
-import logging
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from accelerate.utils.memory import clear_device_cache
+from transformers.trainer import TRAINER_STATE_NAME
 
 from training.config import TrainingConfig
 from training.loop.trainer import AdapterTrainer
 from training.memory.estimate import best_remedy, device_memory, estimate
-from training.runs.checkpoints import Checkpoint, newest
-from training.runs.events import EventLog
+from training.runs.checkpoints import Checkpoint
 from vlm.errors import UserError
-from vlm.oom import is_out_of_memory
-
-logger = logging.getLogger(__name__)
-
-STATE_FILE = "trainer_state.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +26,9 @@ class MicroBatch:
     times: int
 
     def halved(self) -> Self | None:
-        """At most half as many at once and as many in a step; None of one."""
+        """Returns at most half as many at once and as many in a step; None of one."""
         whole = self.size * self.times
+        # Only divisors: a step of other examples would be another run.
         smaller = (size for size in range(self.size // 2, 0, -1) if whole % size == 0)
         return next((type(self)(size, whole // size) for size in smaller), None)
 
@@ -44,94 +37,54 @@ class MicroBatch:
         return f"--batch_size {self.size} --gradient_accumulation_steps {self.times}"
 
 
-def begun_with(config: TrainingConfig, checkpoint: Checkpoint | None) -> MicroBatch:
-    """What the settings say, or what a run had come down to when its checkpoint was written."""
+def first_micro_batch(config: TrainingConfig, checkpoint: Checkpoint | None) -> MicroBatch:
+    """Returns the settings' micro-batch, or the one that a run was down to at its checkpoint."""
     chosen = MicroBatch(config.batch_size, config.gradient_accumulation_steps)
     if checkpoint is None:
         return chosen
-    size = json.loads((checkpoint.path / STATE_FILE).read_text())["train_batch_size"]
+    size = json.loads((checkpoint.path / TRAINER_STATE_NAME).read_text())["train_batch_size"]
     whole = chosen.size * chosen.times
+    # Whoever resumes may have changed batch_size in config.yaml: a smaller one there is believed.
     return MicroBatch(size, whole // size) if size < chosen.size and whole % size == 0 else chosen
 
 
-def train_within_memory(
-    config: TrainingConfig,
-    log: EventLog,
-    at_once: MicroBatch,
-    checkpoint: Checkpoint | None,
-    make_trainer: Callable[[MicroBatch], AdapterTrainer],
-    caught_up: Callable[[AdapterTrainer, Checkpoint], bool],
-) -> AdapterTrainer:
-    """Train to the end, with fewer examples at once where memory runs out. Returns the trainer that ended.
+def free_and_halve(config: TrainingConfig, trainer: AdapterTrainer, micro_batch: MicroBatch) -> MicroBatch:
+    """Frees a trainer that ran out of memory, and returns the micro-batch to go on with.
 
-    A step that ran out of memory begins anew: nothing of it had reached the weights. `caught_up` is asked
-    before a run goes on from a checkpoint: whether it was over. Raises `UserError` where one example alone,
-    or the optimizer, does not fit.
+    Raises:
+        UserError: one example alone, or the optimizer, does not fit, or several processes would have to
+            halve together.
     """
-    while True:
-        trainer = make_trainer(at_once)
-        try:
-            if checkpoint is not None and caught_up(trainer, checkpoint):
-                return trainer
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
-            return trainer
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            logger.info("out of memory: %s", next(iter(str(error).splitlines()), type(error).__name__))
-        # Only here are the error and its frames gone, which held the step's activations.
-        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-        trainer.model.zero_grad()
-        trainer.accelerator.free_memory()
-        clear_device_cache(garbage_collection=True)
-        smaller = at_once.halved()
-        apart = trainer.args.world_size > 1 and not trainer.drilling
-        if smaller is None or trainer.updating or apart:
-            raise _does_not_fit(config, trainer, smaller)
-        if trainer.state.global_step:
-            checkpoint = _sealed_here(trainer)
-        at_once = smaller
-        problem = f"{trainer.args.train_batch_size} examples at once do not fit into memory"
-        logger.warning("%s: going on with %s, which gives the same losses", problem, at_once.flags)
-        log.append(
-            "warning",
-            problem=f"{problem}, so {at_once.size} go through at once, at the same loss.",
-            remedy=f"Start the next run with {at_once.flags}.",
-        )
-
-
-def _sealed_here(trainer: AdapterTrainer) -> Checkpoint | None:
-    """A checkpoint of the last step that was done: the newest, or one written now."""
-    folder, step = Path(trainer.args.output_dir), trainer.state.global_step
-    found = newest(folder)
-    if found is None or found.step != step:
-        trainer._save_checkpoint(trainer.model_wrapped, None)
-        found = newest(folder)
-    return found
-
-
-def _does_not_fit(config: TrainingConfig, trainer: AdapterTrainer, smaller: MicroBatch | None) -> UserError:
-    """What to say where halving does not help, or several processes would have to do it together."""
-    if trainer.updating:
-        return UserError(
+    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    trainer.model.zero_grad()
+    trainer.accelerator.free_memory()
+    clear_device_cache(garbage_collection=True)
+    smaller = micro_batch.halved()
+    if trainer.hooks.updating:
+        # The optimizer's state has the size of the adapter, whatever the batch is.
+        raise UserError(
             "The optimizer's numbers do not fit into memory beside the model.",
             "Use --optim adamw_8bit, or a lower --text_lora_r.",
         )
-    if smaller is not None:
-        return UserError(
-            f"{trainer.args.train_batch_size} examples at once do not fit into the memory of one process.",
+    if smaller is None:
+        raise UserError(
+            f"One example alone does not fit into memory: {', '.join(trainer.example_ids)}.",
+            what_helps(config),
+        )
+    if trainer.args.world_size > 1:
+        # The other ranks wait for this one in the middle of the step: they can't be told to halve.
+        raise UserError(
+            f"{micro_batch.size} examples at once do not fit into the memory of one process.",
             f"Set batch_size: {smaller.size} and gradient_accumulation_steps: {smaller.times} in the run's "
             "config.yaml and resume: the losses are the same.",
         )
-    return UserError(
-        f"One example alone does not fit into memory: {', '.join(trainer.example_ids)}.",
-        what_helps(config),
-    )
+    return smaller
 
 
 def what_helps(config: TrainingConfig) -> str:
-    """The setting that helps most, by the estimate: what it takes for one example is known not to fit."""
+    """Returns the remedy that saves most, by the estimate."""
     alone = config.model_copy(update={"batch_size": 1})
+    # The estimate may say that one example fits, but it is known not to: anything must save at least a byte.
     room = min(device_memory(config.device), estimate(alone).total - 1)
     remedy = best_remedy(alone, room)
     if remedy is None or remedy.setting == "batch_size":

@@ -1,4 +1,4 @@
-"""Trackers: a run's numbers in TensorBoard, Trackio or Weights & Biases, through Trainer's own callbacks.
+"""Experiment trackers: TensorBoard, Trackio or Weights & Biases, through Trainer's own callbacks.
 
 None is used unless `--report_to` says so. Their keys stay where they keep them: nothing secret is a setting.
 """
@@ -18,7 +18,11 @@ PROJECT = "lora-lens"
 
 
 def require_tracker(name: str) -> None:
-    """Raise `UserError` where the tracker's package is not installed."""
+    """Checks that a tracker can be used.
+
+    Raises:
+        UserError: its package is not installed.
+    """
     if name != "none" and importlib.util.find_spec(name) is None:
         raise UserError(
             f"--report_to {name} needs the package {name}, which is not installed.",
@@ -27,8 +31,8 @@ def require_tracker(name: str) -> None:
 
 
 @contextmanager
-def directed(run: Run) -> Iterator[None]:
-    """Let trackers that write files write them into the run's folder, unless the environment says where."""
+def tracker_environment(run: Run) -> Iterator[None]:
+    """Makes trackers write their files into the run's folder, unless the environment says where."""
     ours = {
         "TENSORBOARD_LOGGING_DIR": str(run.path / "tensorboard"),
         "WANDB_DIR": str(run.path),
@@ -39,14 +43,17 @@ def directed(run: Run) -> Iterator[None]:
     try:
         yield
     finally:
+        # The next run of this process has another folder.
         for name in added:
             os.environ.pop(name, None)
 
 
 def track_evaluation(trainer: Trainer, event: Event) -> None:
-    """Hand the numbers of an `evaluated` event to the trackers."""
+    """Passes the numbers of an `evaluated` event to the trackers."""
     numbers = {"loss": event["loss"], **event["metrics"]}
+    # The event log writes a number that is not finite as null.
     logs = {f"eval_{name}": value for name, value in numbers.items() if isinstance(value, int | float)}
-    due = trainer.control.should_log  # logging sets it back, and the loss of this step would not be told
+    # `Trainer.log` clears `should_log`, and the loss of this very step would not be logged.
+    due = trainer.control.should_log
     trainer.log(logs)
     trainer.control.should_log = due

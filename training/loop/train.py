@@ -1,6 +1,7 @@
-"""One attempt at a run, top to bottom: from its settings to a verified adapter, told to the event log.
+"""The story of a run: from its settings to a verified adapter, reported to the event log.
 
-The worker calls `Attempt.work`, after it has the run's lock: importing this imports torch.
+`train` calls the phases in their order. The worker calls it once it has the run's lock; importing this
+imports torch.
 """
 
 import importlib.metadata
@@ -8,35 +9,36 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import TrainerState, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from training.batching.collator import Collator
 from training.batching.equivalence import trial
-from training.batching.samplers import Streams
 from training.batching.setup import build_collator
-from training.data.dataset import Dataset
+from training.config import TrainingConfig
 from training.data.validate.image_index import ImageIndex
-from training.distributed import ALONE, Ranks
-from training.evaluation.best_checkpoint import Best
-from training.evaluation.evaluator import Examiner
+from training.distributed import ALONE, ProcessGroup
+from training.evaluation.best_checkpoint import BestCheckpoint
+from training.evaluation.evaluate import Evaluator
 from training.loop.callbacks import RunCallback
-from training.loop.hardest_examples import HardSamples
-from training.loop.oom_retry import MicroBatch, begun_with, train_within_memory, what_helps
-from training.loop.preflight import FireDrill
-from training.loop.prepare_data import read_data
-from training.loop.trackers import directed, require_tracker, track_evaluation
+from training.loop.context import RunContext, StopBeforeTraining
+from training.loop.hardest_examples import HardestExamples
+from training.loop.oom_retry import first_micro_batch, free_and_halve, what_helps
+from training.loop.preflight import Preflight
+from training.loop.prepare_data import PreparedData, prepare_data
+from training.loop.trackers import require_tracker, tracker_environment
 from training.loop.trainer import AdapterTrainer, training_arguments
 from training.memory.estimate import give_blocks_back
 from training.model_card import write_card
 from training.runs import Run, checkpoints
-from training.runs.events import Event, EventLog
+from training.runs.checkpoints import Checkpoint
+from training.runs.events import EventLog
 from vlm import adapters
 from vlm.errors import UserError
 from vlm.example import Example
@@ -46,313 +48,297 @@ from vlm.models import hub
 from vlm.models.loading import LoadedModel, load_base
 from vlm.oom import is_out_of_memory
 from vlm.param_counts import TowerCounts
-from vlm.prompting import prompt_style
+from vlm.prompting import PromptStyle, prompt_style
 
 logger = logging.getLogger(__name__)
 
+# What the numbers of a run depend on.
 VERSIONS_OF = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
-TOLD_ON_CARD = ("evaluated", "data", "started", "step", "blindfold")
+ON_CARD = ("evaluated", "data", "started", "step", "blindfold")
 
 
-class StopBeforeTraining(Exception):
-    """Stop was asked for before this attempt's first step: there is nothing new to save."""
+@dataclass(frozen=True, slots=True)
+class AdaptedModel:
+    """The base with the adapter that trains, and how that was before its first step.
+
+    `initial_fingerprint` hashes what trains; `initial_folder` holds the adapter of a method that changes the
+    base, else it is None (vlm.adapters.saving).
+    """
+
+    loaded: LoadedModel
+    model: adapters.PeftModel
+    prompt: PromptStyle
+    counts: TowerCounts
+    initial_fingerprint: str
+    initial_folder: Path | None
 
 
-class Attempt:
-    """What the steps of one attempt share. `stop_requested()` asks whether somebody wants the run to end."""
+def train(
+    config: TrainingConfig,
+    run: Run,
+    log: EventLog,
+    stop_requested: Callable[[], bool],
+    ranks: ProcessGroup = ALONE,
+    *,
+    trainer_type: type[AdapterTrainer] = AdapterTrainer,
+) -> bool:
+    """Trains the run's adapter: returns True if it is finished, False if it was stopped.
 
-    def __init__(
-        self, run: Run, log: EventLog, stop_requested: Callable[[], bool], ranks: Ranks = ALONE
-    ) -> None:
-        self.run = run
-        self.ranks = ranks
-        self.config = run.config()
-        self.log = log
-        self.stop_requested = stop_requested
-        self.streams: Streams = {}
-        """Tokens of each example's streams, by its id."""
-        self.trainer: AdapterTrainer | None = None
-        self.untracked: list[Event] = []
-        """Evaluations that a tracker has still to be told of: the base's comes before there is a trainer."""
-        self.began = time.monotonic()
+    `trainer_type` lets a benchmark measure within the loop.
 
-    def work(self) -> bool:
-        """Train the adapter: True if finished, False if stopped. Raises `UserError` as its steps do."""
-        require_tracker(self.config.report_to)
-        try:
-            with directed(self.run):
-                return self._work()
-        except StopBeforeTraining:
-            checkpoint = checkpoints.newest(self.run.checkpoints_path)
-            self._end("stopped", 0 if checkpoint is None else checkpoint.step)
-            return False
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise UserError(f"Memory ran out: {error}", what_helps(self.config)) from error
+    Raises:
+        UserError: settings, dataset, model or machine don't allow the run, or memory ran out.
+    """
+    context = RunContext(config, run, log, ranks, stop_requested, time.monotonic())
+    require_tracker(config.report_to)
+    transformers_logging.disable_progress_bar()
+    try:
+        with tracker_environment(run):
+            data = ranks.of_first(lambda: prepare_data(config, run, log, context.phase))
+            checkpoint = ranks.of_first(lambda: checkpoints.newest(run.checkpoints_path))
+            if checkpoint is not None:
+                checkpoints.require_same_dataset(checkpoint, data.dataset.fingerprint)
+                checkpoints.require_same_ranks(checkpoint, ranks.world)
 
-    def _work(self) -> bool:
-        transformers_logging.disable_progress_bar()
-        dataset, train, held_out, self.streams = self.ranks.of_first(
-            lambda: read_data(self.config, self.run, self.log, self._phase)
-        )
-        checkpoint = self.ranks.of_first(lambda: checkpoints.newest(self.run.checkpoints_path))
-        if checkpoint is not None:
-            checkpoints.require_same_dataset(checkpoint, dataset.fingerprint)
-            checkpoints.require_same_ranks(checkpoint, self.ranks.world)
+            context.phase("loading", 0, 1)
+            adapted = load_model(context)
+            loaded, model, prompt = adapted.loaded, adapted.model, adapted.prompt
+            examples = [*data.train, *data.evaluated]
+            encoding = partial(context.phase, "encoding images")
+            digest_of = ImageIndex(config.workspace, data.dataset.root).digest_of
+            collator = build_collator(config, loaded, model, prompt, examples, encoding, ranks, digest_of)
+            require_working_method(config, model, collator, data.train[:1])
 
-        self._phase("loading", 0, 1)
-        set_seed(self.config.seed)
-        loaded = load_base(self.config)
-        if self.config.gradient_checkpointing and loaded.device.type == "cpu":
-            give_blocks_back()
-        model = self._adapt(loaded)
-        counts, begun_as = adapters.count(model), adapters.fingerprint(model)
-        start = self.ranks.of_first(
-            lambda: adapters.save_start(model, self.config.method, self.run.path / "adapter_start")
-        )
-        self._tell_start(loaded, counts)
+            evaluated = run.events({"evaluated"})
+            best = BestCheckpoint.from_events(config, evaluated, checkpoint.step if checkpoint else 0)
+            parts = (model, collator, data.evaluated, data.dataset, best, context.phase)
+            evaluator = Evaluator(config, log, *parts, ranks.first or ranks.share_weights)
+            callback = RunCallback(config, log, evaluator.evaluate, context.any_rank_stops, best)
+            if checkpoint is None:
+                # PiSSA and OLoRA split the base in two: only with the adapter as it begins is it the base.
+                changed = adapted.initial_folder is not None
+                with nullcontext() if changed else model.disable_adapter():
+                    callback.evaluate_now(0, config.batch_size)
+            trainer = fit(context, data, adapted, collator, callback, checkpoint, trainer_type)
+            return finish(context, adapted, trainer, callback, evaluator)
+    except StopBeforeTraining:
+        checkpoint = checkpoints.newest(run.checkpoints_path)
+        context.end("stopped", 0 if checkpoint is None else checkpoint.step)
+        return False
+    except (RuntimeError, MemoryError) as error:
+        # Within the loop this is `fit`'s matter; what comes here is loading, encoding and evaluating.
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(f"Memory ran out: {error}", what_helps(config)) from error
 
-        prompt = prompt_style(loaded.model.config, loaded.processor, self.config.max_length)
-        collator = build_collator(
-            self.config,
-            loaded,
-            model,
-            prompt,
-            [*train, *held_out],
-            lambda done, total: self._phase("encoding images", done, total),
-            self.ranks,
-            ImageIndex(self.config.workspace, dataset.root).digest_of,
-        )
-        self._try_method(model, collator, train[:1])
 
-        best = Best.so_far(self.config, self.run.events({"evaluated"}), checkpoint.step if checkpoint else 0)
-        examiner = Examiner(self.config, self.log, model, collator, held_out, dataset, best, self._phase)
-        examiner.asks = self.ranks.first or self.ranks.share_weights
+def load_model(context: RunContext) -> AdaptedModel:
+    """Returns the base with a fresh adapter, or with the one that this run continues from.
 
-        def evaluate_at(step: int) -> None:
-            evaluated = examiner.evaluate(step)
-            self.untracked += [evaluated] if evaluated and self.ranks.first else []
-            self._track()
-
-        callback = RunCallback(
-            self.config, self.log, evaluate_at, lambda: self.ranks.any(self.stop_requested()), best
-        )
-        if checkpoint is None:
-            # An adapter that changes the base is, before its first step, what gives the base's answers.
-            with model.disable_adapter() if start is None else nullcontext():
-                callback.evaluate_now(0)
-        trainer = self._train(model, loaded, collator, train, callback, examiner, dataset, checkpoint)
-        return self._finish(model, counts, trainer, callback, examiner, begun_as, start)
-
-    def _caught_up(
-        self, trainer: AdapterTrainer, callback: RunCallback, checkpoint: checkpoints.Checkpoint
-    ) -> bool:
-        """Make up for an evaluation that a stop left out. True where the run had come to its early end."""
-        state = TrainerState.load_from_json(str(checkpoint.path / TRAINER_STATE_NAME))
-        told = self.ranks.of_first(lambda: {event["step"] for event in self.run.events({"evaluated"})})
-        trainer.state = state
-        if checkpoint.step in callback.evaluation_steps(state.max_steps) and checkpoint.step not in told:
-            trainer.load_weights(checkpoint.path)
-            callback.evaluate_now(checkpoint.step)
-        over = self.ranks.of_first(lambda: callback.best is not None and callback.best.is_over)
-        if over and checkpoint.step < state.max_steps:
-            trainer.load_weights(checkpoint.path)
-            callback.ended_early = True
-        return callback.ended_early
-
-    def _adapt(self, loaded: LoadedModel) -> adapters.PeftModel:
-        """The base with a fresh adapter, or with the one that this run goes on from."""
-        config = self.config
-        if config.from_adapter is not None:
-            logger.info("going on from %s: method, layers and ranks are its own", config.from_adapter)
-            return adapters.load(loaded.model, Path(config.from_adapter), trainable=True)
+    Raises:
+        UserError: the base or the adapter can't be loaded, or the method does not fit the base.
+    """
+    config, run = context.config, context.run
+    set_seed(config.seed)  # the adapter's weights are the first random numbers of a run
+    loaded = load_base(config)
+    if config.gradient_checkpointing and loaded.device.type == "cpu":
+        give_blocks_back()
+    # Of a folder the last part: no path of this machine may stand in an adapter.
+    base = Path(config.model).name if Path(config.model).is_absolute() else config.model
+    if config.from_adapter is not None:
+        logger.info("going on from %s: method, layers and ranks are its own", config.from_adapter)
+        model = adapters.load(loaded.model, Path(config.from_adapter), trainable=True)
+    else:
         method, composed = METHODS[config.method], hub.is_composed(config.model)
         if method.rank and not method.rank_per_tower and config.use_vision_lora and config.use_text_lora:
             logger.info("%s has one rank for all towers: %d", method.label, config.text_lora_r)
-        return adapters.attach(loaded.model, config, base_name(config.model), new_connector=composed)
+        model = adapters.attach(loaded.model, config, base, new_connector=composed)
+    counts, fingerprint = adapters.count(model), adapters.fingerprint(model)
+    initial = run.path / "adapter_start"
+    folder = context.ranks.of_first(lambda: adapters.save_start(model, config.method, initial))
+    for line in adapters.count_lines(counts):
+        logger.info(line)
+    versions = dict.fromkeys(VERSIONS_OF, "not installed")
+    for name in VERSIONS_OF:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    context.log.append(
+        "started",
+        base_model=base,
+        device=str(loaded.device),
+        precision=loaded.precision,
+        seed=config.seed,
+        versions=versions,
+        towers=counts.as_dict(),
+        trainable=counts.trainable,
+        total=counts.total,
+    )
+    prompt = prompt_style(loaded.model.config, loaded.processor, config.max_length)
+    return AdaptedModel(loaded, model, prompt, counts, fingerprint, folder)
 
-    def _train(
-        self,
-        model: adapters.PeftModel,
-        loaded: LoadedModel,
-        collator: Collator,
-        examples: Sequence[Example],
-        callback: RunCallback,
-        examiner: Examiner,
-        dataset: Dataset,
-        checkpoint: checkpoints.Checkpoint | None,
-    ) -> AdapterTrainer:
-        """The fire drill and the loop. Raises `UserError` where not even one example fits into memory."""
 
-        def sealed(step: int, folder: Path) -> None:
-            collator.flush()
-            self._tell_checkpoint(step, folder)
+def require_working_method(
+    config: TrainingConfig, model: adapters.PeftModel, collator: Collator, examples: Sequence[Example]
+) -> None:
+    """Computes one loss and generates one token, since some models can't run with some of PEFT's methods.
 
-        def make_trainer(at_once: MicroBatch) -> AdapterTrainer:
-            examiner.batch_size = 2 * at_once.size  # nothing is kept for a backward pass
-            smaller = {"batch_size": at_once.size, "gradient_accumulation_steps": at_once.times}
-            if collator.features is not None:  # nothing is left to decode
-                smaller["dataloader_num_workers"] = 0
-            config = self.config.model_copy(update=smaller)
-            trainer = AdapterTrainer(
-                model,
-                config,
-                training_arguments(config, loaded, self.run.checkpoints_path),
-                collator,
-                examples,
-                callback,
-                dataset_fingerprint=dataset.fingerprint,
-                on_sealed=sealed,
-                streams=self.streams,
-                best=callback.best,
-                # Of several processes each sees a part of the examples.
-                hard=HardSamples(examples, dataset, self.log) if self.ranks.world == 1 else None,
-            )
-            drill = FireDrill(trainer, callback, self.log, self.streams)
-            trainer.callback_handler.callbacks.insert(0, drill)  # it is over before training is told of
-            self.trainer = trainer
-            self._track()
-            set_seed((self.config.seed + self.ranks.rank) % 2**32)  # each rank drops other activations out
+    Raises:
+        UserError: in place of what PEFT or the model would raise in the middle of the run.
+    """
+    if config.method == "lora" or config.from_adapter is not None:
+        return
+    with trial(model) as refusals, torch.no_grad():
+        model(**collator(examples).to(model.device))
+        inputs = collator.inputs(examples).to(model.device)
+        model.generate(**inputs, max_new_tokens=1, do_sample=False)
+    for error in refusals:
+        logger.info("what it raised", exc_info=error)
+        label, kind = METHODS[config.method].label, type(model.get_base_model()).__name__
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"{label} does not work with {kind}: {reason}",
+            "Use --method lora; docs/models.md lists which methods work with which models.",
+        ) from error
+
+
+def fit(
+    context: RunContext,
+    data: PreparedData,
+    adapted: AdaptedModel,
+    collator: Collator,
+    callback: RunCallback,
+    checkpoint: Checkpoint | None,
+    trainer_type: type[AdapterTrainer],
+) -> AdapterTrainer:
+    """Trains to the end, with fewer examples at once where memory runs out, and returns the last trainer.
+
+    Raises:
+        UserError: one example alone, or the optimizer, does not fit into memory.
+    """
+    config, log, ranks = context.config, context.log, context.ranks
+    micro_batch = first_micro_batch(config, checkpoint)
+    while True:
+        smaller = {"batch_size": micro_batch.size, "gradient_accumulation_steps": micro_batch.times}
+        if collator.features is not None:  # nothing is left to decode
+            smaller["dataloader_num_workers"] = 0
+        now = config.model_copy(update=smaller)
+        trainer = trainer_type(
+            adapted.model,
+            now,
+            training_arguments(now, adapted.loaded, context.run.checkpoints_path),
+            collator,
+            data.train,
+            callback,
+            dataset_fingerprint=data.dataset.fingerprint,
+            on_sealed=callback.report_checkpoint,
+            lengths=data.lengths,
+            best=callback.best,
+            # Of several processes each sees a part of the examples.
+            hardest=HardestExamples(data.train, data.dataset, log) if ranks.world == 1 else None,
+            preflight=partial(Preflight, callback=callback, log=log, lengths=data.lengths),
+            untracked=callback.untracked,
+        )
+        # Trainer's constructor seeds all ranks alike: each must drop other activations out.
+        set_seed((config.seed + ranks.rank) % 2**32)
+        try:
+            if checkpoint is None:
+                trainer.train()
+            elif not catch_up(context, trainer, callback, checkpoint):
+                trainer.train(resume_from_checkpoint=str(checkpoint.path))
             return trainer
-
-        at_once = begun_with(self.config, checkpoint)
-
-        def caught_up(trainer: AdapterTrainer, checkpoint: checkpoints.Checkpoint) -> bool:
-            return self._caught_up(trainer, callback, checkpoint)
-
-        return train_within_memory(self.config, self.log, at_once, checkpoint, make_trainer, caught_up)
-
-    def _try_method(self, model: adapters.PeftModel, collator: Collator, examples: Sequence[Example]) -> None:
-        """One loss and one token with an unusual method, since some models can't run with some of PEFT's.
-
-        Raises `UserError` in place of what PEFT or the model would raise in the middle of the run.
-        """
-        if self.config.method == "lora" or self.config.from_adapter is not None:
-            return
-        with trial(model) as refusals, torch.no_grad():
-            model(**collator(examples).to(model.device))
-            inputs = collator.inputs(examples).to(model.device)
-            model.generate(**inputs, max_new_tokens=1, do_sample=False)
-        for error in refusals:
-            logger.info("what it raised", exc_info=error)
-            label, kind = METHODS[self.config.method].label, type(model.get_base_model()).__name__
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise UserError(
-                f"{label} does not work with {kind}: {reason}",
-                "Use --method lora; docs/models.md lists which methods work with which models.",
-            ) from error
-
-    def _track(self) -> None:
-        """Hand to the trackers what they have not been told."""
-        while self.trainer is not None and self.untracked:
-            track_evaluation(self.trainer, self.untracked.pop(0))
-
-    def _finish(
-        self,
-        model: adapters.PeftModel,
-        counts: TowerCounts,
-        trainer: AdapterTrainer,
-        callback: RunCallback,
-        examiner: Examiner,
-        begun_as: str,
-        start: Path | None,
-    ) -> bool:
-        """Put a verified adapter in place. A run is finished only if it came to its planned step.
-
-        `begun_as` and `start` tell how the adapter was before its first step (vlm.adapters).
-        """
-        step, total = trainer.state.global_step, trainer.state.max_steps
-        if step < total and not (callback.stopped or callback.ended_early):
-            raise UserError(
-                f"Training ended at step {step} of {total}.", "Read output.log, then resume the run."
-            )
-        best = self._kept(trainer, callback) if examiner.asks else None
-        kept = step if best is None else best
-        if not callback.stopped:
-            examiner.tell_blindfold(kept)
-        state_dict = trainer.gathered_weights()
-        if not self.ranks.first:
-            return not callback.stopped
-        self.log.append("phase", name="saving", done=0, total=1)
-        folder = self.run.adapter_path
-        draft = folder.with_name("adapter.draft")
-        adapters.save(model, draft, state_dict, start=start)
-        adapters.verify_saved(model, draft, state_dict, begun_as=begun_as, converted=start is not None)
-        commit = hub.commit(self.config.model, self.config.revision)
-        told = self.run.events(TOLD_ON_CARD)
-        write_card(draft / "README.md", self.config, counts, told, kept, best, base_commit=commit)
-        replace_folder(draft, folder)
-        if start is not None:
-            shutil.rmtree(start)
-        extra = {} if best is None else {"best_step": best, "best_metric": self.config.best_metric}
-        if callback.ended_early:
-            extra["ended_early"] = True
-        self._end("stopped" if callback.stopped else "finished", step, **extra)
-        return not callback.stopped
-
-    def _kept(self, trainer: AdapterTrainer, callback: RunCallback) -> int | None:
-        """Put the best evaluation's adapter back in place: its step; None where the last one is kept."""
-        best, last = callback.best, trainer.state.global_step
-        if best is not None and best.step is None and not callback.stopped:
-            problem = f"No evaluation could measure {best.metric}: the last step's adapter is kept."
-            self.log.append("warning", problem=problem, remedy="Choose another --best_metric.")
-        if best is None or best.step is None:
-            return None
-        if callback.ended_early:
-            logger.info("nothing was better than step %s for %s evaluations", best.step, best.since)
-        if best.step == last:
-            return last
-        folder = checkpoints.sealed(self.run.checkpoints_path, best.step)
-        if folder is None:
-            problem = f"The checkpoint of the best step, {best.step}, is gone: the last one is kept."
-            self.log.append("warning", problem=problem, remedy="Train again with these settings.")
-            return None
-        trainer.load_weights(folder)
-        return best.step
-
-    def _end(self, kind: str, step: int, **extra: Any) -> None:
-        elapsed_s = time.monotonic() - self.began
-        extra |= {"adapter": self.run.adapter_path.name} if kind == "finished" else {}
-        logger.info("%s at step %s after %.0f s", kind, step, elapsed_s)
-        self.log.append(kind, step=step, elapsed_s=elapsed_s, **extra)
-
-    def _tell_start(self, loaded: LoadedModel, counts: TowerCounts) -> None:
-        for line in adapters.count_lines(counts):
-            logger.info(line)
-        self.log.append(
-            "started",
-            base_model=base_name(self.config.model),
-            device=str(loaded.device),
-            precision=loaded.precision,
-            seed=self.config.seed,
-            versions=versions(),
-            towers=counts.as_dict(),
-            trainable=counts.trainable,
-            total=counts.total,
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            logger.info("out of memory: %s", next(iter(str(error).splitlines()), type(error).__name__))
+        # Only here are the error and its frames gone, which held the step's activations. Nothing of the step
+        # has reached the weights: it is repeated.
+        micro_batch = free_and_halve(config, trainer, micro_batch)
+        checkpoint = trainer.checkpoint_now() if trainer.state.global_step else checkpoint
+        problem = f"{trainer.args.train_batch_size} examples at once do not fit into memory"
+        logger.warning("%s: going on with %s, which gives the same losses", problem, micro_batch.flags)
+        log.append(
+            "warning",
+            problem=f"{problem}, so {micro_batch.size} go through at once, at the same loss.",
+            remedy=f"Start the next run with {micro_batch.flags}.",
         )
 
-    def _tell_checkpoint(self, step: int, folder: Path) -> None:
-        logger.info("step %s: checkpoint sealed", step)
-        self.log.append("checkpoint", step=step, path=f"{folder.parent.name}/{folder.name}")
 
-    def _phase(self, name: str, done: int, total: int, *, may_stop: bool = True) -> None:
-        if may_stop and self.stop_requested():
-            raise StopBeforeTraining
-        self.log.append("phase", name=name, done=done, total=total)
+def catch_up(
+    context: RunContext, trainer: AdapterTrainer, callback: RunCallback, checkpoint: Checkpoint
+) -> bool:
+    """Makes up for an evaluation that a stop left out. Returns whether the run had come to its early end."""
+    state, ranks = trainer.restore_state(checkpoint.path), context.ranks
+    evaluated = ranks.of_first(lambda: {event["step"] for event in context.run.events({"evaluated"})})
+    if checkpoint.step in callback.evaluation_steps(state.max_steps) and checkpoint.step not in evaluated:
+        trainer.load_weights(checkpoint.path)
+        callback.evaluate_now(checkpoint.step, trainer.args.per_device_train_batch_size)
+        trainer.track_evaluations()
+    over = ranks.of_first(lambda: callback.best is not None and callback.best.patience_is_over)
+    if over and checkpoint.step < state.max_steps:
+        # Without `train` nothing else would load them, and the last step's adapter may be the one to keep.
+        trainer.load_weights(checkpoint.path)
+        return True
+    return False
 
 
-def base_name(model: str) -> str:
-    """How an adapter names its base: a folder by its last part, so that no path of this machine leaves it."""
-    return Path(model).name if Path(model).is_absolute() else model
+def finish(
+    context: RunContext,
+    adapted: AdaptedModel,
+    trainer: AdapterTrainer,
+    callback: RunCallback,
+    evaluator: Evaluator,
+) -> bool:
+    """Puts a verified adapter in place. Returns False where the run was stopped.
+
+    Raises:
+        UserError: the loop ended before its last step, or training changed nothing.
+    """
+    config, run, log, first = context.config, context.run, context.log, context.ranks.first
+    step, total, best = trainer.state.global_step, trainer.state.max_steps, callback.best
+    ended_early = step < total and best is not None and best.patience_is_over
+    # The first rank judges alone: the others don't evaluate, and can't know of an early end.
+    if first and step < total and not (callback.stopped or ended_early):
+        raise UserError(f"Training ended at step {step} of {total}.", "Read output.log, then resume the run.")
+    if ended_early:
+        logger.info("nothing was better than step %s for %s evaluations", best.step, best.since)
+    best_step = restore_best(run, log, trainer, callback) if evaluator.enabled else None
+    kept = step if best_step is None else best_step
+    if not callback.stopped:
+        evaluator.report_blindfold(kept, trainer.args.per_device_train_batch_size)
+    weights = trainer.gathered_weights()
+    if not first:
+        return not callback.stopped
+    log.append("phase", name="saving", done=0, total=1)
+    # Written beside its place, verified, and only then renamed: an adapter that is there is a good one.
+    model, initial, draft = adapted.model, adapted.initial_folder, run.adapter_path.with_name("adapter.draft")
+    adapters.save(model, draft, weights, start=initial)
+    begun_as = adapted.initial_fingerprint
+    adapters.verify_saved(model, draft, weights, begun_as=begun_as, converted=initial is not None)
+    commit = hub.commit(config.model, config.revision)
+    card, facts = draft / "README.md", run.events(ON_CARD)
+    write_card(card, config, adapted.counts, facts, kept, best_step, base_commit=commit)
+    replace_folder(draft, run.adapter_path)
+    if initial is not None:
+        shutil.rmtree(initial)
+    extra = {} if best_step is None else {"best_step": best_step, "best_metric": config.best_metric}
+    extra |= {"ended_early": True} if ended_early else {}
+    extra |= {} if callback.stopped else {"adapter": run.adapter_path.name}
+    context.end("stopped" if callback.stopped else "finished", step, **extra)
+    return not callback.stopped
 
 
-def versions() -> dict[str, str]:
-    """The installed versions of what the numbers depend on."""
-    found = {}
-    for name in VERSIONS_OF:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+def restore_best(run: Run, log: EventLog, trainer: AdapterTrainer, callback: RunCallback) -> int | None:
+    """Puts the best evaluation's adapter back in place. Returns its step; None where the last one is kept."""
+    best, last = callback.best, trainer.state.global_step
+    if best is not None and best.step is None and not callback.stopped:
+        problem = f"No evaluation could measure {best.metric}: the last step's adapter is kept."
+        log.append("warning", problem=problem, remedy="Choose another --best_metric.")
+    if best is None or best.step in (None, last):
+        return best and best.step
+    folder = checkpoints.sealed(run.checkpoints_path, best.step)
+    if folder is None:  # rotation spares it, but a person may have deleted it
+        problem = f"The checkpoint of the best step, {best.step}, is gone: the last one is kept."
+        log.append("warning", problem=problem, remedy="Train again with these settings.")
+        return None
+    trainer.load_weights(folder)
+    return best.step

@@ -4,7 +4,9 @@ The loss is the model's: the mean over the global batch's answer tokens, because
 the number to `forward`. Four batches of one therefore give what one batch of four gives.
 """
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,19 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 
 from training.batching.collator import BATCH_INFO, IMAGE_ORDER, Collator, trimmed, with_features
 from training.batching.equivalence import can_trim_logits
 from training.batching.samplers import ImageGroups, LengthBuckets, PaddedExamples, PaddedSampler, Streams
 from training.config import TrainingConfig
 from training.config.rules import check_speed
-from training.evaluation.best_checkpoint import Best
+from training.evaluation.best_checkpoint import BestCheckpoint
 from training.loop import adalora
-from training.loop.hardest_examples import HardSamples
-from training.loop.trackers import PROJECT
-from training.runs.checkpoints import rotate, seal
+from training.loop.hardest_examples import HardestExamples
+from training.loop.trackers import PROJECT, track_evaluation
+from training.runs.checkpoints import Checkpoint, newest, rotate, seal
+from training.runs.events import Event
 from vlm import adapters
 from vlm.errors import UserError
 from vlm.example import Example
@@ -38,7 +42,14 @@ from vlm.models.loading import LoadedModel
 
 
 class AdapterTrainer(Trainer):
-    """Trains what requires a gradient. `on_sealed(step, folder)` is told of each complete checkpoint."""
+    """Trains what requires a gradient, and seals each checkpoint: then `on_sealed(step, folder)` is called.
+
+    `lengths` are each example's tokens by its id. `preflight(trainer)` makes the callback that comes before
+    all others. Evaluations in `untracked` go to the trackers as they appear there.
+
+    `example_ids` are the examples that go through the model, or were the last to; `hooks.updating` is whether
+    the optimizer is at work, and memory that runs out therefore no batch's fault.
+    """
 
     def __init__(
         self,
@@ -51,43 +62,48 @@ class AdapterTrainer(Trainer):
         *,
         dataset_fingerprint: str,
         on_sealed: Callable[[int, Path], None],
-        streams: Streams | None = None,
-        best: Best | None = None,
-        hard: HardSamples | None = None,
+        lengths: Streams | None = None,
+        best: BestCheckpoint | None = None,
+        hardest: HardestExamples | None = None,
+        preflight: Callable[["AdapterTrainer"], TrainerCallback] | None = None,
+        untracked: list[Event] | None = None,
     ) -> None:
-        self.uses_adalora = model.peft_config["default"].peft_type == "ADALORA"
-        callbacks = [callback, *([_AdaLoraSteps()] if self.uses_adalora else []), *([hard] if hard else [])]
+        self.config = config
         self.examples = examples
         self.collator = collator
+        self.lengths = lengths or {}
+        self.dataset_fingerprint = dataset_fingerprint
+        self.on_sealed = on_sealed
+        self.best = best
+        self.hardest = hardest
+        self.untracked = untracked if untracked is not None else []
+        self.uses_adalora = model.peft_config["default"].peft_type == "ADALORA"
+        # Whether the head computes answer tokens alone: known after the first batch.
+        self.trims: bool | None = None
+        self.example_ids: list[str] = []
+        self.owners = torch.empty(0)
+        self.tokens = self.padded = 0  # since the last step that was logged
+        self.in_dry_run = False
+        # Shares with all ranks what the callbacks before it decided on this one, and counts AdaLoRA's turn as
+        # the optimizer's: so it is the last.
+        self.hooks = TrainerHooks(self)
+
         several = arguments.world_size > 1
-        if several:
-            callbacks.append(_OneDecision())
+        callbacks = [callback, *([adalora.AdaLoraBudget()] if self.uses_adalora else [])]
         super().__init__(
             model,
             arguments,
             data_collator=collator.masked if several else collator.with_info,
             train_dataset=PaddedExamples(examples) if several else examples,
-            callbacks=[*callbacks, _Updates(self)],
+            callbacks=[*callbacks, *([hardest] if hardest else []), self.hooks],
         )
+        if preflight is not None:
+            # Before Trainer's own callbacks: no tracker opens a run that does not fit into memory.
+            self.callback_handler.callbacks.insert(0, preflight(self))
         self.remove_callback(PrinterCallback)  # RunCallback logs what matters, in words
-        self.config = config
-        self.trims: bool | None = None
-        """Whether the head computes answers' tokens alone: known after the first batch."""
-        self.streams = streams or {}
-        self.example_ids: list[str] = []
-        """Which examples go through the model, or were the last to; `owners` are whose its tokens are."""
-        self.owners = torch.empty(0)
-        self.tokens = self.padded = 0
-        """Since the last step that was logged."""
-        self.drilling = self.updating = False
-        """Whether this is the fire drill's pass, or the optimizer's turn (training.loop.oom_retry)."""
-        self.dataset_fingerprint = dataset_fingerprint
-        self.on_sealed = on_sealed
-        self.best = best
-        self.hard = hard
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW over one group of parameters for each tower, with its learning rate."""
+        """Returns AdamW over one group of parameters for each tower, with its learning rate."""
         if self.optimizer is None:
             optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             groups = adapters.parameter_groups(
@@ -99,66 +115,90 @@ class AdapterTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        about = inputs.pop(BATCH_INFO)
-        self.example_ids, self.owners = about.example_ids, about.owners
-        self.tokens += about.tokens
-        self.padded += about.padded
+        info = inputs.pop(BATCH_INFO)  # no model takes it
+        self.example_ids, self.owners = info.example_ids, info.owners
+        self.tokens += info.tokens
+        self.padded += info.padded
         return super().training_step(model, inputs, *args, **kwargs)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         if self.trims is None:
-            prompts = self.model.peft_config["default"].is_prompt_learning  # its tokens shift the positions
+            # Prompt learning puts its own tokens before the text, and shifts the positions.
+            prompts = self.model.peft_config["default"].is_prompt_learning
             # Two short examples are proof enough: all of a batch's logits might not fit.
             short = sorted(self.examples, key=lambda example: sum(len(m.text) for m in example.messages))
             batch = self._prepare_inputs(self.collator(short[:2]))
             self.trims = not prompts and can_trim_logits(self.model, self.model.get_base_model(), batch)
         if IMAGE_ORDER in inputs:
+            # Trainer's autocast is around `forward` alone, and this encodes images before it.
             with self.accelerator.autocast():
                 inputs = with_features(inputs, self.collator.encoder)
         batch = trimmed(inputs) if self.trims else inputs
-        if self.hard is None or self.drilling:
+        if self.hardest is None or self.in_dry_run:
             return super().compute_loss(model, batch, *args, **kwargs)
         loss, outputs = super().compute_loss(model, batch, *args, **(kwargs | {"return_outputs": True}))
-        tokens, reads_first = kwargs.get("num_items_in_batch"), self.model.config.is_encoder_decoder
-        own = loss if tokens is None else loss / self.args.world_size  # DDP takes the mean over the ranks
-        about = (self.example_ids, self.owners)
-        self.hard.look(*about, batch, outputs, own, tokens, encoder_decoder=reads_first)
+        # Trainer multiplies by the number of ranks, because DDP takes the mean over them.
+        tokens = kwargs.get("num_items_in_batch")
+        own = loss if tokens is None else loss / self.args.world_size
+        encoder_decoder = self.model.config.is_encoder_decoder
+        self.hardest.record(
+            self.example_ids, self.owners, batch, outputs, own, tokens, encoder_decoder=encoder_decoder
+        )
         return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        super().log(logs | {"padding": self.padding()} if "loss" in logs else logs, *args, **kwargs)
+        """Adds to a logged loss the fraction of all tokens since the last one that was padding."""
+        if "loss" in logs:
+            logs = logs | {"padding": self.padded / self.tokens if self.tokens else None}
+            self.tokens = self.padded = 0
+        super().log(logs, *args, **kwargs)
 
-    def padding(self) -> float | None:
-        """The part of all tokens since this was last asked for that was padding."""
-        tokens, padded = self.tokens, self.padded
-        self.tokens = self.padded = 0
-        return padded / tokens if tokens else None
+    def dry_run(self, examples: Sequence[Example]) -> float:
+        """Returns the seconds of a forward and backward pass of these examples, with their preparation."""
+        self.in_dry_run = True
+        began = time.monotonic()
+        batch = self.collator.with_info(list(examples))
+        # Trainer sets both in its loop, which has not begun.
+        items = self._get_num_items_in_batch([batch], self.args.device)
+        self.current_gradient_accumulation_steps = 1
+        self.training_step(self.model, batch, items)
+        if self.args.device.type == "cuda":
+            torch.cuda.synchronize(self.args.device)  # kernels are only queued until here
+        self.model.zero_grad()
+        self.in_dry_run = False
+        self.tokens = self.padded = 0  # the run's own count begins with step 1
+        return time.monotonic() - began
 
     def get_train_dataloader(self) -> DataLoader:
         loader = super().get_train_dataloader()
-        if self.args.world_size > 1:  # else the order of a resumed epoch would be the first one's
+        if self.args.world_size > 1:
+            # accelerate's shard of a batch sampler does not pass the epoch on, and a resumed epoch would
+            # have the order of the first one.
             shard = loader.batch_sampler
             shard.set_epoch = shard.batch_sampler.sampler.set_epoch
         return loader
 
     def _get_train_sampler(self, train_dataset: Sequence[Example] | None = None) -> Sampler[int]:
         at_once = self.args.train_batch_size * self.args.world_size
+        # The order depends on the examples of a step, not on how many go through at once: it stays the same
+        # where memory runs out and the micro-batch is halved.
         in_a_step = at_once * self.args.gradient_accumulation_steps
         if self.config.group_by_image:
             order = ImageGroups(in_a_step, self.examples, self.args.seed)
         else:
-            order = LengthBuckets(in_a_step, self.examples, self.args.seed, self.streams)
+            order = LengthBuckets(in_a_step, self.examples, self.args.seed, self.lengths)
         return order if self.args.world_size == 1 else PaddedSampler(order, at_once)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """The adapter alone: Trainer's own adds `training_args.bin`, a pickle that can hold a token."""
+        # The adapter alone: Trainer's own adds `training_args.bin`, a pickle that can hold a token.
         if self.args.should_save:
             adapters.save(self.model, Path(output_dir or self.args.output_dir), state_dict)
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
-        self.state.train_batch_size = self.args.train_batch_size  # not what it was before it was halved
+        # Trainer sets this once, and a resumed run reads from it how far the micro-batch was halved.
+        self.state.train_batch_size = self.args.train_batch_size
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # each rank writes its own random state
         if not self.args.should_save:
@@ -166,17 +206,29 @@ class AdapterTrainer(Trainer):
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self.uses_adalora:
             adalora.save_state(self.model, folder)
+        # Sealed before older ones are deleted: at every moment there is one to resume from.
         seal(folder, self.state.global_step, self.dataset_fingerprint)
         rotate(folder.parent, self.config.checkpoints_kept, self.best and self.best.step)
+        # Rows of text that were encoded since the last checkpoint are for the run that resumes from this one.
+        self.collator.flush()
         self.on_sealed(self.state.global_step, folder)
 
-    def gathered_weights(self) -> dict[str, torch.Tensor] | None:
-        """All weights, if FSDP or DeepSpeed has spread them over the ranks, which must all ask; else None."""
-        spread = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        return self.accelerator.get_state_dict(self.model_wrapped) if spread else None
+    def checkpoint_now(self) -> Checkpoint | None:
+        """Returns a checkpoint of the last step that was done: the newest, or one written now."""
+        folder = Path(self.args.output_dir)
+        found = newest(folder)
+        if found is None or found.step != self.state.global_step:
+            self._save_checkpoint(self.model_wrapped, None)
+            found = newest(folder)
+        return found
+
+    def restore_state(self, checkpoint: Path) -> TrainerState:
+        """Reads step and log of a checkpoint, without its weights: `train` does it again for itself."""
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        return self.state
 
     def load_weights(self, checkpoint: Path) -> None:
-        """The adapter as it was at this checkpoint, without its optimizer."""
+        """Puts the adapter of this checkpoint in place, without its optimizer."""
         self._load_from_checkpoint(str(checkpoint))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -185,77 +237,52 @@ class AdapterTrainer(Trainer):
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
+    def gathered_weights(self) -> dict[str, torch.Tensor] | None:
+        """Returns all weights where FSDP or DeepSpeed shards them, else None. All ranks must call it."""
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        return self.accelerator.get_state_dict(self.model_wrapped) if sharded else None
 
-class _OneDecision(TrainerCallback):
-    """What the callbacks before it decided on any rank is done on all; here the others wait for the first."""
+    def track_evaluations(self) -> None:
+        """Passes the evaluations that came since the last call to the trackers."""
+        while self.untracked:
+            track_evaluation(self, self.untracked.pop(0))
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object):
+
+@dataclass(eq=False)
+class TrainerHooks(TrainerCallback):
+    """What the trainer itself does at points of Trainer's loop. `updating`: the optimizer is at work."""
+
+    trainer: AdapterTrainer
+    updating: bool = False
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_):
+        self.trainer.track_evaluations()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_
+    ):
+        self.updating = True
+
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_):
+        self.updating = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_):
+        self.trainer.track_evaluations()
+        if args.world_size == 1:
+            return
+        # The first rank alone evaluates, and decides by that: the others wait for it here. One reduction of
+        # three flags, since each takes a round through all ranks.
         decided = torch.tensor([control.should_training_stop, control.should_save, control.should_log])
         decided = decided.to(torch.int32)
         dist.all_reduce(decided, op=dist.ReduceOp.MAX)
         control.should_training_stop, control.should_save, control.should_log = decided.bool().tolist()
 
 
-class _Updates(TrainerCallback):
-    """Tells the trainer when the optimizer is at work: memory that runs out there is no batch's fault."""
-
-    def __init__(self, trainer: AdapterTrainer) -> None:
-        self.trainer = trainer
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ):
-        self.trainer.updating = True
-
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ):
-        self.trainer.updating = False
-
-
-class _AdaLoraSteps(TrainerCallback):
-    """Lets AdaLoRA share its budget out after each step."""
-
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: adapters.PeftModel,
-        **_: object,
-    ):
-        adalora.schedule(model, state.max_steps)
-
-    def on_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: adapters.PeftModel,
-        **_: object,
-    ):
-        adalora.allocate(model, state.global_step + 1)
-
-
-def optimizer_name(config: TrainingConfig, loaded: LoadedModel) -> str:
-    """The optimizer as transformers calls it. Raises `UserError` where the paged one has no GPU."""
-    on_gpu = loaded.device.type == "cuda"
-    if config.optim == "paged_adamw_8bit" and not on_gpu:
-        raise UserError(
-            "Paged AdamW moves its numbers between a GPU and the memory, and there is no GPU here.",
-            "Use --optim auto, or --optim adamw_8bit.",
-        )
-    if config.optim == "auto" and config.quantization != "none" and on_gpu:
-        return "paged_adamw_8bit"
-    return {"adamw_8bit": "adamw_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}.get(
-        config.optim, "adamw_torch_fused"
-    )
-
-
 def training_arguments(config: TrainingConfig, loaded: LoadedModel, output_dir: Path) -> TrainingArguments:
-    """Trainer's arguments for these settings. Saving, evaluating and reporting are the callback's.
+    """Returns Trainer's arguments. Saving and evaluating are RunCallback's.
 
-    Raises `UserError` where the model or the machine can't do what they ask for.
+    Raises:
+        UserError: the model or the machine can't do what the settings want.
     """
     if config.gradient_checkpointing and not loaded.model.supports_gradient_checkpointing:
         raise UserError(
@@ -263,6 +290,15 @@ def training_arguments(config: TrainingConfig, loaded: LoadedModel, output_dir: 
             "Leave --gradient_checkpointing out, and lower --batch_size instead.",
         )
     check_speed(config, loaded.device.type)
+    on_gpu = loaded.device.type == "cuda"
+    optimizer = config.optim if config.optim.endswith("8bit") else "adamw_torch_fused"
+    if config.optim == "auto" and config.quantization != "none" and on_gpu:
+        optimizer = "paged_adamw_8bit"  # who quantizes is short of memory
+    elif config.optim == "paged_adamw_8bit" and not on_gpu:
+        raise UserError(
+            "Paged AdamW moves its numbers between a GPU and the memory, and there is no GPU here.",
+            "Use --optim auto, or --optim adamw_8bit.",
+        )
     return TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=config.epochs,
@@ -270,8 +306,9 @@ def training_arguments(config: TrainingConfig, loaded: LoadedModel, output_dir: 
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         activation_checkpointing=config.gradient_checkpointing,
+        # The reentrant variant drops gradients where no input requires one, as with a frozen embedding.
         activation_checkpointing_kwargs={"use_reentrant": False},
-        optim=optimizer_name(config, loaded),
+        optim=optimizer,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.lr_scheduler_type,
         warmup_steps=config.warmup_steps,
@@ -289,11 +326,11 @@ def training_arguments(config: TrainingConfig, loaded: LoadedModel, output_dir: 
         run_name=config.name,
         project=PROJECT,
         disable_tqdm=True,
-        remove_unused_columns=False,
+        remove_unused_columns=False,  # examples are objects, not columns
         dataloader_num_workers=config.dataloader_num_workers,
         torch_compile=config.torch_compile,
         use_liger_kernel=config.use_liger_kernel,
-        dataloader_pin_memory=loaded.device.type == "cuda",
-        average_tokens_across_devices=True,
+        dataloader_pin_memory=on_gpu,
+        average_tokens_across_devices=True,  # else a rank of few answer tokens weighs as much as any other
         ddp_find_unused_parameters=True,  # a rank whose batch has no image uses nothing of the vision tower
     )

@@ -1,7 +1,7 @@
-"""What the background process does: hold the run's lock, carry the run to its end, say how it ended.
+"""The worker process of a run: lock, log, signals, process group, and an outcome in the event log.
 
-The lock is taken before anything heavy is imported. The work itself is in `training.loop.train`; here is what
-surrounds it: the log, the signals, and an outcome in the event log whatever happens.
+The lock is taken before anything heavy is imported. The training itself is `training.loop.train`; whatever
+happens there, this ends with an exit code and, on the first rank, with a final event.
 """
 
 import errno
@@ -16,26 +16,37 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from training import distributed, runs
+from training.config import TrainingConfig
 from training.distributed import Failure
 from training.loop import import_speed
+from training.loop.context import (
+    BAD_INPUT,
+    DISK_FULL,
+    DONE,
+    NOT_FINITE,
+    STOPPED,
+    UNEXPECTED,
+    NotFiniteError,
+)
 from training.runs import Run
 from training.runs.events import EventLog
 from vlm.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-WORDS_WITHIN_S = 3.0
-"""How long a rank may take to say why it ended, after it is missed."""
-DONE, UNEXPECTED, BAD_INPUT, STOPPED, DISK_FULL, NOT_FINITE = 0, 1, 2, 3, 4, 5
+# How long the first rank waits for the reason of another that it misses: both fail at about the same time.
+RANK_GRACE_S = 3.0
 
 
 def main(run: Run, *, alone: bool = False) -> int:
-    """Carry the run in this folder to its end, and return the exit code. `alone`: the process ends with it.
+    """Trains the run in this folder and returns the exit code. `alone`: the process ends with it.
 
-    SIGTERM and Ctrl-C mean Stop: finish the step, save, end. Raises `UserError` where another process
-    has the run; what goes wrong later is a `failed` event.
+    SIGTERM and Ctrl-C mean Stop: finish the step, save, end. What goes wrong is a `failed` event.
+
+    Raises:
+        UserError: another process has the run.
     """
-    with runs.hold_lock(run), _logging_to(run.output_log), asked_by_signal() as asked:
+    with runs.hold_lock(run), log_to(run.output_log), stop_on_signal() as stop:
         log, began = EventLog(run.events_path), time.monotonic()
 
         def fail(failure: Failure) -> int:
@@ -44,19 +55,20 @@ def main(run: Run, *, alone: bool = False) -> int:
             return failure.code
 
         def give_up(failure: Failure) -> None:
+            # A thread's verdict while this one waits in a collective call, which nothing can interrupt.
             os._exit(fail(failure))
 
-        def stop_requested() -> bool:
-            return asked.is_set() or runs.stop_requested(run)
-
-        company = distributed.ALONE
         try:
-            with distributed.gathered(run.config(), run.path, give_up) as company:
-                company.watch(give_up)
+            config = run.config()
+            with distributed.gathered(config, run.path, give_up) as ranks:
+                ranks.watch(give_up)
                 try:
-                    return _attempt(run, log, stop_requested, company, alone=alone)
-                except RuntimeError:  # where another rank ended, it says no more than that it is gone
-                    if (lost := company.failure(WORDS_WITHIN_S)) is None:
+                    return _train(
+                        config, run, log, lambda: stop.is_set() or runs.stop_requested(run), ranks, alone
+                    )
+                except RuntimeError:
+                    # Where another rank ended, torch says no more than that the connection is gone.
+                    if (lost := ranks.failure(RANK_GRACE_S)) is None:
                         raise
                     logger.error("%s %s", lost.problem, lost.remedy)
                     return fail(lost)
@@ -64,52 +76,52 @@ def main(run: Run, *, alone: bool = False) -> int:
             return fail(_failure_of(error, run))
 
 
-def assist() -> int:
-    """What each rank of a run but the first does: work along; the first alone says how the run went."""
-    with asked_by_signal() as asked:
-        company, folder = distributed.join()
+def run_rank() -> int:
+    """Trains as a rank other than the first, which alone reports how the run went. Returns the exit code."""
+    with stop_on_signal() as stop:
+        ranks, folder = distributed.join()
         run = Run(folder)
-        with _logging_to(run.output_log, f"rank {company.rank}: ", logging.WARNING):
+        with log_to(run.output_log, f"rank {ranks.rank}: ", logging.WARNING):
             try:
-                _attempt(run, NoLog(), asked.is_set, company, alone=True)
-                company.part()
+                _train(run.config(), run, NoLog(), stop.is_set, ranks, alone=True)
+                ranks.part()
             except Exception as error:
-                if not company.is_over():
+                if not ranks.is_over():
                     failure = _failure_of(error, run)
-                    company.tell_failure(failure)
+                    ranks.tell_failure(failure)
                     return failure.code
     return DONE
 
 
-def _attempt(
+def _train(
+    config: TrainingConfig,
     run: Run,
     log: "EventLog | NoLog",
     stop_requested: Callable[[], bool],
-    company: distributed.Ranks,
-    *,
+    ranks: distributed.ProcessGroup,
     alone: bool,
 ) -> int:
-    with import_speed.left_out(import_speed.unneeded(run.config()) if alone else ()):
+    with import_speed.left_out(import_speed.unneeded(config) if alone else ()):
         hidden = import_speed.left_out(import_speed.BY_TRAINER if alone else ())
         with hidden, import_speed.uncollected() if alone else nullcontext():
-            from training.loop.train import Attempt
+            from training.loop.train import train
 
-        distributed.require_devices(run.config())
-        return DONE if Attempt(run, log, stop_requested, company).work() else STOPPED
+        distributed.require_devices(config)
+        return DONE if train(config, run, log, stop_requested, ranks) else STOPPED
 
 
 class NoLog:
-    """Stands for the event log on the ranks that write none."""
+    """The event log of the ranks that write none."""
 
     def append(self, kind: str, **fields: object) -> None:
         pass
 
 
 def _failure_of(error: Exception, run: Run) -> Failure:
-    """How an error is told, and its exit code."""
+    """Returns an error in words, with its exit code."""
     if isinstance(error, UserError):
         logger.error("%s %s", error.problem, error.remedy)
-        code = NOT_FINITE if type(error).__name__ == "NotFiniteError" else BAD_INPUT
+        code = NOT_FINITE if isinstance(error, NotFiniteError) else BAD_INPUT
         return Failure(error.problem, error.remedy, code)
     logger.error("the run ended", exc_info=error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -123,36 +135,38 @@ def _failure_of(error: Exception, run: Run) -> Failure:
 
 
 @contextmanager
-def asked_by_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set. In a thread of somebody else's process signals are left alone."""
-    asked = threading.Event()
+def stop_on_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set while this is open."""
+    stop = threading.Event()
+    # Python lets the main thread alone set handlers; in a thread they are the surrounding program's.
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield stop
         return
     before = {
-        number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGTERM, signal.SIGINT)
+        number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
-        yield asked
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 @contextmanager
-def _logging_to(output_log: Path, prefix: str = "", level: int = logging.INFO) -> Iterator[None]:
-    """Log to stderr, and to `output.log` where stderr is not that file, as it is in the background."""
+def log_to(output_log: Path, prefix: str = "", level: int = logging.INFO) -> Iterator[None]:
+    """Logs to stderr, and to `output.log` too, while this is open."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     with suppress(OSError):
+        # In the background stderr is that file, and each line would stand in it twice.
         if not output_log.exists() or not output_log.samefile(f"/dev/fd/{sys.stderr.fileno()}"):
             handlers.append(logging.FileHandler(output_log, encoding="utf-8"))
     root = logging.getLogger()
     for handler in handlers:
         handler.setFormatter(logging.Formatter(f"%(asctime)s  {prefix}%(message)s", "%H:%M:%S"))
         root.addHandler(handler)
-    ours = [logging.getLogger(name) for name in ("training", "vlm")]
-    for ours_logger in ours:
-        ours_logger.setLevel(level)
+    # Ours alone: at INFO, the libraries say more than a person reads.
+    for name in ("training", "vlm"):
+        logging.getLogger(name).setLevel(level)
     try:
         yield
     finally:

@@ -16,7 +16,7 @@ from training.data.edit.export import FORMATS, export_dataset
 from training.data.edit.versions import Edits, save_version
 from training.data.open import open_dataset
 from training.data.validate.dataset_check import check_dataset
-from training.evaluation.metrics import of_answer, score
+from training.evaluation.metrics import score, score_answer
 from vlm.example import Message
 
 ASKED = {"image": "cat.png", "question": "What is it?"}
@@ -124,10 +124,10 @@ def test_other_references_are_another_dataset(folder: Path) -> None:
 
 
 def test_the_nearest_answer_counts_in_every_metric(folder: Path) -> None:
-    assert of_answer("kitten", ["a dog", "Kitten."])["exact_match"] == 1
-    assert of_answer("a brown dog", ["cat", "a dog"])["token_f1"] == pytest.approx(0.8)
-    assert of_answer("kittem", ["cat", "kitten"])["anls"] == pytest.approx(5 / 6)
-    alone, both = of_answer("kitten", ["cat"]), of_answer("kitten", ["cat", "kitten"])
+    assert score_answer("kitten", ["a dog", "Kitten."])["exact_match"] == 1
+    assert score_answer("a brown dog", ["cat", "a dog"])["token_f1"] == pytest.approx(0.8)
+    assert score_answer("kittem", ["cat", "kitten"])["anls"] == pytest.approx(5 / 6)
+    alone, both = score_answer("kitten", ["cat"]), score_answer("kitten", ["cat", "kitten"])
     assert alone["chrf"] < both["chrf"] == 1
     [example] = opened(folder, ASKED | {"answers": ["cat", "kitten"]}).examples
     found = score([example], {example.id: "kitten"})
@@ -167,5 +167,5 @@ def test_a_run_and_evaluate_score_against_every_answer(
     several = [line for line in lines if "answers" in line]
     assert several
     assert all(line["answer"] in line["answers"] for line in several)
-    assert all(line["scores"]["base"] == of_answer(line["base"], line["answers"]) for line in several)
+    assert all(line["scores"]["base"] == score_answer(line["base"], line["answers"]) for line in several)
     assert any(line["scores"]["base"]["exact_match"] == 1 for line in several)

@@ -19,7 +19,7 @@ from training.data.validate.dataset_check import Report, check_dataset
 from training.data.validate.image_index import ImageIndex
 from training.data.validate.report import describe_report
 from training.loop import worker
-from training.loop.train import Attempt
+from training.loop.train import train
 from training.runs import Run
 from training.runs.events import EventLog
 
@@ -98,7 +98,7 @@ def stopped_after(config: TrainingConfig, step: int) -> Run:
     def asked() -> bool:
         return any(event["step"] >= step for event in run.events({"step"}))
 
-    assert not Attempt(run, EventLog(run.events_path), asked).work()
+    assert not train(run.config(), run, EventLog(run.events_path), asked)
     return run
 
 

@@ -12,7 +12,7 @@ from support.checkpointing import checkpoint, go_on, names, same, stopped_after,
 from training import TrainingConfig, runs
 from training.__main__ import main
 from training.config import check
-from training.evaluation.best_checkpoint import Best
+from training.evaluation.best_checkpoint import BestCheckpoint
 from training.loop import worker
 from training.runs import Run, checkpoints
 
@@ -38,16 +38,21 @@ def test_the_best_is_the_lowest_loss_or_the_highest_rate_and_of_equals_that_of_l
     told.append(evaluated(8, None, 0.7))
     for metric, step, since in (("loss", 2, 3), ("exact_match", 6, 1), ("anls", None, 0)):
         settings = TrainingConfig(best_metric=metric, early_stopping_patience=2)
-        best = Best.so_far(settings, told, 8)
+        best = BestCheckpoint.from_events(settings, told, 8)
         assert (best.step, best.since) == (step, since)
-        assert best.is_over == (since >= 2)
-    assert Best.so_far(TrainingConfig(), told, 8) is None
+        assert best.patience_is_over == (since >= 2)
+    assert BestCheckpoint.from_events(TrainingConfig(), told, 8) is None
 
 
 def test_what_a_resumed_run_said_after_its_checkpoint_does_not_count() -> None:
     settings = TrainingConfig(best_metric="loss")
-    assert Best.so_far(settings, [evaluated(2, 0.5), evaluated(4, 0.1)], 2).step == 2
-    assert Best.so_far(settings, [evaluated(2, 0.5), evaluated(4, 0.1), evaluated(4, 0.9)], 4).step == 2
+    assert BestCheckpoint.from_events(settings, [evaluated(2, 0.5), evaluated(4, 0.1)], 2).step == 2
+    assert (
+        BestCheckpoint.from_events(
+            settings, [evaluated(2, 0.5), evaluated(4, 0.1), evaluated(4, 0.9)], 4
+        ).step
+        == 2
+    )
 
 
 def test_rotation_leaves_the_best(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from training import TrainingConfig, train
 from training.config import build
-from training.evaluation.blindfold import Blindfold, blindfolded, judged, sign_test
+from training.evaluation.blindfold import Blindfold, judge, sign_test, swap_images
 from training.runs import Run
 from vlm.example import Example, Message
 
@@ -33,7 +33,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 def test_each_example_gets_another_ones_different_image(files: list[Path]) -> None:
     examples = [example(f"{file.stem}-{turn}", file) for file in files for turn in range(3)]
-    shuffled = blindfolded(examples, 0)
+    shuffled = swap_images(examples, 0)
     assert shuffled.keys() == {item.id for item in examples}
     assert len({item.id for item in shuffled.values()} | shuffled.keys()) == 30
     for item in examples:
@@ -41,22 +41,22 @@ def test_each_example_gets_another_ones_different_image(files: list[Path]) -> No
         assert other in files
         assert own.read_bytes() != other.read_bytes()
         assert shuffled[item.id].messages == item.messages
-    assert blindfolded(examples, 0) == shuffled
-    assert any(blindfolded(examples, seed) != shuffled for seed in range(1, 4))
+    assert swap_images(examples, 0) == shuffled
+    assert any(swap_images(examples, seed) != shuffled for seed in range(1, 4))
 
 
 def test_images_are_exchanged_among_examples_with_as_many(files: list[Path]) -> None:
     one, other = example("one", *files[:2]), example("other", *files[2:4])
     alone, text = example("alone", files[0]), example("text")
-    shuffled = blindfolded([one, alone, other, text], 0)
+    shuffled = swap_images([one, alone, other, text], 0)
     assert shuffled.keys() == {"one", "other"}
     assert (shuffled["one"].images, shuffled["other"].images) == (other.images, one.images)
 
 
 def test_images_that_are_all_the_same_cannot_be_tested(files: list[Path]) -> None:
     examples = [example("a", files[0]), example("b", files[4])]
-    assert blindfolded(examples, 0) == {}
-    found = judged(examples, {"a": "red", "b": "red"}, {})
+    assert swap_images(examples, 0) == {}
+    found = judge(examples, {"a": "red", "b": "red"}, {})
     assert (found.verdict, found.gap, found.warning) == ("untestable", None, None)
     assert "no two of these examples have different images" in str(found)
 
@@ -86,7 +86,7 @@ def test_the_verdict_is_given_where_the_pairs_of_answers_are_clear(
     def answers(right: int) -> dict[str, str]:
         return {item.id: "red" if int(item.id) < right else "blue" for item in examples}
 
-    found = judged(examples, answers(own), answers(blind))
+    found = judge(examples, answers(own), answers(blind))
     assert (found.verdict, found.examples, found.metric) == (verdict, count, "exact_match")
     assert found.needed == needed
     assert (f"about {needed} held-out examples would tell" in str(found)) == (needed is not None)
@@ -105,7 +105,7 @@ def test_the_same_rates_may_hide_that_every_answer_is_another() -> None:
     examples = [example(str(number)) for number in range(60)]
     own = {item.id: "red" if int(item.id) % 2 else "blue" for item in examples}
     blind = {item.id: "blue" if int(item.id) % 2 else "red" for item in examples}
-    found = judged(examples, own, blind)
+    found = judge(examples, own, blind)
     assert (found.verdict, found.gap) == ("unclear", 0)
     assert found.gap_interval == pytest.approx((-0.249, 0.249), abs=0.001)
     assert found.needed == 390
@@ -123,14 +123,14 @@ def test_a_right_answer_may_be_any_of_several() -> None:
         replace(example(str(number), answer="red"), references=("red", "crimson")) for number in range(30)
     ]
     own = {item.id: "crimson" for item in examples}
-    found = judged(examples, own, dict.fromkeys(own, "blue"))
+    found = judge(examples, own, dict.fromkeys(own, "blue"))
     assert (found.verdict, found.own) == ("looks", 1)
 
 
 def test_captions_are_judged_by_their_words() -> None:
     examples = [example(str(number), question="", answer="a red circle") for number in range(30)]
     own = {item.id: "a red square" for item in examples}
-    found = judged(examples, own, own)
+    found = judge(examples, own, own)
     assert isinstance(found, Blindfold)
     assert (found.metric, found.verdict, found.own) == ("token_f1", "guesses", pytest.approx(2 / 3))
 

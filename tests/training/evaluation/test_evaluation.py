@@ -37,7 +37,7 @@ def test_every_example_is_asked_once_and_the_loss_is_the_mean_over_all_answer_to
         assert at_once.loss == pytest.approx(loaded.model(**batch).loss.item(), rel=1e-4)
     in_parts = evaluate(loaded.model, collator, examples, 6, lambda *done: None, batch_size=3)
     assert in_parts.loss == pytest.approx(at_once.loss, rel=1e-4)
-    assert in_parts.metrics == pytest.approx(at_once.metrics)
+    assert in_parts.scores.metrics == pytest.approx(at_once.scores.metrics)
 
 
 def test_an_example_without_its_one_image_is_refused_by_name(tiny_base: Path) -> None:

@@ -15,8 +15,8 @@ from training import TrainingConfig, runs
 from training.batching.collator import Collator
 from training.data.open import open_dataset
 from training.loop import worker
-from training.loop.hardest_examples import HardSamples
-from training.loop.trainer import ABOUT, AdapterTrainer, training_arguments
+from training.loop.hardest_examples import HardestExamples
+from training.loop.trainer import BATCH_INFO, AdapterTrainer, training_arguments
 from training.runs.events import EventLog
 from vlm import adapters
 from vlm.example import Example
@@ -26,13 +26,13 @@ from vlm.prompting import prompt_style
 MakeConfig = Callable[..., TrainingConfig]
 
 
-def tell_tale(config: TrainingConfig, log: EventLog) -> tuple[AdapterTrainer, HardSamples]:
+def tell_tale(config: TrainingConfig, log: EventLog) -> tuple[AdapterTrainer, HardestExamples]:
     """A trainer of the tiny model without a run around it."""
     loaded = load_base(config)
     model = adapters.attach(loaded.model, config, "tiny")
     dataset = open_dataset(config.dataset, config.workspace)
     collator = Collator(prompt_style(loaded.model.config, loaded.processor, config.max_length))
-    hard = HardSamples(dataset.examples, dataset, log)
+    hard = HardestExamples(dataset.examples, dataset, log)
     return AdapterTrainer(
         model,
         config,
@@ -42,14 +42,14 @@ def tell_tale(config: TrainingConfig, log: EventLog) -> tuple[AdapterTrainer, Ha
         TrainerCallback(),
         dataset_fingerprint="none",
         on_sealed=lambda step, folder: None,
-        hard=hard,
+        hardest=hard,
     ), hard
 
 
 def collate(trainer: AdapterTrainer, *examples: Example) -> BatchFeature:
     """These examples as the model takes them."""
     batch = trainer.data_collator(examples)
-    assert batch.pop(ABOUT).example_ids == [example.id for example in examples]
+    assert batch.pop(BATCH_INFO).example_ids == [example.id for example in examples]
     return batch
 
 
@@ -92,9 +92,9 @@ def test_a_loss_that_the_logits_do_not_give_is_not_told_apart(
     outputs, names = trainer.model(**batch), ["a", "b", "c", "d"]
     owners = torch.arange(4)[:, None].expand_as(batch["labels"])
     with caplog.at_level("INFO"):
-        hard.look(names, owners, batch, outputs, 2 * outputs.loss, None, encoder_decoder=True)
+        hard.record(names, owners, batch, outputs, 2 * outputs.loss, None, encoder_decoder=True)
     assert "no hard samples" in caplog.text
-    hard.look(names, owners, batch, outputs, outputs.loss, None, encoder_decoder=True)
+    hard.record(names, owners, batch, outputs, outputs.loss, None, encoder_decoder=True)
     assert hard.seen == []
 
 

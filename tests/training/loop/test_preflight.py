@@ -1,4 +1,4 @@
-"""The fire drill, and memory that runs out: the same losses in smaller pieces, or a reason in words."""
+"""Preflight, and memory that runs out: the same losses in smaller pieces, or a reason in words."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from support.tiny_runs import Setting, finish
 from training import TrainingConfig, runs
 from training.loop import worker
 from training.loop.oom_retry import MicroBatch
-from training.loop.preflight import FireDrill, largest, usual
+from training.loop.preflight import Preflight, largest, usual
 from training.runs import Run
 from vlm.example import Example, Message
 from vlm.oom import is_out_of_memory
@@ -73,7 +73,7 @@ def test_a_run_with_the_drill_is_the_run_without_it_bit_for_bit(
 ) -> None:
     dropping = {"held_out": 0, "max_steps": 3}
     with_drill = finish(tiny_config(name="with", **dropping))
-    monkeypatch.setattr(FireDrill, "on_train_begin", lambda *_, **__: None)
+    monkeypatch.setattr(Preflight, "on_train_begin", lambda *_, **__: None)
     without = finish(tiny_config(name="without", **dropping))
     assert without.events({"drill"}) == []
     assert losses(with_drill) == losses(without)

@@ -18,7 +18,8 @@ from training.cache.image_features import encoder_of
 from training.config import build
 from training.data.images import load_image
 from training.loop import worker
-from training.loop.callbacks import NotFiniteError, RunCallback
+from training.loop.callbacks import RunCallback
+from training.loop.context import NotFiniteError
 from training.runs import Run
 from training.runs.checkpoints import newest
 from training.runs.events import EventLog
@@ -254,7 +255,7 @@ def test_the_last_finite_checkpoints_outlive_a_loss_that_became_nan(tiny_config:
 
     config = tiny_config(save_steps=1, logging_steps=50, max_steps=20)
     setting, log = Setting(config), EventLog(config.workspace / "events.jsonl")
-    callback = Poisoned(config, log, lambda step: None, lambda: False)
+    callback = Poisoned(config, log, lambda step, batch_size: None, lambda: False)
     with pytest.raises(NotFiniteError, match="at step 4"):
         setting.trainer(callback).train()
     checkpoint = newest(config.workspace / "checkpoints")

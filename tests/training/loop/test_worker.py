@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training import runs
+from training import runs, train
 from training.config import TrainingConfig, build
 from training.loop import worker
 from training.runs import Run, Status, lock
@@ -237,3 +237,13 @@ def test_an_unexpected_end_is_a_failed_run_and_a_traceback_in_its_log(
     assert run.status().problem.startswith("Unexpected ")
     assert "output.log" in run.status().remedy
     assert "Traceback" in run.output_log.read_text()
+
+
+def test_the_settings_of_a_run_are_read_once_in_a_start(
+    tiny_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    load = TrainingConfig.load
+    monkeypatch.setattr(TrainingConfig, "load", lambda path: read.append(path) or load(path))
+    run = train(build(tiny_settings | {"workspace": tmp_path, "max_steps": 1, "held_out": 0}))
+    assert read == [run.config_path]

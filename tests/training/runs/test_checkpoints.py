@@ -14,7 +14,7 @@ import torch
 from support.checkpointing import checkpoint, go_on, names, same, stopped_after, weights
 from training import TrainingConfig, runs
 from training.loop import worker
-from training.loop.train import Attempt
+from training.loop.train import train
 from training.runs import checkpoints
 from training.runs.events import EventLog
 from vlm import adapters
@@ -138,7 +138,7 @@ def test_a_stop_before_the_first_step_leaves_no_adapter_and_the_run_can_go_on(
     tiny_config: MakeConfig,
 ) -> None:
     run = runs.prepare(tiny_config(max_steps=2))
-    assert not Attempt(run, EventLog(run.events_path), lambda: True).work()
+    assert not train(run.config(), run, EventLog(run.events_path), lambda: True)
     assert (run.status().state, run.status().step) == ("stopped", 0)
     assert not run.adapter_path.exists()
     assert go_on(run) == worker.DONE
@@ -148,7 +148,7 @@ def test_a_stop_while_a_resumed_run_loads_keeps_its_step_and_its_adapter(tiny_co
     run = stopped_after(tiny_config(), 2)
     before = weights(run)
     assert runs.reopen(run)
-    assert not Attempt(run, EventLog(run.events_path), lambda: True).work()
+    assert not train(run.config(), run, EventLog(run.events_path), lambda: True)
     assert (run.status().state, run.status().step) == ("stopped", 3)
     assert same(weights(run), before)
 
