@@ -245,5 +245,5 @@ def test_the_settings_of_a_run_are_read_once_in_a_start(
     read: list[Path] = []
     load = TrainingConfig.load
     monkeypatch.setattr(TrainingConfig, "load", lambda path: read.append(path) or load(path))
-    run = train(build(tiny_settings | {"workspace": tmp_path, "max_steps": 1, "held_out": 0}))
+    run = train(build(tiny_settings | {"workspace": tmp_path, "max_steps": 2, "held_out": 0}))
     assert read == [run.config_path]
