@@ -81,12 +81,11 @@ class Collator:
         """
         if self.features is None and not self.share_images:
             return self(examples)
-        image_inputs: dict[ImagePaths, dict] | None = {} if self.features is None else None
-        rows = [self._row(example, to_train=True, image_inputs=image_inputs) for example in examples]
+        cached, image_inputs = self.features is not None, {}
+        rows = [self._row(e, to_train=True, image_inputs=None if cached else image_inputs) for e in examples]
         # Images are equal by content where it was read for the cache, else by their files: reading all of a
         # dataset's images before step 1 would cost more than is saved.
-        keys = self.features.keys if self.features is not None else {}
-        images = [keys.get(e.images) if self.features is not None else e.images for e in examples]
+        images = [self.features.keys.get(e.images) if cached else e.images for e in examples]
         merged = self.prefixes and self.prefixes.merge(rows, images, always=always_merge)
         if merged:
             batch = BatchFeature(merged.inputs | {OWNERS: merged.owners})
@@ -97,18 +96,18 @@ class Collator:
         # A merged row has its image tokens once, in the prefix that its first example begins with.
         beginning = [examples[i] for i in merged.firsts] if merged else examples
         pictured = [example for example in beginning if example.images]
-        if image_inputs is None:
-            if pictured:
-                batch["mm_encoder_outputs"] = hand_over([self.features.of(example) for example in pictured])
+        if not pictured:
+            return batch
+        if cached:
+            batch["mm_encoder_outputs"] = hand_over([self.features.of(example) for example in pictured])
             return batch
         distinct = list(dict.fromkeys(example.images for example in examples if example.images))
         for example in examples:
             if example.images and example.images not in image_inputs:  # its row was in memory already
                 encoded = self.prompt.training_batch([example.messages], [pictures_of(example)])
                 image_inputs[example.images] = self.encoder.inputs(encoded)
-        if distinct:
-            batch[IMAGE_INPUTS] = [image_inputs[files] for files in distinct]
-            batch[IMAGE_ORDER] = [distinct.index(example.images) for example in pictured]
+        batch[IMAGE_INPUTS] = [image_inputs[files] for files in distinct]
+        batch[IMAGE_ORDER] = [distinct.index(example.images) for example in pictured]
         return batch
 
     def with_info(self, examples: Sequence[Example]) -> BatchFeature:
