@@ -68,7 +68,7 @@ def export_dataset(
     names = image_names({image for example in examples for image in example.images}, dataset.root)
     with new_dataset_folder(out) as draft:
         for done, (image, name) in enumerate(names.items(), start=1):
-            copy_image(image, draft / name)
+            copy_file(image, draft / name)
             progress("images", done, len(names))
         rows = (
             message_row(export_id(dataset, example), example, names, split_of(dataset, example))
@@ -127,11 +127,11 @@ def image_names(images: set[Path], root: Path) -> dict[Path, str]:
     return names
 
 
-def copy_image(image: Path, target: Path) -> None:
+def copy_file(file: Path, target: Path) -> None:
     """Copies a regular file, and neither follows a link nor overwrites a file."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with open_regular(image, image.name) as source, target.open("xb") as file:
-        shutil.copyfileobj(source, file)
+    with open_regular(file, file.name) as source, target.open("xb") as copy:
+        shutil.copyfileobj(source, copy)
 
 
 def message_row(key: str, example: Example, names: Mapping[Path, str], split: str | None) -> JsonRow:

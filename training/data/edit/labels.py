@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.edit.export import copy_image, image_names, new_dataset_folder
+from training.data.edit.export import copy_file, image_names, new_dataset_folder
 from training.data.edit.versions import next_name
 from training.data.images import examine_image
 from training.data.readers.annotations import pictures_in
@@ -55,7 +55,7 @@ def create_labels(images: Sequence[Path], workspace: Path, name: str = "labels")
         folder = folder.with_name(next_name(name, workspace))
     with new_dataset_folder(folder) as draft:
         for image, target in image_names({*images}, images[0].parent).items():
-            copy_image(image, draft / target)
+            copy_file(image, draft / target)
         (draft / ROWS).touch()
         (draft / MARK).touch()
     return folder

@@ -54,7 +54,8 @@ def thumbnail_uri(image: Path, folder: Path | None = None) -> str | None:
     return "data:image/webp;base64," + base64.b64encode(data).decode("ascii")
 
 
-# 512 of some 10 KB: what a few pages show. The stamp is there to miss the cache once the file has changed.
+# In memory for pages that have no folder to write to. The stamp is a part of the key alone: a file that has
+# changed misses the cache.
 @lru_cache(maxsize=512)
 def _webp(image: Path, _stamp: FileStamp | None) -> bytes:
     picture = load_image(image, name=image.name)

@@ -4,15 +4,15 @@ A zip is unpacked; rows and images become one new folder, under their own names.
 the dataset is opened.
 """
 
-import shutil
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+from training.data.edit.export import copy_file
 from training.data.readers.annotations import PICTURES
 from training.data.readers.archives import is_junk, unpack
 from training.data.readers.folder import ROW_FILES
-from training.data.safe_paths import UNSHOWABLE, open_regular, quoted
+from training.data.safe_paths import UNSHOWABLE, quoted
 from training.data.synthetic.samples import SAMPLES
 from vlm.errors import UserError
 from vlm.filesystem import draft_folder, place_folder, slug
@@ -57,6 +57,5 @@ def add_upload(files: Sequence[Path], workspace: Path) -> str:
     name = slug(stem if stem != "metadata" else "pictures", "dataset")
     with draft_folder(datasets / name) as draft:
         for file in files:
-            with open_regular(file, file.name) as source, (draft / file.name).open("xb") as copy:
-                shutil.copyfileobj(source, copy)
+            copy_file(file, draft / file.name)
         return place_folder(draft, name, reserved=SAMPLES).name

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from training.data.dataset import Dataset
 from training.data.edit.export import (
-    copy_image,
+    copy_file,
     export_id,
     image_names,
     message_row,
@@ -39,7 +39,7 @@ EDITS_FILE = "changes.json"
 VERSION = re.compile(r"(?P<name>.+)-v(?P<number>\d{1,6})")
 PLACE = re.compile(r"(?P<file>.+) line (?P<line>\d+)")
 FAULTS_SHOWN = 5
-LONGEST_SHOWN = 100_000  # bytes of a bad line: the form that shows it is no editor for books
+LONGEST_SHOWN = 100_000  # bytes of a bad line, for a form: a line may have millions
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,6 @@ class PendingEdits:
         return replace(self, fixed={**self.fixed, key: draft}, excluded=self.excluded - {key})
 
     def exclude(self, *keys: str) -> "PendingEdits":
-        # A correction stays: who takes the row back has it again.
         return replace(self, excluded=self.excluded.union(keys))
 
     def among(self, known: Collection[str]) -> "PendingEdits":
@@ -173,7 +172,7 @@ def put_in_image(image: Path, edits: PendingEdits) -> Path:
     examine_image(image, name=image.name)
     target = edits.folder / "images" / f"{uuid.uuid4().hex[:12]}{image.suffix.lower()}"
     try:
-        # A copy, since uploads lie in a temporary folder that is emptied.
+        # A copy, since the upload's own file may be gone before the version is saved.
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(image, target)
     except OSError as error:
@@ -208,7 +207,7 @@ def save_version(dataset: Dataset, edits: Edits, workspace: Path, name: str | No
     }
     with new_dataset_folder(folder) as draft:
         for image in images:
-            copy_image(image, draft / names[image])
+            copy_file(image, draft / names[image])
         written = (message_row(example.id, example, names, split) for example, split in rows)
         write_messages(draft, folder.name, written, made_from=made_from | counts)
         # The reader decides what a good row is: rules of our own here would drift from it.

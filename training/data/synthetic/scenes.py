@@ -130,8 +130,8 @@ def _background(rng: random.Random, side: int, clutter: int, rendering: Renderin
 def _corners(shape: str) -> list[tuple[float, float]]:
     """Returns a shape's corners as (angle in radians, distance from the center in radii)."""
     up = -math.pi / 2  # y grows downward in images
-    # The pointed shapes reach further than the circle: with equal radii they would look smaller, and whether
-    # an object is large is one of the questions.
+    # Corners reach further than the circle: in one circle a polygon has a smaller area, and whether an object
+    # is large is one of the questions.
     match shape:
         case "circle":
             return [(math.tau * i / 48, 0.95) for i in range(48)]
