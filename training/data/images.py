@@ -67,7 +67,7 @@ def examine_image(path: Path, *, name: str | None = None) -> ImageFacts:
 
 
 def _decode(path: Path, name: str) -> tuple[Image.Image, int]:
-    """Returns the picture, and how many frames its file has."""
+    """Returns the picture as RGB, and how many frames its file has."""
     shown = quoted_path(name)
     with open_regular(path, name) as file:
         try:
@@ -78,7 +78,18 @@ def _decode(path: Path, name: str) -> tuple[Image.Image, int]:
             image.load()
             if image.mode in ("I", "F"):
                 raise UserError(f"{shown} has 32 bits in one channel", ANOTHER_FORMAT)
-            return _as_rgb(ImageOps.exif_transpose(image)), getattr(image, "n_frames", 1)
+            picture = ImageOps.exif_transpose(image)
+            if picture.mode.startswith("I;16"):
+                # Pillow's own conversion clips at 255, which turns nearly everything white. Through "I",
+                # since it can't do arithmetic on the big-endian kind.
+                picture = picture.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+            # A palette's or a tRNS chunk's too: `convert("RGB")` alone would show the colours below it.
+            if picture.has_transparency_data:
+                white = Image.new("RGBA", picture.size, "white")
+                white.alpha_composite(picture.convert("RGBA"))
+                picture = white
+            # Frames are counted last: Pillow seeks through the file for them.
+            return picture.convert("RGB"), getattr(image, "n_frames", 1)
         except UserError:
             raise
         except Image.UnidentifiedImageError as error:
@@ -100,16 +111,3 @@ def _decode(path: Path, name: str) -> tuple[Image.Image, int]:
         except Exception as error:
             problem = f"{shown} can't be decoded: {quoted(str(error))}"
             raise UserError(problem, "Save or download the image again") from error
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255, which turns nearly everything white. Through "I", since it
-        # can't do arithmetic on the big-endian kind.
-        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-    # A palette's or a tRNS chunk's transparency too: `convert("RGB")` alone would show the colours below it.
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image.convert("RGBA"))
-        image = white
-    return image.convert("RGB")

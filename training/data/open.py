@@ -6,6 +6,7 @@ matter, what a row means `rows.example`'s, what may be unpacked `readers.archive
 
 import difflib
 import hashlib
+import re
 from itertools import chain
 from pathlib import Path
 
@@ -14,11 +15,11 @@ from training.config.columns import ColumnMapping
 from training.data.dataset import Dataset
 from training.data.readers.archives import unpack
 from training.data.readers.folder import REMEDY, Source, find_source, read_written_out
-from training.data.readers.tables import HUB_NAME, fetch_from_hub
+from training.data.readers.tables import HUB_NAME, read_hub, write_out
 from training.data.row import Finding, Progress, say_nothing
-from training.data.rows.example import Reading, read_examples
+from training.data.rows.example import read_examples
 from training.data.safe_paths import URL, DatasetFolder, open_regular, quoted
-from training.data.splits import TRAIN, choose_parts, parse_part
+from training.data.splits import TRAIN, choose_by_column, choose_parts, parse_part
 from training.data.synthetic.samples import SAMPLES, make_sample
 from vlm.errors import UserError
 
@@ -78,7 +79,10 @@ def source_of(
         found = find_source(path, extracted, mapping, progress)
     elif HUB_NAME.fullmatch(source):
         name = source
-        folder = fetch_from_hub(source, extracted, split, held_out_split, progress)
+        folder = re.sub(r"[^\w.-]+", "--", "-".join(filter(None, (source, split, held_out_split))))
+        rows = read_hub(source, split, held_out_split)
+        identity = f"{source} {split} {held_out_split or ''}"
+        folder = write_out(rows, extracted / folder, identity, progress=progress)
         found = read_written_out(folder, source, "dataset of the Hub", mapping)
     else:
         nearest = difflib.get_close_matches(source, list(SAMPLES), n=1)
@@ -144,8 +148,17 @@ def _read(
     used = (rows for split, rows in source.rows.items() if chosen is None or split in ("", *chosen))
     read = read_examples(chain.from_iterable(used), source.name, folder, source.mapping, progress)
     ignored, findings = read.ignored, list(read.findings)
-    if chosen is None and (chosen := _chosen_by_column(read, source, train, held_out)):
-        ignored = [column for column in ignored if column != read.columns.get("split")]
+    if chosen is None:
+        in_rows = {split for split in read.splits if split}
+        chosen = choose_by_column(in_rows, train, held_out, named="split" in source.mapping.columns)
+        wanted = train if held_out is None else held_out
+        if chosen:
+            ignored = [column for column in ignored if column != read.columns.get("split")]
+        elif read.examples and wanted not in TRAIN:
+            raise UserError(
+                f"{quoted(source.name)} has no split {quoted(wanted)}: its rows name none",
+                "Leave --dataset_split and --held_out_split out, or name the column: --columns split=part.",
+            )
     if ignored and read.examples:
         listed = ", ".join(map(quoted, ignored[:COLUMNS_SHOWN]))
         findings.append(
@@ -157,8 +170,8 @@ def _read(
         trained = [example.id for example, split in pairs if split in ("", chosen[0])][:count]
         kept = frozenset(example.id for example, split in pairs if split == chosen[1])
         parts = {chosen[0]: len(trained)} | ({chosen[1]: len(kept)} if chosen[1] else {})
-        wanted = kept.union(trained)
-        examples = [example for example in read.examples if example.id in wanted]
+        used_ids = kept.union(trained)
+        examples = [example for example in read.examples if example.id in used_ids]
         if left_out := {*by_file, *filter(None, read.splits)} - {*chosen}:
             listed = ", ".join(map(quoted, sorted(left_out)[:10]))
             remedy = "Choose others with --dataset_split and --held_out_split if they are meant"
@@ -185,24 +198,3 @@ def _read(
         parts=parts,
         places={example.id: place for example, place in zip(read.examples, read.places, strict=True)},
     )
-
-
-def _chosen_by_column(
-    read: Reading, source: Source, train: str, held_out: str | None
-) -> tuple[str, str | None] | None:
-    """Returns the splits to train on and to hold out that a column `split` names; None without one.
-
-    The column counts where it names the split that is to be trained on, or where `--columns` names it: other
-    people's `split` may mean anything.
-    """
-    there = {*filter(None, read.splits)}
-    names_it = not {train, *(TRAIN if train in TRAIN else ())}.isdisjoint(there)
-    if there and (names_it or "split" in source.mapping.columns):
-        return choose_parts(there, train, held_out)
-    wanted = train if held_out is None else held_out
-    if read.examples and wanted not in TRAIN:
-        raise UserError(
-            f"{quoted(source.name)} has no split {quoted(wanted)}: its rows name none",
-            "Leave --dataset_split and --held_out_split out, or name the column: --columns split=part.",
-        )
-    return None

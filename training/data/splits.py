@@ -73,6 +73,18 @@ def choose_parts(there: Collection[str], train: str, held_out: str | None) -> tu
     return chosen, held_out or next((name for name in HELD_OUT if name in there and name != chosen), None)
 
 
+def choose_by_column(
+    there: Collection[str], train: str, held_out: str | None, *, named: bool
+) -> tuple[str, str | None] | None:
+    """Returns what `choose_parts` does of the parts in a column `split`; None where the column doesn't count.
+
+    It counts where it names the part to train on, or where `--columns` names it (`named`): other people's
+    `split` may mean anything.
+    """
+    names_train = not {train, *(TRAIN if train in TRAIN else ())}.isdisjoint(there)
+    return choose_parts(there, train, held_out) if there and (names_train or named) else None
+
+
 def split_dataset(
     dataset: Dataset, held_out: float, seed: int, digests: Mapping[Path, bytes] | None = None
 ) -> tuple[list[Example], list[Example]]:

@@ -114,8 +114,15 @@ def by_vqa_pair(folder: Path) -> None:
         lines(folder / f"v2_mscoco_{split}_annotations.json", {"annotations": annotations})
 
 
+def by_folder_of_tables(folder: Path) -> None:
+    """Rows of the same number in tables of the same name, with no id of their own."""
+    for split, said in {"train": ("one", "three"), "test": ("four",)}.items():
+        rows = [{"file_name": picture(folder / split / f"{text}.png").name, "text": text} for text in said]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / split / "metadata.parquet")
+
+
 WAYS = [
-    *(by_column, by_file, by_folder, by_caption_folder, by_shard, by_saved_dataset),
+    *(by_column, by_file, by_folder, by_folder_of_tables, by_caption_folder, by_shard, by_saved_dataset),
     *(by_coco_folder, by_vqa_pair),
 ]
 

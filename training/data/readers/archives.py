@@ -24,6 +24,7 @@ MAX_TOTAL_BYTES = 20 * 1024**3
 MAX_RATIO = 100
 RATIO_MATTERS_FROM_BYTES = 1_000_000
 MAX_DEPTH = 32
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 FAULTS_SHOWN = 5
 BLOCK = 1 << 20
 # What begins each entry of a zip's central directory (APPNOTE 4.3.12).
@@ -136,7 +137,29 @@ def _unpack_into(path: Path, folder: Path) -> None:
 
 def _require_safe(entries: list[zipfile.ZipInfo], path: Path, free_bytes: int) -> None:
     """Raises one `UserError` with everything for which these entries must not be unpacked."""
-    faults = [fault for entry in entries for fault in _faults(entry)]
+    faults = []
+    for entry in entries:
+        name = entry.orig_filename  # `filename` is already cut at a NUL
+        parts = PurePosixPath(name).parts
+        kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where the zip was made without Unix modes
+        ratio = MAX_RATIO * entry.compress_size
+        checks = {
+            "is an absolute path": name.startswith(("/", "\\")) or PureWindowsPath(name).drive,
+            "leads outside": ".." in re.split(r"[/\\]", name),
+            "is written with backslashes": "\\" in name,
+            "has control characters in its name": UNSHOWABLE.search(name),
+            "has no name": not parts,
+            f"is nested more than {MAX_DEPTH} folders deep": len(parts) > MAX_DEPTH,
+            # zipfile would write a link's target as an ordinary file's content; another unpacker follows it.
+            "is a link": kind == stat.S_IFLNK,
+            "is a device or pipe": kind not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK),
+            "is encrypted": entry.flag_bits & 0x1,
+            "is packed by a rare method": entry.compress_type not in METHODS,
+            f"unpacks to more than {MAX_RATIO} times its size": (
+                entry.file_size >= RATIO_MATTERS_FROM_BYTES and entry.file_size > ratio
+            ),
+        }
+        faults += [f"{quoted(name)} {fault}" for fault, found in checks.items() if found]
     # Names are compared only where each is one: zipfile cuts them at a NUL, to nothing if it comes first.
     if not faults:
         files: set[PurePosixPath] = set()
@@ -160,26 +183,3 @@ def _require_safe(entries: list[zipfile.ZipInfo], path: Path, free_bytes: int) -
         more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
         problem = f"{quoted(path.name)} can't be unpacked safely: {'; '.join(faults[:FAULTS_SHOWN])}{more}"
         raise UserError(problem, AGAIN)
-
-
-def _faults(entry: zipfile.ZipInfo) -> list[str]:
-    name = entry.orig_filename  # `filename` is already cut at a NUL
-    parts = PurePosixPath(name).parts
-    kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where the zip was made without Unix modes
-    checks = {
-        "is an absolute path": name.startswith(("/", "\\")) or bool(PureWindowsPath(name).drive),
-        "leads outside": ".." in re.split(r"[/\\]", name),
-        "is written with backslashes": "\\" in name,
-        "has control characters in its name": bool(UNSHOWABLE.search(name)),
-        "has no name": not parts,
-        f"is nested more than {MAX_DEPTH} folders deep": len(parts) > MAX_DEPTH,
-        # zipfile would write a link's target as an ordinary file's content; another unpacker follows it.
-        "is a link": kind == stat.S_IFLNK,
-        "is a device or pipe": kind not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK),
-        "is encrypted": bool(entry.flag_bits & 0x1),
-        "is packed by a rare method": entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED),
-        f"unpacks to more than {MAX_RATIO} times its size": (
-            entry.file_size >= RATIO_MATTERS_FROM_BYTES and entry.file_size > MAX_RATIO * entry.compress_size
-        ),
-    }
-    return [f"{quoted(name)} {fault}" for fault, found in checks.items() if found]

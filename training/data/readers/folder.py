@@ -237,7 +237,7 @@ def _files_source(by_split: dict[str, list[Path]], root: Path, options: ReadOpti
                 read, document = read_json(file, names[file])
             else:
                 read = READERS[endings[file]](file, names[file])
-            if isinstance(document, dict) and {"images", "annotations"} <= document.keys():
+            if document is not None:
                 # COCO's images are found from the dataset's folder on, wherever the annotations lie.
                 read, kind, folder = coco_rows(document, names[file], DatasetFolder(root)), COCO, ""
             placed.append(_placed(read, folder, split))

@@ -132,14 +132,14 @@ def _numbered_lines(path: Path, name: str, faults: list[Finding]) -> Iterator[tu
             yield number, line
 
 
-def read_json(path: Path, name: str) -> tuple[Iterator[Row | Finding], object]:
-    """Returns the rows of a `.json` file, and the document they stand in, where that is no list of rows.
+def read_json(path: Path, name: str) -> tuple[Iterator[Row | Finding], dict | None]:
+    """Returns the rows of a `.json` file, or none of them and COCO's document, which `annotations` reads.
 
-    Rows are a list of objects, alone or in the document's `data`, `rows`, `examples` or `train`, or an object
-    a line.
+    Rows are a list of objects, alone or in a document's `data`, `rows`, `examples` or `train`, or an object a
+    line.
 
     Raises:
-        UserError: The file is no JSON at all, or, once its rows are iterated, holds none.
+        UserError: The file is no JSON at all, or holds no list of rows.
     """
     text = _text(path, name)
     begin = SPACE.match(text).end()
@@ -156,7 +156,14 @@ def read_json(path: Path, name: str) -> tuple[Iterator[Row | Finding], object]:
         except (ValueError, RecursionError):
             pass  # an object over several lines
     document = _parsed(text, name)
-    return _wrapped_rows(document, name), document
+    keys = document.keys() if isinstance(document, dict) else set()
+    if {"images", "annotations"} <= keys:
+        return iter(()), document
+    wrapped = [key for key in WRAPPERS if key in keys and isinstance(document[key], list)]
+    if not wrapped:
+        raise UserError(f"{quoted(name)} holds no list of rows", A_LIST)
+    values = enumerate(document[wrapped[0]], start=1)
+    return (_row(name, number, value, "row") for number, value in values), None
 
 
 def read_document(path: Path, name: str) -> object:
@@ -195,15 +202,6 @@ def _parsed(text: str, name: str) -> object:
         raise UserError(f"{where}: not valid JSON at column {error.colno}", A_LIST) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{quoted(name)}: {TOO_DEEP}", A_LIST) from error
-
-
-def _wrapped_rows(document: object, name: str) -> Iterator[Row | Finding]:
-    """Yields a document's rows. A generator, since COCO's document holds none and is no fault."""
-    wrapped = [key for key in WRAPPERS if isinstance(document, dict) and isinstance(document.get(key), list)]
-    if not wrapped:
-        raise UserError(f"{quoted(name)} holds no list of rows", A_LIST)
-    for number, value in enumerate(document[wrapped[0]], start=1):
-        yield _row(name, number, value, "row")
 
 
 def _items(text: str, position: int, name: str) -> Iterator[Row | Finding]:

@@ -228,24 +228,15 @@ def _written(value: Any, folder: Path, near: DatasetFolder | None) -> Any:
     return name
 
 
-def fetch_from_hub(
-    source: str, extracted: Path, split: str, held_out: str | None, progress: Progress
-) -> Path:
-    """Returns a folder below `extracted` with a Hub dataset's rows: the split to train on, the one held out.
+def read_hub(source: str, split: str, held_out: str | None) -> Iterator[Row]:
+    """Streams a Hub dataset's rows, of the split to train on and of the one held out; images stay bytes.
 
     Raises:
-        UserError: The dataset can't be had.
+        UserError: The dataset can't be had, or has no such split.
     """
-    train, count = parse_part(split)
-    name = re.sub(r"[^\w.-]+", "--", f"{source}-{split}{(held_out and f'-{held_out}') or ''}")
-    rows = _hub_rows(source, train, count, held_out)
-    return write_out(rows, extracted / name, f"{source} {split} {held_out or ''}", progress=progress)
-
-
-def _hub_rows(source: str, train: str, count: int | None, held_out: str | None) -> Iterator[Row]:
-    """Streams the rows, at most `count` of each split; images stay bytes."""
     import datasets
 
+    train, count = parse_part(split)
     repo, subset = HUB_NAME.fullmatch(source).group("repo", "subset")
     try:
         found = datasets.load_dataset(repo, name=subset, streaming=True)
