@@ -149,8 +149,8 @@ def _read(
     read = read_examples(chain.from_iterable(used), source.name, folder, source.mapping, progress)
     ignored, findings = read.ignored, list(read.findings)
     if chosen is None:
-        in_rows = {split for split in read.splits if split}
-        chosen = choose_by_column(in_rows, train, held_out, named="split" in source.mapping.columns)
+        mapped = "split" in source.mapping.columns
+        chosen = choose_by_column({*filter(None, read.splits)}, train, held_out, named=mapped)
         wanted = train if held_out is None else held_out
         if chosen:
             ignored = [column for column in ignored if column != read.columns.get("split")]
@@ -160,10 +160,8 @@ def _read(
                 "Leave --dataset_split and --held_out_split out, or name the column: --columns split=part.",
             )
     if ignored and read.examples:
-        listed = ", ".join(map(quoted, ignored[:COLUMNS_SHOWN]))
-        findings.append(
-            Finding(source.name, f"ignored: {listed}", "Name them with --columns if they matter", True)
-        )
+        reason = f"ignored: {', '.join(map(quoted, ignored[:COLUMNS_SHOWN]))}"
+        findings.append(Finding(source.name, reason, "Name them with --columns if they matter", True))
     examples, kept, parts = read.examples[:count], frozenset(), {}
     if chosen is not None:
         pairs = list(zip(read.examples, read.splits, strict=True))
@@ -173,9 +171,9 @@ def _read(
         used_ids = kept.union(trained)
         examples = [example for example in read.examples if example.id in used_ids]
         if left_out := {*by_file, *filter(None, read.splits)} - {*chosen}:
-            listed = ", ".join(map(quoted, sorted(left_out)[:10]))
+            reason = f"splits that are left out: {', '.join(map(quoted, sorted(left_out)[:10]))}"
             remedy = "Choose others with --dataset_split and --held_out_split if they are meant"
-            findings.append(Finding(source.name, f"splits that are left out: {listed}", remedy, True))
+            findings.append(Finding(source.name, reason, remedy, True))
     digest = hashlib.sha256()
     for path in source.files:
         with open_regular(path, path.name) as file:
