@@ -75,9 +75,8 @@ def merge(command: CliCommand) -> int:
     values, name, out = command.values, command.values["adapter"], Path(command.values["out"])
     settings = {key: values[key] for key in ModelSettings.model_fields if values.get(key) is not None}
     place = runs.require_adapter(command.workspace, name)
-    run = place.run
-    if "model" not in settings and run is not None:
-        config = run.config()
+    if "model" not in settings and place.run is not None:
+        config = place.run.config()
         # Not its quantization: weights of 4 or 8 bits can't take an adapter in.
         settings = {"model": config.model, "revision": config.revision, "device": config.device} | settings
     if "model" not in settings:
