@@ -49,7 +49,7 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
-def assists() -> bool:
+def is_worker_rank() -> bool:
     """Returns whether this process is a worker rank: one of several, and not rank 0."""
     return world_size() > 1 and os.environ["RANK"] != "0"
 
@@ -77,7 +77,7 @@ class ProcessGroup:
         switches = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
         return self.world > 1 and any(os.environ.get(name, "").lower() == "true" for name in switches)
 
-    def of_first(self, make: Callable[[], Any]) -> Any:
+    def from_first(self, make: Callable[[], Any]) -> Any:
         """Returns on every rank what `make` returns on rank 0; the others do not call it."""
         if self.world == 1:
             return make()
@@ -107,13 +107,13 @@ class ProcessGroup:
         """A barrier: returns when every rank is here."""
         self.any(False)
 
-    def part(self) -> None:
+    def leave(self) -> None:
         """Leave the group, when all work is done."""
         import torch.distributed as dist
 
         dist.destroy_process_group()
 
-    def tell_failure(self, failure: Failure) -> None:
+    def report_failure(self, failure: Failure) -> None:
         """Report to rank 0 why this rank ends: rank 0 alone writes the event log."""
         self.store.set("failed", json.dumps([failure.problem, failure.remedy, failure.code]))
 
@@ -148,7 +148,6 @@ class ProcessGroup:
 
 
 ALONE = ProcessGroup()
-Ranks = ProcessGroup
 
 
 def _watch(
@@ -221,7 +220,7 @@ def gathered(
         finally:
             group.over.set()
             group.store.set("over", "")
-            group.part()
+            group.leave()
             AcceleratorState._reset_state(reset_partial_state=True)
     finally:
         met.set()

@@ -153,7 +153,7 @@ def test_what_another_process_says_of_its_end_is_told_where_the_first_waits_for_
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=5))
     first, failure = ProcessGroup(0, 2, store), Failure("The disk is full.", "Free 2 GB.", worker.DISK_FULL)
     assert first.failure() is None
-    ProcessGroup(1, 2, store).tell_failure(failure)
+    ProcessGroup(1, 2, store).report_failure(failure)
     told: queue.Queue[Failure] = queue.Queue()
     first.watch(told.put)
     assert told.get(timeout=5) == first.failure() == failure

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from training.batching.collator import Collator, trimmed, with_features
 from training.cache.image_features import content_keys, different, pictures_of
 from training.cache.tensor_store import TensorStore
-from training.distributed import ALONE, Ranks
+from training.distributed import ALONE, ProcessGroup
 from vlm.adapters import PeftModel
 from vlm.example import Example
 from vlm.image_features import ImageEncoder, hand_over
@@ -127,7 +127,7 @@ def can_use_features(
     prompt: PromptStyle,
     examples: Sequence[Example],
     store: TensorStore,
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = ALONE,
 ) -> bool:
     """Whether the model takes features of these examples' images as it takes the images themselves.
 

@@ -18,7 +18,7 @@ from training.cache.encoded_text import open_rows
 from training.cache.image_features import encode_images, encoder_of, open_store
 from training.config import TrainingConfig
 from training.data.safe_paths import digest_of
-from training.distributed import ALONE, Ranks
+from training.distributed import ALONE, ProcessGroup
 from vlm.adapters import PeftModel
 from vlm.errors import UserError
 from vlm.example import Example
@@ -39,7 +39,7 @@ def build_collator(
     prompt: PromptStyle,
     examples: Sequence[Example],
     progress: Callable[[int, int], None],
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = ALONE,
     content: Callable[[Path], bytes] = digest_of,
 ) -> Collator:
     """The collator of a run on these examples. `progress(done, total)` counts images that are encoded.
@@ -108,7 +108,7 @@ def _merging(
     config: TrainingConfig,
     examples: Sequence[Example],
     autocast: torch.autocast,
-    ranks: Ranks,
+    ranks: ProcessGroup,
 ) -> Collator | None:
     """The collator that also merges what questions about one image have in common; None if it can't."""
     merging = replace(collator, prefixes=_prefixes(collator, model) if config.batch_size > 1 else None)

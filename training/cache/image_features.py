@@ -17,7 +17,7 @@ from PIL import Image
 from training.cache.tensor_store import TensorStore, evict
 from training.data.images import load_image
 from training.data.safe_paths import digest_of
-from training.distributed import ALONE, Ranks
+from training.distributed import ALONE, ProcessGroup
 from vlm.example import Example
 from vlm.image_features import Features, ImageEncoder, image_encoder
 from vlm.models import hub
@@ -84,7 +84,7 @@ def encode_images(
     examples: Sequence[Example],
     store: TensorStore,
     progress: Callable[[int, int], None],
-    ranks: Ranks = ALONE,
+    ranks: ProcessGroup = ALONE,
     content: Callable[[Path], bytes] = digest_of,
 ) -> ImageFeatures:
     """Encode each distinct set of images, by content, that the store lacks. `progress(done, total)`.
@@ -92,10 +92,10 @@ def encode_images(
     `content` gives the sha256 of a file. Of several ranks each encodes its share, and reads from disk what
     the others encoded.
     """
-    keys = ranks.of_first(lambda: content_keys(examples, content))
+    keys = ranks.from_first(lambda: content_keys(examples, content))
     # Reversed, so that of several examples with one content the first is the one that is encoded.
     wanted = {keys[example.images]: example for example in reversed(examples) if example.images}
-    lacking = ranks.of_first(lambda: [key for key in wanted if key not in store])
+    lacking = ranks.from_first(lambda: [key for key in wanted if key not in store])
     missing = [(key, wanted[key]) for key in ranks.share(lacking)]
     for start in range(0, len(missing), BATCH_SIZE):
         progress(len(wanted) - len(lacking) + start * ranks.world, len(wanted))

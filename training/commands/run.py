@@ -25,7 +25,7 @@ def run(command: CliCommand) -> int:
     Raises:
         UserError: settings that can't be used, or `--folder` with other flags.
     """
-    if distributed.assists():  # rank 0 prepares the folder and sends it to the others
+    if distributed.is_worker_rank():  # rank 0 prepares the folder and sends it to the others
         return worker.run_rank()
     folder = command.values.get("folder")
     if folder is None:
@@ -91,7 +91,7 @@ def resume(command: CliCommand) -> int:
     background = command.values.get("background")
     if background:
         distributed.require_foreground("resume --background")
-    if distributed.assists():
+    if distributed.is_worker_rank():
         return worker.run_rank()
     run = runs.find(command.workspace, command.values["name"])
     if not runs.reopen(run):

@@ -94,8 +94,8 @@ def train(
     transformers_logging.disable_progress_bar()
     try:
         with tracker_environment(run):
-            data = ranks.of_first(lambda: prepare_data(config, run, log, context.phase))
-            checkpoint = ranks.of_first(lambda: checkpoints.newest(run.checkpoints_path))
+            data = ranks.from_first(lambda: prepare_data(config, run, log, context.phase))
+            checkpoint = ranks.from_first(lambda: checkpoints.newest(run.checkpoints_path))
             if checkpoint is not None:
                 checkpoints.require_same_dataset(checkpoint, data.dataset.fingerprint)
                 checkpoints.require_same_ranks(checkpoint, ranks.world)
@@ -155,7 +155,7 @@ def load_model(context: RunContext) -> AdaptedModel:
         model = adapters.attach(loaded.model, config, base, new_connector=composed)
     counts, fingerprint = adapters.count(model), adapters.fingerprint(model)
     initial = run.path / "adapter_start"
-    folder = context.ranks.of_first(lambda: adapters.save_start(model, config.method, initial))
+    folder = context.ranks.from_first(lambda: adapters.save_start(model, config.method, initial))
     for line in adapters.count_lines(counts):
         logger.info(line)
     versions = dict.fromkeys(VERSIONS_OF, "not installed")
@@ -268,12 +268,12 @@ def catch_up(
 ) -> bool:
     """Makes up for an evaluation that a stop left out. Returns whether the run had come to its early end."""
     state, ranks = trainer.restore_state(checkpoint.path), context.ranks
-    evaluated = ranks.of_first(lambda: {event["step"] for event in context.run.events({"evaluated"})})
+    evaluated = ranks.from_first(lambda: {event["step"] for event in context.run.events({"evaluated"})})
     if checkpoint.step in callback.evaluation_steps(state.max_steps) and checkpoint.step not in evaluated:
         trainer.load_weights(checkpoint.path)
         callback.evaluate_now(checkpoint.step, trainer.args.per_device_train_batch_size)
         trainer.track_evaluations()
-    over = ranks.of_first(lambda: callback.best is not None and callback.best.patience_is_over)
+    over = ranks.from_first(lambda: callback.best is not None and callback.best.patience_is_over)
     if over and checkpoint.step < state.max_steps:
         # Without `train` nothing else would load them, and the last step's adapter may be the one to keep.
         trainer.load_weights(checkpoint.path)

@@ -84,11 +84,11 @@ def run_rank() -> int:
         with log_to(run.output_log, f"rank {ranks.rank}: ", logging.WARNING):
             try:
                 _train(run.config(), run, NoLog(), stop.is_set, ranks, alone=True)
-                ranks.part()
+                ranks.leave()
             except Exception as error:
                 if not ranks.is_over():
                     failure = _failure_of(error, run)
-                    ranks.tell_failure(failure)
+                    ranks.report_failure(failure)
                     return failure.code
     return DONE
 
