@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 from training.commands.parser import CliCommand
+from training.evaluation.blindfold import Blindfold
 from training.runs import Run, Status
 from training.runs.events import Event
 
@@ -54,8 +55,6 @@ def describe_event(event: Event) -> str | None:
         case "checkpoint":
             return f"checkpoint at step {event['step']}: {event['path']}"
         case "blindfold":
-            from training.evaluation.blindfold import Blindfold  # numpy with it, a tenth of `list`
-
             return str(Blindfold.from_event(event))
         case "warning":
             return f"{event['problem']} {event['remedy']}"
