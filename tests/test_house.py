@@ -1,12 +1,12 @@
 """The figures of tools/house.py: counted as it says, and held."""
 
 from support.source_tree import ROOT, sources
-from tools import house
+from tools import draw, house
 
-MAX_FUNCTIONS = 1269
-MAX_SINGLE_CALLERS = 413
-MAX_CODE_LINES = 14_950
-MIN_COMMENTS_PER_100 = 1.0
+MAX_FUNCTIONS = 1000
+MAX_SINGLE_CALLERS = 110
+MAX_CODE_LINES = 13_500
+MIN_COMMENTS_PER_100 = 4.0
 """The figures may only get better; where they are to be stands in docs/decisions.md."""
 
 
@@ -39,12 +39,27 @@ def test_the_figures_are_counted_as_they_are_said_to_be():
     assert house.modules_in_folders({"a/__init__.py": "", "a/b.py": "", "a/c/d.py": ""}) == {"a": 1, "a/c": 1}
 
 
-def test_a_walk_enters_what_is_called_and_comes_back():
+def test_a_walk_follows_one_parameter_and_comes_back():
     files = {
-        "training/a.py": "from training import b\nfrom training.c import see\n"
-        "def go():\n    b.one()\n    see()\n",
-        "training/b.py": "from training.c import see\ndef one():\n    see()\n    hidden.two()\n",
-        "training/c.py": "def see():\n    pass\n",
-        "training/d.py": "def two():\n    pass\n",
+        "training/a.py": "from training import b\nfrom training.c import C, see\n"
+        "def go(way):\n    part = way.part\n    b.one(part)\n    see(3)\n    C(part)\n    see(part)\n",
+        "training/b.py": "from training.d import two\ndef one(value, by=1):\n    two(by)\n    two(x=value)\n",
+        "training/c.py": "class C:\n    pass\ndef see(it):\n    pass\n",
+        "training/d.py": "def two(x):\n    pass\n",
+        "training/e.py": "def never(x):\n    pass\n",
     }
-    assert house.walk(files, "training.a", "go") == {"entered": 2, "returns": 2}
+    # a, b, d, back to b, back to a, c, back to a; the class alone would not be entered.
+    assert house.walk(files, "training.a", "go", "way") == {"entered": 3, "returns": 3}
+    assert house.walk(files, "training.b", "one", "by") == {"entered": 1, "returns": 1}
+    assert house.walk(files, "training.a", "go", "other") == {"entered": 0, "returns": 0}
+
+
+def test_the_picture_of_the_architecture_is_drawn_from_todays_imports():
+    assert draw.PICTURE.read_text("utf-8") == draw.draw(), "run: python tools/draw.py"
+
+
+def test_a_box_stands_above_what_it_imports():
+    graph = {"a.one": {"a.two", "a.sub.part"}, "a.two": {"a.sub.part"}, "a.sub.part": {"b.x"}, "b.x": set()}
+    boxes = draw.boxes_of("a", graph)
+    assert {name: box.floor for name, box in boxes.items()} == {"one": 2, "two": 1, "sub": 0}
+    assert draw.boxes_of("", graph)["a"].imports == {"b"}

@@ -19,7 +19,10 @@ PICTURE = house.ROOT / "docs" / "architecture.svg"
 # Top to bottom; "" is the whole house. A room inside another is one box in it, and has a frame of its own.
 ROOMS = ("", "training", "training/data", "vlm", "vlm/adapters")
 
-WAYS = {"row": ("training.data.open", "open_dataset"), "run": ("training.loop.worker", "main")}
+WAYS = {
+    "row": ("training.data.open", "open_dataset", "source"),
+    "run": ("training.loop.worker", "main", "run"),
+}
 WIDTH, MARGIN, TITLE = 1180, 24, 34
 BOX, BOX_HEIGHT, GAP, FLOOR = 132, 38, 12, 62
 
@@ -95,7 +98,8 @@ def ways(files: Mapping[str, str]) -> dict[str, list[str]]:
     found = {}
     for way, start in WAYS.items():
         walked = house.Walk(files)
-        walked.follow(*start)
+        module, function, parameter = start
+        walked.follow(module, function, frozenset({parameter}))
         found[way] = list(dict.fromkeys(walked.way))
     return found
 

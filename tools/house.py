@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("vlm", "training")
 CALLERS = (*ROOMS, "ui", "app", "benchmarks", "recipes")
 WALKS = {
-    "prepare_data": ("training.loop.prepare_data", "prepare_data"),
-    "open_dataset": ("training.data.open", "open_dataset"),
+    "prepare_data": ("training.loop.prepare_data", "prepare_data", "config"),
+    "open_dataset": ("training.data.open", "open_dataset", "source"),
 }
 MAX_MODULES = 14
 
@@ -164,18 +164,18 @@ def modules_in_folders(files: Mapping[str, str]) -> Counter[str]:
 
 
 class Walk:
-    """A reader who follows a function: into each function of the house it names, in the order of the lines.
+    """A reader who follows one parameter: into each function of the house that it is passed on to.
 
-    Names are resolved through the file's own definitions and imports, `self.x` through the class; what an
-    object of another type does is not followed. A module is *entered* once; leaving it and coming back to it
-    from another is a *return*. Counted are the modules of `training` and `vlm`, the first one aside.
+    What is computed from the parameter is followed as itself. Names are resolved through the file's own
+    definitions and imports; a method of an object is not followed. A module is *entered* once; leaving it and
+    coming back to it from another is a *return*. The first module is not counted.
     """
 
     def __init__(self, files: Mapping[str, str]) -> None:
         self.known = {module_name(path): path for path in files}
         self.trees = {module_name(path): ast.parse(source) for path, source in files.items()}
         self.names = {module: self._bindings(module) for module in self.trees}
-        self.seen: set[tuple[str, str]] = set()
+        self.seen: set[tuple[str, str, frozenset[str]]] = set()
         self.way: list[str] = []
 
     def _bindings(self, module: str) -> dict[str, tuple[str, str | None]]:
@@ -205,40 +205,74 @@ class Walk:
             return self._found(further[0], further[1]) if further[1] else None
         return None
 
-    def follow(self, module: str, name: str) -> None:
+    def follow(self, module: str, name: str, given: frozenset[str]) -> None:
+        """Walks through a function whose parameters `given` carry what is followed."""
         found = self._found(module, name)
-        if found is None or (found[0], name) in self.seen:
+        if found is None or (*found[:1], name, given) in self.seen:
             return
         module, node = found
-        self.seen.add((module, name))
+        self.seen.add((module, name, given))
+        if isinstance(node, ast.ClassDef):  # nobody reads on where a value is only put into a type
+            return
         if not self.way or self.way[-1] != module:
             self.way.append(module)
-        for used in sorted(
-            (n for n in ast.walk(node) if isinstance(n, ast.Name | ast.Attribute)),
-            key=lambda n: (n.lineno, n.col_offset),
-        ):
-            target = self._target(module, used)
-            if target:
-                self.follow(*target)
+        carriers = set(given)
+        for call in carried_calls(node, carriers):
+            target = self._target(module, call.func)
+            if target and (into := self._found(*target)):
+                self.follow(*target, passed_on(call, into[1], carriers))
                 if self.way[-1] != module:
                     self.way.append(module)
 
-    def _target(self, module: str, used: ast.Name | ast.Attribute) -> tuple[str, str] | None:
+    def _target(self, module: str, called: ast.expr) -> tuple[str, str] | None:
         names = self.names[module]
-        if isinstance(used, ast.Name):
-            bound = names.get(used.id)
+        if isinstance(called, ast.Name):
+            bound = names.get(called.id)
             return (bound[0], bound[1]) if bound and bound[1] else None
-        if isinstance(used.value, ast.Name):
-            bound = names.get(used.value.id)
+        if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
+            bound = names.get(called.value.id)
             if bound and bound[1] is None:
-                return bound[0], used.attr
+                return bound[0], called.attr
         return None
 
 
-def walk(files: Mapping[str, str], module: str, function: str) -> dict[str, int]:
-    """Modules entered from a function on, and returns to one already left."""
+def mentions(node: ast.AST, names: set[str]) -> bool:
+    return any(isinstance(part, ast.Name) and part.id in names for part in ast.walk(node))
+
+
+def carried_calls(function: Function, carriers: set[str]) -> Iterator[ast.Call]:
+    """The calls that get what `carriers` hold, in order; names that are set from it join `carriers`."""
+    for node in sorted(
+        (n for n in ast.walk(function) if hasattr(n, "lineno")), key=lambda n: (n.lineno, n.col_offset)
+    ):
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr | ast.For) and node is not function:
+            source = node.iter if isinstance(node, ast.For) else node.value
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if source is not None and mentions(source, carriers):
+                carriers |= {
+                    part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)
+                }
+        if isinstance(node, ast.Call) and any(
+            mentions(part, carriers) for part in [*node.args, *(word.value for word in node.keywords)]
+        ):
+            yield node
+
+
+def passed_on(call: ast.Call, into: ast.AST, carriers: set[str]) -> frozenset[str]:
+    """The callee's parameters that get what `carriers` hold."""
+    if not isinstance(into, Function):
+        return frozenset()
+    names = [argument.arg for argument in [*into.args.posonlyargs, *into.args.args]]
+    by_place = {name for name, value in zip(names, call.args, strict=False) if mentions(value, carriers)}
+    return frozenset(
+        by_place | {word.arg for word in call.keywords if word.arg and mentions(word.value, carriers)}
+    )
+
+
+def walk(files: Mapping[str, str], module: str, function: str, parameter: str) -> dict[str, int]:
+    """Modules entered by one parameter of a function, and returns to one already left."""
     walked = Walk(files)
-    walked.follow(module, function)
+    walked.follow(module, function, frozenset({parameter}))
     entered = set(walked.way) - {module}
     return {"entered": len(entered), "returns": max(0, len(walked.way) - len(set(walked.way)))}
 

@@ -181,9 +181,10 @@ def _with_model(
     progress("model", 0, 0)
     import_torch()
     from training.data.validate.model_check import check_with_model
+    from training.data.validate.token_counter import token_counter
 
     try:
-        report = check_with_model(found.plain, settings, progress, cancelled)
+        report = check_with_model(found.plain, token_counter(settings), progress, cancelled)
     except UserError as trouble:
         return replace(found, trouble=(trouble.problem, trouble.remedy))
     return replace(found, report=report, model=settings.model)

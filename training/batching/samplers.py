@@ -4,26 +4,21 @@ The trainer makes one for a run; seed and epoch decide. The order depends on the
 on how many go through the model at once, so that a resumed run keeps it with a smaller micro-batch too.
 """
 
-import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from training.data.validate.token_lengths import SequenceLengths
 from vlm.example import Example
-from vlm.filesystem import write_atomic
 
 # Examples whose lengths lie in one bucket may share a batch. Of the starter's labels at batch 32, 85 % are
 # padding in random order, 54 % in buckets of 8 tokens, 38 % in buckets of 1; 8 keep short answers of all
 # kinds mixed. Characters stand in where tokens are not known: 40 of them pad as much (55 %).
 TOKENS_OF_BUCKET, CHARACTERS_OF_BUCKET = 8, 40
-
-# Tokens of each stream of an example, by its id (training.data.validate.token_lengths).
-Streams = Mapping[str, Sequence[int]]
 
 
 class LengthBuckets(LengthGroupedSampler):
@@ -33,7 +28,9 @@ class LengthBuckets(LengthGroupedSampler):
     a bucket the order is random, so that short answers of all kinds stay mixed.
     """
 
-    def __init__(self, batch_size: int, examples: Sequence[Example], seed: int, streams: Streams) -> None:
+    def __init__(
+        self, batch_size: int, examples: Sequence[Example], seed: int, streams: SequenceLengths
+    ) -> None:
         # The last stream is the decoder's where there are two: their sum pads more (63 % of labels).
         lengths = [
             streams[example.id][-1] // TOKENS_OF_BUCKET
@@ -118,16 +115,3 @@ class PaddedSampler(Sampler[int]):
 
     def set_epoch(self, epoch: int) -> None:
         self.order.set_epoch(epoch)
-
-
-def run_lengths(file: Path, streams: Streams) -> Streams:
-    """The token lengths that a run began with, written to `file` at its first start and read from it later.
-
-    A check is cut short by the clock, so that measuring again may give others, and with them another order.
-    """
-    if not file.exists():
-        # A run that began before lengths were written goes on in the order of its answers' characters.
-        began_before = any(file.with_name("checkpoints").glob("checkpoint-*"))
-        lengths = {} if began_before else {example: list(tokens) for example, tokens in streams.items()}
-        write_atomic(file, json.dumps(lengths))  # half a file would end every later start of the run
-    return json.loads(file.read_text())

@@ -23,8 +23,9 @@ def check(command: CliCommand) -> int:
     if command.values.get("model"):
         # transformers, and torch with it, for this alone.
         from training.data.validate.model_check import check_with_model
+        from training.data.validate.token_counter import token_counter
 
-        report = check_with_model(report, config, print_progress)
+        report = check_with_model(report, token_counter(config), print_progress)
     text = describe_report(report, every=bool(command.values.get("all")))
     print_result(command, report_facts(report), text)
     skipped = config.skip_bad_rows and bool(report.cleaned().examples)

@@ -65,14 +65,16 @@ def evaluate(command: CliCommand) -> int:
         raise UserError(f"--part: {part!r} can't be used.", f"Give one of {', '.join(PARTS)}.")
 
     # With torch from here on, when nothing of what was typed can be wrong any more.
+    from training.data.splits import spread
     from training.data.validate.model_check import check_with_model
-    from training.evaluation.evaluate import spread
+    from training.data.validate.token_counter import token_counter
     from vlm import adapters as weights
     from vlm.meta_model import architecture
 
     if folder is not None:  # read from headers, before a weight of the base is loaded
         weights.check_fit(folder, architecture(config.model, config.revision), config.model)
-    report = check_with_model(check_configured(config, print_progress), config, print_progress)
+    checked = check_configured(config, print_progress)
+    report = check_with_model(checked, token_counter(config), print_progress)
     dataset = report.cleaned()
     examples = usable_examples(dataset, skip_bad_rows=config.skip_bad_rows)
     if part == "auto":  # what an adapter was trained on says nothing of what it has learned

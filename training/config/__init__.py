@@ -3,17 +3,3 @@
 from training.config.fields import MAY_BE_FOLDERS, WHERE_IT_WENT, TrainingConfig
 from training.config.loading import allowed, build, check, load, read_file, settings_error, unknown_setting
 from training.config.rules import Problem
-
-__all__ = [
-    "MAY_BE_FOLDERS",
-    "WHERE_IT_WENT",
-    "Problem",
-    "TrainingConfig",
-    "allowed",
-    "build",
-    "check",
-    "load",
-    "read_file",
-    "settings_error",
-    "unknown_setting",
-]

@@ -23,7 +23,7 @@ MAY_BE_FOLDERS = ("dataset", "model", "from_adapter")
 class EvaluationSettings(BaseModel):
     """What is evaluated beside the loss, and by what the best adapter is chosen."""
 
-    # A text, as a form, a flag and YAML have one; `ids_in` takes it apart.
+    # A text, as a form, a flag and YAML have one; `pinned_ids` takes it apart.
     pinned_examples: str | None = Field(
         None,
         min_length=1,
@@ -195,6 +195,10 @@ class TrainingConfig(EvaluationSettings, GenerationSettings, SpeedSettings, Adap
                 # `./` marks a path: without it a folder would read like a Hub id.
                 values[field] = relative if relative.startswith("..") else f"./{relative}"
         path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    @property
+    def pinned_ids(self) -> list[str]:
+        return ids_in(self.pinned_examples)
 
 
 def ids_in(written: str | None) -> list[str]:

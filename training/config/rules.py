@@ -8,7 +8,7 @@ from typing import Any
 
 from training.config import run_name
 from training.config.columns import ColumnMapping
-from training.config.fields import MOST_PINNED, SpeedSettings, TrainingConfig, ids_in
+from training.config.fields import MOST_PINNED, SpeedSettings, TrainingConfig
 from vlm.errors import UserError
 from vlm.methods import METHODS
 
@@ -37,7 +37,7 @@ def broken_rules(config: TrainingConfig, unusable: Collection[str] = ()) -> list
         mapping_problem = error
     warmup, steps = config.warmup_steps, config.max_steps
     method, prompts = METHODS[config.method], METHODS[config.method].prompt_learning
-    metric, pinned = config.best_metric, len(ids_in(config.pinned_examples))
+    metric, pinned = config.best_metric, len(config.pinned_ids)
     # Fields (a problem is shown at the first), whether the rule is broken, what is wrong, and the remedy.
     rules: list[tuple[tuple[str, ...], bool, str, str]] = [
         (

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from training.config import TrainingConfig
 from training.data.dataset import Dataset
 from training.data.safe_paths import digest_of, open_regular, quoted
 from vlm.errors import UserError
@@ -23,6 +24,7 @@ HELD_OUT = ("validation", "valid", "val", "dev", "eval", "test", "testing")
 
 PART = re.compile(r"(?P<name>[^\[\]]+?)(?:\[:(?P<count>\d{1,9})\])?")
 ENDS_BYTES = 4096
+IDS_SHOWN = 3
 
 
 def parse_part(text: str) -> tuple[str, int | None]:
@@ -183,3 +185,29 @@ def _groups_by_image(examples: Sequence[Example], twins: Mapping[Path, Path]) ->
         # An example of text alone is a group of its own, under its index.
         groups.setdefault(representative(images[0]) if images else i, []).append(i)
     return list(groups.values())
+
+
+def choose_examples(held_out: Sequence[Example], config: TrainingConfig) -> list[Example]:
+    """Returns the examples that an evaluation uses: the pinned ones first, then others, evenly spaced.
+
+    Raises:
+        UserError: a pinned example is not held out.
+    """
+    by_id = {example.id: example for example in held_out}
+    pinned = config.pinned_ids
+    if missing := [name for name in pinned if name not in by_id]:
+        some = ", ".join([*by_id][:IDS_SHOWN])
+        raise UserError(
+            f"--pinned_examples: {missing[0]} is not among the held-out examples.",
+            f"Pin others, such as {some}." if some else "Give a --held_out above 0.",
+        )
+    others = [example for example in held_out if example.id not in pinned]
+    room = max(0, config.eval_examples - len(pinned))
+    return [*(by_id[name] for name in pinned), *spread(others, room)]
+
+
+def spread(examples: Sequence[Example], count: int) -> list[Example]:
+    """Returns at most `count` of the examples, evenly spaced: neighbours in a dataset tend to be alike."""
+    if len(examples) <= count:
+        return list(examples)
+    return [examples[index * len(examples) // count] for index in range(count)]

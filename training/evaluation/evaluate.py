@@ -14,20 +14,17 @@ from torch import nn
 
 from training.batching.collator import Collator
 from training.config import TrainingConfig
-from training.config.fields import ids_in
 from training.data.dataset import Dataset, image_relpath
+from training.data.splits import spread
 from training.evaluation.best_checkpoint import BestCheckpoint
 from training.evaluation.blindfold import Blindfold, judge, swap_images
 from training.evaluation.metrics import Scores, score
 from training.runs.events import Event, EventLog
-from vlm.errors import UserError
 from vlm.example import Example
 from vlm.oom import with_less
 from vlm.prompting import IGNORED
 
 logger = logging.getLogger(__name__)
-
-IDS_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +159,7 @@ class Evaluator:
         exact = result.scores.metrics["exact_match"]
         logger.info("%s: held-out loss %.3f, exact match %.2f", label, result.loss, exact)
 
-        pinned = len(ids_in(self.config.pinned_examples))
+        pinned = len(self.config.pinned_ids)
         questions = [example for example in self.examples if not example.is_caption] or self.examples
         # `choose_examples` puts the pinned ones first.
         shown = self.examples[:pinned] if pinned else spread(questions, self.config.sample_answers)
@@ -213,29 +210,3 @@ class Evaluator:
                 2 * batch_size, lambda size: evaluate_blindfold(*task, progress, batch_size=size)
             )
         return self.blindfolds[step]
-
-
-def choose_examples(held_out: Sequence[Example], config: TrainingConfig) -> list[Example]:
-    """Returns the examples that an evaluation uses: the pinned ones first, then others, evenly spaced.
-
-    Raises:
-        UserError: a pinned example is not held out.
-    """
-    by_id = {example.id: example for example in held_out}
-    pinned = ids_in(config.pinned_examples)
-    if missing := [name for name in pinned if name not in by_id]:
-        some = ", ".join([*by_id][:IDS_SHOWN])
-        raise UserError(
-            f"--pinned_examples: {missing[0]} is not among the held-out examples.",
-            f"Pin others, such as {some}." if some else "Give a --held_out above 0.",
-        )
-    others = [example for example in held_out if example.id not in pinned]
-    room = max(0, config.eval_examples - len(pinned))
-    return [*(by_id[name] for name in pinned), *spread(others, room)]
-
-
-def spread(examples: Sequence[Example], count: int) -> list[Example]:
-    """Returns at most `count` of the examples, evenly spaced: neighbours in a dataset tend to be alike."""
-    if len(examples) <= count:
-        return list(examples)
-    return [examples[index * len(examples) // count] for index in range(count)]

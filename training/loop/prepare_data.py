@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from training.batching.samplers import Streams, run_lengths
 from training.config import TrainingConfig
 from training.data.dataset import Dataset, usable_examples
+from training.data.splits import choose_examples
 from training.data.validate.dataset_check import check_configured
 from training.data.validate.model_check import check_with_model
-from training.evaluation.evaluate import choose_examples
+from training.data.validate.token_counter import TokenCounter
+from training.data.validate.token_lengths import SequenceLengths, run_lengths
 from training.runs import Run
 from training.runs.events import EventLog
 from vlm.example import Example
@@ -32,13 +33,19 @@ class PreparedData:
     dataset: Dataset
     train: list[Example]
     evaluated: list[Example]
-    lengths: Streams
+    lengths: SequenceLengths
 
 
 def prepare_data(
-    config: TrainingConfig, run: Run, log: EventLog, phase: Callable[[str, int, int], None]
+    config: TrainingConfig,
+    run: Run,
+    log: EventLog,
+    phase: Callable[[str, int, int], None],
+    counter_of: Callable[[TrainingConfig], TokenCounter],
 ) -> PreparedData:
     """Reads and checks the dataset, with the model's processor too, and splits it.
+
+    `counter_of` loads the processor: once the rows are read, so that what is wrong with them is found first.
 
     Raises:
         UserError: the dataset can't be trained on as it is.
@@ -53,7 +60,7 @@ def prepare_data(
             # How many rows a file has is not known before its end: `total` is 0 until then.
             phase("reading data", done if total else 0, total or 1)
 
-    report = check_with_model(check_configured(config, progress), config, progress)
+    report = check_with_model(check_configured(config, progress), counter_of(config), progress)
     dataset = report.cleaned()
     lengths = run_lengths(run.path / "lengths.json", report.lengths.sequences)
     examples = usable_examples(dataset, skip_bad_rows=config.skip_bad_rows)

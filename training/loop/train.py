@@ -23,6 +23,7 @@ from training.batching.equivalence import trial
 from training.batching.setup import build_collator
 from training.config import TrainingConfig
 from training.data.validate.image_index import ImageIndex
+from training.data.validate.token_counter import token_counter
 from training.distributed import ALONE, ProcessGroup
 from training.evaluation.best_checkpoint import BestCheckpoint
 from training.evaluation.evaluate import Evaluator
@@ -94,7 +95,7 @@ def train(
     transformers_logging.disable_progress_bar()
     try:
         with tracker_environment(run):
-            data = ranks.from_first(lambda: prepare_data(config, run, log, context.phase))
+            data = ranks.from_first(lambda: prepare_data(config, run, log, context.phase, token_counter))
             checkpoint = ranks.from_first(lambda: checkpoints.newest(run.checkpoints_path))
             if checkpoint is not None:
                 checkpoints.require_same_dataset(checkpoint, data.dataset.fingerprint)

@@ -26,9 +26,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from training.batching.collator import BATCH_INFO, IMAGE_ORDER, Collator, trimmed, with_features
 from training.batching.equivalence import can_trim_logits
-from training.batching.samplers import ImageGroups, LengthBuckets, PaddedExamples, PaddedSampler, Streams
+from training.batching.samplers import ImageGroups, LengthBuckets, PaddedExamples, PaddedSampler
 from training.config import TrainingConfig
 from training.config.rules import check_speed
+from training.data.validate.token_lengths import SequenceLengths
 from training.evaluation.best_checkpoint import BestCheckpoint
 from training.loop import adalora
 from training.loop.hardest_examples import HardestExamples
@@ -62,7 +63,7 @@ class AdapterTrainer(Trainer):
         *,
         dataset_fingerprint: str,
         on_sealed: Callable[[int, Path], None],
-        lengths: Streams | None = None,
+        lengths: SequenceLengths | None = None,
         best: BestCheckpoint | None = None,
         hardest: HardestExamples | None = None,
         preflight: Callable[["AdapterTrainer"], TrainerCallback] | None = None,

@@ -14,23 +14,3 @@ from training.runs.run import (
     stop_requested,
 )
 from training.runs.status import Status
-
-__all__ = [
-    "Run",
-    "Status",
-    "delete",
-    "find",
-    "find_adapter",
-    "hold_lock",
-    "launch",
-    "list_adapters",
-    "list_runs",
-    "prepare",
-    "reopen",
-    "require_adapter",
-    "resume",
-    "run_of",
-    "start",
-    "stop",
-    "stop_requested",
-]

@@ -21,25 +21,3 @@ from vlm.adapters.probing import Probe, base_alone, first_logits, probe, probe_i
 from vlm.adapters.saving import fingerprint, save, save_start, verify_saved
 from vlm.adapters.untrusted.match import AdapterCheck, check_fit
 from vlm.adapters.untrusted.tensors import AdapterInfo, read_info
-
-__all__ = ["PEFT_PREFIX", "AdapterCheck", "AdapterInfo", "PeftModel", "Probe"]
-__all__ += [
-    "add",
-    "architecture_of",
-    "attach",
-    "base_alone",
-    "can_coexist",
-    "check_fit",
-    "count",
-]
-__all__ += [
-    "count_lines",
-    "fingerprint",
-    "first_logits",
-    "load",
-    "load_checked",
-    "merge",
-    "parameter_groups",
-    "probe",
-]
-__all__ += ["probe_inputs", "read_info", "save", "save_start", "unload", "verify_saved"]

@@ -15,5 +15,3 @@ AutoModelForImageTextToText.register(ComposedConfig, ComposedForConditionalGener
 AutoProcessor.register(ComposedConfig, ComposedProcessor)
 
 ComposedModel = ComposedForConditionalGeneration
-
-__all__ = ["ComposedConfig", "ComposedForConditionalGeneration", "ComposedModel", "ComposedProcessor"]

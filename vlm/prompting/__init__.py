@@ -14,7 +14,7 @@ from vlm.prompting.seq2seq import QuestionAnswerPrompt
 EXCEPTIONS: dict[str, type[PromptStyle]] = {}
 
 
-def prompt_style(config: PreTrainedConfig, processor: ProcessorMixin, max_length: int) -> PromptStyle:
+def prompt_style(config: PreTrainedConfig, processor: ProcessorMixin, max_length: int | None) -> PromptStyle:
     """Returns the prompt style of a model. Raises `UserError` where its processor reads no text."""
     if getattr(processor, "tokenizer", None) is None:
         raise UserError(
@@ -36,6 +36,3 @@ def prompt_style(config: PreTrainedConfig, processor: ProcessorMixin, max_length
         text = parts.get("text_config") or parts.get("encoder", {}).get("text_config")
         style = QuestionAnswerPrompt if text and not text.get("is_decoder") else CaptionPrompt
     return style(config, processor, max_length)
-
-
-__all__ = ["IGNORED", "Conversation", "PromptStyle", "prompt_style"]

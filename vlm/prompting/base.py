@@ -22,14 +22,17 @@ class PromptStyle(Protocol):
     """How conversations become tensors for one kind of model.
 
     `takes_one_image`: whether each conversation has exactly one. `reads_cache`: whether a batch without
-    images can be made, for precomputed image features.
+    images can be made, for precomputed image features. `max_length` is in tokens; with None a text may be
+    longer than the tokenizer's own limit too.
     """
 
     takes_one_image: bool
     reads_cache: bool
     tokenizer: PreTrainedTokenizerBase
 
-    def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin, max_length: int) -> None: ...
+    def __init__(
+        self, config: PreTrainedConfig, processor: ProcessorMixin, max_length: int | None
+    ) -> None: ...
 
     def inputs(
         self, conversations: Sequence[Conversation], images: ConversationImages | None
@@ -77,7 +80,7 @@ def question_of(conversation: Conversation) -> str:
     return "\n".join(m.plain_text for m in conversation if m is not conversation[-1] and m.plain_text)
 
 
-def require_length(lengths: Sequence[int], texts: Sequence[str], max_length: int, what: str) -> None:
+def require_length(lengths: Sequence[int], texts: Sequence[str], max_length: float, what: str) -> None:
     """Raises `UserError` where a text has more tokens than `max_length`."""
     # Never truncation: it would cut the answer off the end, and the row would train on nothing.
     longest = max(range(len(lengths)), key=lambda index: lengths[index])

@@ -13,6 +13,7 @@ front of it, which is a part of its first token, and the token that ends it.
 Where answers begin and end is read off rendered conversations: no family's template is known by name.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -52,10 +53,10 @@ class ChatPrompt:
     reads_cache = False
     decode = decode_after_prompt
 
-    def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin, max_length: int) -> None:
+    def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin, max_length: int | None) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        self.max_length = max_length
+        self.max_length = math.inf if max_length is None else max_length
         self.dtype = config.dtype
         tokens = {*self.tokenizer.added_tokens_encoder}
         self.control_token = _any_of(tokens)

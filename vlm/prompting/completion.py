@@ -1,5 +1,6 @@
 """Prompt styles without a chat template: the answer continues the question, or is a caption."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -24,10 +25,11 @@ class CompletionPrompt:
     reads_cache = False
     decode = decode_after_prompt
 
-    def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin, max_length: int) -> None:
+    def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin, max_length: int | None) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        self.max_length = min(max_length, self.tokenizer.model_max_length)
+        limit = self.tokenizer.model_max_length
+        self.max_length = math.inf if max_length is None else min(max_length, limit)
         self.dtype = config.dtype
         # Whether the tokenizer itself ends each text, as BERT's does.
         self.is_closed = self.tokenizer("x")["input_ids"][-1] in self.tokenizer.all_special_ids
@@ -114,10 +116,11 @@ class CaptionPrompt:
     reads_cache = False
     decode = decode_after_prompt
 
-    def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin, max_length: int) -> None:
+    def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin, max_length: int | None) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        self.max_length = min(max_length, self.tokenizer.model_max_length)
+        limit = self.tokenizer.model_max_length
+        self.max_length = math.inf if max_length is None else min(max_length, limit)
         self.dtype = config.dtype
         self.start_id = config.decoder_start_token_id
         # BERT's tokenizer, of some decoders, has no end of text and closes with [SEP].

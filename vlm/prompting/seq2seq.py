@@ -1,5 +1,6 @@
 """Prompt style of encoder-decoders: the encoder reads image and question, the decoder answers."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -23,10 +24,11 @@ class QuestionAnswerPrompt:
     takes_one_image = True
     reads_cache = True
 
-    def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin, max_length: int) -> None:
+    def __init__(self, config: PreTrainedConfig, processor: ProcessorMixin, max_length: int | None) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        self.max_length = min(max_length, self.tokenizer.model_max_length)
+        limit = self.tokenizer.model_max_length
+        self.max_length = math.inf if max_length is None else min(max_length, limit)
         self.dtype = config.dtype
         # Whether the tokenizer ends each text. One that doesn't is a decoder's, as T5Gemma 2's: what begins
         # its texts is what decoding starts from, and no part of an answer.

@@ -3,7 +3,8 @@
 import itertools
 from pathlib import Path
 
-from training.batching.samplers import ImageGroups, LengthBuckets, run_lengths
+from training.batching.samplers import ImageGroups, LengthBuckets
+from training.data.validate.token_lengths import run_lengths
 from vlm.example import Example, Message
 
 

@@ -17,6 +17,7 @@ from training.data.open import open_dataset
 from training.data.validate import model_check
 from training.data.validate.dataset_check import Report, check_dataset
 from training.data.validate.model_check import check_with_model
+from training.data.validate.token_counter import token_counter
 from training.data.validate.token_lengths import TokenLengths
 from vlm.errors import UserError
 from vlm.example import IMAGE, Example, Message
@@ -58,7 +59,7 @@ def checked(folder: Path, model: Path, *rows: dict[str, object], **settings: obj
     config = build(
         {"model": str(model), "dataset": str(folder), "workspace": folder / "workspace"} | settings
     )
-    return check_with_model(report, config)
+    return check_with_model(report, token_counter(config))
 
 
 def told(report: Report) -> str:
@@ -246,13 +247,13 @@ def test_a_large_dataset_of_many_sizes_is_measured_in_bounded_time(built: Built,
         examples.append(Example(str(number), (image,), turns))
     report = Report(Dataset("many", tmp_path, examples, [], ""), [], facts)
     config = build({"model": str(built("qwen2_vl")), "workspace": tmp_path})
-    seen, began = [], time.monotonic()
-    found = check_with_model(report, config, lambda what, done, total: seen.append((what, done, total)))
+    seen, began, counter = [], time.monotonic(), token_counter(config)
+    found = check_with_model(report, counter, lambda what, done, total: seen.append((what, done, total)))
     assert time.monotonic() - began < 40
     assert len(found.lengths.tokens) == 20_000
     assert found.lengths.measured <= model_check.SPOT_CHECKS + 2 * model_check.MOST_NEAR
     assert seen[-1] == ("tokens", 20_000, 20_000)
-    some = check_with_model(report, config, cancelled=lambda: len(seen) > 1)
+    some = check_with_model(report, counter, cancelled=lambda: len(seen) > 1)
     assert some.lengths.tokens == ()
 
 

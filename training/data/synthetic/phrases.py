@@ -7,7 +7,10 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
 
 from training.data.synthetic.scenes import FILLS, SHAPES, Scene, SceneObject
 
@@ -42,86 +45,18 @@ class Phrasing:
     describe: str  # the request for a caption
 
 
-ENGLISH = Phrasing(
-    shapes={shape: shape for shape in SHAPES},
-    plurals={shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPES},
-    fills=("red", "green", "blue", "yellow", "purple", "black"),
-    places=(
-        *("top left", "top", "top right", "left", "center", "right"),
-        *("bottom left", "bottom", "bottom right"),
-    ),
-    numbers=("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
-    yes="yes",
-    no="no",
-    patterns={
-        "fill of shape": "what color is the {shape}?",
-        "fill of place": "what color is the shape at the {place}?",
-        "shape of fill": "what shape is {fill}?",
-        "shape of place": "what shape is at the {place}?",
-        "count all": "how many shapes are there?",
-        "count fill": "how many {fill} shapes are there?",
-        "count shape": "how many {shapes} are there?",
-        "place of shape": "where is the {shape}?",
-        "place of both": "where is the {fill} {shape}?",
-        "is there": "is there a {fill} {shape}?",
-        "is large": "is the {shape} large?",
-        "is small": "is the {shape} small?",
-    },
-    thing="a {size} {fill} {shape} at the {place}",
-    sizes=("small", "large"),
-    joiner=" and ",
-    describe="describe the image.",
-)
+def _phrasing(texts: Mapping[str, Any]) -> Phrasing:
+    return Phrasing(
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in texts.items()}
+    )
 
-# Blueprints are drawn in one ink: the fill of an object is a hatching there, and has no color to ask for.
+
+_TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
+ENGLISH, VIETNAMESE = _phrasing(_TEXTS["english"]), _phrasing(_TEXTS["vietnamese"])
 BLUEPRINT = replace(
     ENGLISH,
-    fills=("plain", "dotted", "striped", "barred", "slanted", "checked"),
-    patterns={
-        **ENGLISH.patterns,
-        "fill of shape": "what hatching has the {shape}?",
-        "fill of place": "what hatching has the shape at the {place}?",
-    },
-)
-
-_VIETNAMESE_SHAPES = {
-    "circle": "hình tròn",
-    "square": "hình vuông",
-    "triangle": "hình tam giác",
-    "star": "hình ngôi sao",
-    "cross": "hình chữ thập",
-    "diamond": "hình thoi",
-}
-
-VIETNAMESE = Phrasing(
-    shapes=_VIETNAMESE_SHAPES,
-    plurals=_VIETNAMESE_SHAPES,  # Vietnamese nouns don't change with number
-    fills=("đỏ", "xanh lá", "xanh dương", "vàng", "tím", "đen"),
-    places=(
-        *("góc trên bên trái", "phía trên", "góc trên bên phải", "bên trái", "chính giữa", "bên phải"),
-        *("góc dưới bên trái", "phía dưới", "góc dưới bên phải"),
-    ),
-    numbers=("không", "một", "hai", "ba", "bốn", "năm", "sáu", "bảy", "tám", "chín"),
-    yes="có",
-    no="không",
-    patterns={
-        "fill of shape": "{shape} có màu gì?",
-        "fill of place": "hình ở {place} có màu gì?",
-        "shape of fill": "hình nào màu {fill}?",
-        "shape of place": "hình nào ở {place}?",
-        "count all": "có bao nhiêu hình?",
-        "count fill": "có bao nhiêu hình màu {fill}?",
-        "count shape": "có bao nhiêu {shape}?",
-        "place of shape": "{shape} ở đâu?",
-        "place of both": "{shape} màu {fill} ở đâu?",
-        "is there": "có {shape} màu {fill} không?",
-        "is large": "{shape} có lớn không?",
-        "is small": "{shape} có nhỏ không?",
-    },
-    thing="một {shape} {size} màu {fill} ở {place}",
-    sizes=("nhỏ", "lớn"),
-    joiner=" và ",
-    describe="mô tả hình ảnh.",
+    fills=tuple(_TEXTS["blueprint"]["fills"]),
+    patterns={**ENGLISH.patterns, **_TEXTS["blueprint"]["patterns"]},
 )
 
 # Question type -> a property, the pattern that names the object by it, how often that pattern is taken where

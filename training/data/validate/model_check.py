@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from training.config import TrainingConfig
 from training.data.row import Finding, Progress, say_nothing
 from training.data.safe_paths import quoted
 from training.data.validate.dataset_check import Report
@@ -23,10 +22,9 @@ from training.data.validate.token_counter import (
     measure_images,
     measure_templates,
     quiet_transformers,
-    token_counter,
     turn_pattern,
 )
-from training.data.validate.token_lengths import TokenLengths, rounded_up
+from training.data.validate.token_lengths import SequenceLengths, TokenLengths, rounded_up
 from vlm.errors import UserError
 from vlm.example import IMAGE, Example
 
@@ -38,24 +36,19 @@ SECONDS_FOR_NEAR = 60.0
 NEAR_TOKENS, NEAR_PART = 16, 0.02
 TOKENS_NAMED = 3
 
-SequenceLengths = dict[str, tuple[int, ...]]  # example id -> tokens of each sequence
-
 
 def check_with_model(
     report: Report,
-    config: TrainingConfig,
+    counter: TokenCounter,
     progress: Progress = say_nothing,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Report:
-    """Returns the report with what the chosen base model can't take, and the lengths of its usable examples.
+    """Returns the report with what the counter's model can't take, and the lengths of its usable examples.
 
     `progress` counts examples. Once `cancelled()` is true, only the examples counted so far are reported on.
-
-    Raises:
-        UserError: The model has no readable configuration or processor.
     """
     with quiet_transformers():
-        check, counter = _Check(report), token_counter(config)
+        check = _Check(report)
         if counter.prompt.takes_one_image:
             remedy = "Give the row one image, or choose another model"
             check.add(

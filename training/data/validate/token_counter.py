@@ -24,7 +24,6 @@ from vlm.models.loading import load_processor, read_config
 from vlm.prompting import IGNORED, PromptStyle, prompt_style
 from vlm.prompting.seq2seq import QuestionAnswerPrompt
 
-UNLIMITED = 1 << 30
 MOST_TOKENS = 1 << 20  # the most that `max_length` may be
 # Sizes of images and patterns of turns that are measured; others count as the nearest of these. A processor
 # takes milliseconds for each, and a dataset of photographs may have as many sizes as images.
@@ -203,15 +202,15 @@ def token_counter(config: TrainingConfig) -> TokenCounter:
     Raises:
         UserError: The configuration or the processor of the model can't be read.
     """
-    architecture, processor = read_config(config.model, config.revision), load_processor(config)
-    limit = prompt_style(architecture, processor, config.max_length).max_length
-    prompt = prompt_style(architecture, processor, UNLIMITED)
+    with quiet_transformers():
+        architecture, processor = read_config(config.model, config.revision), load_processor(config)
+        limit = prompt_style(architecture, processor, config.max_length).max_length
+        most = prompt_style(architecture, processor, MOST_TOKENS).max_length
+        # Lifted, too long a row is measured in full, and the remedy can name the value that it needs.
+        prompt = prompt_style(architecture, processor, None)
     text = architecture.get_text_config().to_dict()
     positions = [text[name] for name in POSITIONS if isinstance(text.get(name), int)]
-    model_limit = min(prompt.max_length, MOST_TOKENS, *positions)
-    # The style took the model's own limit. Lifted, too long a row is measured in full, and the remedy can
-    # name the value that it needs.
-    prompt.max_length = UNLIMITED
+    model_limit = min(most, *positions)
     encoder_decoder = isinstance(prompt, QuestionAnswerPrompt)
     return TokenCounter(prompt, min(limit, model_limit), model_limit, encoder_decoder)
 

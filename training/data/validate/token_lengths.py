@@ -3,9 +3,16 @@
 `training.data.validate.model_check` counts the tokens; the command `check` and the page show this.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
+
+from vlm.filesystem import write_atomic
+
+# Tokens of each sequence of an example, by its id.
+SequenceLengths = Mapping[str, Sequence[int]]
 
 # A safe value is a multiple of this: a new row a little longer than the rest then still fits.
 STEP = 64
@@ -35,7 +42,7 @@ class TokenLengths:
     limit: int
     model_limit: int
     measured: int
-    sequences: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    sequences: SequenceLengths = field(default_factory=dict)
 
     @property
     def longest(self) -> int:
@@ -76,3 +83,16 @@ class TokenLengths:
 def rounded_up(tokens: int, model_limit: int) -> int:
     """Returns the next multiple of `STEP`, or `model_limit` where the model reads no more."""
     return min(-(-tokens // STEP) * STEP, model_limit)
+
+
+def run_lengths(file: Path, sequences: SequenceLengths) -> SequenceLengths:
+    """The token lengths that a run began with, written to `file` at its first start and read from it later.
+
+    A check is cut short by the clock, so that measuring again may give others, and with them another order.
+    """
+    if not file.exists():
+        # A run that began before lengths were written goes on in the order of its answers' characters.
+        began_before = any(file.with_name("checkpoints").glob("checkpoint-*"))
+        lengths = {} if began_before else {example: list(tokens) for example, tokens in sequences.items()}
+        write_atomic(file, json.dumps(lengths))  # half a file would end every later start of the run
+    return json.loads(file.read_text())
