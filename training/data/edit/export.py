@@ -59,7 +59,14 @@ def export_dataset(
             hold the dataset.
     """
     examples = usable_examples(dataset, skip_bad_rows=skip_bad_rows)
-    plain = all(map(_is_plain, examples))
+    # Plain: one image, which comes first, one question or none, and one answer.
+    plain = all(
+        len(example.images) == 1
+        and [message.role for message in example.messages] == ["user", "assistant"]
+        and example.messages[0].text.startswith(IMAGE)
+        and example.messages[0].text.count(IMAGE) == 1
+        for example in examples
+    )
     if format == "csv" and not plain:
         raise UserError(
             "A table has one image, one question and one answer in a row; this dataset has more.",
@@ -196,17 +203,6 @@ def _metadata_rows(examples: Sequence[Example], rows: Iterable[JsonRow], plain: 
             question = question.removeprefix(IMAGE)
             text = {"question": question, "answer": answer} if question.strip() else {"text": answer}
         yield files | text | {key: row[key] for key in ("id", "split", "type", "answers") if key in row}
-
-
-def _is_plain(example: Example) -> bool:
-    """Whether it is one image first, one question or none, and one answer."""
-    roles = [message.role for message in example.messages]
-    return (
-        len(example.images) == 1
-        and roles == ["user", "assistant"]
-        and example.messages[0].text.startswith(IMAGE)
-        and example.messages[0].text.count(IMAGE) == 1
-    )
 
 
 def _write_jsonl(path: Path, rows: Iterable[JsonRow]) -> None:
