@@ -193,3 +193,13 @@ def test_durations_are_summed_by_file_from_pytests_report(tmp_path: Path):
     cases = [("test_project_files", 1.25), ("ui.test_page", 60), ("test_project_files", 2), ("gone", 9)]
     report.write_text(f"<testsuites>{''.join(case.format(*each) for each in cases)}</testsuites>")
     assert durations.by_file(report) == {"tests/ui/test_page.py": 60.0, "tests/test_project_files.py": 3.2}
+
+
+def test_every_decision_stands_in_the_index():
+    index = (ROOT / "docs" / "decisions.md").read_text("utf-8")
+    rows = dict(re.findall(r"(?m)^\| \[\w+\]\((decisions/\w+\.md)\) \|.*?\| (.*) \|$", index))
+    written = {
+        f"decisions/{file.name}": "; ".join(re.findall(r"(?m)^## [0-9-]+: (.+)$", file.read_text("utf-8")))
+        for file in (ROOT / "docs" / "decisions").glob("*.md")
+    }
+    assert rows == written
