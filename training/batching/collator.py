@@ -20,8 +20,8 @@ from vlm.example import Example
 from vlm.image_features import TEXT_INPUTS, ImageEncoder, hand_over
 from vlm.prompting import IGNORED, PromptStyle
 
-# Entries of a batch that `forward` does not take; the trainer reads or converts them.
-# What the image encoder reads of each distinct set of images, and which of those each example has.
+# `forward` takes none of these: `with_info` and `with_features` take them out, the trainer `BATCH_INFO`.
+# Each distinct set of images once, and whose it is: ten questions about one picture need it encoded once.
 IMAGE_INPUTS, IMAGE_ORDER = "image_inputs", "image_order"
 # Of a batch with merged rows [G, L]: which example each token belongs to.
 OWNERS = "owners"

@@ -13,7 +13,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from vlm.adapters import PeftModel
 
 STATE_FILE = "adalora.safetensors"
-# Fractions of the steps before the budget begins to fall, and after it has fallen.
+# Parts of a run, as in PEFT's own example (AdaLoraConfig): the matrices learn something before ranks are
+# cut, and the ranks that are left learn on afterwards.
 WARMUP, FINAL = 0.1, 0.2
 # PEFT's rank allocator keeps these of each matrix: its importance, smoothed, and how uncertain that is.
 IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")

@@ -78,7 +78,7 @@ def _run_small(func: Any, args: tuple, kwargs: dict) -> Any:
             makes_floats = dtype.is_floating_point
         elif given:
             makes_floats = given[0].is_floating_point()
-        else:  # of all factories, arange alone makes integers of integers
+        else:  # arange makes integers of integers; every other factory is taken for one of floats
             makes_floats = func.overloadpacket is not aten.arange or any(
                 isinstance(number, float) for number in tree_iter(args)
             )

@@ -163,7 +163,7 @@ def _example_or_findings(
     # Beside turns, the list may be of answers to all questions, one each: it counts where it has the last.
     if not answers or (layout in CONVERSATIONS and example.answer not in answers):
         return example
-    # Each once, first the one that is trained on; a single one is no list.
+    # Answers that are all the same are one: the evaluation reports how many examples have several.
     accepted = tuple(dict.fromkeys([example.answer, *(answer.strip() for answer in answers)]))
     return replace(example, references=accepted) if len(accepted) > 1 else example
 

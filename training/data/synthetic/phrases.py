@@ -39,7 +39,7 @@ class Phrasing:
     yes: str
     no: str
     patterns: Mapping[str, str]
-    thing: str  # one object in a caption: {size} {fill} {shape} {place}
+    thing: str
     sizes: tuple[str, str]  # small, large
     joiner: str
     describe: str  # the request for a caption

@@ -57,7 +57,7 @@ def make_sample(name: str, folder: Path, **changes: object) -> Path:
     try:
         with new_folder(folder) as draft:
             (draft / "images").mkdir()
-            # One generator for scenes, questions and captions: an image depends on all that was drawn before.
+            # Questions draw from it too: with more of them all images after the first are others.
             rng = random.Random(spec.seed)
             rows = []
             for index in range(spec.images):

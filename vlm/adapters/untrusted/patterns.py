@@ -24,7 +24,6 @@ SHORTHANDS: dict[str, CharacterTest] = {
     "w": lambda character: character.isalnum() or character == "_",
     "s": str.isspace,
 }
-# A part of a pattern: its kind and what belongs to it, as `_advance` takes it apart.
 Node = tuple[Any, ...]
 
 
