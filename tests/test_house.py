@@ -39,6 +39,8 @@ def test_the_figures_are_counted_as_they_are_said_to_be():
     assert house.single_callers({"a.py": source}, {"b.py": "from a import _one\n_one()\n"})["private"] == [
         "a.py:_one"
     ]
+    tabled = source + "\n\nTABLE = {'one': _one}\n"
+    assert house.single_callers({"a.py": tabled.replace("return _one()", "return 0")}, {})["private"] == []
     assert house.modules_in_folders({"a/__init__.py": "", "a/b.py": "", "a/c/d.py": ""}) == {"a": 1, "a/c": 1}
 
 

@@ -61,9 +61,14 @@ def functions(source: str) -> Iterator[tuple[str, bool]]:
 
 
 def references(source: str) -> Counter[str]:
-    """How often each name is read, as a name or as an attribute."""
-    read = Counter()
-    for node in ast.walk(ast.parse(source)):
+    """How often each name is read, as a name or as an attribute; an entry of a table counts twice.
+
+    A function in a module's table (`METRICS = {"chrf": Metric(chrf)}`) is chosen by data: it has no place of
+    its own to be inlined into.
+    """
+    tree, read = ast.parse(source), Counter()
+    tables = [node.value for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign) and node.value]
+    for node in [*ast.walk(tree), *(part for table in tables for part in ast.walk(table))]:
         if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
             read[node.id if isinstance(node, ast.Name) else node.attr] += 1
     return read

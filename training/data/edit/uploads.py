@@ -11,7 +11,7 @@ from pathlib import Path
 from training.data.edit.export import copy_file
 from training.data.readers.annotations import PICTURES
 from training.data.readers.archives import is_junk, unpack
-from training.data.readers.folder import ROW_FILES
+from training.data.readers.folder import ROW_FILES, ending_of
 from training.data.safe_paths import UNSHOWABLE, quoted
 from training.data.synthetic.samples import SAMPLES
 from vlm.errors import UserError
@@ -40,7 +40,7 @@ def add_upload(files: Sequence[Path], workspace: Path) -> str:
         return unpack(zips[0], datasets, reserved=tuple(SAMPLES)).name
     names = [file.name for file in files]
     for name in names:
-        if is_junk(name) or UNSHOWABLE.search(name) or Path(name).suffix.lower() not in ENDINGS:
+        if is_junk(name) or UNSHOWABLE.search(name) or ending_of(Path(name)) not in ENDINGS:
             raise UserError(
                 f"{quoted(name)} is neither a zip, a file of rows, nor a picture",
                 f"Drop files that end in {', '.join(ENDINGS)}, or one zip",
@@ -52,8 +52,10 @@ def add_upload(files: Sequence[Path], workspace: Path) -> str:
         raise UserError(f"{len(names):,} files were dropped: more than {MOST_FILES:,}", PACK_THEM)
     # Called after the file of rows. LLaMA-Factory's index and ImageFolder's metadata have the same name in
     # every dataset, and say nothing about this one.
-    rows = [file for file in files if file.suffix.lower() in ROW_FILES and file.name != "dataset_info.json"]
-    stem = rows[0].stem if rows else "pictures" if len(files) > 1 else files[0].stem
+    rows = [file for file in files if ending_of(file) in ROW_FILES and file.name != "dataset_info.json"]
+    stem = (
+        rows[0].name[: -len(ending_of(rows[0]))] if rows else "pictures" if len(files) > 1 else files[0].stem
+    )
     name = slug(stem if stem != "metadata" else "pictures", "dataset")
     with draft_folder(datasets / name) as draft:
         for file in files:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from training.config.columns import ColumnMapping
 from training.data.readers import tables
@@ -35,27 +36,29 @@ from vlm.errors import UserError
 Rows = Iterable[Row | Finding]
 
 TABLES = (".parquet", ".arrow")
-# What reads each kind of file; JSON, which may hold a document, goes through `read_json`.
-READERS: dict[str, Callable[[Path, str], Rows]] = {
-    ".jsonl": read_jsonl,
-    ".csv": read_csv,
-    ".parquet": tables.read_parquet,
-    ".arrow": tables.read_arrow,
+
+
+class Format(NamedTuple):
+    """A kind of file that holds rows: its name for people, `read(path, name)`, and how such a file begins."""
+
+    kind: str
+    read: Callable[[Path, str], Rows] | None = None
+    begins: bytes | None = None
+
+
+FORMATS = {
+    ".jsonl": Format("JSON Lines", read_jsonl),
+    ".csv": Format("CSV", read_csv),
+    ".json": Format("JSON"),  # a list of rows, or a document, which COCO's is: `read_json` tells
+    ".parquet": Format("Parquet", tables.read_parquet, b"PAR1"),
+    ".arrow": Format("Arrow", tables.read_arrow, b"ARROW1"),
 }
-ROW_FILES = (".jsonl", ".csv", ".json", *TABLES)
+ROW_FILES = (*FORMATS,)
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 REMEDY = (
     f"Give a sample ({', '.join(SAMPLES)}), or a folder, a file of rows ({', '.join(ROW_FILES)}) or a .zip"
 )
-KINDS = {
-    ".jsonl": "JSON Lines",
-    ".csv": "CSV",
-    ".json": "JSON",
-    ".parquet": "Parquet",
-    ".arrow": "Arrow",
-}
 COCO = "COCO captions"
-MAGIC = {".parquet": b"PAR1", ".arrow": b"ARROW1"}
 # How files begin that are no rows of text, whatever they are called. A pickle begins with its protocol.
 DISGUISES = (
     (b"PAR1", "a Parquet file", "Call it .parquet"),
@@ -184,9 +187,15 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not is_junk(entry.name))
 
 
+def ending_of(file: Path) -> str:
+    """Returns the ending that says how a file holds rows, in small letters; else its last one."""
+    found = (ending for ending in FORMATS if file.name.lower().endswith(ending))
+    return max(found, key=len, default=file.suffix.lower())
+
+
 def _row_files(entries: Iterable[Path]) -> list[Path]:
     """Returns the files of rows among a folder's entries: its metadata alone, if it has any."""
-    found = [entry for entry in entries if entry.suffix.lower() in ROW_FILES]
+    found = [entry for entry in entries if ending_of(entry) in ROW_FILES]
     return [entry for entry in found if entry.name in METADATA] or found
 
 
@@ -216,27 +225,28 @@ def _files_source(by_split: dict[str, list[Path]], root: Path, options: ReadOpti
 
     Where images stand in a table as bytes, everything is written out in one place first.
     """
-    endings = {file: file.suffix.lower() for part in by_split.values() for file in part}
+    endings = {file: ending_of(file) for part in by_split.values() for file in part}
     names = {file: file.relative_to(root).as_posix() for file in endings}
     for file, ending in endings.items():
-        if ending not in KINDS:
+        if ending not in FORMATS:
             raise UserError(f"{quoted(file.name)} is no dataset", REMEDY)
         with open_regular(file, names[file]) as opened:
             begin = opened.read(8)
         for magic, what, remedy in DISGUISES:
-            if begin.startswith(magic) and magic != MAGIC.get(ending):
-                raise UserError(f"{quoted(names[file])} is {what}, not {file.suffix}", remedy)
+            if begin.startswith(magic) and magic != FORMATS[ending].begins:
+                written = file.name[-len(ending) :]
+                raise UserError(f"{quoted(names[file])} is {what}, not {written}", remedy)
     rows: dict[str, Rows] = {}
     kinds = []
     for split, part in by_split.items():
         placed = []
         for file in part:
-            parent, kind, document = file.parent.relative_to(root), KINDS[endings[file]], None
-            folder = parent.as_posix() if parent.parts else ""
-            if endings[file] == ".json":
+            parent, document = file.parent.relative_to(root), None
+            folder, (kind, reader, _) = parent.as_posix() if parent.parts else "", FORMATS[endings[file]]
+            if reader is None:
                 read, document = read_json(file, names[file])
             else:
-                read = READERS[endings[file]](file, names[file])
+                read = reader(file, names[file])
             if document is not None:
                 # COCO's images are found from the dataset's folder on, wherever the annotations lie.
                 read, kind, folder = coco_rows(document, names[file], DatasetFolder(root)), COCO, ""
