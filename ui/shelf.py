@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from training import runs
 from training.config import TrainingConfig
 from training.data.readers.archives import is_junk, unpack
-from training.runs import Run, find_adapter, list_adapters, run_of
+from training.runs import Run, find_adapter, list_adapters
 from training.runs.adapters import adapter_in
 from ui.run_panel import has_adapter, settings_of
 from vlm.errors import UserError
@@ -48,7 +48,7 @@ class Shelved:
 def shelf(workspace: Path, added: Sequence[str] = ()) -> list[Shelved]:
     """Every adapter: of runs that are over, newest first, then folders by name, then what a person added."""
     of_runs, others = [], []
-    for place in list_adapters(workspace):
+    for place in list_adapters(workspace, nested=True):
         if place.run is None:
             others += [] if is_junk(place.name) else [_shelved(place.folder, workspace)]
         elif settings_of(place.run) and has_adapter(place.run, place.run.status()):
@@ -70,11 +70,11 @@ def find(workspace: Path, key: str) -> Shelved:
 
 def named(workspace: Path, words: str) -> Shelved:
     """The adapter that `from_adapter` names, a run or a folder. Raises `UserError` where there is none."""
-    place = find_adapter(workspace, words)
+    place = find_adapter(workspace, words, nested=True)
     run = place and place.run
     if place and run is None:
-        inside = run_of(place.folder.resolve())
-        run = inside if inside in runs.list_runs(workspace.resolve()) and settings_of(inside) else None
+        inside, known = place.folder.resolve(), filter(settings_of, runs.list_runs(workspace))
+        run = next((run for run in known if run.adapter_path.resolve() == inside), None)
     if run and has_adapter(run, run.status()):
         return Shelved(f"/{run.name}", run.name, run.adapter_path, run)
     if place is None or place.run:

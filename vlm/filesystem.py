@@ -112,8 +112,8 @@ def place_folder(draft: Path, name: str, *, reserved: Collection[str] = ()) -> P
 
 
 def numbered_names(name: str, *, joint: str = "-", start: int = 1) -> Iterator[str]:
-    """Yields pets, pets-2, pets-3, …; with `joint` "-v" and `start` 2: pets-v2, pets-v3, …"""
-    return (name if number == 1 else f"{name}{joint}{number}" for number in count(start))
+    """Yields pets, pets-2, pets-3, …; with another `joint`, as "-v", each name has a number."""
+    return (name if number == 1 and joint == "-" else f"{name}{joint}{number}" for number in count(start))
 
 
 def free_name(

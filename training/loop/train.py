@@ -239,6 +239,7 @@ def fit(
             preflight=partial(Preflight, callback=callback, log=log, lengths=data.lengths),
             untracked=callback.untracked,
         )
+        trainer.track_evaluations()  # the base's came before there was a trainer
         # Trainer's constructor seeds all ranks alike: each must drop other activations out.
         set_seed((config.seed + ranks.rank) % 2**32)
         try:
@@ -300,7 +301,7 @@ def finish(
     # The first rank judges alone: the others don't evaluate, and can't know of an early end.
     if first and step < total and not (callback.stopped or ended_early):
         raise UserError(f"Training ended at step {step} of {total}.", "Read output.log, then resume the run.")
-    if ended_early:
+    if ended_early and best.step is not None:
         logger.info("nothing was better than step %s for %s evaluations", best.step, best.since)
     best_step = restore_best(run, log, trainer, callback) if evaluator.enabled else None
     kept = step if best_step is None else best_step

@@ -256,9 +256,6 @@ class TrainerHooks(TrainerCallback):
     trainer: AdapterTrainer
     updating: bool = False
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_):
-        self.trainer.track_evaluations()
-
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_
     ):

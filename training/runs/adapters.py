@@ -6,7 +6,6 @@ Commands, settings (`from_adapter`) and page all ask here. What is in an adapter
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.config import run_name
 from training.runs.folder import Run, list_runs
 from vlm.errors import UserError
 from vlm.methods import ADAPTER_CONFIG_FILE
@@ -25,51 +24,59 @@ class AdapterPlace:
     run: Run | None = None
 
 
-def list_adapters(workspace: Path) -> list[AdapterPlace]:
-    """Returns every adapter: of the runs, newest first, then those in the folder `adapters`, by name."""
+def list_adapters(workspace: Path, *, nested: bool = False) -> list[AdapterPlace]:
+    """Returns every adapter: of the runs, newest first, then those in the folder `adapters`, by name.
+
+    With `nested` also those that lie deeper in a folder there.
+    """
     of_runs = [AdapterPlace(run.name, run.adapter_path, run) for run in list_runs(workspace)]
     home = workspace / FOLDER
     folders = sorted(path for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
-    others = [AdapterPlace(path.name, found) for path in folders if (found := adapter_in(path))]
+    places = [(path.name, adapter_in(path, DEEPEST if nested else 1)) for path in folders]
+    others = [AdapterPlace(name, found) for name, found in places if found]
     return [*(place for place in of_runs if place.folder.is_dir()), *others]
 
 
-def adapter_in(folder: Path) -> Path | None:
+def adapter_in(folder: Path, levels: int = DEEPEST) -> Path | None:
     """Returns the folder with an adapter_config.json nearest to the top, this one first."""
     level = [folder] if folder.is_dir() else []
-    for _ in range(DEEPEST):
-        for path in level:
-            if (path / ADAPTER_CONFIG_FILE).is_file():
-                return path
-        try:
+    try:
+        for _ in range(levels):
+            for path in level:
+                if (path / ADAPTER_CONFIG_FILE).is_file():
+                    return path
             level = sorted(child for path in level for child in path.iterdir() if child.is_dir())
-        except PermissionError:  # any folder may be named, and others' may not be listed
-            return None
+    except OSError:  # any folder may be named, and others' may not be read
+        return None
     return None
 
 
-def find_adapter(workspace: Path, named: str) -> AdapterPlace | None:
-    """Returns the adapter of a run of this name, else the one in a folder of this name; None without one.
+def find_adapter(
+    workspace: Path, named: str, *, run_first: bool = True, nested: bool = False
+) -> AdapterPlace | None:
+    """Returns the adapter of a run of this name, or the one in a folder of this name; None without one.
 
-    A folder is meant from the working directory, from the workspace, or from its folder `adapters`.
+    Settings and page name runs, so that a run goes first; a command is typed among folders, and they go first
+    there. A folder is an adapter's, a run's, or one in the workspace's `adapters`; with `nested` it may hold
+    the adapter deeper, and is also looked for in the workspace.
     """
-    if run_name.problem_with(named) is None:
-        run = Run((workspace / "runs" / run_name.normalise(named)).absolute())
-        if run.config_path.is_file() and run.adapter_path.is_dir():
-            return AdapterPlace(run.name, run.adapter_path, run)
-    for place in (Path(named).expanduser(), workspace / named, workspace / FOLDER / named):
-        if folder := adapter_in(place):
-            return AdapterPlace(folder.name, folder)
-    return None
+    runs = (run for run in list_runs(workspace) if run.name == named and run.adapter_path.is_dir())
+    of_run = next((AdapterPlace(run.name, run.adapter_path, run) for run in runs), None)
+    if of_run and run_first:
+        return of_run
+    path = Path(named).expanduser()
+    places = (path, workspace / named) if nested else (path, path / "adapter", workspace / FOLDER / named)
+    found = (folder for place in places if (folder := adapter_in(place, DEEPEST if nested else 1)))
+    return next((AdapterPlace(folder.name, folder) for folder in found), of_run)
 
 
 def require_adapter(workspace: Path, named: str) -> AdapterPlace:
-    """Returns what `find_adapter` finds, or else the folder of this name, whatever it holds.
+    """Returns the adapter that a command names, or else the folder of this name, whatever it holds.
 
     Raises:
         UserError: there is neither, or the run has no adapter yet.
     """
-    if found := find_adapter(workspace, named):
+    if found := find_adapter(workspace, named, run_first=False):
         return found
     if any(run.name == named for run in list_runs(workspace)):
         raise UserError(f"{named} has no adapter yet.", f"Go on with it: python -m training resume {named}")

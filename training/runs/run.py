@@ -73,7 +73,8 @@ def _placed(config: TrainingConfig) -> TrainingConfig:
         value = getattr(config, field)
         # A name of ours stays one even where a folder is called so; a Hub id stays, and so does a mistake.
         if value is not None and value not in {"dataset": SAMPLES, "model": ["starter"]}.get(field, ()):
-            path = adapter.folder if adapter and field == "from_adapter" else Path(value).expanduser()
+            of_run = field == "from_adapter" and adapter and adapter.run
+            path = adapter.folder if of_run else Path(value).expanduser()
             placed[field] = str(path.absolute()) if path.exists() else value
     return config.model_copy(update=placed)
 

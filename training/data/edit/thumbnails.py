@@ -11,7 +11,8 @@ from vlm.errors import UserError
 from vlm.filesystem import FileStamp, file_stamp, write_atomic
 
 LONGEST_SIDE = 224  # pixels: sharp at 112 on a screen of double density
-QUALITY = 82
+# Of WebP, in percent: a gallery shows hundreds at once, a page a few.
+QUALITY, INLINE_QUALITY = 82, 88
 
 
 def thumbnails_of(workspace: Path) -> Path:
@@ -35,7 +36,7 @@ def thumbnail(image: Path, folder: Path) -> Path:
     path = folder / name[:2] / f"{name}.webp"  # 256 folders, since listing one of 100,000 files is slow
     if path.exists():
         return path
-    data = _webp(image, stamp)
+    data = _webp(image, stamp, QUALITY)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, data)  # two requests at once may both make it: either is whole
@@ -47,7 +48,11 @@ def thumbnail(image: Path, folder: Path) -> Path:
 def thumbnail_uri(image: Path, folder: Path | None = None) -> str | None:
     """Returns a thumbnail as a data: URI, from `folder` or else from memory; None where there is no image."""
     try:
-        data = thumbnail(image, folder).read_bytes() if folder else _webp(image, file_stamp(image))
+        data = (
+            thumbnail(image, folder).read_bytes()
+            if folder
+            else _webp(image, file_stamp(image), INLINE_QUALITY)
+        )
     except (UserError, OSError):
         return None
     # Inline, so that the web server has to serve no file of the workspace.
@@ -57,9 +62,9 @@ def thumbnail_uri(image: Path, folder: Path | None = None) -> str | None:
 # In memory for pages that have no folder to write to. The stamp is a part of the key alone: a file that has
 # changed misses the cache.
 @lru_cache(maxsize=512)
-def _webp(image: Path, _stamp: FileStamp | None) -> bytes:
+def _webp(image: Path, _stamp: FileStamp | None, quality: int) -> bytes:
     picture = load_image(image, name=image.name)
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=QUALITY)
+    picture.save(buffer, "WEBP", quality=quality)
     return buffer.getvalue()
