@@ -223,13 +223,9 @@ def fit(
         if collator.features is not None:  # nothing is left to decode
             smaller["dataloader_num_workers"] = 0
         now = config.model_copy(update=smaller)
+        arguments = training_arguments(now, adapted.loaded, context.run.checkpoints_path)
         trainer = trainer_type(
-            adapted.model,
-            now,
-            training_arguments(now, adapted.loaded, context.run.checkpoints_path),
-            collator,
-            data.train,
-            callback,
+            *(adapted.model, now, arguments, collator, data.train, callback),
             dataset_fingerprint=data.dataset.fingerprint,
             on_sealed=callback.report_checkpoint,
             lengths=data.lengths,
