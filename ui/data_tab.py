@@ -1,4 +1,4 @@
-"""The Data tab: a dataset as it was read, checked, looked at through the model's eye, labelled and mended.
+"""The Data tab: a dataset as it was read, checked, shown as the model sees it, labelled and mended.
 
 It is drawn when it is selected, not before: the first paint has nothing of it. What is chosen here are the
 Train form's own settings.

@@ -1,4 +1,4 @@
-"""The model's eye on the page: one example through the processor of the model that is chosen on Train.
+"""What the model sees, on the page: one example through the processor of the model that is chosen on Train.
 
 Torch comes with the first look. A model's processor is kept while examples are looked at one after the other.
 """

@@ -152,7 +152,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "col_place": ("Place", "Vị trí"),
     "col_question": ("Question", "Câu hỏi"),
     "col_answer": ("Answer", "Câu trả lời"),
-    # The model's eye
+    # What the model sees
     "eye_title": ("What the model sees", "Mô hình thấy gì"),
     "which": ("{counted} · {place}", "{counted} · {place}"),
     "eye_waiting": ("Asking the model's processor…", "Đang hỏi bộ xử lý của mô hình…"),

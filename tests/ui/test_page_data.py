@@ -1,4 +1,4 @@
-"""The Data tab in a real browser: drop, check, mend, label, look through the model's eye, train."""
+"""The Data tab in a real browser: drop, check, mend, label, see what the model sees, train."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The model's eye: pictures are what the processor handed over, tokens those of the training batch."""
+"""What the model sees: pictures are what the processor handed over, tokens those of the training batch."""
 
 import math
 from pathlib import Path

@@ -289,6 +289,7 @@ def test_the_good_one_among_them_is_not_refused(copy: Path, base: PreTrainedMode
         ("ia3", without("fc1"), "names 3 more layers than it has weights for"),
         ("loha", without("hada_w2_a"), "and no hada_w2_a"),
         ("lokr", saying(decompose_factor=10**9), "says decompose_factor = 1000000000"),
+        ("lokr", saying(r=None), "says rank None for"),
         ("oft", saying(r=4), "must say either r or oft_block_size"),
         ("oft", saying(num_cayley_neumann_terms=10**9), "says num_cayley_neumann_terms"),
         ("oft", saying(oft_block_size=16), "is 1 x 496, not 2 x 120"),

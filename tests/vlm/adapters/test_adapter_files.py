@@ -167,10 +167,18 @@ CARD = """
             {"exact_match": 0.5, "token_F1": 0.6, "loss": 1.2},
         ),
         ("all_results.json", '{"eval_loss": 1.5, "epoch": 3, "eval_bad": NaN}', {"eval_loss": 1.5}),
+        ("all_results.json", '{"eval_loss": 1.5, "eval_big": 1' + "0" * 400 + "}", {"eval_loss": 1.5}),
         ("eval_results.json", "[" * 100_000, {}),
         ("README.md", "| held out |", {}),
     ],
-    ids=["our card", "our card of the best step", "LLaMA-Factory", "brackets", "half a card"],
+    ids=[
+        "our card",
+        "our card of the best step",
+        "LLaMA-Factory",
+        "hundreds of digits",
+        "brackets",
+        "half a card",
+    ],
 )
 def test_metrics_are_what_the_folder_tells(
     name: str, text: str, metrics: dict[str, float], trained: PeftModel, tmp_path: Path
