@@ -1,4 +1,4 @@
-"""What the model sees as HTML: the pictures with their patch grid, the tokens with what is trained, the lengths.
+"""What the model sees as HTML: pictures with their patch grid, tokens with what is trained, the lengths.
 
 Called with what `vlm.model_view.view_example` found; no torch.
 """

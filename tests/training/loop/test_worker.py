@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from training import runs, train
-from training.config import TrainingConfig, build
+from training.config import TrainingConfig, build, loading
 from training.loop import worker
 from training.runs import Run, Status, lock
 from training.runs.checkpoints import newest
@@ -243,7 +243,7 @@ def test_the_settings_of_a_run_are_read_once_in_a_start(
     tiny_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Path] = []
-    load = TrainingConfig.load
-    monkeypatch.setattr(TrainingConfig, "load", lambda path: read.append(path) or load(path))
+    read_file = loading.read_file
+    monkeypatch.setattr(loading, "read_file", lambda path: read.append(path) or read_file(path))
     run = train(build(tiny_settings | {"workspace": tmp_path, "max_steps": 2, "held_out": 0}))
     assert read == [run.config_path]
