@@ -282,7 +282,7 @@ def walk(files: Mapping[str, str], module: str, function: str, parameter: str) -
     return {"entered": len(entered), "returns": max(0, len(walked.way) - len(set(walked.way)))}
 
 
-def test_functions(sources: Mapping[str, str]) -> Counter[str]:
+def count_tests(sources: Mapping[str, str]) -> Counter[str]:
     """The names of all test functions, and how often each stands there."""
     found = Counter()
     for source in sources.values():
@@ -323,10 +323,10 @@ def measure(root: Path = ROOT, since: str | None = None) -> dict:
             if start[0] in {module_name(path) for path in files}
         },
     }
-    tests = test_functions(sources(root, "tests"))
+    tests = count_tests(sources(root, "tests"))
     figures["test_functions"] = tests.total()
     if since:
-        figures["tests_lost"] = sorted((test_functions(tests_at(root, since)) - tests).elements())
+        figures["tests_lost"] = sorted((count_tests(tests_at(root, since)) - tests).elements())
     return figures
 
 
