@@ -6,7 +6,7 @@ from tools import draw, house
 # Of vlm and training; why these numbers: docs/decisions/house.md.
 MAX_FUNCTIONS = 1000
 MAX_SINGLE_CALLERS = 110
-MAX_CODE_LINES = 13_500
+MAX_CODE_LINES = 14_000
 MIN_COMMENTS_PER_100 = 4.0
 MAX_MODULES_ENTERED = 20
 

@@ -113,7 +113,7 @@ def model_about(language: Language, chosen: Chosen) -> str:
     if chosen.place == "starter":
         lines = [say(language, "about_starter", time=duration(language, FIRST_RUN_S))]
     elif entry:
-        lines = [entry.note if language == "en" else entry.note_vi, terms(language, entry)]
+        lines = [say(language, f"note_{entry.model}"), terms(language, entry)]
     elif chosen.trouble:
         lines = []
     elif chosen.place == "two":

@@ -5,13 +5,11 @@ from pathlib import Path
 
 from ui.form_html import small
 from ui.text import Language, escaped, number, percent, say
-from ui.words_methods import VIETNAMESE
-from vlm.methods import METHODS
 from vlm.param_counts import TowerCounts
 
 
 def method_about(language: Language, method: str) -> str:
-    return small(METHODS[method].about if language == "en" else VIETNAMESE[method])
+    return small(say(language, f"method_{method}"))
 
 
 def going_on(language: Language, adapter: str | None) -> str:

@@ -41,8 +41,6 @@ class CatalogEntry:
     licence: str
     memory: Memory
     tasks: tuple[Task, ...]
-    note: str
-    note_vi: str
     defaults: Defaults
     gated: bool = False
 

@@ -1,18 +1,132 @@
-"""UserError: a mistake with a problem and a remedy, for shell, page and events. No torch."""
+"""UserError and Phrase: English sentences with a code and values, by which they are translated. No torch."""
+
+import string
+from collections.abc import Mapping
+from typing import Any
+
+
+class Filler(string.Formatter):
+    """`str.format` for sentences.
+
+    `{count:row|rows}` is the first word for 1 and the second for any other number; `{names:or}` writes a list
+    as "a, b or c", `{names}` as "a, b, c", and a specification of a line break one item a line.
+    """
+
+    def format_field(self, value: object, spec: str) -> str:
+        if isinstance(value, (list, tuple)):
+            words = [self.format_field(item, "") for item in value]
+            if spec == "\n":
+                return "\n".join(words)
+            last = f" {spec} " if spec else ", "
+            return last.join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+        if "|" in spec:
+            one, many = spec.split("|")
+            return one if value == 1 else many
+        return self.say(value) if isinstance(value, Phrase) else super().format_field(value, spec)
+
+    def say(self, phrase: "Phrase") -> str:
+        """Returns a phrase that is part of a sentence; in English as it is."""
+        return str(phrase)
+
+
+class Phrase(str):
+    """A text that is shown to people, in English: `code` names its template, `values` are what was filled in.
+
+    It is a `str` all the same: what has no need of another language joins, logs and saves it as one.
+    """
+
+    code: str
+    values: dict[str, Any]
+
+    def __new__(cls, template: str, code: str, /, **values: object) -> "Phrase":
+        values = {name: _plain(value) for name, value in values.items()}
+        self = super().__new__(cls, Filler().vformat(template, (), values))
+        self.code, self.values = code, values
+        return self
+
+    @classmethod
+    def filled(cls, text: str, code: str, values: dict[str, Any]) -> "Phrase":
+        """Returns a phrase whose text was filled in before, as an event or a pickle has it."""
+        self = str.__new__(cls, text)
+        self.code, self.values = code, values
+        return self
+
+    # Pickling a `str` would make it again from its text alone.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Phrase.filled, (str(self), self.code, self.values)
+
+
+def _plain(value: object) -> object:
+    """A value that JSON has: paths and exceptions are their text."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float)) else str(value)
+
+
+def values_to_json(value: Any) -> Any:
+    """Returns values as events keep them: of a phrase its text, code and values."""
+    if isinstance(value, Phrase):
+        return {"text": str(value), "code": value.code, "values": values_to_json(value.values)}
+    if isinstance(value, dict):
+        return {name: values_to_json(item) for name, item in value.items()}
+    return [values_to_json(item) for item in value] if isinstance(value, list) else value
+
+
+def values_from_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values that `values_to_json` was given.
+
+    Raises:
+        KeyError: A mapping among them is no phrase.
+    """
+
+    def read(value: Any) -> Any:
+        if isinstance(value, dict):
+            return Phrase.filled(value["text"], value["code"], values_from_json(value["values"]))
+        return [read(item) for item in value] if isinstance(value, list) else value
+
+    return {name: read(value) for name, value in values.items()}
 
 
 class UserError(Exception):
     """A mistake its reader can mend: two lines in a shell, a red notice on the page, an event in a run.
 
     `problem` says what is wrong in one sentence; `remedy` says what the reader can do now: a setting and a
-    value, or a command. Anything that is not a `UserError` is a bug.
+    value, or a command. Both are templates that `Filler` fills with `values`; a `code` is raised in one place
+    alone, and its translation is found by it. `change` has settings that would help, each alone, the best
+    first: {"batch_size": 8}. Anything that is not a `UserError` is a bug.
     """
 
-    def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(f"{problem}\n{remedy}")
-        self.problem = problem
-        self.remedy = remedy
+    def __init__(
+        self,
+        problem: str,
+        remedy: str,
+        code: str = "",
+        /,
+        *,
+        change: Mapping[str, Any] | None = None,
+        **values: object,
+    ) -> None:
+        # Without a code the texts are no templates: braces in them are the user's own.
+        self.problem = Phrase(problem, code, **values) if code else Phrase.filled(problem, "", {})
+        self.remedy = str(Phrase(remedy, code, **values)) if code else remedy
+        self.change = dict(change or {})
+        super().__init__(f"{self.problem}\n{self.remedy}")
+
+    @property
+    def code(self) -> str:
+        return self.problem.code
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return self.problem.values
+
+    @classmethod
+    def filled(cls, problem: Phrase, remedy: str, change: Mapping[str, Any] | None = None) -> "UserError":
+        """Returns an error whose sentences were filled in before, as a run's event has them."""
+        error = cls(problem, remedy, change=change)
+        error.problem = problem
+        return error
 
     # Exceptions pickle their `args`, here one text: one raised in a child process would fail to unpickle.
-    def __reduce__(self) -> tuple[type["UserError"], tuple[str, str]]:
-        return UserError, (self.problem, self.remedy)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return UserError.filled, (self.problem, self.remedy, self.change)

@@ -45,7 +45,6 @@ class MethodInfo:
     """
 
     label: str
-    about: str
     config: str
     rank: str = "r"
     alpha: str = ""
@@ -59,42 +58,37 @@ class MethodInfo:
     extra: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
 
 
-def _lora(label: str, about: str, **changes: Any) -> MethodInfo:
+def _lora(label: str, **changes: Any) -> MethodInfo:
     """Returns a row whose configuration is `LoraConfig`; `extra` are its arguments."""
     names = {"config": "LoraConfig", "alpha": "lora_alpha", "dropout": "lora_dropout", "has_b": True}
-    return MethodInfo(label, about, **(names | changes))
+    return MethodInfo(label, **(names | changes))
 
 
 METHODS: dict[Method, MethodInfo] = {
-    "lora": _lora("LoRA", "Adds a product of two narrow matrices to each layer (arXiv:2106.09685)."),
+    "lora": _lora("LoRA"),
     "rslora": _lora(
         "rsLoRA",
-        "LoRA scaled by the root of its rank, for high ranks (arXiv:2312.03732).",
         extra={"use_rslora": True},
     ),
     "dora": _lora(
         "DoRA",
-        "LoRA that learns each weight's length apart from its direction; slower (arXiv:2402.09353).",
         extra={"use_dora": True},
         quantizations=("none", "4bit"),
     ),
     "pissa": _lora(
         "PiSSA",
-        "LoRA that starts from the largest singular values of the weights (arXiv:2404.02948).",
         extra={"init_lora_weights": "pissa"},
         quantizations=("none",),
         keeps_base=False,
     ),
     "olora": _lora(
         "OLoRA",
-        "LoRA that starts from an orthonormal basis of the weights (arXiv:2406.01775).",
         extra={"init_lora_weights": "olora"},
         quantizations=("none",),
         keeps_base=False,
     ),
     "adalora": MethodInfo(
         "AdaLoRA",
-        "Starts with half as much rank again and leaves it where it matters (arXiv:2303.10512).",
         "AdaLoraConfig",
         rank="target_r",
         alpha="lora_alpha",
@@ -103,14 +97,12 @@ METHODS: dict[Method, MethodInfo] = {
     ),
     "ia3": MethodInfo(
         "IA3",
-        "Rescales what layers pass on: very few parameters (arXiv:2205.05638).",
         "IA3Config",
         rank="",
         rank_per_tower=False,
     ),
     "loha": MethodInfo(
         "LoHa",
-        "Hadamard product of two low-rank products: more rank for its size (arXiv:2108.06098).",
         "LoHaConfig",
         alpha="alpha",
         dropout="rank_dropout",
@@ -118,7 +110,6 @@ METHODS: dict[Method, MethodInfo] = {
     ),
     "lokr": MethodInfo(
         "LoKr",
-        "Kronecker products: small files (arXiv:2309.14859).",
         "LoKrConfig",
         alpha="alpha",
         dropout="rank_dropout",
@@ -126,7 +117,6 @@ METHODS: dict[Method, MethodInfo] = {
     ),
     "oft": MethodInfo(
         "OFT",
-        "Rotates each layer's inputs in blocks of up to 32 (arXiv:2306.07280).",
         "OFTConfig",
         rank="",
         dropout="module_dropout",
@@ -134,28 +124,24 @@ METHODS: dict[Method, MethodInfo] = {
     ),
     "vera": MethodInfo(
         "VeRA",
-        "Scales one pair of random matrices that all layers share (arXiv:2310.11454).",
         "VeraConfig",
         dropout="vera_dropout",
         rank_per_tower=False,
     ),
     "hira": MethodInfo(
         "HiRA",
-        "Multiplies each weight by a low-rank product: its updates have high rank (ICLR 2025, TwJrTz9cRS).",
         "HiraConfig",
         dropout="hira_dropout",
         rank_per_tower=False,
     ),
     "miss": MethodInfo(
         "MiSS",
-        "One shared matrix a layer: quick, and about half of LoRA's size (arXiv:2409.15371).",
         "MissConfig",
         dropout="miss_dropout",
         rank_per_tower=False,
     ),
     "prefix_tuning": MethodInfo(
         "Prefix tuning",
-        "Trains keys and values before every layer's own, in the text tower (arXiv:2101.00190).",
         "PrefixTuningConfig",
         rank="",
         rank_per_tower=False,
@@ -164,7 +150,6 @@ METHODS: dict[Method, MethodInfo] = {
     ),
     "prompt_tuning": MethodInfo(
         "Prompt tuning",
-        "Trains virtual tokens before the question, in the text tower (arXiv:2104.08691).",
         "PromptTuningConfig",
         rank="",
         rank_per_tower=False,

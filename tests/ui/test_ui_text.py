@@ -1,5 +1,6 @@
 """The page's words: both languages complete, numbers written as their readers write them."""
 
+import re
 import string
 from typing import get_args
 
@@ -9,6 +10,7 @@ from training.config import TrainingConfig
 from training.runs.status import State
 from ui import form
 from ui.text import LANGUAGES, TEXTS, ago, duration, number, percent, say
+from vlm.catalog import CATALOG
 
 
 @pytest.mark.parametrize("key", TEXTS)
@@ -21,6 +23,15 @@ def test_a_text_stands_in_both_languages_with_the_same_places_for_values(key):
 
 def places(text: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+
+
+@pytest.mark.parametrize("entry", CATALOG, ids=lambda entry: entry.model)
+def test_an_entry_says_what_it_is_good_for_in_both_languages(entry):
+    english, vietnamese = TEXTS[f"note_{entry.model}"]
+    assert len(english) <= 110
+    assert len(vietnamese) <= 110
+    assert english.endswith(".")
+    assert re.search("[ăâđêôơưạảấầẩậắằẵặẹẻềểễệỉịọỏốồổộớờởợụủứừửựỳáàãéèíìóòúùý]", vietnamese)
 
 
 @pytest.mark.parametrize("state", get_args(State))

@@ -1,7 +1,5 @@
 """The base models on offer: known to transformers, with settings a run takes, for every job and memory."""
 
-import re
-
 import pytest
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
@@ -53,13 +51,9 @@ def test_an_entrys_weights_leave_room_on_its_gpu(entry: CatalogEntry) -> None:
 
 
 @every_entry
-def test_an_entry_says_what_it_is_good_for_in_both_languages(entry: CatalogEntry) -> None:
+def test_an_entry_says_what_it_is_good_for(entry: CatalogEntry) -> None:
     assert entry.tasks
     assert entry.licence
-    assert len(entry.note) <= 110
-    assert len(entry.note_vi) <= 110
-    assert entry.note.endswith(".")
-    assert re.search("[ăâđêôơưạảấầẩậắằẵặẹẻềểễệỉịọỏốồổộớờởợụủứừửựỳáàãéèíìóòúùý]", entry.note_vi)
 
 
 def test_every_job_and_every_memory_has_its_models() -> None:

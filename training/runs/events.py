@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from vlm.errors import Phrase, UserError, values_from_json, values_to_json
+
 Event = dict[str, Any]
 
 # What each kind of event carries besides `time` (UNIX seconds) and `kind`. These are names on disk: a new
@@ -44,10 +46,32 @@ OPTIONAL: dict[str, frozenset[str]] = {
     "blindfold": frozenset({"gap_interval", "needed"}),
     "finished": frozenset({"best_step", "best_metric", "ended_early"}),
     "stopped": frozenset({"best_step", "best_metric"}),
+    # By these the page finds the sentence in its reader's language (`error_fields`, `problem_of`).
+    "warning": frozenset({"code", "values"}),
+    "failed": frozenset({"code", "values", "change"}),
 }
 
 # The kinds that give a run its outcome.
 FINAL = frozenset({"finished", "stopped", "failed"})
+
+
+def error_fields(error: UserError) -> dict[str, Any]:
+    """Returns what a `failed` event says of an error; a `warning` has no `change`."""
+    fields = {"problem": str(error.problem), "remedy": error.remedy}
+    if error.code:
+        fields |= {"code": error.code, "values": values_to_json(error.values)}
+    return fields | ({"change": error.change} if error.change else {})
+
+
+def error_of(event: Event) -> UserError:
+    """Returns the error that an event was written of; one of an older run has its sentences alone."""
+    try:
+        values = values_from_json(event.get("values") or {})
+    except (KeyError, TypeError, AttributeError):  # a newer version's
+        values = {}
+    problem = Phrase.filled(event["problem"], str(event.get("code") or ""), values)
+    return UserError.filled(problem, event["remedy"], event.get("change"))
+
 
 BLOCK = 64 * 1024
 # A tail never reads more bytes than this, however long the lines are.
