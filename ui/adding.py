@@ -12,7 +12,7 @@ from ui import form, form_html
 from ui.cards import dataset_choices
 from ui.controls import drawn, link
 from ui.opened import OF_DATASET, Wanted, read_dataset
-from ui.text import Wordings, say
+from ui.text import Language, Wordings, say
 from vlm.errors import UserError
 
 
@@ -99,12 +99,12 @@ def as_a_worker_finds_it(source: str, workspace: Path) -> str:
     return str(path) if path.exists() else source
 
 
-def in_the_box(find: Callable[[], Added]) -> tuple[Any, ...]:
+def in_the_box(language: Language, find: Callable[[], Added]) -> tuple[Any, ...]:
     """Updates of the box, its error, and the settings `OF_DATASET`: the new one chosen, or what is wrong."""
     try:
         added = find()
     except UserError as trouble:
-        return gr.skip(), form_html.error(trouble), *[gr.skip()] * len(OF_DATASET)
+        return gr.skip(), form_html.error(language, trouble), *[gr.skip()] * len(OF_DATASET)
     chosen = gr.update(choices=added.choices, value=added.source)
     return gr.update(visible=False), "", chosen, *read_by_itself()
 

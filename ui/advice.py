@@ -37,7 +37,7 @@ def measure(language: Language, values: dict[str, Any], chosen: Chosen) -> tuple
     try:
         needed = estimate.estimate(settings)
     except UserError as trouble:  # a step may not be simulated where layers can still be counted
-        return "", form_html.error(trouble), HIDDEN
+        return "", form_html.error(language, trouble), HIDDEN
     there = estimate.device_memory(needed.device)
     fit = estimate.fit(needed, there)
     line = mixer_html.memory_line(language, needed.total, there, fit)

@@ -124,7 +124,7 @@ def add_who_events(card: WhoCard, workspace: Path, language: gr.BrowserState) ->
         try:
             adapter = shelf.add_folder(workspace, named or "")
         except UserError as trouble:
-            return *[gr.skip()] * len(card.listed), gr.skip(), gr.skip(), form_html.error(trouble)
+            return *[gr.skip()] * len(card.listed), gr.skip(), gr.skip(), form_html.error(language, trouble)
         return with_added(language, base, who, added, adapter)
 
     def add_zip(
@@ -133,7 +133,7 @@ def add_who_events(card: WhoCard, workspace: Path, language: gr.BrowserState) ->
         try:
             adapter = shelf.add_zip(workspace, Path(upload))
         except UserError as trouble:
-            return *[gr.skip()] * len(card.listed), gr.skip(), gr.skip(), form_html.error(trouble)
+            return *[gr.skip()] * len(card.listed), gr.skip(), gr.skip(), form_html.error(language, trouble)
         return with_added(language, base, who, added, adapter)
 
     def with_added(
@@ -147,7 +147,7 @@ def add_who_events(card: WhoCard, workspace: Path, language: gr.BrowserState) ->
             *listed,
             added,
             gr.update(visible=reason is not None),
-            form_html.error(reason) if reason else "",
+            form_html.error(language, reason) if reason else "",
         )
 
     given, heavy = [language, card.base], {"concurrency_id": "model", **QUEUED}
@@ -208,7 +208,7 @@ def listing(
     shown = (base or STARTER) if trouble else as_typed(settings.model, settings.revision)
     return (
         gr.update(choices=bases(language, adapters, settings), value=shown),
-        form_html.error(trouble) if trouble else "",
+        form_html.error(language, trouble) if trouble else "",
         gr.update(choices=choices, value=kept or [value for _, value in choices[:2]]),
         answers_html.others(language, [] if trouble else unfit, nobody=not adapters),
         shown,
@@ -263,5 +263,5 @@ def checks(workspace: Path, language: Language, base: str | None, who: Sequence[
             probe = loaded.probe if loaded and loaded.check.base_name == settings.model else None
             told.append(answers_html.check(language, adapter.name, found, probe))
         except UserError as trouble:
-            told.append(form_html.error(trouble))
+            told.append(form_html.error(language, trouble))
     return "".join(told)

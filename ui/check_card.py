@@ -6,6 +6,7 @@ The findings are drawn beside it. A check belongs to its visitor: it ends when t
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Checked:
     plain: Report
     report: Report
     model: str | None
-    trouble: tuple[str, str] | None
+    trouble: UserError | None
     elapsed_s: float
     cancelled: bool
 
@@ -127,7 +128,7 @@ def run_check(
         if _checking.get(session) is checking:
             del _checking[session]
     if isinstance(checking.failure, UserError):
-        yield form_html.error(checking.failure), None
+        yield form_html.error(language, checking.failure), None
     elif checking.failure is not None:
         raise checking.failure
     else:
@@ -186,7 +187,7 @@ def _with_model(
     try:
         report = check_with_model(found.plain, token_counter(settings), progress, cancelled)
     except UserError as trouble:
-        return replace(found, trouble=(trouble.problem, trouble.remedy))
+        return replace(found, trouble=copy(trouble))
     return replace(found, report=report, model=settings.model)
 
 

@@ -136,7 +136,7 @@ def look(tab: DataTab, trigger: Trigger) -> None:
         try:
             return eye(given.language, given.values, dataset, example)
         except UserError as trouble:
-            return eye_html.refused(given.language, example, form_html.error(trouble))
+            return eye_html.refused(given.language, example, form_html.error(given.language, trouble))
 
     asked = {"inputs": [*tab.known, card.looking, *tab.controls], "trigger_mode": "always_last", **QUIET}
     trigger(wait, outputs=card.drawn, **asked).then(see, outputs=card.body, **asked)

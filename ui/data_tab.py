@@ -80,8 +80,12 @@ def add_source_events(tab: DataTab) -> None:
         (source.adding.files.upload, source.adding.files, add_files),
     ):
         event(
-            lambda typed, add=add: (*in_the_box(lambda: add(tab.workspace, typed)), None, *start_afresh()),
-            box,
+            lambda language, given, add=add: (
+                *in_the_box(language, lambda: add(tab.workspace, given)),
+                None,
+                *start_afresh(),
+            ),
+            [tab.language, box],
             [source.adding.box, source.adding.error, *reading, source.adding.files, *fresh],
             **DATA,
         ).then(**everything)

@@ -40,7 +40,7 @@ def show_row(tab: DataTab, given: Given, dataset: Dataset, at: At) -> list[Any]:
     try:
         row = fixing.row_text(tab.workspace, given.values, dataset, at.key)
     except UserError as trouble:
-        return told(tab.editor, form_html.error(trouble))
+        return told(tab.editor, form_html.error(given.language, trouble))
     done = fixing.mark_of(pending_edits(dataset, tab.workspace), at.key)
     return filled(
         given.language,
@@ -144,7 +144,7 @@ def add_editor_events(tab: DataTab, drafting: Any) -> None:
                 after = _row_moved(tab, given, dataset, at, action, written)
                 return after, None, *show_row(tab, given, dataset, after)
             except UserError as trouble:
-                return gr.skip(), gr.skip(), *told(card, form_html.error(trouble))
+                return gr.skip(), gr.skip(), *told(card, form_html.error(given.language, trouble))
 
         return moved
 
@@ -154,7 +154,7 @@ def add_editor_events(tab: DataTab, drafting: Any) -> None:
         try:
             picture = put_in_image(Path(upload), pending_edits(dataset, tab.workspace))
         except UserError as trouble:
-            return gr.skip(), gr.skip(), form_html.error(trouble)
+            return gr.skip(), gr.skip(), form_html.error(given.language, trouble)
         return (picture,), editor_html.pictures(given.language, (picture,)), ""
 
     for trigger, action in (
@@ -200,7 +200,7 @@ def add_draft_events(tab: DataTab) -> Any:
                 yield answer, gr.skip(), gr.skip()
             yield gr.skip(), "", gr.update(interactive=True)
         except UserError as trouble:
-            yield gr.skip(), form_html.error(trouble), gr.update(interactive=True)
+            yield gr.skip(), form_html.error(given.language, trouble), gr.update(interactive=True)
 
     return card.draft.click(
         draft,
@@ -230,7 +230,7 @@ def add_version_events(tab: DataTab) -> None:
             version = fixing.save(tab.workspace, dataset, given.own[0])
         except UserError as trouble:
             return (
-                form_html.error(trouble),
+                form_html.error(given.language, trouble),
                 gr.update(visible=False),
                 gr.skip(),
                 *[gr.skip()] * (len(reading) + len(closing)),

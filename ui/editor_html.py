@@ -8,7 +8,7 @@ from pathlib import Path
 
 from training.data.images import load_image
 from ui.form_html import small
-from ui.text import Language, escaped, number, say
+from ui.text import Language, escaped, number, say, sentence
 from vlm.errors import UserError
 
 LONGEST_SIDE = 640
@@ -30,7 +30,7 @@ def _picture(language: Language, image: Path) -> str:
     try:
         picture = load_image(image, name=image.name)
     except UserError as trouble:
-        return f'<div class="nopicture"><bdi>{escape(trouble.problem)}</bdi></div>'
+        return f'<div class="nopicture"><bdi>{escape(sentence(language, trouble.problem))}</bdi></div>'
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=88)

@@ -8,6 +8,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from training.config import Problem, TrainingConfig, check
+from vlm.errors import UserError
 from vlm.methods import METHODS
 from vlm.settings import AdapterSettings
 
@@ -93,7 +94,7 @@ class Chosen:
 
     `parameters` counts all towers. `layers` are the names of each tower's layers, empty until they were read;
     `changed` are the settings that followed the model, with their new values. `trouble` is what is wrong with
-    the model: problem and remedy. `from_adapter` is the adapter that the form was filled for, and
+    the model. `from_adapter` is the adapter that the form was filled for, and
     `adapter_trouble` why it can't be gone on from.
     """
 
@@ -105,13 +106,19 @@ class Chosen:
     encoder_decoder: bool = True
     layers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     changed: tuple[tuple[str, Any], ...] = ()
-    trouble: tuple[str, str] | None = None
+    trouble: UserError | None = None
     from_adapter: str | None = None
-    adapter_trouble: tuple[str, str] | None = None
+    adapter_trouble: UserError | None = None
 
     def is_of(self, values: Mapping[str, Any]) -> bool:
         """Whether these settings have this model."""
         return (values["model"], values["revision"]) == (self.model, self.revision)
+
+    def trouble_with(self, values: Mapping[str, Any]) -> UserError | None:
+        """What is known to refuse a run of these settings."""
+        if self.trouble and self.is_of(values):
+            return self.trouble
+        return self.adapter_trouble if values["from_adapter"] == self.from_adapter else None
 
 
 STARTER = Chosen()

@@ -7,7 +7,7 @@ from training.data.dataset import Dataset
 from training.data.edit.thumbnails import thumbnail_uri
 from training.data.synthetic.samples import SAMPLES
 from ui.form import Chosen
-from ui.text import TEXTS, Language, duration, escaped, number, say
+from ui.text import TEXTS, Language, duration, escaped, number, say, told
 from vlm import catalog
 from vlm.catalog import CatalogEntry
 from vlm.errors import UserError
@@ -31,8 +31,9 @@ def small(text: str) -> str:
     return f'<p class="small">{escape(text)}</p>'
 
 
-def error(trouble: UserError) -> str:
-    return _trouble(f"<p>{escape(trouble.problem)}</p><p>{escape(trouble.remedy)}</p>")
+def error(language: Language, trouble: UserError) -> str:
+    problem, remedy = told(language, trouble)
+    return _trouble(f"<p>{escape(problem)}</p><p>{escape(remedy)}</p>")
 
 
 def _trouble(content: str) -> str:

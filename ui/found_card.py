@@ -13,7 +13,6 @@ from ui.controls import drawn, link, title
 from ui.gallery import TELL_ACT
 from ui.model_card import model_name
 from ui.text import Language, Wordings, number, say
-from vlm.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def drawings(
         verdict += form_html.small(say(language, "check_stale"))
     if checked.trouble:
         verdict += form_html.small(say(language, "model_not_asked"))
-        verdict += form_html.error(UserError(*checked.trouble))
+        verdict += form_html.error(language, checked.trouble)
     safe = safe_value(checked)
     return [
         gr.update(visible=True),

@@ -1,5 +1,6 @@
 """Going on from an adapter: the form filled with what the adapter is, from a list of adapters or as typed."""
 
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def fill(
     try:
         chosen, filled = settings_of_adapter(workspace, named, chosen, values)
     except UserError as trouble:
-        failed = replace(chosen, from_adapter=named, adapter_trouble=(trouble.problem, trouble.remedy))
+        failed = replace(chosen, from_adapter=named, adapter_trouble=copy(trouble))
         shown = [named if field == "from_adapter" else gr.skip() for field in form.FIELDS]
         return [failed, *shown]
     updates = (_update(language, workspace, field, filled[field], chosen) for field in form.FIELDS)

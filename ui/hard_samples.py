@@ -1,6 +1,5 @@
 """From one of a run's hardest examples to its row on the Data tab: looked at, corrected, or left out."""
 
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -13,7 +12,7 @@ from ui.data_parts import DATA, NAME, DataTab
 from ui.events import Trigger
 from ui.opened import OF_DATASET, Wanted, read_dataset
 from ui.run_panel import RunPanel, settings_of
-from ui.text import Language, say
+from ui.text import Language, say, warn
 from vlm.errors import UserError
 
 SHOW_EYE = """() => {
@@ -43,7 +42,7 @@ def add_hard_sample_events(
             values = {name: getattr(settings, name) for name in OF_DATASET} if settings else {}
             dataset = read_dataset(tab.workspace, Wanted.of(values)) if settings else None
         except UserError as trouble:
-            gr.Warning(escape(trouble.remedy), title=escape(trouble.problem))
+            warn(language, trouble)
             return nothing
         place = place_of(dataset, event.key)
         if place is None:

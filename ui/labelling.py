@@ -147,7 +147,14 @@ def add_labelling_start(tab: DataTab) -> None:
         try:
             folder = begin(tab.workspace, files)
         except UserError as trouble:
-            return gr.skip(), form_html.error(trouble), None, *[gr.skip()] * len(reading), None, *nothing
+            return (
+                gr.skip(),
+                form_html.error(given.language, trouble),
+                None,
+                *[gr.skip()] * len(reading),
+                None,
+                *nothing,
+            )
         chosen = gr.update(choices=choices_with(tab.workspace, folder), value=folder)
         return gr.update(visible=False), "", None, chosen, *read_by_itself(), None, *open_label(given, folder)
 

@@ -4,6 +4,7 @@ Of a model on the Hub nothing but its configuration is fetched, in an event of i
 """
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -213,8 +214,8 @@ def settle(language: Language, model: str, chosen: Chosen, values: dict[str, Any
     try:
         read = read_model(model, revision)
     except UserError as trouble:
-        told = (trouble.problem, trouble.remedy)
-        yield {"chosen": Chosen(model, revision, place=place_of(model), trouble=told)}
+        # A copy has no traceback: its frames hold the model.
+        yield {"chosen": Chosen(model, revision, place=place_of(model), trouble=copy(trouble))}
         return
     changes = {} if model == chosen.model else followed(read, values)
     read = replace(read, changed=tuple(changes.items()) or chosen.changed * (model == chosen.model))

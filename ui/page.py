@@ -4,7 +4,6 @@ import os
 import threading
 import time
 from functools import cache
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ui.engine import engine
 from ui.events import QUEUED, QUIET
 from ui.hard_samples import add_hard_sample_events
 from ui.runs_tab import RunsTab, add_runs_events, build_runs_tab, runs_table
-from ui.text import Language, Wordings, number, say
+from ui.text import Language, Wordings, number, say, warn
 from ui.train_tab import TrainTab, build_train_tab
 from ui.try_tab import TryTab, add_try_events, build_try_tab, opened_sample, pictures
 from vlm.errors import UserError
@@ -137,7 +136,7 @@ def add_adapter_actions(
                 named = adapter.run.name if adapter.run else str(adapter.folder)
                 moved[0], moved[-1] = gr.Tabs(selected="train"), (named, time.time())
         except UserError as trouble:
-            gr.Warning(escape(trouble.remedy), title=escape(trouble.problem))
+            warn(language, trouble)
         return moved
 
     wired = {"concurrency_id": "data", **QUEUED}

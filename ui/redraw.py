@@ -18,7 +18,7 @@ from ui.controls import Form
 from ui.events import QUEUED, QUIET
 from ui.form import Chosen
 from ui.mixer import DEFAULTS, TOWERS, Looks, first_counts, look, looks_of
-from ui.text import Language
+from ui.text import Language, told
 from vlm.errors import UserError
 from vlm.meta_model import tower_counts
 
@@ -38,7 +38,7 @@ def add_drawing_events(built: Form, workspace: Path, language: gr.BrowserState, 
 
     def draw(language: Language, chosen: Chosen, before: Looks, *controls: Any) -> tuple[Any, ...]:
         values = form.values_of(controls, workspace, chosen)
-        now = looks_of(values, chosen, troubles(values, chosen))
+        now = looks_of(values, chosen, troubles(language, values, chosen))
         changed = (look(name, now[name]) if now[name] != before.get(name) else gr.skip() for name in blocks)
         said = sayings(language, values, chosen) | {
             "draft": new_name(values["dataset"] or "run", workspace),  # other settings are another run
@@ -82,23 +82,23 @@ def add_drawing_events(built: Form, workspace: Path, language: gr.BrowserState, 
         event.then(**measured).then(**advised)
 
 
-def troubles(values: dict[str, Any], chosen: Chosen) -> dict[str, str]:
+def troubles(language: Language, values: dict[str, Any], chosen: Chosen) -> dict[str, str]:
     """What is wrong with each setting, by its name."""
     found = {problem.field: f"{problem.message}. {problem.remedy}" for problem in config.check(values)}
     if chosen.adapter_trouble and values["from_adapter"] == chosen.from_adapter:
-        found["from_adapter"] = " ".join(chosen.adapter_trouble)
+        found["from_adapter"] = " ".join(told(language, chosen.adapter_trouble))
     return found
 
 
 def sayings(language: Language, values: dict[str, Any], chosen: Chosen) -> dict[str, Any]:
     """What the form says beside its controls; no torch is needed for it."""
-    trouble = UserError(*chosen.trouble) if chosen.trouble else None
+    trouble = chosen.trouble
     return {
         "method_about": mixer_html.method_about(language, values["method"]),
         "model_note": form_html.model_note(language, chosen, first_counts()),
         "model_about": form_html.model_about(language, chosen),
         "model_error": gr.update(
-            value=form_html.error(trouble) if trouble else "", visible=trouble is not None
+            value=form_html.error(language, trouble) if trouble else "", visible=trouble is not None
         ),
         "going_on_words": mixer_html.going_on(language, values["from_adapter"]),
         "command": form_html.command(language, form.command_line(values), form.is_unchanged(values)),
@@ -115,7 +115,7 @@ def count(language: Language, values: dict[str, Any], chosen: Chosen) -> tuple[A
         try:
             counts = tower_counts(config.build({key: values[key] for key in values if key not in unusable}))
         except UserError as refused:
-            trouble = form_html.error(refused)
+            trouble = form_html.error(language, refused)
     waiting = "" if chosen.trouble else mixer_html.counting(language)
     shares = (mixer_html.tower_share(language, counts, tower) for tower in TOWERS)
     line = mixer_html.counts_line(language, counts) if counts else trouble or waiting

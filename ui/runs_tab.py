@@ -18,7 +18,7 @@ from ui.adapters_card import build_adapters_card
 from ui.controls import drawn, title
 from ui.events import QUIET
 from ui.run_panel import settings_of, story_of
-from ui.text import Language, Wordings, ago, escaped
+from ui.text import Language, Wordings, ago, escaped, warn
 from vlm.errors import UserError
 
 TELL_ACTION = """
@@ -72,7 +72,7 @@ def add_runs_events(
             elif event.action in CHANGES and can_train:
                 CHANGES[event.action](run)
         except UserError as trouble:
-            gr.Warning(escape(trouble.remedy), title=escape(trouble.problem))
+            warn(language, trouble)
         return runs_table(workspace, language, asked, can_train), asked, *seen
 
     tab.table.act(act, language, [tab.table, tab.asked, opened, tabs], **QUIET)

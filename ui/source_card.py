@@ -146,7 +146,7 @@ def drawings(
         return None, [
             form_html.dataset_note(language, wanted.source),
             "",
-            form_html.error(trouble),
+            form_html.error(language, trouble),
             *[gr.skip()] * len(COLUMN_KINDS),
             "",
         ]

@@ -75,6 +75,12 @@ def told(language: Language, error: UserError) -> tuple[str, str]:
     return sentence(language, error.problem), remedy_of(language, error.problem, error.remedy)
 
 
+def warn(language: Language, error: UserError) -> None:
+    """A notice over the page that goes by itself."""
+    problem, remedy = told(language, error)
+    gr.Warning(escape(remedy), title=escape(problem))
+
+
 def _template(language: Language, code: str, part: str) -> str | None:
     if language == "en":  # the English sentence stands where it is raised
         return None

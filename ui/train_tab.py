@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from ui.model_card import add_model_events
 from ui.opened import OF_DATASET, Wanted, read_dataset
 from ui.redraw import add_drawing_events
 from ui.run_panel import NEWEST, RunPanel, build_run_panel, change_of, run_named
-from ui.text import Language, Wordings
+from ui.text import Language, Wordings, warn
 from vlm.errors import UserError
 
 SHOW_RUN_ON_PHONE = (
@@ -59,7 +58,7 @@ def build_train_tab(
     add_drawing_events(built, workspace, language, settled)
     if can_train:
         add_start_event(built, opened, workspace, language)
-        add_run_events(panel, opened, workspace)
+        add_run_events(panel, opened, workspace, language)
     return TrainTab(built, panel, opened)
 
 
@@ -72,7 +71,7 @@ def add_data_events(built: Form, workspace: Path, language: gr.BrowserState) -> 
         try:
             found = read_dataset(workspace, wanted)
         except UserError as trouble:
-            return form_html.dataset_note(language, wanted.source), form_html.error(trouble)
+            return form_html.dataset_note(language, wanted.source), form_html.error(language, trouble)
         return (
             form_html.dataset_note(language, wanted.source, found),
             form_html.preview(language, wanted.source, found),
@@ -97,8 +96,8 @@ def add_data_events(built: Form, workspace: Path, language: gr.BrowserState) -> 
         (parts["upload"].upload, parts["upload"], lambda workspace, upload: add_files(workspace, [upload])),
     ):
         event(
-            lambda given, add=add: in_the_box(lambda: add(workspace, given)),
-            box,
+            lambda language, given, add=add: in_the_box(language, lambda: add(workspace, given)),
+            [language, box],
             changed,
             concurrency_id="data",
             **QUEUED,
@@ -113,16 +112,14 @@ def add_start_event(built: Form, opened: gr.BrowserState, workspace: Path, langu
         values = form.values_of(controls, workspace, chosen)
         if found := config.check(values):
             return gr.skip(), gr.skip(), _notice(form_html.problems(language, found))
+        if known := chosen.trouble_with(values):
+            return gr.skip(), gr.skip(), _notice(form_html.error(language, known))
         try:
-            if chosen.trouble and chosen.is_of(values):
-                raise UserError(*chosen.trouble)
-            if chosen.adapter_trouble and values["from_adapter"] == chosen.from_adapter:
-                raise UserError(*chosen.adapter_trouble)
             if (over := run_named(workspace, draft)) and not over.status().live:
                 draft = new_name(values["dataset"], workspace)
             runs.start(config.build(values | {"name": draft}))
         except UserError as trouble:
-            return gr.skip(), gr.skip(), _notice(form_html.error(trouble))
+            return gr.skip(), gr.skip(), _notice(form_html.error(language, trouble))
         return NEWEST, draft, gr.update(visible=False)
 
     parts["start"].click(
@@ -138,19 +135,21 @@ def _notice(written: str) -> dict[str, Any]:
     return gr.update(value=written, visible=True)
 
 
-def add_run_events(panel: RunPanel, opened: gr.BrowserState, workspace: Path) -> None:
+def add_run_events(
+    panel: RunPanel, opened: gr.BrowserState, workspace: Path, language: gr.BrowserState
+) -> None:
     """Stop, Resume and Retry act on the run that is seen. A refusal is a notice; the tick tells the rest."""
 
-    def act(action: Callable[[runs.Run], object]) -> Callable[[str], None]:
-        def acted(showing: str) -> None:
+    def act(action: Callable[[runs.Run], object]) -> Callable[[Language, str], None]:
+        def acted(language: Language, showing: str) -> None:
             try:
                 action(runs.find(workspace, showing))
             except UserError as trouble:
-                gr.Warning(escape(trouble.remedy), title=escape(trouble.problem))
+                warn(language, trouble)
 
         return acted
 
-    def retry(showing: str) -> str:
+    def retry(language: Language, showing: str) -> str:
         """A new run with the settings of the failed one and the change that its remedy names."""
         try:
             run = runs.find(workspace, showing)
@@ -160,9 +159,10 @@ def add_run_events(panel: RunPanel, opened: gr.BrowserState, workspace: Path) ->
                 runs.start(run.config().model_copy(update={change[0]: change[1], "name": name}))
                 return NEWEST
         except UserError as trouble:
-            gr.Warning(escape(trouble.remedy), title=escape(trouble.problem))
+            warn(language, trouble)
         return gr.skip()
 
-    panel.parts["retry"].click(retry, panel.showing, opened, trigger_mode="once", **QUIET)
-    panel.parts["stop"].click(act(runs.stop), panel.showing, None, **QUIET)
-    panel.parts["resume"].click(act(runs.resume), panel.showing, None, **QUIET)
+    seen = [language, panel.showing]
+    panel.parts["retry"].click(retry, seen, opened, trigger_mode="once", **QUIET)
+    panel.parts["stop"].click(act(runs.stop), seen, None, **QUIET)
+    panel.parts["resume"].click(act(runs.resume), seen, None, **QUIET)

@@ -246,7 +246,7 @@ def answer(
         )
     except UserError as trouble:
         yield (
-            form_html.error(trouble),
+            form_html.error(language, trouble),
             gr.update(interactive=True),
             gr.update(visible=False),
             *[gr.skip()] * 3,

@@ -43,8 +43,8 @@ def test_layers_that_the_new_model_has_too_stay_chosen(tiny_base):
 def test_a_model_that_cannot_be_done_is_told_and_may_be_tried_again(tmp_path):
     _, last = settled(str(tmp_path))
     chosen = last["chosen"]
-    assert "There is no model in" in chosen.trouble[0]
-    assert settled(str(tmp_path), chosen)[-1]["chosen"].trouble == chosen.trouble
+    assert "There is no model in" in chosen.trouble.problem
+    assert settled(str(tmp_path), chosen)[-1]["chosen"].trouble.problem == chosen.trouble.problem
 
 
 def test_the_model_that_is_chosen_already_is_not_read_again(tiny_base):
