@@ -64,6 +64,7 @@ FLOORS = {
     ),
     "vlm/adapters/untrusted": ("files patterns", "tensors", "schema", "layers", "rebuild", "match"),
     "training": (
+        "program",
         "config",
         "data",
         "distributed runs",
