@@ -48,8 +48,7 @@ def ranks(language: Language, found: Mapping[str, tuple[int, int]]) -> str:
 
 def check(language: Language, name: str, found: "AdapterCheck", probe: "Probe | None") -> str:
     """How many of an adapter's tensors have their place in the base; and what it did once it was loaded."""
-    figures = {"matched": number(language, found.matched), "total": number(language, found.total)}
-    words, good = [say(language, "tensors_match", **figures)], True
+    words, good = [say(language, "tensors_match", matched=found.matched, total=found.total)], True
     if probe is not None:
         good = probe.differs
         words.append(say(language, "answers_differ" if good else "answers_equal"))
@@ -95,7 +94,7 @@ def _card(language: Language, reply: Reply) -> str:
         language,
         "answer_cost",
         time=say(language, "seconds", s=number(language, reply.elapsed_s, 2)),
-        tokens=number(language, reply.tokens),
+        tokens=reply.tokens,
     )
     return (
         f'<div class="card{"" if reply.is_base else " on"}"><h2>{mark}{escape(reply.who)}</h2>'

@@ -52,8 +52,8 @@ def verdict(
         say(
             language,
             "looked_at",
-            examples=number(language, len(report.dataset.examples)),
-            images=number(language, len(report.facts)),
+            examples=len(report.dataset.examples),
+            images=len(report.facts),
             time=_time(language, elapsed_s),
         )
     ]
@@ -179,7 +179,7 @@ def _histogram(language: Language, found: TokenLengths) -> str:
         f'<div class="histogram" role="img" aria-label="{label}">'
         f'<svg viewBox="0 0 100 100" preserveAspectRatio="none">{bars}</svg>{line}'
         f'<span class="y">{number(language, most)}</span><span class="from">0</span>'
-        f'<span class="to">{escaped(language, "n_tokens", count=number(language, round(end)))}</span></div>'
+        f'<span class="to">{escaped(language, "n_tokens", count=round(end))}</span></div>'
     )
 
 

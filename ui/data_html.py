@@ -5,21 +5,17 @@ from html import escape
 
 from training.data.dataset import Dataset
 from ui.form_html import small
-from ui.text import Language, escaped, number, say
+from ui.text import TEXTS, Language, escaped, number, say
 
 A_ROW = re.compile(r".+ (?:line|row) \d+")
 """How findings name a row; others are about the whole file."""
 COLUMNS_NAMED = 12
-LAYOUTS = (
-    *("prompt and completion", "question and answer", "query and response"),
-    *("messages", "conversations", "alpaca", "captions"),
-)
 
 
 def facts(language: Language, dataset: Dataset) -> str:
     """Format, counts, the dataset's own split, and the columns that say nothing."""
     rows = [
-        ("fact_format", " · ".join(filter(None, (dataset.kind, layout(language, dataset.layout))))),
+        ("fact_format", " · ".join(filter(None, (kind(language, dataset.kind), layout(language, dataset))))),
         ("fact_examples", number(language, len(dataset.examples))),
         ("fact_images", number(language, len({image for e in dataset.examples for image in e.images}))),
     ]
@@ -38,11 +34,16 @@ def facts(language: Language, dataset: Dataset) -> str:
     return f'<dl class="facts">{written}</dl>'
 
 
-def layout(language: Language, name: str) -> str:
-    """How rows are written, in the reader's language. Of two kinds of rows both are named."""
-    for known in LAYOUTS:
-        name = name.replace(known, say(language, f"layout_{known.replace(' ', '_')}"))
-    return name
+def kind(language: Language, name: str) -> str:
+    """How the file is written; most kinds have a name of their own."""
+    key = f"format_{name}"
+    return say(language, key) if key in TEXTS else name
+
+
+def layout(language: Language, dataset: Dataset) -> str:
+    """How rows are written. Of two kinds of rows both are named."""
+    named = [say(language, f"layout_{name.replace(' ', '_')}") for name in dataset.layouts]
+    return say(language, "two_layouts", layouts=named)
 
 
 def sides(language: Language, train: int, held_out: int, own: bool) -> str:

@@ -226,7 +226,7 @@ def add_version_events(tab: DataTab) -> None:
         dataset = tab.dataset(given.values)
         try:
             if dataset is None:
-                raise UserError("There is no dataset.", "Choose one first.")
+                raise UserError("There is no dataset.", "Choose one first.", "nothing-to-save")
             version = fixing.save(tab.workspace, dataset, given.own[0])
         except UserError as trouble:
             return (

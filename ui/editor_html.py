@@ -59,7 +59,7 @@ def waiting(language: Language, fixed: int, excluded: int) -> str:
 
 
 def saved(language: Language, name: str, examples: int, left_out: int) -> str:
-    words = say(language, "version_saved", name=name, examples=number(language, examples))
+    words = say(language, "version_saved", name=name, examples=examples)
     if left_out:
         words += " " + say(language, "version_left_out", count=number(language, left_out))
     return f'<p class="small ok">{escape(words)}</p>'
@@ -67,7 +67,7 @@ def saved(language: Language, name: str, examples: int, left_out: int) -> str:
 
 def labelled(language: Language, done: int, total: int) -> str:
     """How far labelling is: a bar, and in numbers."""
-    words = escape(say(language, "labelled_of", done=number(language, done), total=number(language, total)))
+    words = escape(say(language, "labelled_of", done=done, total=total))
     share = 100 * done / max(1, total)
     return (
         f'<div class="checking"><div class="bar" role="progressbar" aria-valuenow="{share:.0f}"'

@@ -79,15 +79,15 @@ def picture_words(language: Language, seen: "ModelView", sizes: Sequence[tuple[i
     if len(seen.views) == 1:
         words.append(say(language, "eye_one_view", size=size))
     elif same:
-        words.append(say(language, "eye_views", count=number(language, len(seen.views)), size=size))
+        words.append(say(language, "eye_views", count=len(seen.views), size=size))
     else:
-        words.append(say(language, "eye_views_differ", count=number(language, len(seen.views))))
+        words.append(say(language, "eye_views_differ", count=len(seen.views)))
     if patches := sum(view.rows * view.columns for view in seen.views):
         grid = f"{first.columns} × {first.rows}" if len(seen.views) == 1 else number(language, patches)
         words.append(say(language, "eye_patches", grid=grid))
     if seen.image_tokens is not None:
         key = "eye_tokens_in" if seen.in_text else "eye_tokens_beside"
-        words.append(say(language, key, count=number(language, seen.image_tokens)))
+        words.append(say(language, key, count=seen.image_tokens))
     return " · ".join(words)
 
 
@@ -130,7 +130,7 @@ def _stream(language: Language, stream: "TokenStream") -> str:
     words = escaped(
         language,
         f"stream_{stream.name}",
-        tokens=number(language, stream.tokens),
+        tokens=stream.tokens,
         trained=number(language, stream.trained),
     )
     heading = f"<h3>{escaped(language, f'stream_{stream.name}_title')} <span>{words}</span></h3>"
@@ -143,7 +143,7 @@ def _piece(language: Language, piece: "Piece") -> str:
         *(["image"] if piece.image else ["special"] if piece.special else []),
     ]
     if piece.left_out:
-        words, kinds = say(language, "tokens_left_out", count=number(language, piece.tokens)), ["gap"]
+        words, kinds = say(language, "tokens_left_out", count=piece.tokens), ["gap"]
     else:
         words = piece.text.replace("\n", "↵\n").replace("\t", "⇥\t")
         if piece.image and piece.tokens > 1:

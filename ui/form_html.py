@@ -60,7 +60,7 @@ def dataset_note(language: Language, source: str, dataset: Dataset | None = None
     kind = say(language, "sample_note" if source in SAMPLES else "own_note")
     if dataset is None:
         return escape(kind)
-    return escaped(language, "examples_note", kind=kind, count=number(language, len(dataset.examples)))
+    return escaped(language, "examples_note", kind=kind, count=len(dataset.examples))
 
 
 def preview(language: Language, source: str, dataset: Dataset) -> str:
@@ -83,8 +83,7 @@ def preview(language: Language, source: str, dataset: Dataset) -> str:
         lines.append(say(language, key, question=asked.question, answer=asked.answer))
     bad = ""
     if dataset.findings:
-        count = number(language, len(dataset.findings))
-        bad = escaped(language, "bad_rows", count=count, first=str(dataset.findings[0]))
+        bad = escaped(language, "bad_rows", count=len(dataset.findings), first=str(dataset.findings[0]))
         bad = f'<p class="small no">{bad}</p>'
     return f'<div class="thumbs">{images}</div>' + "".join(map(small, reversed(lines))) + bad
 

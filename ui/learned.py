@@ -17,9 +17,9 @@ def results(language: Language, status: Status, story: Story) -> str:
     if status.live or before is None or after is None:
         return ""
     rows = compare.comparisons(before, after)
-    notes = [say(language, "results_note", count=number(language, after["examples"]))]
+    notes = [say(language, "results_note", count=after["examples"])]
     if several := after.get("several"):
-        notes.append(say(language, "several_note", count=number(language, several)))
+        notes.append(say(language, "several_note", count=several))
     if story.best_step is not None:
         key = "ended_early" if story.ended_early else "best_kept"
         metric = metric_name(language, story.best_metric)
@@ -47,10 +47,17 @@ def metric_name(language: Language, metric: BestMetric | str) -> str:
     return say(language, key) if key in TEXTS else metric
 
 
+def type_name(language: Language, group: str) -> str:
+    """The types of the samples' questions in words; those of other datasets as they are called there."""
+    key = f"type_{group}"
+    return say(language, key) if key in TEXTS else group
+
+
 def _row(language: Language, row: Comparison) -> str:
     name = metric_name(language, row.metric)
     if row.group is not None:
-        name = say(language, "group_count", group=row.group, count=number(language, row.examples))
+        group = type_name(language, row.group)
+        name = say(language, "group_count", group=group, count=number(language, row.examples))
     cells = "".join(f"<td>{_rate(language, rate)}</td>" for rate in (row.before, row.after))
     return f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>'
 
@@ -70,8 +77,7 @@ def blindfold_words(language: Language, found: Event) -> str:
     if found["verdict"] == "untestable":
         return say(language, "blindfold_untestable")
     rates = {key: percent(language, found[key]) for key in ("own", "blind")}
-    count = number(language, found["examples"])
-    told = [say(language, f"blindfold_{found['verdict']}", count=count, **rates)]
+    told = [say(language, f"blindfold_{found['verdict']}", count=found["examples"], **rates)]
     if gap := found.get("gap_interval"):
         low, high = (number(language, 100 * bound) for bound in gap)
         told.append(say(language, "blindfold_gap", low=low, high=high))

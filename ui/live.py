@@ -156,7 +156,7 @@ def scores(language: Language, story: Story) -> str:
         f"<td>{escape(percent(language, exact_match(seen)))}</td></tr>"
         for seen in shown
     )
-    note = say(language, "scores_note", count=number(language, newest["examples"]))
+    note = say(language, "scores_note", count=newest["examples"])
     if interval := newest.get("intervals", {}).get("exact_match"):
         low, high = (number(language, 100 * bound) for bound in interval)
         note += " " + say(language, "scores_interval", low=low, high=high)
@@ -199,12 +199,9 @@ def _log_words(language: Language, event: Event) -> list[str]:
                 *towers,
             ]
         case "data":
-            counts = {key: number(language, event[key]) for key in ("train", "held_out", "images")}
-            skipped = {
-                "skipped": number(language, event["skipped"]),
-                "reasons": "; ".join(event["reasons"][:3]),
-            }
-            words = [say(language, "log_data", **counts)]
+            counts = _taken(event, "train", "images")
+            skipped = {"skipped": event["skipped"], "reasons": "; ".join(event["reasons"][:3])}
+            words = [say(language, "log_data", held_out=number(language, event["held_out"]), **counts)]
             return [*words, say(language, "log_skipped", **skipped)] if event["skipped"] else words
         case "evaluated":
             loss = "–" if event["loss"] is None else number(language, event["loss"], 3)

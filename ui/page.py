@@ -27,6 +27,8 @@ TICK_S = 1.0
 STYLES = [Path(__file__).with_name(name) for name in ("page.css", "data.css")]
 
 OTHER_LANGUAGE = "(language) => language === 'vi' ? 'en' : 'vi'"
+# A screen reader reads by it.
+NAME_LANGUAGE = "(language) => { document.documentElement.lang = language }"
 TOGGLE_THEME = """() => {
   const dark = document.body.classList.toggle('dark');
   localStorage.setItem('lora-lens-theme', dark ? 'dark' : 'light');
@@ -102,6 +104,7 @@ def hardware(language: Language) -> str:
 def add_language_events(switch: gr.Button, language: gr.BrowserState, wordings: Wordings) -> None:
     """One switch for every text. The browser remembers the choice; its `change` comes at load as well."""
     switch.click(None, language, language, js=OTHER_LANGUAGE)
+    language.change(None, language, js=NAME_LANGUAGE)
     language.change(wordings.updates, language, wordings.components, trigger_mode="always_last", **QUIET)
 
 

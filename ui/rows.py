@@ -94,13 +94,21 @@ def draft_of(row: RowText) -> Draft:
         messages = _with_places(read_turns(row.turns), len(row.images))
     for message in messages:
         if NO_TEXT.search(message.text):
-            raise UserError("The text holds a NUL or half a character.", "Remove it, or type it again.")
+            raise UserError(
+                "The text holds a NUL or half a character.", "Remove it, or type it again.", "edited-no-text"
+            )
         if message.role == "assistant" and not message.plain_text:
             raise UserError(
-                "The answer is empty: there is nothing to learn.", "Write it, or leave the row out."
+                "The answer is empty: there is nothing to learn.",
+                "Write it, or leave the row out.",
+                "edited-no-answer",
             )
     if not row.images and not messages[-2].plain_text:
-        raise UserError("There is neither a picture nor a question.", "Put a picture in, or ask something.")
+        raise UserError(
+            "There is neither a picture nor a question.",
+            "Put a picture in, or ask something.",
+            "edited-no-question",
+        )
     return Draft(row.images, messages)
 
 
@@ -108,13 +116,19 @@ def read_turns(text: str) -> tuple[Message, ...]:
     """The conversation. Raises `UserError` where user and assistant don't take turns."""
     pieces = TURN.split(text.strip())
     if pieces[0].strip() or len(pieces) < 3:
-        raise UserError("The conversation begins with no turn.", "Begin lines with user: and assistant:.")
+        raise UserError(
+            "The conversation begins with no turn.",
+            "Begin lines with user: and assistant:.",
+            "edited-no-turns",
+        )
     turns = [Message(role, words.strip()) for role, words in zip(pieces[1::2], pieces[2::2], strict=True)]
     spoken = [turn.role for turn in turns][turns[0].role == "system" :]
     if not spoken or spoken != ["user", "assistant"] * (len(spoken) // 2):
         raise UserError(
-            f"The roles come as {', '.join(turn.role for turn in turns)}.",
+            "The roles come as {roles}.",
             "Let user and assistant take turns, the assistant last.",
+            "edited-roles",
+            roles=[turn.role for turn in turns],
         )
     return tuple(turns)
 
@@ -124,8 +138,12 @@ def _with_places(messages: Sequence[Message], images: int) -> tuple[Message, ...
     places = sum(message.text.count(IMAGE) for message in messages)
     if places not in (0, images) or any(IMAGE in turn.text for turn in messages if turn.role != "user"):
         raise UserError(
-            f"{places} {IMAGE} stand in the text, and there are {images} pictures.",
-            f"Write {IMAGE} once for each picture, in what the user says, or leave it out.",
+            "{places} <image> {places:stands|stand} in the text, and there {images:is|are} {images} "
+            "{images:picture|pictures}.",
+            "Write <image> once for each picture, in what the user says, or leave it out.",
+            "edited-image-places",
+            places=places,
+            images=images,
         )
     if places == images:
         return tuple(messages)

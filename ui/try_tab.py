@@ -219,9 +219,11 @@ def answer(
         yield gr.skip(), gr.update(interactive=False), gr.update(visible=True), *[gr.skip()] * 3
         model, adapters, names = answerers(workspace, language, base, who)
         if not question:
-            raise UserError(say(language, "ask_needs_question"), say(language, "ask_needs_question_remedy"))
+            raise UserError("There is no question yet.", "Type one, then press Ask.", "no-question")
         if not image:
-            raise UserError(say(language, "ask_needs_image"), say(language, "ask_needs_image_remedy"))
+            raise UserError(
+                "There is no image yet.", "Upload one, or click one of the small pictures.", "no-image"
+            )
         right = picked.answer if picked and picked.question == question else None
         replies = [
             Reply(name, is_base=adapter is None) for name, adapter in zip(names, adapters, strict=True)
@@ -258,7 +260,7 @@ def answerers(
 ) -> tuple[ModelSettings, list[Path | None], list[str]]:
     """The base model, and for each who was chosen an adapter folder (None: the base itself) and a name."""
     if not who:
-        raise UserError(say(language, "ask_needs_answerer"), say(language, "ask_needs_answerer_remedy"))
+        raise UserError("Nobody is chosen to answer.", "Switch on the base or an adapter.", "nobody-answers")
     chosen = [None if key == BASE else shelf.find(workspace, key) for key in who]
     names = [adapter.name if adapter else say(language, "base_model") for adapter in chosen]
     return base_settings(base), [adapter.folder if adapter else None for adapter in chosen], names

@@ -293,6 +293,6 @@ def test_a_foreign_layout_dropped_as_it_is_trains(layout, tmp_path, tiny_setting
     run = runs.prepare(build(settings | {"name": layout}))
     assert worker.main(run) == worker.DONE
     assert (
-        open_dataset(name, tmp_path).layout
-        == {"ms_swift": "query and response", "llava": "conversations"}[layout]
+        open_dataset(name, tmp_path).layouts
+        == {"ms_swift": ("query and response",), "llava": ("conversations",)}[layout]
     )

@@ -16,7 +16,7 @@ class Dataset:
     """The good rows as `examples`, what is wrong with the others as `findings`; `root` holds every image.
 
     `warnings` are findings that refuse nothing. `kind` says how the file is written ("JSON Lines", "VQAv2"),
-    `layout` how most rows are, `columns` which column was taken for what, `ignored` which say nothing.
+    `layouts` how most rows are, `columns` which column was taken for what, `ignored` which say nothing.
 
     Where a dataset has a split of its own, `held_out` are the ids of the examples it holds out, and `parts`
     counts the examples of each split that was read. `places` is where each example stands, by id.
@@ -32,7 +32,7 @@ class Dataset:
     fingerprint: str
     kind: str = ""
     warnings: list[Finding] = field(default_factory=list)
-    layout: str = ""
+    layouts: tuple[str, ...] = ()
     columns: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
     held_out: frozenset[str] = frozenset()

@@ -189,7 +189,7 @@ def _read(
         fingerprint=digest.hexdigest(),
         kind=source.kind,
         warnings=[finding for finding in findings if finding.warning],
-        layout=read.layout,
+        layouts=read.layouts,
         columns=read.columns,
         ignored=ignored,
         held_out=kept,

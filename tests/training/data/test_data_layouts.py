@@ -88,7 +88,7 @@ def test_each_example_of_the_document_is_read_as_it_says(example: Documented, tm
     assert dataset.findings == []
     assert normal("\n".join(told(dataset, e) for e in dataset.examples)) == normal(example.reads)
     assert dataset.kind
-    assert dataset.layout
+    assert dataset.layouts
     assert dataset.columns
 
 

@@ -48,7 +48,7 @@ GROUP_SHOWN = 60
 class Reading:
     """What the rows of a dataset gave: the good ones as `examples`, in order, each with its place and split.
 
-    `layout` is how most rows are written, `columns` which column was taken for what, `ignored` the columns
+    `layouts` is how most rows are written, `columns` which column was taken for what, `ignored` the columns
     that were not read.
     """
 
@@ -56,7 +56,7 @@ class Reading:
     findings: list[Finding]
     places: list[str]
     splits: list[str]
-    layout: str
+    layouts: tuple[str, ...]
     columns: dict[str, str]
     ignored: list[str]
 
@@ -109,12 +109,12 @@ def read_examples(
     if unasked:
         reason = f"{len(unasked)} of {len(examples)} rows have no question: they are read as captions"
         findings.append(Finding(unasked[0], reason, "Write the question, if one is missing", True))
-    layout = " and ".join(layout for layout, _ in layouts.most_common(2))
+    most = tuple(layout for layout, _ in layouts.most_common(2))
     examples, repeated = _with_own_ids(examples, ids)
     if repeated:
         reason = f"{len(repeated)} ids stand in more than one row, {quoted(repeated[0])} first"
         findings.append(Finding(name, reason, "Give each row an id of its own, or none", True))
-    return Reading(examples, findings, places, splits, layout, columns, sorted(ignored))
+    return Reading(examples, findings, places, splits, most, columns, sorted(ignored))
 
 
 def _with_own_ids(examples: Sequence[Example], ids: Sequence[str | None]) -> tuple[list[Example], list[str]]:

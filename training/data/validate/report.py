@@ -18,7 +18,7 @@ def describe_report(report: Report, *, every: bool) -> str:
     # What was taken for what, as the options that would change it.
     if dataset.columns:
         columns = ",".join(f"{kind}={column}" for kind, column in dataset.columns.items())
-        lines.append(f"  read as {dataset.layout}: --columns {columns}")
+        lines.append(f"  read as {' and '.join(dataset.layouts)}: --columns {columns}")
     if dataset.parts:
         parts = ", ".join(f"{name} {count:,}" for name, count in dataset.parts.items())
         lines.append(f"  its own split: {parts}")
