@@ -1,23 +1,21 @@
 """What a check found as HTML: progress, whether a run can start, findings by kind, how long examples are.
 
-Reasons and remedies come as they were raised, in English; every text of a dataset is escaped here.
+Reasons and remedies are told in the reader's language; every text of a dataset is escaped here.
 """
 
-import re
 from collections.abc import Callable, Collection, Sequence
 from html import escape
 
-from training.data.row import Finding
+from training.data.row import Issue
 from training.data.validate.dataset_check import Report
 from training.data.validate.token_lengths import Bin, TokenLengths
 from ui.form_html import small
-from ui.text import TEXTS, Language, duration, escaped, number, say
+from ui.text import TEXTS, Language, duration, escaped, number, say, sentence
+from vlm.errors import Phrase
 
 SHOWN_FIRST, SHOWN_MOST = 3, 200
 """Findings of one kind that are shown, before and after a person asks for more."""
-QUOTED = re.compile(r"(?<!\w)'[^']*'(?!\w)")
-FIGURES = re.compile(r"\d[\d,.]*")
-StateOf = Callable[[Finding], str]
+StateOf = Callable[[Issue], str]
 """Of the row that a finding tells of: "open" where it can be corrected here, "changed" or "left_out" where it
 was; "" where there is no such row."""
 FAR_FROM_LIMIT = 1.5
@@ -82,15 +80,18 @@ def findings(language: Language, report: Report, opened: Collection[int], state_
     if not groups:
         return f'<p class="small">{escaped(language, "nothing_found")}</p>'
     items = "".join(
-        _group(language, index, found, index in opened, state_of) for index, (_, found) in enumerate(groups)
+        _group(language, index, *group, index in opened, state_of) for index, group in enumerate(groups)
     )
     return f'<ul class="findings">{items}</ul>'
 
 
-def _group(language: Language, index: int, found: Sequence[Finding], whole: bool, state_of: StateOf) -> str:
+def _group(
+    language: Language, index: int, said: Phrase, found: Sequence[Issue], whole: bool, state_of: StateOf
+) -> str:
+    """`said` is what all of them say: values in which they differ are left out."""
     warns = found[0].warning
     shown = found[: SHOWN_MOST if whole else SHOWN_FIRST]
-    heading = found[0].reason if len(found) == 1 else _in_common(found[0].reason)
+    heading = sentence(language, said)
     rows = "".join(
         _finding(language, finding, index, number_, heading, state_of)
         for number_, finding in enumerate(shown)
@@ -107,27 +108,22 @@ def _group(language: Language, index: int, found: Sequence[Finding], whole: bool
     return f'<li class="{"warns" if warns else "faults"}">{heading}<ul>{rows}</ul>{more}</li>'
 
 
-def _in_common(reason: str) -> str:
-    """A reason without what is quoted and counted in it, for the heading of many of one kind."""
-    return FIGURES.sub("…", QUOTED.sub("…", reason))
-
-
-def _finding(
-    language: Language, finding: Finding, kind: int, row: int, heading: str, state_of: StateOf
-) -> str:
+def _finding(language: Language, finding: Issue, kind: int, row: int, heading: str, state_of: StateOf) -> str:
     """`file:line: reason -> remedy`; where the heading says the reason already, it is not said again."""
+    where = sentence(language, finding.where)
+    reason, remedy = sentence(language, finding.reason), sentence(language, finding.remedy)
     buttons, state = "", "" if finding.warning else state_of(finding)
     if state in ("open", "changed"):
-        buttons = "".join(_row_action(language, act, kind, row, finding.where) for act in ("fix", "leave"))
+        buttons = "".join(_row_action(language, act, kind, row, where) for act in ("fix", "leave"))
     if state in ("changed", "left_out"):
         buttons = f'<i class="{state}">{escaped(language, f"mark_{state}")}</i> ' + buttons
     if state == "left_out":
-        buttons += _row_action(language, "back", kind, row, finding.where)
-    reason = "" if finding.reason == heading else f" <bdi>{escape(finding.reason)}</bdi>"
+        buttons += _row_action(language, "back", kind, row, where)
+    reason = "" if reason == heading else f" <bdi>{escape(reason)}</bdi>"
     actions = f'<span class="actions">{buttons}</span>' if buttons else ""
     return (
-        f"<li><p><code><bdi>{escape(finding.where)}</bdi></code>{reason}"
-        f" <span>→ <bdi>{escape(finding.remedy)}</bdi></span></p>{actions}</li>"
+        f"<li><p><code><bdi>{escape(where)}</bdi></code>{reason}"
+        f" <span>→ <bdi>{escape(remedy)}</bdi></span></p>{actions}</li>"
     )
 
 

@@ -147,7 +147,7 @@ def _found(tab: DataTab, given: Given, dataset: Dataset | None) -> list[Any]:
     query, view, first, looking, checked, opened = given.own
     language, values, found = given.language, given.values, find_checked(checked)
     changes = pending_edits(dataset, tab.workspace) if dataset else None
-    states = state_of(dataset, changes) if dataset and same_dataset(values, checked) else lambda finding: ""
+    states = state_of(changes) if dataset and same_dataset(values, checked) else lambda finding: ""
     mark = _marker(tab, values, dataset, checked)
     return [
         *changes_card.drawings(language, changes),

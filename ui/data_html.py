@@ -1,14 +1,12 @@
 """What the Data tab says of a dataset as HTML: how it was read, and what a split of it gives."""
 
-import re
 from html import escape
 
 from training.data.dataset import Dataset
+from training.data.edit.versions import unreadable_rows
 from ui.form_html import small
 from ui.text import TEXTS, Language, escaped, number, say
 
-A_ROW = re.compile(r".+ (?:line|row) \d+")
-"""How findings name a row; others are about the whole file."""
 COLUMNS_NAMED = 12
 
 
@@ -26,7 +24,7 @@ def facts(language: Language, dataset: Dataset) -> str:
         more = len(dataset.ignored) - COLUMNS_NAMED
         named = ", ".join(dataset.ignored[:COLUMNS_NAMED]) + (f", +{more}" if more > 0 else "")
         rows.append(("fact_ignored", named))
-    if unreadable := {found.where for found in dataset.findings if A_ROW.fullmatch(found.where)}:
+    if unreadable := unreadable_rows(dataset):
         rows.append(("fact_unreadable", number(language, len(unreadable))))
     written = "".join(
         f"<dt>{escaped(language, key)}</dt><dd><bdi>{escape(value)}</bdi></dd>" for key, value in rows

@@ -72,7 +72,7 @@ def add_finding_events(tab: DataTab) -> None:
         if dataset is None or found is None:
             return gr.skip(), gr.skip(), *nothing
         _, listed = found.report.groups()[int(event.kind)]
-        keys = fixing.row_finder(dataset)(listed[int(event.row)])
+        keys = listed[int(event.row)].row_ids
         if event.act == "fix":
             at = At(keys[0], faulty=True)
             return gr.skip(), at, *show_row(tab, given, dataset, at)

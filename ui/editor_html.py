@@ -39,7 +39,7 @@ def _picture(language: Language, image: Path) -> str:
 
 
 def place(language: Language, at: int, total: int, name: str) -> str:
-    """Such as: 3 of 40 · train.jsonl line 8."""
+    """Such as: 3 of 40 · train.jsonl:8."""
     counted = say(language, "done_of", done=number(language, at + 1), total=number(language, total))
     return f"<p><bdi>{escaped(language, 'which', counted=counted, place=name)}</bdi></p>"
 

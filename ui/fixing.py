@@ -3,8 +3,6 @@
 Nothing is changed in place: the changes are kept beside the dataset and become a new version of it.
 """
 
-import re
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +14,19 @@ from training.data.edit.versions import (
     PendingEdits,
     Version,
     discard_pending,
+    keys_of,
     pending_edits,
     raw_row,
     save_pending,
     save_version,
 )
-from training.data.row import Finding
+from training.data.row import Issue
 from training.data.synthetic.samples import SAMPLES
 from training.data.validate.dataset_check import Report
-from ui.data_html import A_ROW
 from ui.opened import OF_DATASET, Wanted
 from ui.rows import RowText, draft_of, is_same, of_example, of_messages, of_raw
 from vlm.errors import UserError
 from vlm.example import Example
-
-IMAGE_OF_ROWS = re.compile(r"(?P<place>.+?)(?: and \d+ more rows)?, (?P<image>.+)", re.DOTALL)
-"""How the check names an image: the first row that shows it, how many more do, and its path."""
 
 
 @dataclass(frozen=True)
@@ -46,29 +41,10 @@ def examples_by_id(dataset: Dataset) -> dict[str, Example]:
     return {example.id: example for example in dataset.examples}
 
 
-def row_finder(dataset: Dataset) -> Callable[[Finding], tuple[str, ...]]:
-    """Which rows a finding tells of: ids of examples, or the place of one that could not be read."""
-    users: dict[Path, list[str]] = defaultdict(list)
-    for example in dataset.examples:
-        for image in example.images:
-            users[image].append(example.id)
-
-    def rows_of(finding: Finding) -> tuple[str, ...]:
-        if finding.example is not None:
-            return (finding.example,)
-        match = IMAGE_OF_ROWS.fullmatch(finding.where)
-        if match and (shown_by := users.get(dataset.root / match["image"])):
-            return tuple(shown_by)
-        return (finding.where,) if A_ROW.fullmatch(finding.where) else ()
-
-    return rows_of
-
-
 def faulty_rows(report: Report) -> list[str]:
     """Every row that can't be trained on, in the order of the findings as they are shown."""
-    rows_of = row_finder(report.dataset)
     listed = (finding for _, found in report.groups() for finding in found if not finding.warning)
-    return list(dict.fromkeys(key for finding in listed for key in rows_of(finding)))
+    return list(dict.fromkeys(key for finding in listed for key in finding.row_ids))
 
 
 def mark_of(changes: PendingEdits, key: str) -> str:
@@ -76,13 +52,11 @@ def mark_of(changes: PendingEdits, key: str) -> str:
     return "left_out" if key in changes.excluded else "changed" if key in changes.fixed else ""
 
 
-def state_of(dataset: Dataset, changes: PendingEdits) -> Callable[[Finding], str]:
+def state_of(changes: PendingEdits) -> Callable[[Issue], str]:
     """For `check_html.findings`. A picture that many rows show is as its first row is."""
-    rows_of = row_finder(dataset)
 
-    def state(finding: Finding) -> str:
-        rows = rows_of(finding)
-        return (mark_of(changes, rows[0]) or "open") if rows else ""
+    def state(issue: Issue) -> str:
+        return (mark_of(changes, issue.row_ids[0]) or "open") if issue.row_ids else ""
 
     return state
 
@@ -145,9 +119,7 @@ def save(workspace: Path, dataset: Dataset, name: str | None) -> Version:
     name = (name or "").strip() or None
     if name is not None and ((problem := problem_with(name)) or name in SAMPLES):
         raise UserError(f"The name {name!r} {problem or 'is a sample'}.", "Give another, or none.")
-    changes = pending_edits(dataset, workspace).among(
-        {*examples_by_id(dataset), *(f.where for f in dataset.findings)}
-    )
+    changes = pending_edits(dataset, workspace).among(keys_of(dataset))
     version = save_version(dataset, changes.edits, workspace, name)
     discard_pending(changes)
     return version

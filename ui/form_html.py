@@ -7,7 +7,7 @@ from training.data.dataset import Dataset
 from training.data.edit.thumbnails import thumbnail_uri
 from training.data.synthetic.samples import SAMPLES
 from ui.form import Chosen
-from ui.text import TEXTS, Language, duration, escaped, number, say, told
+from ui.text import TEXTS, Language, duration, escaped, number, say, sentence, told
 from vlm import catalog
 from vlm.catalog import CatalogEntry
 from vlm.errors import UserError
@@ -83,7 +83,8 @@ def preview(language: Language, source: str, dataset: Dataset) -> str:
         lines.append(say(language, key, question=asked.question, answer=asked.answer))
     bad = ""
     if dataset.findings:
-        bad = escaped(language, "bad_rows", count=len(dataset.findings), first=str(dataset.findings[0]))
+        first = sentence(language, dataset.findings[0].line)
+        bad = escaped(language, "bad_rows", count=len(dataset.findings), first=first)
         bad = f'<p class="small no">{bad}</p>'
     return f'<div class="thumbs">{images}</div>' + "".join(map(small, reversed(lines))) + bad
 

@@ -85,7 +85,9 @@ def _template(language: Language, code: str, part: str) -> str | None:
     if language == "en":  # the English sentence stands where it is raised
         return None
     locale = LOCALES[language]
-    return locale["phrases"].get(code) or locale["errors"].get(code, {}).get(part)
+    # "code/remedy" is a remedy that is part of a sentence.
+    code, _, named = code.partition("/")
+    return locale["phrases"].get(code) or locale["errors"].get(code, {}).get(named or part)
 
 
 def _filled(language: Language, template: str, values: Mapping[str, Any], otherwise: str) -> str:

@@ -1,8 +1,11 @@
 """UserError and Phrase: English sentences with a code and values, by which they are translated. No torch."""
 
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+# What stands for the values of which a sentence tells of many.
+BLANK = "…"
 
 
 class Filler(string.Formatter):
@@ -22,6 +25,8 @@ class Filler(string.Formatter):
         if "|" in spec:
             one, many = spec.split("|")
             return one if value == 1 else many
+        if value == BLANK:
+            return BLANK
         return self.say(value) if isinstance(value, Phrase) else super().format_field(value, spec)
 
     def say(self, phrase: "Phrase") -> str:
@@ -33,27 +38,46 @@ class Phrase(str):
     """A text that is shown to people, in English: `code` names its template, `values` are what was filled in.
 
     It is a `str` all the same: what has no need of another language joins, logs and saves it as one.
+    `template` is empty where the text was filled in before.
     """
 
     code: str
     values: dict[str, Any]
+    template: str
 
     def __new__(cls, template: str, code: str, /, **values: object) -> "Phrase":
         values = {name: _plain(value) for name, value in values.items()}
         self = super().__new__(cls, Filler().vformat(template, (), values))
-        self.code, self.values = code, values
+        self.code, self.values, self.template = code, values, template
         return self
 
     @classmethod
-    def filled(cls, text: str, code: str, values: dict[str, Any]) -> "Phrase":
+    def filled(cls, text: str, code: str, values: dict[str, Any], template: str = "") -> "Phrase":
         """Returns a phrase whose text was filled in before, as an event or a pickle has it."""
         self = str.__new__(cls, text)
-        self.code, self.values = code, values
+        self.code, self.values, self.template = code, values, template
         return self
 
     # Pickling a `str` would make it again from its text alone.
     def __reduce__(self) -> tuple[Any, ...]:
-        return Phrase.filled, (str(self), self.code, self.values)
+        return Phrase.filled, (str(self), self.code, self.values, self.template)
+
+
+def in_common(phrases: Sequence[Phrase]) -> Phrase:
+    """Returns what phrases of one code say alike: the first, with "…" for every value that isn't of all."""
+    first = phrases[0]
+    if not first.template or all(phrase == first for phrase in phrases):
+        return first
+    values = {}
+    for name, value in first.values.items():
+        # Those of an error are of its remedy, too, which may have others than the problem.
+        others = [phrase.values.get(name) for phrase in phrases]
+        alike = isinstance(value, Phrase) and all(
+            isinstance(other, Phrase) and other.template and other.code == value.code for other in others
+        )
+        same = all(other == value for other in others)
+        values[name] = in_common(others) if alike else value if same else BLANK
+    return Phrase(first.template, first.code, **values)
 
 
 def _plain(value: object) -> object:
@@ -119,6 +143,11 @@ class UserError(Exception):
     @property
     def values(self) -> dict[str, Any]:
         return self.problem.values
+
+    @property
+    def advice(self) -> Phrase:
+        """The remedy as a part of another sentence."""
+        return Phrase.filled(self.remedy, f"{self.code}/remedy", self.values)
 
     @classmethod
     def filled(cls, problem: Phrase, remedy: str, change: Mapping[str, Any] | None = None) -> "UserError":

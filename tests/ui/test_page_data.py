@@ -110,7 +110,7 @@ def test_a_zip_with_every_planted_fault_is_read_mended_and_trained_on(page, app,
     drop(page, planted, "planted")
     check(page, "A run would be refused")
     for told in (
-        "train.jsonl line 13",
+        "train.jsonl:13",
         "not valid JSON",
         "lies outside the dataset folder",
         "URLs are not fetched",
@@ -282,7 +282,7 @@ def test_one_of_the_hardest_examples_is_opened_in_its_dataset_and_corrected(page
     page.get_by_role("tab", name="Train").click()
     page.locator(".hardest button").click(timeout=SHOWN_MS)
     expect(page.locator("#data-dataset input")).to_have_value("planted", timeout=SHOWN_MS)
-    see(page, "#eye", "train.jsonl line 3")
+    see(page, "#eye", "train.jsonl:3")
     page.locator("#eye-edit").click()
     expect(page.locator("#edit-answer textarea")).to_have_value("number 2", timeout=SHOWN_MS)
     page.get_by_role("tab", name="Train").click()

@@ -116,7 +116,7 @@ def test_of_a_row_that_cannot_be_read_all_is_taken_that_there_is(pets):
 def test_every_faulty_row_is_found_once_and_by_each_that_shows_a_broken_picture(pets):
     report = check_dataset(pets)
     assert sorted(fixing.faulty_rows(report)) == [
-        *(f"rows.jsonl line {line}" for line in (3, 4, 5)),
+        *(f"rows.jsonl:{line}" for line in (3, 4, 5)),
         "rows.jsonl:6",
         "rows.jsonl:7",
     ]
@@ -126,8 +126,8 @@ def test_every_faulty_row_is_found_once_and_by_each_that_shows_a_broken_picture(
 
 def test_rows_are_corrected_and_left_out_and_the_version_passes_the_check(pets, tmp_path):
     before = (pets.root / "rows.jsonl").read_bytes()
-    row = fixing.row_text(tmp_path, VALUES, pets, "rows.jsonl line 3")
-    fixing.fix(tmp_path, pets, "rows.jsonl line 3", RowText(row.images, row.question, "now it is said"))
+    row = fixing.row_text(tmp_path, VALUES, pets, "rows.jsonl:3")
+    fixing.fix(tmp_path, pets, "rows.jsonl:3", RowText(row.images, row.question, "now it is said"))
     first = fixing.row_text(tmp_path, VALUES, pets, "rows.jsonl:1")
     fixing.fix(tmp_path, pets, "rows.jsonl:1", RowText(first.images, first.question, "a tabby"))
     fixing.leave_out(tmp_path, pets, "rows.jsonl:6", "rows.jsonl:7")

@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from training.data.row import Finding
+from training.data.row import Issue
 from training.data.safe_paths import quoted
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 from vlm.example import Example
 
 FINDINGS_SHOWN = 100
+BAD_ROWS = "Dataset {dataset} has bad rows:\n{rows:\n}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +26,13 @@ class Dataset:
     name: str
     root: Path
     examples: list[Example]
-    findings: list[Finding]
+    findings: list[Issue]
     # sha256 of the row file and of each image's relative path and size: it changes with a row, a name or an
     # image saved again, and costs no reading of pixels. An image changed in place to the same size in bytes
     # is not noticed.
     fingerprint: str
     kind: str = ""
-    warnings: list[Finding] = field(default_factory=list)
+    warnings: list[Issue] = field(default_factory=list)
     layouts: tuple[str, ...] = ()
     columns: dict[str, str] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
@@ -39,8 +40,12 @@ class Dataset:
     parts: dict[str, int] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def layout(self) -> str:
+        return " and ".join(self.layouts)
+
     def place_of(self, example: Example) -> str:
-        """Returns where the example stands, as findings name it: "train.jsonl line 8"."""
+        """Returns where the example stands, as findings name it: "train.jsonl:8"."""
         return self.places.get(example.id, example.id)
 
 
@@ -51,14 +56,20 @@ def usable_examples(dataset: Dataset, *, skip_bad_rows: bool) -> list[Example]:
         UserError: There are none, or rows are bad and may not be skipped.
     """
     if dataset.findings and not (skip_bad_rows and dataset.examples):
-        listed = [str(finding) for finding in dataset.findings[:FINDINGS_SHOWN]]
-        if len(dataset.findings) > FINDINGS_SHOWN:
-            listed.append(f"and {len(dataset.findings) - FINDINGS_SHOWN} more")
-        good = len(dataset.examples)
-        remedy = "Correct these rows" + (
-            f", or leave them out with --skip_bad_rows ({good} are good)" if good else ""
+        listed = [finding.line for finding in dataset.findings[:FINDINGS_SHOWN]]
+        if more := len(dataset.findings) - len(listed):
+            listed.append(Phrase("and {more} more", "and-more", more=more))
+        rows = {"dataset": quoted(dataset.name), "rows": listed}
+        if not dataset.examples:
+            raise UserError(BAD_ROWS, "Correct these rows", "all-rows-bad", **rows)
+        raise UserError(
+            BAD_ROWS,
+            "Correct these rows, or leave them out with --skip_bad_rows ({good} {good:is|are} good)",
+            "some-rows-bad",
+            change={"skip_bad_rows": True},
+            good=len(dataset.examples),
+            **rows,
         )
-        raise UserError("\n".join([f"Dataset {quoted(dataset.name)} has bad rows:", *listed]), remedy)
     return dataset.examples
 
 

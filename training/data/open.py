@@ -16,7 +16,7 @@ from training.data.dataset import Dataset
 from training.data.readers.archives import unpack
 from training.data.readers.folder import REMEDY, Source, find_source, read_written_out
 from training.data.readers.tables import HUB_NAME, read_hub, write_out
-from training.data.row import Finding, Progress, say_nothing
+from training.data.row import Issue, Progress, say_nothing
 from training.data.rows.example import read_examples
 from training.data.safe_paths import URL, DatasetFolder, open_regular, quoted
 from training.data.splits import TRAIN, choose_by_column, choose_parts, parse_part
@@ -161,7 +161,8 @@ def _read(
             )
     if ignored and read.examples:
         reason = f"ignored: {', '.join(map(quoted, ignored[:COLUMNS_SHOWN]))}"
-        findings.append(Finding(source.name, reason, "Name them with --columns if they matter", True))
+        error = UserError(reason, "Name them with --columns if they matter")
+        findings.append(Issue.at(source.name, error, warning=True))
     examples, kept, parts = read.examples[:count], frozenset(), {}
     if chosen is not None:
         pairs = list(zip(read.examples, read.splits, strict=True))
@@ -173,7 +174,7 @@ def _read(
         if left_out := {*by_file, *filter(None, read.splits)} - {*chosen}:
             reason = f"splits that are left out: {', '.join(map(quoted, sorted(left_out)[:10]))}"
             remedy = "Choose others with --dataset_split and --held_out_split if they are meant"
-            findings.append(Finding(source.name, reason, remedy, True))
+            findings.append(Issue.at(source.name, UserError(reason, remedy), warning=True))
     digest = hashlib.sha256()
     for path in source.files:
         with open_regular(path, path.name) as file:

@@ -218,10 +218,8 @@ def rotated() -> bytes:
 
 
 FILE_CASES = [
-    Case(
-        1, "broken JSON", rows(GOOD, '{"image": red}'), ("train.jsonl line 2: not valid JSON at column 11",)
-    ),
-    Case(1, "in a list", content(b"[{},\n{]", "a.json"), ("a.json line 2: not valid JSON at column 2",)),
+    Case(1, "broken JSON", rows(GOOD, '{"image": red}'), ("train.jsonl:2: not valid JSON at column 11",)),
+    Case(1, "in a list", content(b"[{},\n{]", "a.json"), ("a.json:2: not valid JSON at column 2",)),
     Case(2, "byte order mark", content(codecs.BOM_UTF8 + BOTH), code=0),
     Case(
         3, "Latin-1", content(BOTH + b'{"text": "caf\xe9"}'), ("line 3: the line is not UTF-8 -> Save the",)
@@ -235,7 +233,7 @@ FILE_CASES = [
         content(BOTH.decode().encode("utf-16-le")),
         ("line 1: the line holds a NUL",),
     ),
-    Case(5, "NUL byte", content(BOTH + b"\0\n"), ("train.jsonl line 3: the line holds a NUL byte",)),
+    Case(5, "NUL byte", content(BOTH + b"\0\n"), ("train.jsonl:3: the line holds a NUL byte",)),
     Case(6, "blank lines", content(b"\n\n" + BOTH.replace(b"\n", b"\n\n \n")), code=0),
     Case(7, "empty file", content(b""), ("train.jsonl: 0 examples",)),
     Case(7, "empty list", content(b"[]", "train.json"), ("train.json: 0 examples",)),
@@ -243,9 +241,7 @@ FILE_CASES = [
     Case(7, "empty CSV", content(b"", "train.csv"), ("train.csv: 0 examples",)),
     Case(8, "only a header", content(b"image,text\n", "train.csv"), ("train.csv: 0 examples",)),
     Case(8, "one row", rows(GOOD), ("1 example: nothing can be held out",), 0),
-    Case(
-        9, "500 MB in a line", a_line_of_500_mb, ("train.jsonl line 3: the line is longer than 16 million",)
-    ),
+    Case(9, "500 MB in a line", a_line_of_500_mb, ("train.jsonl:3: the line is longer than 16 million",)),
     Case(
         10,
         "missing column",
@@ -258,8 +254,8 @@ FILE_CASES = [
     Case(
         13, "same ids", rows(row(id=7), row(id=7, question="And?")), ("1 ids stand in more than one row",), 0
     ),
-    Case(13, "same rows", rows(GOOD, GOOD, GOOD_B), ("1 rows repeat others",), 0),
-    Case(14, "overlap", a_split_that_overlaps, ("1 held-out rows show a picture that is trained on",), 0),
+    Case(13, "same rows", rows(GOOD, GOOD, GOOD_B), ("1 row repeats others",), 0),
+    Case(14, "overlap", a_split_that_overlaps, ("1 held-out row shows a picture that is trained on",), 0),
     Case(
         15, "val_size=5", rows(GOOD, GOOD_B), ("--held_out: '5' can't be used.",), flags=("--held_out", "5")
     ),
@@ -333,7 +329,7 @@ REFERENCE_CASES = [
         33,
         "ten images",
         rows(GOOD, row(image=["a.png", "b.png"] * 5)),
-        ("train.jsonl line 2: the row has 10 images: this model takes exactly one",),
+        ("train.jsonl:2: the row has 10 images: this model takes exactly one",),
         model="composed",
     ),
     Case(
@@ -601,8 +597,9 @@ def test_every_finding_is_told_at_once_in_one_pass(
         file.write("\n" + json.dumps(GOOD_B))
     assert main(["check", str(tmp_path), "--workspace", str(tmp_path / "w"), "--json"]) == 2
     found = json.loads(capsys.readouterr().out)
-    assert [finding["where"] for finding in found["findings"]] == [
-        *(f"train.jsonl line {number}" for number in range(2, 8)),
-        "train.jsonl line 8, b.png",
+    assert [finding["place"] for finding in found["findings"]] == [
+        *(f"train.jsonl:{number}" for number in range(2, 8)),
+        "train.jsonl:8",
     ]
+    assert [finding["image"] for finding in found["findings"]] == [None] * 6 + ["b.png"]
     assert (found["examples"], found["usable"]) == (2, 1)

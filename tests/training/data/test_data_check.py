@@ -117,7 +117,7 @@ def test_row_13_repeated_ids_and_rows_are_counted(tmp_path: Path) -> None:
         {"id": "8", "image": "a.png", "text": "another"},
     )
     assert "1 ids stand in more than one row, '7' first" in told(report)
-    assert "1 rows repeat others" in told(report)
+    assert "1 row repeats others" in told(report)
     assert not report.refuses
 
 
@@ -130,7 +130,7 @@ def test_row_14_a_given_split_that_holds_out_a_trained_picture_is_told_by_conten
         {"image": "b.png", "text": "blue", "split": "test"},
     ]
     report = rows(tmp_path, *values)
-    assert "1 held-out rows show a picture that is trained on: twin.png of train.jsonl line 1" in told(report)
+    assert "1 held-out row shows a picture that is trained on: twin.png of train.jsonl:1" in told(report)
     assert not report.refuses
 
 

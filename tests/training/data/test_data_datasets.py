@@ -10,7 +10,7 @@ from PIL import Image
 from training.data.dataset import Dataset, image_relpath, usable_examples
 from training.data.images import load_image
 from training.data.open import open_dataset
-from training.data.row import Finding
+from training.data.row import Issue
 from training.data.splits import split
 from vlm.errors import UserError
 from vlm.example import Example, Message
@@ -119,7 +119,7 @@ def test_the_fingerprint_changes_with_the_data_and_not_with_the_place(tmp_path: 
 
 
 def dataset_of(good: int, bad: int) -> Dataset:
-    findings = [Finding(f"train.jsonl line {n}", "wrong", "mend it") for n in range(1, bad + 1)]
+    findings = [Issue.of_row(f"train.jsonl:{n}", UserError("wrong", "mend it")) for n in range(1, bad + 1)]
     return Dataset("pets", Path("pets"), numbered([()] * good), findings, "")
 
 
@@ -127,7 +127,7 @@ def test_row_18_bad_rows_are_refused_with_all_of_them_named_unless_they_may_be_s
     dataset = dataset_of(good=3, bad=2)
     with pytest.raises(UserError) as raised:
         usable_examples(dataset, skip_bad_rows=False)
-    assert "train.jsonl line 1: wrong -> mend it\ntrain.jsonl line 2: wrong" in raised.value.problem
+    assert "train.jsonl:1: wrong -> mend it\ntrain.jsonl:2: wrong" in raised.value.problem
     assert "--skip_bad_rows (3 are good)" in raised.value.remedy
     assert usable_examples(dataset, skip_bad_rows=True) == dataset.examples
 

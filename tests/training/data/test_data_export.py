@@ -83,7 +83,7 @@ def test_a_given_split_is_exported_with_its_rows(tmp_path: Path, format: str) ->
     dataset = opened(write(tmp_path / "mine", *rows))
     assert len(dataset.held_out) == 1
     again = opened(export_dataset(dataset, tmp_path / "out", format))
-    assert again.held_out == {"rows.jsonl line 2"}
+    assert again.held_out == {"rows.jsonl#2"}
     assert again.parts == {"train": 2, "validation": 1}
 
 
@@ -109,8 +109,8 @@ def test_an_imagefolder_is_what_datasets_reads(tmp_path: Path) -> None:
     )
     assert table.num_rows == 3
     by_id = {row["id"]: row for row in table}
-    assert (by_id["rows.jsonl line 1"]["question"], by_id["rows.jsonl line 1"]["answer"]) == ("Màu gì?", "đỏ")
-    assert by_id["rows.jsonl line 3"]["image"].size == (10, 8)
+    assert (by_id["rows.jsonl#1"]["question"], by_id["rows.jsonl#1"]["answer"]) == ("Màu gì?", "đỏ")
+    assert by_id["rows.jsonl#3"]["image"].size == (10, 8)
 
 
 def test_row_20_no_cell_of_a_table_is_a_formula(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_the_command_exports_and_refuses_bad_rows(tmp_path: Path, capsys: pytest
     source = write(tmp_path / "mine", *PLAIN, {"image": "gone.png", "text": "x"})
     words = ["export", str(source), str(tmp_path / "out"), "--workspace", str(tmp_path / "w")]
     assert main(words) == 2
-    assert "rows.jsonl line 4" in capsys.readouterr().err
+    assert "rows.jsonl:4" in capsys.readouterr().err
     assert main([*words, "--skip_bad_rows", "--format", "imagefolder"]) == 0
     assert "3 examples as imagefolder" in capsys.readouterr().out
     assert main([*words, "--format", "parquet"]) == 2

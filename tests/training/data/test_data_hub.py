@@ -160,7 +160,7 @@ def test_a_subset_has_to_be_named_and_an_address_in_its_rows_is_not_fetched(chec
     code, out, _ = checked["org/subsets:dogs"]
     assert code == 2
     (finding,) = json.loads(out)["findings"]
-    assert finding["where"] == "org/subsets:dogs row 1"
+    assert finding["place"] == "org/subsets:dogs:1"
     assert "URLs are not fetched" in finding["remedy"]
 
 

@@ -104,20 +104,20 @@ GOOD = '{"image": "cat.png", "text": "a cat"}'
 @pytest.mark.parametrize(
     ("content", "where", "reason"),
     [
-        (f"[{GOOD},\n{GOOD},\n{{broken]", "train.json line 3", "not valid JSON at column 2"),
-        (f"[{GOOD}\n{GOOD}]", "train.json line 2", "neither a comma"),
-        (f"[{GOOD},\n3]", "train.json line 2", "not a JSON object but int"),
-        (f"[{GOOD},\n{GOOD}", "train.json line 2", "neither a comma"),
+        (f"[{GOOD},\n{GOOD},\n{{broken]", "train.json:3", "not valid JSON at column 2"),
+        (f"[{GOOD}\n{GOOD}]", "train.json:2", "neither a comma"),
+        (f"[{GOOD},\n3]", "train.json:2", "not a JSON object but int"),
+        (f"[{GOOD},\n{GOOD}", "train.json:2", "neither a comma"),
         (
             '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 2, "caption": ""}]}',
-            "train.json annotation 1",
+            "train.json:1",
             "no image with the id 2",
         ),
     ],
 )
 def test_a_fault_in_a_json_file_has_its_line(tmp_path: Path, content: str, where: str, reason: str) -> None:
     finding = rows(tmp_path, content).findings[-1]
-    assert finding.where == where
+    assert finding.place == where
     assert reason in finding.reason
 
 

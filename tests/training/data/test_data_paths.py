@@ -12,7 +12,7 @@ from PIL import Image
 
 from training.data.images import load_image
 from training.data.open import open_dataset
-from training.data.row import Finding
+from training.data.row import Issue
 from vlm.errors import UserError
 
 PIXELS = base64.b64encode(bytes(range(256)) * 40).decode()
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def findings(folder: Path, *references: str) -> list[Finding]:
+def findings(folder: Path, *references: str) -> list[Issue]:
     rows = [json.dumps({"image": reference, "text": "x"}) for reference in references]
     (folder / "train.jsonl").write_text("\n".join(rows))
     opened = open_dataset(str(folder), folder.parent / "workspace")
@@ -71,7 +71,7 @@ def test_a_reference_that_is_no_file_of_the_dataset_is_refused_shortly(
     folder: Path, reference: str, reason: str, remedy: str
 ) -> None:
     (finding,) = findings(folder, reference)
-    assert finding.where == "train.jsonl line 1"
+    assert finding.place == "train.jsonl:1"
     assert reason in finding.reason
     assert remedy in finding.remedy
     assert len(str(finding)) < 300
@@ -80,7 +80,7 @@ def test_a_reference_that_is_no_file_of_the_dataset_is_refused_shortly(
 
 def test_row_25_all_missing_files_are_listed(folder: Path) -> None:
     found = findings(folder, *(f"missing-{number}.png" for number in range(200)))
-    assert [finding.where for finding in found] == [f"train.jsonl line {number}" for number in range(1, 201)]
+    assert [finding.place for finding in found] == [f"train.jsonl:{number}" for number in range(1, 201)]
 
 
 def test_row_32_a_name_in_decomposed_accents_is_suggested(folder: Path) -> None:
@@ -96,7 +96,7 @@ def test_row_29_a_link_that_leads_out_is_refused_and_one_that_stays_inside_is_fo
     (folder / "circle.png").symlink_to(folder / "circle.png")
     (folder / "in.png").symlink_to(folder / "images" / "cat.png")
     found = findings(folder, "out.png", "up/secret.png", "circle.png", "in.png")
-    assert [finding.where[-6:] for finding in found] == ["line 1", "line 2", "line 3"]
+    assert [finding.place for finding in found] == [f"train.jsonl:{number}" for number in (1, 2, 3)]
     assert "leads outside" in found[0].reason
     assert "leads outside" in found[1].reason
     assert "link" in found[2].reason

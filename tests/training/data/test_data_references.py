@@ -85,7 +85,7 @@ def test_an_answer_in_the_list_that_cannot_be_right_is_found(
 ) -> None:
     dataset = opened(folder, ASKED | {"answers": answers}, ASKED | {"answers": ["cat", "kitten"]})
     [finding] = dataset.findings
-    assert (finding.where, finding.reason, finding.remedy) == ("train.jsonl line 1", reason, remedy)
+    assert (finding.place, finding.reason, finding.remedy) == ("train.jsonl:1", reason, remedy)
     assert len(dataset.examples) == 1
 
 

@@ -166,17 +166,17 @@ FOUND = [
 ]  # fmt: skip
 
 FOUND_ELSEWHERE = [
-    ("3: Latin-1", GOOD.encode() + b'\n{"text": "caf\xe9"}', "line 2", "not UTF-8", "Save the file as UTF-8"),
+    ("3: Latin-1", GOOD.encode() + b'\n{"text": "caf\xe9"}', "train.jsonl:2", "not UTF-8", "as UTF-8"),
     ("4: UTF-16", GOOD.encode("utf-16"), "train.jsonl", "UTF-16", "UTF-8"),
-    ("5: NUL", GOOD + "\n\0\n", "line 2", "NUL byte", "UTF-8"),
+    ("5: NUL", GOOD + "\n\0\n", "train.jsonl:2", "NUL byte", "UTF-8"),
     ("7: empty file", "", "train.jsonl", "0 examples", "one row"),
-    ("9: a line of 20 MB", GOOD + "\n" + "x" * 20_000_000 + "\n", "line 2", "longer than 16 m", "Split"),
+    ("9: a line of 20 MB", GOOD + "\n" + "x" * 20_000_000, "train.jsonl:2", "longer than 16 m", "Split"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("content", "where", "reason", "remedy"),
-    [pytest.param(row[1], "line 1", *row[2:], id=f"row {row[0]}") for row in FOUND]
+    [pytest.param(row[1], "train.jsonl:1", *row[2:], id=f"row {row[0]}") for row in FOUND]
     + [pytest.param(*row[1:], id=f"row {row[0]}") for row in FOUND_ELSEWHERE],
 )
 def test_a_bad_row_is_found_with_its_line_a_reason_and_a_remedy(
@@ -184,20 +184,18 @@ def test_a_bad_row_is_found_with_its_line_a_reason_and_a_remedy(
 ) -> None:
     opened = dataset(tmp_path, content)
     (finding,) = opened.findings
-    assert finding.where.endswith(where)
-    assert finding.where.startswith("train.jsonl")
+    assert finding.place == where
+    assert finding.row_ids == (() if where == "train.jsonl" else (where,))
     assert reason in finding.reason
     assert remedy in finding.remedy
-    assert str(finding) == f"{finding.where}: {finding.reason} -> {finding.remedy}"
+    assert str(finding) == f"{finding.place}: {finding.reason} -> {finding.remedy}"
 
 
 def test_all_that_is_wrong_is_found_at_once_and_the_good_rows_remain(tmp_path: Path) -> None:
     bad = json.dumps({"images": ["x.png", "y.png"], "question": "?", "answer": ""})
     opened = dataset(tmp_path, f"{GOOD}\n{{\n{bad}\n{GOOD}\n")
     assert [example.id for example in opened.examples] == ["train.jsonl:1", "train.jsonl:4"]
-    assert [finding.where for finding in opened.findings] == ["train.jsonl line 2"] + [
-        "train.jsonl line 3"
-    ] * 3
+    assert [finding.place for finding in opened.findings] == ["train.jsonl:2"] + ["train.jsonl:3"] * 3
     reasons = " ".join(finding.reason for finding in opened.findings)
     assert "'x.png'" in reasons
     assert "'y.png'" in reasons
@@ -205,10 +203,14 @@ def test_all_that_is_wrong_is_found_at_once_and_the_good_rows_remain(tmp_path: P
 
 
 BAD_CSV = [
-    pytest.param("image,text\na.png,x\na.png\nb.png,y\n", "line 3", "1 cells", 2, id="row 12: too few cells"),
-    pytest.param('image,text\na.png,x\nb.png,"y\n', "line 3", "not valid CSV", 1, id="row 1: an open quote"),
-    pytest.param(b"image,text\na.png,\xe9\nb.png,y\n", "line 2", "not UTF-8", 1, id="row 3: Latin-1"),
-    pytest.param("image,image\na.png,x\n", "line 1", "same name", 0, id="row 10: a column twice"),
+    pytest.param(
+        "image,text\na.png,x\na.png\nb.png,y\n", "metadata.csv:3", "1 cells", 2, id="row 12: too few cells"
+    ),
+    pytest.param(
+        'image,text\na.png,x\nb.png,"y\n', "metadata.csv:3", "not valid CSV", 1, id="row 1: an open quote"
+    ),
+    pytest.param(b"image,text\na.png,\xe9\nb.png,y\n", "metadata.csv:2", "not UTF-8", 1, id="row 3: Latin-1"),
+    pytest.param("image,image\na.png,x\n", "metadata.csv:1", "same name", 0, id="row 10: a column twice"),
     pytest.param("image,text\n", "metadata.csv", "0 examples", 0, id="row 8: only a header"),
 ]
 
@@ -219,6 +221,6 @@ def test_a_bad_csv_row_is_found_with_its_line(
 ) -> None:
     opened = dataset(tmp_path, content, "metadata.csv")
     (finding,) = opened.findings
-    assert finding.where.endswith(where)
+    assert finding.place == where
     assert reason in finding.reason
     assert len(opened.examples) == good

@@ -53,8 +53,8 @@ def test_a_run_on_bad_rows_does_not_start_and_names_them_all(
     (failed,) = events(run, "failed")
     for line in range(1, len(FAULTS) + 1):
         if line != 5:  # a broken picture is told once, and of how many rows
-            assert f"train.jsonl line {line}" in failed["problem"]
-    assert "line 4 and 1 more rows, broken.png" in failed["problem"]
+            assert f"train.jsonl:{line}" in failed["problem"]
+    assert "train.jsonl:4 and 1 more row, broken.png" in failed["problem"]
     assert "--skip_bad_rows (12 are good)" in failed["remedy"]
     assert events(run, "started") == []
 

@@ -89,7 +89,7 @@ def test_a_first_row_without_an_image_hides_no_other(folder: Path, write: Writer
     write(rows, folder / "train")
     dataset = opened(folder)
     assert [example.answer for example in dataset.examples] == ["some"]
-    assert [finding.where.rpartition(" ")[2] for finding in dataset.findings] == ["1"]
+    assert [finding.place.rpartition(":")[2] for finding in dataset.findings] == ["1"]
 
 
 def test_a_table_is_written_out_once_and_anew_when_it_changes(folder: Path) -> None:

@@ -58,9 +58,9 @@ def test_a_version_has_rows_fixed_excluded_and_added_and_the_old_one_stays(works
     edits = Edits(
         fixed={
             "train.jsonl:2": draft_of(a, "mended?", "yes"),
-            "train.jsonl line 4": draft_of(a, "", "a caption"),
+            "train.jsonl:4": draft_of(a, "", "a caption"),
         },
-        excluded={"train.jsonl:3", "train.jsonl line 5"},
+        excluded={"train.jsonl:3", "train.jsonl:5"},
         added=[draft_of(outside, "new?", "blue")],
     )
     saved = save_version(pets, edits, workspace)
@@ -72,9 +72,7 @@ def test_a_version_has_rows_fixed_excluded_and_added_and_the_old_one_stays(works
         *(("a?", "a"), ("mended?", "yes"), ("", "a caption"), ("new?", "blue")),
     ]
     assert [example.id for example in version.examples][:3] == [
-        "train.jsonl line 1",
-        "train.jsonl line 2",
-        "train.jsonl line 4",
+        *("train.jsonl#1", "train.jsonl#2", "train.jsonl#4"),
     ]
     assert files(pets.root) == before
     entry = json.loads((saved.folder / "dataset_info.json").read_text())["pets-v2"]["made_from"]
@@ -84,10 +82,10 @@ def test_a_version_has_rows_fixed_excluded_and_added_and_the_old_one_stays(works
 def test_a_version_of_a_version_keeps_the_rows_ids(workspace: Path) -> None:
     first = save_version(opened(workspace, "pets"), Edits(excluded={"train.jsonl:1"}), workspace)
     second = opened(workspace, first.folder.name)
-    assert [example.id for example in second.examples] == ["train.jsonl line 2", "train.jsonl line 3"]
-    third = save_version(second, Edits(excluded={"train.jsonl line 2"}), workspace)
+    assert [example.id for example in second.examples] == ["train.jsonl#2", "train.jsonl#3"]
+    third = save_version(second, Edits(excluded={"train.jsonl#2"}), workspace)
     assert third.folder.name == "pets-v3"
-    assert [example.id for example in opened(workspace, "pets-v3").examples] == ["train.jsonl line 3"]
+    assert [example.id for example in opened(workspace, "pets-v3").examples] == ["train.jsonl#3"]
 
 
 def test_a_given_split_lives_on_in_a_version(workspace: Path) -> None:
@@ -98,7 +96,7 @@ def test_a_given_split_lives_on_in_a_version(workspace: Path) -> None:
     save_version(pets, Edits(added=[draft_of(image, "more?", "yes")]), workspace)
     version = opened(workspace, "pets-v2")
     assert version.parts == {"train": 3, "test": 1}
-    assert version.held_out == {"train.jsonl line 3"}
+    assert version.held_out == {"train.jsonl#3"}
 
 
 def test_a_version_with_a_bad_row_is_refused_and_leaves_nothing(workspace: Path) -> None:
@@ -124,9 +122,9 @@ def test_versions_are_numbered_on(workspace: Path) -> None:
 
 
 def test_what_stands_in_a_bad_row_can_be_read_for_a_form(workspace: Path) -> None:
-    assert raw_row("train.jsonl line 4", "pets", workspace) == "{broken"
-    assert raw_row("train.jsonl line 5", "pets", workspace) == {"image": "gone.png", "text": "lost"}
-    assert raw_row("train.jsonl line 99", "pets", workspace) is None
+    assert raw_row("train.jsonl:4", "pets", workspace) == "{broken"
+    assert raw_row("train.jsonl:5", "pets", workspace) == {"image": "gone.png", "text": "lost"}
+    assert raw_row("train.jsonl:99", "pets", workspace) is None
 
 
 def test_labels_are_a_dataset_at_any_time(tmp_path: Path) -> None:
@@ -180,9 +178,7 @@ def many(count: int) -> Dataset:
         )
         for n in range(count)
     ]
-    return Dataset(
-        "many", root, examples, [], "", places={e.id: f"rows line {i}" for i, e in enumerate(examples)}
-    )
+    return Dataset("many", root, examples, [], "", places={e.id: f"rows:{i}" for i, e in enumerate(examples)})
 
 
 def test_a_page_holds_what_was_asked_for_and_counts_the_rest() -> None:
@@ -202,7 +198,7 @@ def test_a_page_holds_what_was_asked_for_and_counts_the_rest() -> None:
         ("blue", 90),
         ("hinh 7?", 10),
         ("images/99", 1),
-        ("line 42", 1),
+        ("rows:42", 1),
     ],
 )
 def test_a_search_finds_words_in_texts_places_and_paths(query: str, total: int) -> None:

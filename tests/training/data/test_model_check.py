@@ -105,8 +105,8 @@ def test_row_33_images_that_a_model_cant_take_are_found_by_row(built: Built, tmp
     rows = [row(tmp_path), row(tmp_path, image=[picture(tmp_path), picture(tmp_path, (64, 32))] * 5)]
     rows.append({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]})
     report = checked(tmp_path, built("composed"), *rows)
-    assert "rows.jsonl line 2: the row has 10 images: this model takes exactly one ->" in told(report)
-    assert "rows.jsonl line 3: the row has 0 images" in told(report)
+    assert "rows.jsonl:2: the row has 10 images: this model takes exactly one ->" in told(report)
+    assert "rows.jsonl:3: the row has 0 images" in told(report)
     assert len(report.cleaned().examples) == 1
     assert "images" not in told(checked(tmp_path, built("qwen2_vl"), *rows))
 
@@ -116,7 +116,7 @@ def test_rows_37_and_38_strange_sizes_are_refused_by_the_families_that_fail_on_t
 ) -> None:
     rows = [row(tmp_path, image=picture(tmp_path, size)) for size in ((40, 40), (3000, 4), (1, 1))]
     refused = [f for f in checked(tmp_path, built("qwen2_vl"), *rows).findings if not f.warning]
-    assert [finding.where for finding in refused] == ["rows.jsonl line 2"]
+    assert [finding.place for finding in refused] == ["rows.jsonl:2"]
     assert "'3000x4.png' has 3000 x 4 pixels: this model's processor refuses it" in refused[0].reason
     assert "aspect ratio must be smaller than 200" in refused[0].reason
     assert checked(tmp_path, built("idefics3"), *rows).faults == []
@@ -126,7 +126,7 @@ def test_row_57_too_long_a_row_is_told_with_what_it_needs(built: Built, tmp_path
     long = "red blue " * 300
     report = checked(tmp_path, built("qwen2_vl"), row(tmp_path), row(tmp_path, long), max_length=300)
     (finding,) = report.faults
-    assert finding.where == "rows.jsonl line 2"
+    assert finding.place == "rows.jsonl:2"
     needed = int(finding.reason.split()[3].replace(",", ""))
     assert f"the row has {needed:,} tokens, and 300 is the most" in finding.reason
     assert report.lengths.lost == 1
@@ -183,7 +183,7 @@ def test_rows_59_to_63_control_tokens_that_somebody_typed_are_found(
 ) -> None:
     report = checked(tmp_path, built(family), row(tmp_path), row(tmp_path, **changes))
     (finding,) = report.faults
-    assert finding.where == "rows.jsonl line 2"
+    assert finding.place == "rows.jsonl:2"
     assert reason in finding.reason
     assert "Remove it" in finding.remedy
 
@@ -197,10 +197,10 @@ def test_row_69_an_answer_that_comes_to_nothing_is_found(built: Built, tmp_path:
     bert = built("vision-encoder-decoder with BERT")
     report = checked(tmp_path, bert, row(tmp_path), row(tmp_path, "\u200b\u200d"), row(tmp_path, "☃"))
     (fault,) = report.faults
-    assert fault.where == "rows.jsonl line 2"
+    assert fault.place == "rows.jsonl:2"
     assert "nothing would be trained on" in fault.reason
     warned = [finding for finding in report.findings if finding.warning]
-    assert "rows.jsonl line 3: turn 2 has characters that this model's tokenizer doesn't know" in told(report)
+    assert "rows.jsonl:3: turn 2 has characters that this model's tokenizer doesn't know" in told(report)
     assert len(warned) == 1
 
 
@@ -224,7 +224,7 @@ def test_a_conversation_that_the_template_does_not_take_is_found(built: Built, t
         )
         (model / "chat_template.jinja").write_text(refusal + template)
     (finding,) = checked(tmp_path, model, row(tmp_path), talk).faults
-    assert finding.where == "rows.jsonl line 2"
+    assert finding.place == "rows.jsonl:2"
     assert "no system turns" in finding.reason
 
 
@@ -234,7 +234,7 @@ def test_an_answer_that_the_template_reads_as_its_own_is_found_wherever_it_stand
     rows = [row(tmp_path, f"red {number}") for number in range(100)]
     rows[70] = row(tmp_path, "<think>hm</think> red")
     (finding,) = checked(tmp_path, built("qwen3_5"), *rows).faults
-    assert finding.where == "rows.jsonl line 71"
+    assert finding.place == "rows.jsonl:71"
     assert "does not repeat the answer" in finding.reason
 
 

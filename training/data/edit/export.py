@@ -36,7 +36,6 @@ TAGS = {
     "assistant_tag": "assistant",
     "system_tag": "system",
 }
-UNITS = ("line", "row", "annotation", "question")
 JsonRow = dict[str, Any]
 
 
@@ -153,11 +152,13 @@ def message_row(key: str, example: Example, names: Mapping[Path, str], split: st
 
 
 def export_id(dataset: Dataset, example: Example) -> str:
-    """Returns the example's id, or its place if the id was made of that."""
-    # "train.jsonl:8" in another line than the eighth would be taken for the id of the eighth when it is read.
-    file, _, line = example.id.rpartition(":")
-    place = dataset.place_of(example)
-    return place if place in {f"{file} {unit} {line}" for unit in UNITS} else example.id
+    """Returns the example's id, as `id_of_place` writes it where it is the row's place."""
+    return id_of_place(example.id) if example.id == dataset.place_of(example) else example.id
+
+
+def id_of_place(place: str) -> str:
+    """Returns "train.jsonl#8" of "train.jsonl:8", which would be the place of another row in a new file."""
+    return "#".join(place.rsplit(":", 1))
 
 
 def split_of(dataset: Dataset, example: Example) -> str | None:

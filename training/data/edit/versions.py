@@ -19,6 +19,7 @@ from training.data.dataset import Dataset
 from training.data.edit.export import (
     copy_file,
     export_id,
+    id_of_place,
     image_names,
     message_row,
     new_dataset_folder,
@@ -28,7 +29,7 @@ from training.data.edit.export import (
 from training.data.images import examine_image
 from training.data.open import open_dataset, source_of
 from training.data.readers.json_csv import LONGEST_LINE
-from training.data.row import Finding
+from training.data.row import Issue, key_of_row
 from training.data.safe_paths import open_regular
 from training.data.synthetic.samples import SAMPLES
 from vlm.errors import UserError
@@ -37,7 +38,6 @@ from vlm.filesystem import free_name, slug, write_atomic
 
 EDITS_FILE = "changes.json"
 VERSION = re.compile(r"(?P<name>.+)-v(?P<number>\d{1,6})")
-PLACE = re.compile(r"(?P<file>.+) line (?P<line>\d+)")
 FAULTS_SHOWN = 5
 LONGEST_SHOWN = 100_000  # bytes of a bad line, for a form: a line may have millions
 
@@ -52,7 +52,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Edits:
-    """What to change. Rows are named by their example's id, or by their place ("train.jsonl line 8") where
+    """What to change. Rows are named by their example's id, or by their place ("train.jsonl:8") where
     they could not be read. `fixed` comes instead of a row, `added` after all."""
 
     fixed: Mapping[str, Draft] = field(default_factory=dict)
@@ -107,9 +107,20 @@ class Version:
     left_out: int
 
 
+def unreadable_rows(dataset: Dataset) -> set[str]:
+    """Returns the places of the rows that are no examples."""
+    return {place for finding in dataset.findings for place in finding.row_ids}
+
+
+def keys_of(dataset: Dataset) -> set[str]:
+    """Returns what rows are called by in edits: ids of examples, and places of those that are none."""
+    return unreadable_rows(dataset).union(example.id for example in dataset.examples)
+
+
 def pending_edits(dataset: Dataset, workspace: Path) -> PendingEdits:
-    """Reads the edits that wait; none where the file can't be read."""
+    """Reads the edits that wait; none where the file can't be read. Rows have the keys that they have now."""
     folder = workspace / "datasets" / ".pending" / dataset.fingerprint[:40]
+    known = keys_of(dataset)
     bases = {"put-in": folder.resolve(), "dataset": dataset.root.resolve()}
     try:
         saved = json.loads((folder / EDITS_FILE).read_text(encoding="utf-8"))
@@ -124,12 +135,11 @@ def pending_edits(dataset: Dataset, workspace: Path) -> PendingEdits:
                     raise ValueError(name)
                 images.append(image)
             messages = (Message(role, text) for role, text in row["messages"])
-            fixed[key] = Draft(tuple(images), tuple(messages))
-        return PendingEdits(folder, fixed, frozenset(saved["excluded"]))
+            fixed[key_of_row(key, known)] = Draft(tuple(images), tuple(messages))
+        excluded = frozenset(key_of_row(key, known) for key in saved["excluded"])
+        return PendingEdits(folder, fixed, excluded)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return PendingEdits(
-            folder
-        )  # not there, half a file, or another program's: nothing in it can be saved
+        return PendingEdits(folder)  # not there, half a file, or another program's: nothing can be saved
 
 
 def save_pending(edits: PendingEdits, dataset: Dataset) -> PendingEdits:
@@ -186,8 +196,7 @@ def save_version(dataset: Dataset, edits: Edits, workspace: Path, name: str | No
     Raises:
         UserError: The name is taken, a row that is named isn't there, or a fixed or added row is bad.
     """
-    bad = {finding.where for finding in dataset.findings}
-    known = {*bad, *(example.id for example in dataset.examples)}
+    bad, known = unreadable_rows(dataset), keys_of(dataset)
     if strangers := sorted({*edits.fixed, *edits.excluded} - known):
         raise UserError(f"There is no row {strangers[0]!r} to change.", "Open the dataset again.")
     rows = list(_edited_rows(dataset, edits, bad))
@@ -228,22 +237,25 @@ def next_name(name: str, workspace: Path) -> str:
 
 
 def raw_row(place: str, source: str, workspace: Path, **how: object) -> dict[str, object] | str | None:
-    """Returns what stands at a place that a finding names: columns, or the line's text if it is no row.
+    """Returns what stands at a place that an issue names: columns, or the line's text if it is no row.
 
     `how` are `open_dataset`'s keywords. None where there is no such place.
     """
     found, _ = source_of(source, workspace, **how)
     for row in (row for rows in found.rows.values() for row in rows):
-        if row.where != place:
+        if row.place != place:
             continue
-        if not isinstance(row, Finding):
+        if not isinstance(row, Issue):
             return row.values
-        if match := PLACE.fullmatch(place):
-            path = found.root / match["file"]
+        if row.image is not None:  # a picture without its caption
+            return {"image": row.image}
+        name, _, number = place.rpartition(":")
+        path = found.root / name
+        if number.isdecimal() and path.is_file():
             with open_regular(path, path.name) as file:
                 # In pieces, as the reader counts lines: a file without line ends may be larger than memory.
                 lines = iter(lambda: file.readline(LONGEST_LINE), b"")
-                line = next(islice(lines, int(match["line"]) - 1, None), b"")
+                line = next(islice(lines, int(number) - 1, None), b"")
             return line[:LONGEST_SHOWN].decode("utf-8", errors="replace").rstrip("\r\n") if line else None
     return None
 
@@ -266,6 +278,6 @@ def _edited_rows(
     train = next(iter(dataset.parts)) if dataset.held_out else None
     for place, draft in edits.fixed.items():
         if place in bad and place not in edits.excluded:
-            yield Example(place, draft.images, draft.messages), train
+            yield Example(id_of_place(place), draft.images, draft.messages), train
     for draft in edits.added:
         yield Example(f"added-{uuid.uuid4().hex[:12]}", draft.images, draft.messages), train

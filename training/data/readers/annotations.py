@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from training.config.columns import ColumnMapping
 from training.data.readers.archives import is_junk
 from training.data.readers.json_csv import list_in, read_document
-from training.data.row import Finding, Row, place
+from training.data.row import Issue, Row, place
 from training.data.rows.layouts import are_answers, most_given
 from training.data.safe_paths import DatasetFolder, open_regular, quoted
 from training.data.splits import split_word
@@ -25,7 +25,7 @@ INFO_FILE = "dataset_info.json"
 LLAMA_FACTORY_COLUMNS = {"prompt": "question", "query": "input", "response": "answer", "images": "images"}
 
 
-def coco_rows(document: dict, name: str, folder: DatasetFolder) -> Iterator[Row | Finding]:
+def coco_rows(document: dict, name: str, folder: DatasetFolder) -> Iterator[Row | Issue]:
     """Yields COCO captions (arXiv:1504.00325): one row for each annotation of an image.
 
     Raises:
@@ -34,21 +34,22 @@ def coco_rows(document: dict, name: str, folder: DatasetFolder) -> Iterator[Row 
     images = [image for image in list_in(document, "images", name) if isinstance(image, dict)]
     files = {_key(image, "id"): image.get("file_name") for image in images}
     for number, annotation in enumerate(list_in(document, "annotations", name), start=1):
-        where = place(name, number, "annotation")
+        where = place(name, number)
         if not isinstance(annotation, dict) or "caption" not in annotation:
-            yield Finding(where, "the annotation has no caption", "Give the file of captions, not of boxes")
+            fault = UserError("the annotation has no caption", "Give the file of captions, not of boxes")
+            yield Issue.of_row(where, fault)
             continue
         key = _key(annotation, "image_id")
         if key not in files:
             reason = f"there is no image with the id {key!r}"
-            yield Finding(where, reason, "Add it to images, or remove the annotation")
+            yield Issue.of_row(where, UserError(reason, "Add it to images, or remove the annotation"))
             continue
         image = files[key]
         # COCO names files without their folder (train2017/, val2017/): the one of this name is taken. What
         # is no plain name, or names several, stays as it is and is reported with the row.
         if isinstance(image, str) and "/" not in image and not (folder.root / image).exists():
             image = folder.named(image) or image
-        yield Row(name, number, {"image": image, "caption": annotation["caption"]}, "annotation")
+        yield Row(name, number, {"image": image, "caption": annotation["caption"]})
 
 
 def _key(item: dict, name: str) -> int | str | None:
@@ -71,7 +72,7 @@ def vqa_pairs(paths: Iterable[Path]) -> dict[str, tuple[Path, Path]]:
 
 def vqa_rows(
     questions: Path, annotations: Path, name: str, images: Iterable[str], split: str
-) -> Iterator[Row | Finding]:
+) -> Iterator[Row | Issue]:
     """Yields VQAv2 (arXiv:1612.00837): each question with its answers. `images` are the files there are.
 
     Raises:
@@ -88,10 +89,11 @@ def vqa_rows(
     listed = list_in(answered, "annotations", annotations.name)
     answers = {_key(item, "question_id"): item for item in listed if isinstance(item, dict)}
     for number, item in enumerate(list_in(asked, "questions", questions.name), start=1):
-        where = place(name, number, "question")
+        where = place(name, number)
         answer = answers.get(_key(item, "question_id")) if isinstance(item, dict) else None
         if answer is None:
-            yield Finding(where, "no annotation has its question_id", "Remove it, or add the annotation")
+            fault = UserError("no annotation has its question_id", "Remove it, or add the annotation")
+            yield Issue.of_row(where, fault)
             continue
         found = by_number.get(_key(item, "image_id"), [])
         if len(found) > 1:
@@ -100,7 +102,8 @@ def vqa_rows(
             found = named or found
         if len(found) != 1:
             reason = f"{len(found)} files are called by the image's number {_key(item, 'image_id')}"
-            yield Finding(where, reason, "Put the image in the folder, its name ending in the number")
+            remedy = "Put the image in the folder, its name ending in the number"
+            yield Issue.of_row(where, UserError(reason, remedy))
             continue
         chosen = answer.get("multiple_choice_answer")
         values = {
@@ -111,7 +114,7 @@ def vqa_rows(
         }
         if are_answers(answer.get("answers")):
             values["answers"] = answer["answers"]
-        yield Row(name, number, values, "question")
+        yield Row(name, number, values)
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -125,14 +128,14 @@ def pictures_in(folder: Path) -> list[Path]:
     )
 
 
-def caption_rows(pictures: Iterable[Path], root: Path) -> Iterator[Row | Finding]:
+def caption_rows(pictures: Iterable[Path], root: Path) -> Iterator[Row | Issue]:
     """Yields a row for each picture, with the `.txt` file beside it; names are relative to `root`."""
     for picture in pictures:
         text = picture.with_suffix(".txt")
         image, name = picture.relative_to(root).as_posix(), text.relative_to(root).as_posix()
         if not text.is_file():
             reason = f"there is no {quoted(name)} with its caption"
-            yield Finding(image, reason, "Write it, or remove the image")
+            yield Issue.of_row(image, UserError(reason, "Write it, or remove the image"), image)
             continue
         try:
             with open_regular(text, name) as file:
@@ -142,9 +145,9 @@ def caption_rows(pictures: Iterable[Path], root: Path) -> Iterator[Row | Finding
                 raise UserError("the caption is longer than 1 MB", "Shorten it")
             values = {"image": image, "caption": data.decode("utf-8-sig").strip()}
         except UnicodeDecodeError:
-            yield Finding(name, "the text is not UTF-8", "Save the file as UTF-8")
+            yield Issue.of_row(name, UserError("the text is not UTF-8", "Save the file as UTF-8"), image)
         except UserError as fault:
-            yield Finding.at(name, fault)
+            yield Issue.of_row(name, fault, image)
         else:
             yield Row(name, 1, values)
 

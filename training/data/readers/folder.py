@@ -26,14 +26,14 @@ from training.data.readers.annotations import (
 )
 from training.data.readers.archives import is_junk
 from training.data.readers.json_csv import read_csv, read_json, read_jsonl
-from training.data.row import Finding, Progress, Row, say_nothing
+from training.data.row import Issue, Progress, Row, say_nothing
 from training.data.rows.example import EXPECTED
 from training.data.safe_paths import DatasetFolder, open_regular, quoted
 from training.data.splits import one_of_each, split_word
 from training.data.synthetic.samples import SAMPLES
 from vlm.errors import UserError
 
-Rows = Iterable[Row | Finding]
+Rows = Iterable[Row | Issue]
 
 TABLES = (".parquet", ".arrow")
 
@@ -296,13 +296,13 @@ def read_written_out(folder: Path, name: str, kind: str, mapping: ColumnMapping)
     """Returns a folder that `tables.write_out` made, its rows called by the table's name and number."""
     rows_file = folder / tables.ROWS_FILE
     rows = (
-        Row(name, row.line, row.values, "row") if isinstance(row, Row) else row
+        Row(name, row.line, row.values) if isinstance(row, Row) else row
         for row in read_jsonl(rows_file, name)
     )
     return Source(folder, (rows_file,), name, kind, {"": rows}, mapping)
 
 
-def _placed(rows: Rows, folder: str, split: str) -> Iterator[Row | Finding]:
+def _placed(rows: Rows, folder: str, split: str) -> Iterator[Row | Issue]:
     """Yields the rows with the folder that their images' paths start from, and with their split."""
     for row in rows:
         yield replace(row, split=split, folder=folder) if isinstance(row, Row) and (split or folder) else row

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from training.data.row import Finding, Row, place
+from training.data.row import Issue, Row, place
 from training.data.safe_paths import open_regular, quoted
 from vlm.errors import UserError
 
@@ -36,35 +36,35 @@ UNDECODED = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of bytes
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def read_jsonl(path: Path, name: str) -> Iterator[Row | Finding]:
+def read_jsonl(path: Path, name: str) -> Iterator[Row | Issue]:
     """Yields a `.jsonl` file's rows one at a time, or a finding where a line is none.
 
     UTF-8 with or without a byte order mark; lines end in LF, CRLF or CR; blank lines count but say nothing.
     """
-    faults: list[Finding] = []
+    faults: list[Issue] = []
     for number, line in _numbered_lines(path, name, faults):
         if not faults and line.strip():
             where = place(name, number)
             try:
                 row = _row(name, number, json.loads(line), remedy=ONE_OBJECT)
             except json.JSONDecodeError as error:
-                row = Finding(where, f"not valid JSON at column {error.colno}", ONE_OBJECT)
+                row = Issue.of_row(where, UserError(f"not valid JSON at column {error.colno}", ONE_OBJECT))
             # Python refuses a number of more than 4,300 digits, and thousands of nested brackets.
             except (ValueError, RecursionError):
-                row = Finding(where, f"not usable JSON: {TOO_DEEP}", ONE_OBJECT)
+                row = Issue.of_row(where, UserError(f"not usable JSON: {TOO_DEEP}", ONE_OBJECT))
             yield row
         yield from faults
         faults.clear()
     yield from faults
 
 
-def read_csv(path: Path, name: str) -> Iterator[Row | Finding]:
+def read_csv(path: Path, name: str) -> Iterator[Row | Issue]:
     """Yields a `.csv` file's rows one at a time, or a finding where a line is none; encoded as JSONL is.
 
     Cells stand between commas, or semicolons or tabs, which spreadsheets write where commas are decimal
     points.
     """
-    faults: list[Finding] = []
+    faults: list[Issue] = []
     # The header is the first line that is not blank; what stands between its names stands between all cells.
     numbered, begin = (line for _, line in _numbered_lines(path, name, faults)), []
     for line in islice(numbered, MOST_BLANK_LINES):
@@ -80,7 +80,7 @@ def read_csv(path: Path, name: str) -> Iterator[Row | Finding]:
             cells = next(reader, None)
         except csv.Error as error:
             remedy = "Close every quote, and double quotes in a cell"
-            faults.append(Finding(place(name, line), f"not valid CSV: {error}", remedy))
+            faults.append(Issue.of_row(place(name, line), UserError(f"not valid CSV: {error}", remedy)))
             cells = []
         # A fault is of a line that the reader has taken: the cells it made of that line are not trusted.
         if faults:
@@ -96,20 +96,20 @@ def read_csv(path: Path, name: str) -> Iterator[Row | Finding]:
             header = cells
             if len(set(header)) < len(header):
                 remedy = "Give every column its own name"
-                yield Finding(place(name, line), "two columns have the same name", remedy)
+                yield Issue.at(place(name, line), UserError("two columns have the same name", remedy))
                 return
         elif len(cells) != len(header):
             reason = f"{len(cells)} cells where the header names {len(header)} columns"
-            yield Finding(place(name, line), reason, "Quote cells that hold commas")
+            yield Issue.of_row(place(name, line), UserError(reason, "Quote cells that hold commas"))
         else:
             yield Row(name, line, dict(zip(header, cells, strict=True)))
 
 
-def _numbered_lines(path: Path, name: str, faults: list[Finding]) -> Iterator[tuple[int, str]]:
+def _numbered_lines(path: Path, name: str, faults: list[Issue]) -> Iterator[tuple[int, str]]:
     """Yields each line with its number; what is wrong with its characters is in `faults` before it comes."""
     with open_regular(path, name) as file:
         if file.read(2) in UTF16_MARKS:
-            faults.append(Finding(name, "the file is UTF-16", "Save it as UTF-8"))
+            faults.append(Issue.at(name, UserError("the file is UTF-16", "Save it as UTF-8")))
             return
         file.seek(0)
         # Bytes that are no UTF-8 become lone surrogates, so that one bad line doesn't end the reading.
@@ -128,11 +128,11 @@ def _numbered_lines(path: Path, name: str, faults: list[Finding]) -> Iterator[tu
             elif UNDECODED.search(line):
                 fault = "the line is not UTF-8", "Save the file as UTF-8"
             if fault:
-                faults.append(Finding(place(name, number), *fault))
+                faults.append(Issue.of_row(place(name, number), UserError(*fault)))
             yield number, line
 
 
-def read_json(path: Path, name: str) -> tuple[Iterator[Row | Finding], dict | None]:
+def read_json(path: Path, name: str) -> tuple[Iterator[Row | Issue], dict | None]:
     """Returns the rows of a `.json` file, or none of them and COCO's document, which `annotations` reads.
 
     Rows are a list of objects, alone or in a document's `data`, `rows`, `examples` or `train`, or an object a
@@ -163,7 +163,7 @@ def read_json(path: Path, name: str) -> tuple[Iterator[Row | Finding], dict | No
     if not wrapped:
         raise UserError(f"{quoted(name)} holds no list of rows", A_LIST)
     values = enumerate(document[wrapped[0]], start=1)
-    return (_row(name, number, value, "row") for number, value in values), None
+    return (_row(name, number, value) for number, value in values), None
 
 
 def read_document(path: Path, name: str) -> object:
@@ -190,7 +190,7 @@ def _text(path: Path, name: str) -> str:
     for fault, what in ((UNDECODED.search(text), "not UTF-8"), (re.search("\0", text), "a NUL byte")):
         if fault:
             line = text.count("\n", 0, fault.start()) + 1
-            raise UserError(f"{place(quoted(name), line)}: {what}", "Save the file as plain UTF-8 text")
+            raise UserError(f"{place(name, line)}: {what}", "Save the file as plain UTF-8 text")
     return text
 
 
@@ -198,13 +198,13 @@ def _parsed(text: str, name: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        where = place(quoted(name), error.lineno)
+        where = place(name, error.lineno)
         raise UserError(f"{where}: not valid JSON at column {error.colno}", A_LIST) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{quoted(name)}: {TOO_DEEP}", A_LIST) from error
 
 
-def _items(text: str, position: int, name: str) -> Iterator[Row | Finding]:
+def _items(text: str, position: int, name: str) -> Iterator[Row | Issue]:
     """Yields a list's items one by one, each with the line it begins on.
 
     `json.loads` would give the list without lines, and nothing at all of a list that breaks off.
@@ -219,10 +219,11 @@ def _items(text: str, position: int, name: str) -> Iterator[Row | Finding]:
         try:
             value, position = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
-            yield Finding(place(name, error.lineno), f"not valid JSON at column {error.colno}", A_LIST)
+            fault = UserError(f"not valid JSON at column {error.colno}", A_LIST)
+            yield Issue.of_row(place(name, error.lineno), fault)
             return
         except (ValueError, RecursionError):
-            yield Finding(place(name, line), TOO_DEEP, A_LIST)
+            yield Issue.of_row(place(name, line), UserError(TOO_DEEP, A_LIST))
             return
         yield _row(name, line, value)
         position = SPACE.match(text, position).end()
@@ -230,11 +231,13 @@ def _items(text: str, position: int, name: str) -> Iterator[Row | Finding]:
             position += 1
         elif text[position : position + 1] != "]":
             line += text.count("\n", counted, position)
-            yield Finding(place(name, line), "neither a comma nor the list's end after a row", A_LIST)
+            fault = UserError("neither a comma nor the list's end after a row", A_LIST)
+            yield Issue.of_row(place(name, line), fault)
             return
 
 
-def _row(name: str, line: int, value: object, unit: str = "line", remedy: str = A_LIST) -> Row | Finding:
+def _row(name: str, line: int, value: object, remedy: str = A_LIST) -> Row | Issue:
     if isinstance(value, dict):
-        return Row(name, line, value, unit)
-    return Finding(place(name, line, unit), f"not a JSON object but {type(value).__name__}", remedy)
+        return Row(name, line, value)
+    fault = UserError(f"not a JSON object but {type(value).__name__}", remedy)
+    return Issue.of_row(place(name, line), fault)

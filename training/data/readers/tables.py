@@ -61,7 +61,7 @@ def read_parquet(path: Path, name: str) -> Iterator[Row]:
                 batch.validate(full=True)
                 for values in batch.to_pylist():
                     number += 1
-                    yield Row(name, number, values, "row")
+                    yield Row(name, number, values)
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise _broken(name, "Parquet", error) from error
 
@@ -115,7 +115,7 @@ def read_arrow(path: Path, name: str) -> Iterator[Row]:
                 for start in range(0, batch.num_rows, BATCH_ROWS_WITH_IMAGES):
                     for values in batch.slice(start, BATCH_ROWS_WITH_IMAGES).to_pylist():
                         number += 1
-                        yield Row(name, number, values, "row")
+                        yield Row(name, number, values)
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise _broken(name, "Arrow", error) from error
 
@@ -245,7 +245,7 @@ def read_hub(source: str, split: str, held_out: str | None) -> Iterator[Row]:
             # decode(False): Pillow would open each image, and what is written out would be another file.
             for number, row in enumerate(islice(found[part].decode(False), count), start=1):
                 values = {column: _with_bytes(value, repo) for column, value in row.items()}
-                yield Row(source, number, values, "row", part)
+                yield Row(source, number, values, part)
     except UserError:
         raise
     except Exception as error:  # the Hub, the network and the dataset's own files fail in many ways

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from training.config.columns import SILENT, ColumnMapping
-from training.data.row import Finding, Progress, Row, say_nothing
+from training.data.row import Issue, Progress, Row, say_nothing
 from training.data.rows.layouts import (
     OUR_IMAGES,
     Recognised,
@@ -48,12 +48,12 @@ GROUP_SHOWN = 60
 class Reading:
     """What the rows of a dataset gave: the good ones as `examples`, in order, each with its place and split.
 
-    `layouts` is how most rows are written, `columns` which column was taken for what, `ignored` the columns
-    that were not read.
+    `layouts` are how most rows are written, one or two, `columns` which column was taken for what, `ignored`
+    the columns that were not read.
     """
 
     examples: list[Example]
-    findings: list[Finding]
+    findings: list[Issue]
     places: list[str]
     splits: list[str]
     layouts: tuple[str, ...]
@@ -62,7 +62,7 @@ class Reading:
 
 
 def read_examples(
-    rows: Iterable[Row | Finding],
+    rows: Iterable[Row | Issue],
     name: str,
     folder: DatasetFolder,
     mapping: ColumnMapping,
@@ -73,14 +73,14 @@ def read_examples(
     `progress("rows", done, 0)` counts.
     """
     examples: list[Example] = []
-    findings: list[Finding] = []
+    findings: list[Issue] = []
     places, splits, ids, unasked = [], [], [], []
     ignored, layouts, columns = Counter(), Counter(), {}
     shapes: dict[tuple, Recognised] = {}
     for number, row in enumerate(rows, start=1):
         if number % ROWS_BETWEEN_PROGRESS == 0:
             progress("rows", number, 0)
-        if isinstance(row, Finding):
+        if isinstance(row, Issue):
             findings.append(row)
             continue
         # Which column is which depends on no more than this, and most rows of a dataset have one shape.
@@ -96,34 +96,42 @@ def read_examples(
         layouts[seen.layout] += 1
         columns |= seen.columns
         if example.is_caption and seen.layout != "captions":
-            unasked.append(row.where)
+            unasked.append(len(examples))
         split = row.values.get(seen.columns.get("split", ""))
         examples.append(example)
-        places.append(row.where)
+        places.append(row.place)
         splits.append(row.split or (split if isinstance(split, str) else ""))
         # An id of its own counts only where it is text or a number.
         own = row.values.get("id")
         ids.append(str(own) if isinstance(own, str | int) else None)
     if not examples and not findings:
-        findings.append(Finding(name, "0 examples", "Write one row for each example"))
+        findings.append(Issue.at(name, UserError("0 examples", "Write one row for each example")))
+    unreadable = {place for found in findings for place in found.row_ids}
+    examples, repeated = _with_own_ids(examples, ids, unreadable)
     if unasked:
         reason = f"{len(unasked)} of {len(examples)} rows have no question: they are read as captions"
-        findings.append(Finding(unasked[0], reason, "Write the question, if one is missing", True))
-    most = tuple(layout for layout, _ in layouts.most_common(2))
-    examples, repeated = _with_own_ids(examples, ids)
+        error = UserError(reason, "Write the question, if one is missing")
+        asked_for = (examples[number].id for number in unasked)
+        findings.append(Issue.at(places[unasked[0]], error, row_ids=asked_for, warning=True))
     if repeated:
         reason = f"{len(repeated)} ids stand in more than one row, {quoted(repeated[0])} first"
-        findings.append(Finding(name, reason, "Give each row an id of its own, or none", True))
-    return Reading(examples, findings, places, splits, most, columns, sorted(ignored))
+        error = UserError(reason, "Give each row an id of its own, or none")
+        twins = (example.id for example, own in zip(examples, ids, strict=True) if own in {*repeated})
+        findings.append(Issue.at(name, error, row_ids=twins, warning=True))
+    written = tuple(layout for layout, _ in layouts.most_common(2))
+    return Reading(examples, findings, places, splits, written, columns, sorted(ignored))
 
 
-def _with_own_ids(examples: Sequence[Example], ids: Sequence[str | None]) -> tuple[list[Example], list[str]]:
+def _with_own_ids(
+    examples: Sequence[Example], ids: Sequence[str | None], unreadable: Iterable[str]
+) -> tuple[list[Example], list[str]]:
     """Returns the examples with their rows' own ids in place of "file:line", and the ids that repeat.
 
-    Pins go by the id: a row's own stays the same when other rows come or go, but must be unique.
+    Pins and edits go by the id: a row's own stays the same when other rows come or go, but must be unique,
+    and no place of another row; those of `unreadable` rows have no other name.
     """
     counted = Counter(own for own in ids if own is not None)
-    taken = counted + Counter(example.id for example in examples)
+    taken = counted + Counter(example.id for example in examples) + Counter(unreadable)
     named = [
         replace(example, id=own) if own and taken[own] == 1 and not NO_TEXT.search(own) else example
         for example, own in zip(examples, ids, strict=True)
@@ -133,7 +141,7 @@ def _with_own_ids(examples: Sequence[Example], ids: Sequence[str | None]) -> tup
 
 def _example_or_findings(
     row: Row, folder: DatasetFolder, mapping: ColumnMapping, layout: str
-) -> Example | list[Finding]:
+) -> Example | list[Issue]:
     """Returns everything that is wrong with the row at once: all its missing images, and its text too."""
     faults: list[UserError] = []
     images: list[Path] = []
@@ -155,7 +163,7 @@ def _example_or_findings(
     except UserError as fault:
         faults.append(fault)
     if faults:
-        return [Finding.at(row.where, fault) for fault in faults]
+        return [Issue.of_row(row.place, fault) for fault in faults]
     group = mapping.get("type", row.values)
     is_text = isinstance(group, str) and not NO_TEXT.search(group)
     group = " ".join(group.split())[:GROUP_SHOWN] if is_text else ""

@@ -5,7 +5,6 @@ What needs a model's processor or tokenizer stands in `training.data.validate.mo
 
 import hashlib
 import os
-import re
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +16,12 @@ from typing import TYPE_CHECKING
 from training.data.dataset import Dataset, image_relpath
 from training.data.images import ImageFacts
 from training.data.open import open_configured
-from training.data.row import Finding, Progress, say_nothing
+from training.data.row import Issue, Progress, say_nothing
 from training.data.safe_paths import quoted
 from training.data.splits import split_dataset
 from training.data.validate.image_index import ImageIndex
 from training.data.validate.token_lengths import TokenLengths
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError, in_common
 from vlm.example import Example
 
 if TYPE_CHECKING:
@@ -43,13 +42,13 @@ class Report:
     """
 
     dataset: Dataset
-    findings: list[Finding]
+    findings: list[Issue]
     facts: dict[Path, ImageFacts] = field(default_factory=dict)
     unfit: frozenset[Path] = frozenset()
     lengths: TokenLengths | None = None
 
     @property
-    def faults(self) -> list[Finding]:
+    def faults(self) -> list[Issue]:
         return [finding for finding in self.findings if not finding.warning]
 
     @property
@@ -60,12 +59,13 @@ class Report:
     @property
     def left_out(self) -> int:
         """How many rows are not trained on where bad rows may be skipped."""
-        return len({finding.where for finding in self.dataset.findings}) + len(self.unusable())
+        unreadable = {place for finding in self.dataset.findings for place in finding.row_ids}
+        return len(unreadable) + len(self.unusable())
 
     def unusable(self) -> set[str]:
         """Returns the ids of the examples that could be read and can't be trained on."""
-        named = {finding.example for finding in self.faults if finding.example is not None}
-        return named | {e.id for e in self.dataset.examples if not self.unfit.isdisjoint(e.images)}
+        named = {key for finding in self.faults for key in finding.row_ids}
+        return {e.id for e in self.dataset.examples if e.id in named or not self.unfit.isdisjoint(e.images)}
 
     def cleaned(self) -> Dataset:
         """Returns the dataset with its usable examples, and every fault among its findings."""
@@ -89,15 +89,13 @@ class Report:
         )
         return (train, evaluation) if train else (evaluation, [])
 
-    def groups(self) -> list[tuple[str, list[Finding]]]:
-        """Returns the findings by kind, faults first, the most frequent first."""
-        grouped: dict[tuple[bool, str], list[Finding]] = defaultdict(list)
+    def groups(self) -> list[tuple[Phrase, list[Issue]]]:
+        """Returns the findings by code, under what all of one have in common; faults and many come first."""
+        grouped: dict[tuple[bool, str], list[Issue]] = defaultdict(list)
         for finding in self.findings:
-            # A kind is the reason without what is quoted and counted in it: names and numbers of a row.
-            words = re.sub(r"\d", "", "…".join(finding.reason.split("'")[::2])).split()
-            grouped[finding.warning, " ".join(words)].append(finding)
+            grouped[finding.warning, finding.code or finding.reason].append(finding)
         ordered = sorted(grouped.items(), key=lambda item: (item[0][0], -len(item[1])))
-        return [(kind, found) for (_, kind), found in ordered]
+        return [(in_common([finding.reason for finding in found]), found) for _, found in ordered]
 
 
 def check_configured(config: "TrainingConfig", progress: Progress) -> Report:
@@ -128,8 +126,8 @@ def check_dataset(
     """
     findings = [*dataset.findings, *dataset.warnings]
     if len(dataset.examples) == 1:
-        remedy = "Give at least 20 examples"
-        findings.append(Finding(dataset.name, "1 example: nothing can be held out", remedy, True))
+        error = UserError("1 example: nothing can be held out", "Give at least 20 examples", "one-example")
+        findings.append(Issue.at(dataset.name, error, row_ids=[dataset.examples[0].id], warning=True))
     users: dict[Path, list[Example]] = defaultdict(list)
     for example in dataset.examples:
         for image in dict.fromkeys(example.images):
@@ -139,16 +137,16 @@ def check_dataset(
     index = ImageIndex(workspace, dataset.root)
     for done, (path, seen) in enumerate(_examined(users, index, cancelled), start=1):
         progress("images", done, len(users))
-        others = f" and {len(users[path]) - 1} more rows" if len(users[path]) > 1 else ""
-        where = f"{dataset.place_of(users[path][0])}{others}, {path.relative_to(dataset.root).as_posix()}"
         if isinstance(seen, UserError):
-            found = [Finding.at(where, seen)]
+            faults = [(seen, False)]
         else:
             facts[path] = seen
-            found = list(_image_findings(where, seen))
-        if any(not finding.warning for finding in found):
+            faults = [*_image_faults(seen)]
+        if not all(warning for _, warning in faults):
             unfit.add(path)
-        findings += found
+        image = path.relative_to(dataset.root).as_posix()
+        where, rows = dataset.place_of(users[path][0]), [example.id for example in users[path]]
+        findings += [Issue.at(where, e, row_ids=rows, image=image, warning=warns) for e, warns in faults]
     report = Report(dataset, findings, facts, frozenset(unfit))
     # Files of one size are compared to the last byte for these: a check that was cancelled should end.
     if cancelled():
@@ -181,23 +179,27 @@ def _examined(
         index.save()
 
 
-def _image_findings(where: str, facts: ImageFacts) -> Iterator[Finding]:
-    size = f"{facts.width} x {facts.height} pixels"
-    short, long = sorted((facts.width, facts.height))
+def _image_faults(facts: ImageFacts) -> Iterator[tuple[UserError, bool]]:
+    """Yields what is wrong with an image, and whether it is a warning alone."""
+    size = {"width": facts.width, "height": facts.height}
+    short, long = sorted(size.values())
     if long / short > LARGEST_RATIO:
-        yield Finding(where, f"the image has {size}: no model takes such a strip", "Crop it")
+        strip = "the image has {width} x {height} pixels: no model takes such a strip"
+        yield UserError(strip, "Crop it", "image-is-a-strip", **size), False
     elif long / short > STRANGE_RATIO:
-        yield Finding(where, f"the image has {size}: some models refuse such a strip", "Crop it", True)
+        strip = "the image has {width} x {height} pixels: some models refuse such a strip"
+        yield UserError(strip, "Crop it", "image-is-nearly-a-strip", **size), True
     if short < SMALLEST_SIDE:
-        yield Finding(where, f"the image has {size}: hardly a picture", "Use a larger one", True)
+        tiny = "the image has {width} x {height} pixels: hardly a picture"
+        yield UserError(tiny, "Use a larger one", "image-is-tiny", **size), True
     if facts.frames > 1:
-        reason = f"the image has {facts.frames} frames: the first is used"
-        yield Finding(where, reason, "Save the frame that is meant", True)
+        frames = "the image has {frames} frames: the first is used"
+        yield UserError(frames, "Save the frame that is meant", "image-of-frames", frames=facts.frames), True
 
 
-def _shared_content(report: Report, held_out: float, seed: int) -> Iterator[Finding]:
+def _shared_content(report: Report, held_out: float, seed: int) -> Iterator[Issue]:
     """Yields what only the contents of images show: repeated rows, copied files, leaks between the splits."""
-    facts, place_of = report.facts, report.dataset.place_of
+    facts, dataset, place_of = report.facts, report.dataset, report.dataset.place_of
     first: dict[tuple, Example] = {}
     repeated = []
     for example in report.cleaned().examples:
@@ -206,8 +208,15 @@ def _shared_content(report: Report, held_out: float, seed: int) -> Iterator[Find
             repeated.append((example, first[key]))
     if repeated:
         again, before = repeated[0]
-        reason = f"{len(repeated)} rows repeat others, this one {place_of(before)}"
-        yield Finding(place_of(again), reason, "Remove them, or they count double", True)
+        error = UserError(
+            "{count} {count:row repeats|rows repeat} others, this one {before}",
+            "Remove {count:it|them}, or {count:it counts|they count} double",
+            "rows-repeat",
+            count=len(repeated),
+            before=place_of(before),
+        )
+        rows = (example.id for example, _ in repeated)
+        yield Issue.at(place_of(again), error, row_ids=rows, warning=True)
     by_content: dict[bytes, Path] = {}
     copies = [
         (path, by_content[seen.digest])
@@ -215,9 +224,17 @@ def _shared_content(report: Report, held_out: float, seed: int) -> Iterator[Find
         if by_content.setdefault(seen.digest, path) != path
     ]
     if copies:
-        path, before = (image.relative_to(report.dataset.root).as_posix() for image in copies[0])
-        reason = f"{len(copies)} files hold a picture that another file holds too, this one {quoted(before)}"
-        yield Finding(path, reason, "Keep one file of each picture", True)
+        path, before = (image.relative_to(dataset.root).as_posix() for image in copies[0])
+        error = UserError(
+            "{count} {count:file holds|files hold} a picture that another file holds too, this one {before}",
+            "Keep one file of each picture",
+            "images-are-copies",
+            count=len(copies),
+            before=quoted(before),
+        )
+        copied = {path for path, _ in copies}
+        rows = (e.id for e in dataset.examples if not copied.isdisjoint(e.images))
+        yield Issue.at(path, error, row_ids=rows, image=path, warning=True)
     # Only a split that the dataset brings along can leak: ours keeps an image, and its copies, on one side.
     train, evaluation = report.sides(held_out, seed)
     trained = {facts[i].digest: example for example in train for i in example.images if i in facts}
@@ -229,6 +246,13 @@ def _shared_content(report: Report, held_out: float, seed: int) -> Iterator[Find
     ]
     if leaks:
         seen, by = leaks[0]
-        pair = f"{image_relpath(report.dataset, seen)} of {place_of(by)}"
-        reason = f"{len(leaks)} held-out rows show a picture that is trained on: {pair}"
-        yield Finding(place_of(seen), reason, "Remove them, or their scores say little", True)
+        error = UserError(
+            "{count} held-out {count:row shows|rows show} a picture that is trained on: {image} of {trained}",
+            "Remove {count:it|them}, or {count:its score says|their scores say} little",
+            "held-out-rows-leak",
+            count=len(leaks),
+            image=image_relpath(dataset, seen),
+            trained=place_of(by),
+        )
+        rows = dict.fromkeys(example.id for example, _ in leaks)
+        yield Issue.at(place_of(seen), error, row_ids=rows, warning=True)

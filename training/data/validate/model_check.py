@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from training.data.row import Finding, Progress, say_nothing
+from training.data.row import Issue, Progress, say_nothing
 from training.data.safe_paths import quoted
 from training.data.validate.dataset_check import Report
 from training.data.validate.token_counter import (
@@ -25,7 +25,7 @@ from training.data.validate.token_counter import (
     turn_pattern,
 )
 from training.data.validate.token_lengths import SequenceLengths, TokenLengths, rounded_up
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 from vlm.example import IMAGE, Example
 
 # How many examples near the limit, and how many others, go through the processor themselves.
@@ -35,6 +35,7 @@ SECONDS_FOR_NEAR = 60.0
 # and template meet.
 NEAR_TOKENS, NEAR_PART = 16, 0.02
 TOKENS_NAMED = 3
+WRITE_OTHERWISE = "Remove it, or write it otherwise, with a space in it for example"
 
 
 def check_with_model(
@@ -50,12 +51,7 @@ def check_with_model(
     with quiet_transformers():
         check = _Check(report)
         if counter.prompt.takes_one_image:
-            remedy = "Give the row one image, or choose another model"
-            check.add(
-                check.finding(e, f"the row has {len(e.images)} images: this model takes exactly one", remedy)
-                for e in check.examples
-                if len(e.images) != 1
-            )
+            check.add(check.issue(e, _not_one_image(e)) for e in check.examples if len(e.images) != 1)
         counted = counter.count_examples(check.examples, progress, cancelled)
         check.drop({example.id for example in check.examples} - counted.keys())
         images, refused_sizes = measure_images(check.examples, check.sizes_of, counter)
@@ -79,12 +75,21 @@ def check_with_model(
     return replace(report, findings=[*report.findings, *check.findings], lengths=found)
 
 
+def _not_one_image(example: Example) -> UserError:
+    return UserError(
+        "the row has {count} images: this model takes exactly one",
+        "Give the row one image, or choose another model",
+        "not-one-image",
+        count=len(example.images),
+    )
+
+
 class _Check:
     """The examples that are left, and the findings so far."""
 
     def __init__(self, report: Report) -> None:
         self.dataset, self.facts = report.dataset, report.facts
-        self.findings: list[Finding] = []
+        self.findings: list[Issue] = []
         # A check of the pixels that was cancelled has not seen every image: some sizes are unknown.
         readable = report.cleaned().examples
         self.examples = [example for example in readable if all(i in self.facts for i in example.images)]
@@ -92,38 +97,60 @@ class _Check:
     def sizes_of(self, example: Example) -> list[ImageSize]:
         return [(self.facts[image].width, self.facts[image].height) for image in example.images]
 
-    def finding(self, example: Example, reason: str, remedy: str, *, warning: bool = False) -> Finding:
-        return Finding(self.dataset.place_of(example), reason, remedy, warning, example.id)
+    def issue(
+        self, example: Example, error: UserError, *, image: str | None = None, warning: bool = False
+    ) -> Issue:
+        place = self.dataset.place_of(example)
+        return Issue.at(place, error, row_ids=[example.id], image=image, warning=warning)
 
-    def add(self, found: Iterable[Finding]) -> None:
+    def add(self, found: Iterable[Issue]) -> None:
         """Adds findings. Examples with a fault are not checked further: one is enough to correct a row."""
         new = list(found)
         self.findings += new
-        self.drop({finding.example for finding in new if not finding.warning})
+        self.drop({key for finding in new if not finding.warning for key in finding.row_ids})
 
-    def drop(self, ids: Collection[str | None]) -> None:
+    def drop(self, ids: Collection[str]) -> None:
         if ids:
             self.examples = [example for example in self.examples if example.id not in ids]
 
 
 def _refused(
     check: _Check, sizes: Mapping[ImageSize, UserError], patterns: Mapping[TurnPattern, UserError]
-) -> Iterator[Finding]:
+) -> Iterator[Issue]:
     """Yields a finding for each image of a refused size, each example of a refused pattern of turns."""
     for example in check.examples if sizes else ():
         for image, size in zip(example.images, check.sizes_of(example), strict=True):
             if size in sizes:
-                name = quoted(image.relative_to(check.dataset.root).as_posix())
-                reason = f"{name} has {size[0]} x {size[1]} pixels: {sizes[size].problem}"
-                yield check.finding(example, reason, "Crop or enlarge it, or choose another model")
+                name = image.relative_to(check.dataset.root).as_posix()
+                error = UserError(
+                    "{image} has {width} x {height} pixels: {reason}",
+                    "Crop or enlarge it, or choose another model",
+                    "image-size-refused",
+                    image=quoted(name),
+                    width=size[0],
+                    height=size[1],
+                    reason=sizes[size].problem,
+                )
+                yield check.issue(example, error, image=name)
     for example in check.examples if patterns else ():
         if refusal := patterns.get(turn_pattern(example)):
-            images = f" with {len(example.images)} images" if len(example.images) != 1 else ""
-            reason = f"a conversation of {len(example.messages)} turns{images}: {refusal.problem}"
-            yield check.finding(example, reason, refusal.remedy)
+            yield check.issue(example, _conversation_refused(example, refusal))
 
 
-def _typed_control_tokens(check: _Check, counter: TokenCounter, ends: Collection[str]) -> Iterator[Finding]:
+def _conversation_refused(example: Example, refusal: UserError) -> UserError:
+    turns = {"turns": len(example.messages), "reason": refusal.problem, "remedy": refusal.advice}
+    if len(example.images) == 1:
+        return UserError("a conversation of {turns} turns: {reason}", "{remedy}", "turns-refused", **turns)
+    return UserError(
+        "a conversation of {turns} turns with {images} images: {reason}",
+        "{remedy}",
+        "turns-and-images-refused",
+        images=len(example.images),
+        **turns,
+    )
+
+
+def _typed_control_tokens(check: _Check, counter: TokenCounter, ends: Collection[str]) -> Iterator[Issue]:
     """Yields a finding for each example with a token typed in a text that steers the model."""
     # Those of the tokenizer, and what its processor takes for an image, a video or a sound. A character alone
     # is ordinary text even where a tokenizer calls it special; IMAGE is how datasets mark images.
@@ -137,12 +164,30 @@ def _typed_control_tokens(check: _Check, counter: TokenCounter, ends: Collection
             found = list(dict.fromkeys(pattern.findall(message.plain_text)))
             if not found:
                 continue
-            listed = ", ".join(map(quoted, found[:TOKENS_NAMED]))
+            typed = {"turn": number, "tokens": [quoted(token) for token in found[:TOKENS_NAMED]]}
             stops = message.role == "assistant" and not ends.isdisjoint(found)
-            what = "which ends this model's answers" if stops else "a control token of this model"
-            remedy = "Remove it, or write it otherwise, with a space in it for example"
-            yield check.finding(example, f"turn {number} holds {listed}, {what}", remedy)
+            yield check.issue(example, _ends_answers(**typed) if stops else _steers(**typed))
             break
+
+
+def _ends_answers(turn: int, tokens: list[str]) -> UserError:
+    return UserError(
+        "turn {turn} holds {tokens}, which ends this model's answers",
+        WRITE_OTHERWISE,
+        "answer-end-typed",
+        turn=turn,
+        tokens=tokens,
+    )
+
+
+def _steers(turn: int, tokens: list[str]) -> UserError:
+    return UserError(
+        "turn {turn} holds {tokens}, a control token of this model",
+        WRITE_OTHERWISE,
+        "control-token-typed",
+        turn=turn,
+        tokens=tokens,
+    )
 
 
 def _any_of(words: Iterable[str]) -> re.Pattern[str]:
@@ -150,17 +195,26 @@ def _any_of(words: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or "(?!)")
 
 
-def _untrainable_answers(check: _Check, counted: Mapping[str, TextTokens]) -> Iterator[Finding]:
+def _untrainable_answers(check: _Check, counted: Mapping[str, TextTokens]) -> Iterator[Issue]:
     for example in check.examples:
         found = counted[example.id]
         if found.empty_turn:
-            reason = f"turn {found.empty_turn}: this model's tokenizer makes no token of the answer"
-            reason += ", so nothing would be trained on"
-            yield check.finding(example, reason, "Write it in other characters, or remove the row")
+            error = UserError(
+                "turn {turn}: this model's tokenizer makes no token of the answer,"
+                " so nothing would be trained on",
+                "Write it in other characters, or remove the row",
+                "answer-without-tokens",
+                turn=found.empty_turn,
+            )
+            yield check.issue(example, error)
         elif found.unknown_turn:
-            reason = f"turn {found.unknown_turn} has characters that this model's tokenizer doesn't know"
-            remedy = "Write it in other characters, or choose a model of this language"
-            yield check.finding(example, reason, remedy, warning=True)
+            error = UserError(
+                "turn {turn} has characters that this model's tokenizer doesn't know",
+                "Write it in other characters, or choose a model of this language",
+                "unknown-characters",
+                turn=found.unknown_turn,
+            )
+            yield check.issue(example, error, warning=True)
 
 
 def _measured_near_limit(
@@ -185,7 +239,7 @@ def _measured_near_limit(
         try:
             measured[example.id], _ = counter.measure(example.messages, check.sizes_of(example))
         except UserError as refusal:
-            refused.append(check.finding(example, refusal.problem, refusal.remedy))
+            refused.append(check.issue(example, refusal))
     check.add(refused)
     left = {example.id for example in check.examples}
     return {key: tokens for key, tokens in {**lengths, **measured}.items() if key in left}, len(measured)
@@ -193,7 +247,7 @@ def _measured_near_limit(
 
 def _too_long(
     check: _Check, counter: TokenCounter, counted: Mapping[str, TextTokens], lengths: SequenceLengths
-) -> Iterator[Finding]:
+) -> Iterator[Issue]:
     for example in check.examples:
         tokens = max(lengths[example.id])
         if tokens <= counter.limit:
@@ -201,14 +255,37 @@ def _too_long(
         text, *answer = counted[example.id].sequences
         # What stands beside the text; nothing where an encoder-decoder's answer is what is too long.
         apart = tokens - (text if max(answer, default=0) <= counter.limit else tokens)
-        if apart > counter.limit and example.images:
-            images = f"{len(example.images)} image{'s' * (len(example.images) != 1)}"
-            reason = f"{images} and the template take {apart:,} tokens, and {counter.limit:,} is the most"
-            reason += ": image tokens would be cut off"
-        else:
-            reason = f"the row has {tokens:,} tokens, and {counter.limit:,} is the most"
-        if tokens > counter.model_limit:
-            remedy = f"Shorten it: this model reads {counter.model_limit:,} tokens at most"
-        else:
-            remedy = f"Give --max_length {rounded_up(tokens, counter.model_limit)}, or shorten it"
-        yield check.finding(example, reason, remedy)
+        beside = len(example.images) if apart > counter.limit else 0
+        yield check.issue(example, _over_limit(counter, tokens, beside, apart))
+
+
+def _over_limit(counter: TokenCounter, tokens: int, images: int, apart: int) -> UserError:
+    """Returns what is said of a row that has too many tokens: it, or its `images` with the template alone."""
+    change = {}
+    if tokens > counter.model_limit:
+        most = counter.model_limit
+        advice = Phrase("Shorten it: this model reads {most:,} tokens at most", "shorten-the-row", most=most)
+    else:
+        change["max_length"] = rounded_up(tokens, counter.model_limit)
+        advice = Phrase("Give --max_length {max_length}, or shorten it", "raise-max-length", **change)
+    if not images:
+        return UserError(
+            "the row has {tokens:,} tokens, and {limit:,} is the most",
+            "{advice}",
+            "row-over-limit",
+            change=change,
+            tokens=tokens,
+            limit=counter.limit,
+            advice=advice,
+        )
+    return UserError(
+        "{count} {count:image|images} and the template take {tokens:,} tokens, and {limit:,} is the most:"
+        " image tokens would be cut off",
+        "{advice}",
+        "images-over-limit",
+        change=change,
+        count=images,
+        tokens=apart,
+        limit=counter.limit,
+        advice=advice,
+    )

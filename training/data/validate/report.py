@@ -1,6 +1,5 @@
 """A check's report as lines of text and as JSON, for the command `check`. No torch."""
 
-from dataclasses import asdict
 from typing import Any
 
 from training.data.validate.dataset_check import Report
@@ -10,7 +9,7 @@ BAR = 40  # characters of the histogram's longest bar
 
 
 def describe_report(report: Report, *, every: bool) -> str:
-    """Returns the dataset as read, then the findings by kind: their count, the first of them or all."""
+    """Returns the dataset as read, then the findings by code: their count, the first of them or all."""
     dataset, lengths = report.dataset, report.lengths
     lines = [
         f"{dataset.name}: {dataset.kind}, {len(dataset.examples):,} examples, {len(report.facts):,} images"
@@ -22,13 +21,13 @@ def describe_report(report: Report, *, every: bool) -> str:
     if dataset.parts:
         parts = ", ".join(f"{name} {count:,}" for name, count in dataset.parts.items())
         lines.append(f"  its own split: {parts}")
-    for kind, found in report.groups():
+    for heading, found in report.groups():
         level = "warning" if found[0].warning else "error"
         if len(found) == 1:
             lines.append(f"{level}  {found[0]}")
             continue
         shown = found if every else found[:FIRST_FINDINGS]
-        lines.append(f"{level}, {len(found):,} x {kind}")
+        lines.append(f"{level}, {len(found):,} x {heading}")
         lines += [f"  {finding}" for finding in shown]
         if len(shown) < len(found):
             lines.append(f"  and {len(found) - len(shown):,} more (--all lists them)")
@@ -58,5 +57,5 @@ def report_facts(report: Report) -> dict[str, Any]:
         "fingerprint": report.dataset.fingerprint,
         "refuses": report.refuses,
         "lengths": None if report.lengths is None else report.lengths.facts(),
-        "findings": [asdict(finding) for finding in report.findings],
+        "findings": [finding.as_json() for finding in report.findings],
     }
