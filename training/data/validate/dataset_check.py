@@ -184,17 +184,37 @@ def _image_faults(facts: ImageFacts) -> Iterator[tuple[UserError, bool]]:
     size = {"width": facts.width, "height": facts.height}
     short, long = sorted(size.values())
     if long / short > LARGEST_RATIO:
-        strip = "the image has {width} x {height} pixels: no model takes such a strip"
-        yield UserError(strip, "Crop it", "image-is-a-strip", **size), False
+        error = UserError(
+            "the image has {width} x {height} pixels: no model takes such a strip",
+            "Crop it",
+            "image-is-a-strip",
+            **size,
+        )
+        yield error, False
     elif long / short > STRANGE_RATIO:
-        strip = "the image has {width} x {height} pixels: some models refuse such a strip"
-        yield UserError(strip, "Crop it", "image-is-nearly-a-strip", **size), True
+        error = UserError(
+            "the image has {width} x {height} pixels: some models refuse such a strip",
+            "Crop it",
+            "image-is-nearly-a-strip",
+            **size,
+        )
+        yield error, True
     if short < SMALLEST_SIDE:
-        tiny = "the image has {width} x {height} pixels: hardly a picture"
-        yield UserError(tiny, "Use a larger one", "image-is-tiny", **size), True
+        error = UserError(
+            "the image has {width} x {height} pixels: hardly a picture",
+            "Use a larger one",
+            "image-is-tiny",
+            **size,
+        )
+        yield error, True
     if facts.frames > 1:
-        frames = "the image has {frames} frames: the first is used"
-        yield UserError(frames, "Save the frame that is meant", "image-of-frames", frames=facts.frames), True
+        error = UserError(
+            "the image has {frames} frames: the first is used",
+            "Save the frame that is meant",
+            "image-of-frames",
+            frames=facts.frames,
+        )
+        yield error, True
 
 
 def _shared_content(report: Report, held_out: float, seed: int) -> Iterator[Issue]:
