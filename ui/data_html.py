@@ -3,7 +3,6 @@
 from html import escape
 
 from training.data.dataset import Dataset
-from training.data.edit.versions import unreadable_rows
 from ui.form_html import small
 from ui.text import TEXTS, Language, escaped, number, say
 
@@ -24,7 +23,7 @@ def facts(language: Language, dataset: Dataset) -> str:
         more = len(dataset.ignored) - COLUMNS_NAMED
         named = ", ".join(dataset.ignored[:COLUMNS_NAMED]) + (f", +{more}" if more > 0 else "")
         rows.append(("fact_ignored", named))
-    if unreadable := unreadable_rows(dataset):
+    if unreadable := dataset.unreadable:
         rows.append(("fact_unreadable", number(language, len(unreadable))))
     written = "".join(
         f"<dt>{escaped(language, key)}</dt><dd><bdi>{escape(value)}</bdi></dd>" for key, value in rows

@@ -14,7 +14,6 @@ from training.data.edit.versions import (
     PendingEdits,
     Version,
     discard_pending,
-    keys_of,
     pending_edits,
     raw_row,
     save_pending,
@@ -119,7 +118,7 @@ def save(workspace: Path, dataset: Dataset, name: str | None) -> Version:
     name = (name or "").strip() or None
     if name is not None and ((problem := problem_with(name)) or name in SAMPLES):
         raise UserError(f"The name {name!r} {problem or 'is a sample'}.", "Give another, or none.")
-    changes = pending_edits(dataset, workspace).among(keys_of(dataset))
+    changes = pending_edits(dataset, workspace).among(dataset.row_ids)
     version = save_version(dataset, changes.edits, workspace, name)
     discard_pending(changes)
     return version

@@ -44,6 +44,16 @@ class Dataset:
     def layout(self) -> str:
         return " and ".join(self.layouts)
 
+    @property
+    def unreadable(self) -> set[str]:
+        """The places of the rows that are no examples."""
+        return {place for finding in self.findings for place in finding.row_ids}
+
+    @property
+    def row_ids(self) -> set[str]:
+        """What all rows are called: the examples' ids, and the places of those that are none."""
+        return self.unreadable.union(example.id for example in self.examples)
+
     def place_of(self, example: Example) -> str:
         """Returns where the example stands, as findings name it: "train.jsonl:8"."""
         return self.places.get(example.id, example.id)

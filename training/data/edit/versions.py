@@ -107,20 +107,10 @@ class Version:
     left_out: int
 
 
-def unreadable_rows(dataset: Dataset) -> set[str]:
-    """Returns the places of the rows that are no examples."""
-    return {place for finding in dataset.findings for place in finding.row_ids}
-
-
-def keys_of(dataset: Dataset) -> set[str]:
-    """Returns what rows are called by in edits: ids of examples, and places of those that are none."""
-    return unreadable_rows(dataset).union(example.id for example in dataset.examples)
-
-
 def pending_edits(dataset: Dataset, workspace: Path) -> PendingEdits:
     """Reads the edits that wait; none where the file can't be read. Rows have the keys that they have now."""
     folder = workspace / "datasets" / ".pending" / dataset.fingerprint[:40]
-    known = keys_of(dataset)
+    known = dataset.row_ids
     bases = {"put-in": folder.resolve(), "dataset": dataset.root.resolve()}
     try:
         saved = json.loads((folder / EDITS_FILE).read_text(encoding="utf-8"))
@@ -196,7 +186,7 @@ def save_version(dataset: Dataset, edits: Edits, workspace: Path, name: str | No
     Raises:
         UserError: The name is taken, a row that is named isn't there, or a fixed or added row is bad.
     """
-    bad, known = unreadable_rows(dataset), keys_of(dataset)
+    bad, known = dataset.unreadable, dataset.row_ids
     if strangers := sorted({*edits.fixed, *edits.excluded} - known):
         raise UserError(f"There is no row {strangers[0]!r} to change.", "Open the dataset again.")
     rows = list(_edited_rows(dataset, edits, bad))

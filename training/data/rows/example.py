@@ -116,7 +116,8 @@ def read_examples(
     if repeated:
         reason = f"{len(repeated)} ids stand in more than one row, {quoted(repeated[0])} first"
         error = UserError(reason, "Give each row an id of its own, or none")
-        twins = (example.id for example, own in zip(examples, ids, strict=True) if own in {*repeated})
+        of_several = {*repeated}
+        twins = (example.id for example, own in zip(examples, ids, strict=True) if own in of_several)
         findings.append(Issue.at(name, error, row_ids=twins, warning=True))
     written = tuple(layout for layout, _ in layouts.most_common(2))
     return Reading(examples, findings, places, splits, written, columns, sorted(ignored))
