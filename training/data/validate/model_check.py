@@ -51,7 +51,19 @@ def check_with_model(
     with quiet_transformers():
         check = _Check(report)
         if counter.prompt.takes_one_image:
-            check.add(check.issue(e, _not_one_image(e)) for e in check.examples if len(e.images) != 1)
+            check.add(
+                check.issue(
+                    example,
+                    UserError(
+                        "the row has {count} images: this model takes exactly one",
+                        "Give the row one image, or choose another model",
+                        "not-one-image",
+                        count=len(example.images),
+                    ),
+                )
+                for example in check.examples
+                if len(example.images) != 1
+            )
         counted = counter.count_examples(check.examples, progress, cancelled)
         check.drop({example.id for example in check.examples} - counted.keys())
         images, refused_sizes = measure_images(check.examples, check.sizes_of, counter)
@@ -73,15 +85,6 @@ def check_with_model(
     tokens = tuple(map(max, lengths.values()))
     found = TokenLengths(tokens, counter.limit, counter.model_limit, measured, lengths)
     return replace(report, findings=[*report.findings, *check.findings], lengths=found)
-
-
-def _not_one_image(example: Example) -> UserError:
-    return UserError(
-        "the row has {count} images: this model takes exactly one",
-        "Give the row one image, or choose another model",
-        "not-one-image",
-        count=len(example.images),
-    )
 
 
 class _Check:
@@ -166,28 +169,22 @@ def _typed_control_tokens(check: _Check, counter: TokenCounter, ends: Collection
                 continue
             typed = {"turn": number, "tokens": [quoted(token) for token in found[:TOKENS_NAMED]]}
             stops = message.role == "assistant" and not ends.isdisjoint(found)
-            yield check.issue(example, _ends_answers(**typed) if stops else _steers(**typed))
+            if stops:
+                error = UserError(
+                    "turn {turn} holds {tokens}, which ends this model's answers",
+                    WRITE_OTHERWISE,
+                    "answer-end-typed",
+                    **typed,
+                )
+            else:
+                error = UserError(
+                    "turn {turn} holds {tokens}, a control token of this model",
+                    WRITE_OTHERWISE,
+                    "control-token-typed",
+                    **typed,
+                )
+            yield check.issue(example, error)
             break
-
-
-def _ends_answers(turn: int, tokens: list[str]) -> UserError:
-    return UserError(
-        "turn {turn} holds {tokens}, which ends this model's answers",
-        WRITE_OTHERWISE,
-        "answer-end-typed",
-        turn=turn,
-        tokens=tokens,
-    )
-
-
-def _steers(turn: int, tokens: list[str]) -> UserError:
-    return UserError(
-        "turn {turn} holds {tokens}, a control token of this model",
-        WRITE_OTHERWISE,
-        "control-token-typed",
-        turn=turn,
-        tokens=tokens,
-    )
 
 
 def _any_of(words: Iterable[str]) -> re.Pattern[str]:
