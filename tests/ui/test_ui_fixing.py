@@ -120,7 +120,7 @@ def test_every_faulty_row_is_found_once_and_by_each_that_shows_a_broken_picture(
         "rows.jsonl:6",
         "rows.jsonl:7",
     ]
-    states = fixing.state_of(pets, pending_edits(pets, pets.root.parent.parent))
+    states = fixing.state_of(pending_edits(pets, pets.root.parent.parent))
     assert {states(finding) for finding in report.faults} == {"open"}
 
 

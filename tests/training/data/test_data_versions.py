@@ -18,7 +18,15 @@ from training.data.edit.labels import (
 )
 from training.data.edit.search import page
 from training.data.edit.thumbnails import LONGEST_SIDE, thumbnail, thumbnails_of
-from training.data.edit.versions import Draft, Edits, next_name, raw_row, save_version
+from training.data.edit.versions import (
+    Draft,
+    Edits,
+    next_name,
+    pending_edits,
+    raw_row,
+    save_pending,
+    save_version,
+)
 from training.data.images import load_image
 from training.data.open import open_dataset
 from vlm.errors import UserError
@@ -125,6 +133,49 @@ def test_what_stands_in_a_bad_row_can_be_read_for_a_form(workspace: Path) -> Non
     assert raw_row("train.jsonl:4", "pets", workspace) == "{broken"
     assert raw_row("train.jsonl:5", "pets", workspace) == {"image": "gone.png", "text": "lost"}
     assert raw_row("train.jsonl:99", "pets", workspace) is None
+
+
+def test_edits_that_were_kept_under_older_names_of_places_are_still_there(workspace: Path) -> None:
+    pets = opened(workspace, "pets")
+    folder = workspace / "datasets/.pending" / pets.fingerprint[:40]
+    folder.mkdir(parents=True)
+    fixed = {"images": ["dataset/a.png"], "messages": [["user", "<image>"], ["assistant", "now it is said"]]}
+    saved = {
+        "fixed": {"train.jsonl line 4": fixed},
+        "excluded": ["train.jsonl line 5", "train.jsonl row 6", "train.jsonl:1", "gone.jsonl line 3"],
+    }
+    (folder / "changes.json").write_text(json.dumps(saved))
+    edits = pending_edits(pets, workspace)
+    assert {*edits.fixed} == {"train.jsonl:4"}
+    # What no row is called, by any name, is not lost: another setting may bring the row back.
+    kept = {"train.jsonl:5", "train.jsonl:6", "train.jsonl:1", "gone.jsonl line 3"}
+    assert edits.excluded == kept
+    assert pending_edits(pets, workspace).among(pets.row_ids).excluded == kept - {"gone.jsonl line 3"}
+    saved = save_version(pets, edits.among(pets.row_ids).edits, workspace)
+    assert (saved.fixed, saved.excluded, saved.left_out) == (1, 3, 0)
+    assert [e.answer for e in opened(workspace, "pets-v2").examples] == ["b", "c", "now it is said"]
+
+
+def test_ids_of_rows_that_an_older_version_has_written_stay(workspace: Path) -> None:
+    rows = [
+        {"id": f"train.jsonl line {n}", "image": f"{name}.png", "text": name}
+        for n, name in ((2, "a"), (3, "b"))
+    ]
+    (workspace / "datasets/pets/train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pets = opened(workspace, "pets")
+    assert [example.id for example in pets.examples] == ["train.jsonl line 2", "train.jsonl line 3"]
+    edits = save_pending(pending_edits(pets, workspace).exclude("train.jsonl line 2"), pets)
+    assert pending_edits(pets, workspace) == edits
+    save_version(pets, edits.edits, workspace)
+    assert [example.id for example in opened(workspace, "pets-v2").examples] == ["train.jsonl line 3"]
+
+
+def test_no_row_is_called_by_the_place_of_another(workspace: Path) -> None:
+    rows = [json.dumps({"id": "train.jsonl:2", "image": "a.png", "text": "a"}), "{broken"]
+    (workspace / "datasets/pets/train.jsonl").write_text("\n".join(rows))
+    pets = opened(workspace, "pets")
+    assert [example.id for example in pets.examples] == ["train.jsonl:1"]
+    assert pets.unreadable == {"train.jsonl:2"}
 
 
 def test_labels_are_a_dataset_at_any_time(tmp_path: Path) -> None:
