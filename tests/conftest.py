@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-from support import durations
+from support import durations, raised_codes
 from support.browser import REMEDY, find_browser
 from support.tiny import PICTURES, QUESTION, tiny_tokenizer
 from training import runs
@@ -34,6 +34,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         # Needs --no-loadscope-reorder: xdist would sort files by their number of tests, and so begin the
         # browser's few long ones last.
         items[:] = durations.longest_first(items, json.loads(durations.TABLE.read_text("utf-8")))
+
+
+def pytest_configure() -> None:
+    raised_codes.watch()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    raised_codes.files.add(report.nodeid.partition("::")[0])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What a worker of xdist has made is its own until it ends."""
+    raised_codes.made |= getattr(node, "workeroutput", {}).get("codes", {})
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session.config.workeroutput["codes"] = dict.fromkeys(raised_codes.made, "")
+        return
+    raised_codes.collect(raised_codes.made)
+    if raised_codes.is_whole() and raised_codes.unexplained(raised_codes.made) and not session.testsfailed:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if raised_codes.is_whole() and (codes := raised_codes.unexplained(raised_codes.made)):
+        terminalreporter.section(
+            "codes that no test raises, and tests/support/unraised_codes.yaml excuses not"
+        )
+        terminalreporter.write_line(" ".join(codes))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import gradio as gr
 
 from ui import form
-from ui.text import Language, Wording, Wordings, escaped, say
+from ui.text import TEXTS, Language, Wording, Wordings, escaped, say
 
 UNSET = {
     **{"_alpha": "as_given_2r", "_rate": "as_given_rate", "revision": "as_given_newest"},
@@ -83,7 +83,9 @@ def setting(wordings: Wordings, name: str, visible: bool) -> gr.components.Compo
     elif form.is_optional(name) and form.choices_of(name):
 
         def options(language: Language) -> list[tuple[str, str]]:
-            return [(say(language, UNSET[name]), ""), *((choice, choice) for choice in form.choices_of(name))]
+            words = ((choice, f"metric_{choice}") for choice in form.choices_of(name))
+            named = ((say(language, key) if key in TEXTS else choice, choice) for choice, key in words)
+            return [(say(language, UNSET[name]), ""), *named]
 
         control = gr.Dropdown(options("en"), value=form.shown(name, default), filterable=False, **shared)
         return wordings.bind(control, label=name, choices=options)

@@ -22,9 +22,9 @@ LOCALES: dict[Language, dict[str, Any]] = {
     for language in LANGUAGES
 }
 
-# key -> (English, Vietnamese). Plain text, escaped where it becomes HTML, but for the few that hold <b>.
-TEXTS: dict[str, tuple[str, str]] = {
-    key: (text, LOCALES["vi"]["words"][key]) for key, text in LOCALES["en"]["words"].items()
+# key -> a text in each of LANGUAGES: plain, but for the few that hold <b>; escaped where it becomes HTML.
+TEXTS: dict[str, tuple[str, ...]] = {
+    key: tuple(LOCALES[language]["words"][key] for language in LANGUAGES) for key in LOCALES["en"]["words"]
 }
 
 
