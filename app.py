@@ -1,20 +1,40 @@
-"""The entry: read the flags, build the page, launch it. `make run`, a Space and a container start here."""
+"""The entry: read the flags, build the page, launch it. `make run`, a Space and a container start here.
+
+`lora-lens`, which an installed copy gives, does too; it takes the commands of `python -m training` as well.
+"""
 
 import argparse
 import ipaddress
 import logging
 import os
+import sys
 from pathlib import Path
+
+from training.program import COMMAND_VARIABLE, VERSION
 
 LARGEST_UPLOAD = "2gb"
 logger = logging.getLogger("lora_lens")
+
+
+def shell() -> None:
+    """`lora-lens`: with a command's name that command, else the page; `--help` tells of both."""
+    os.environ[COMMAND_VARIABLE], words = "lora-lens", sys.argv[1:]
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        return main(words)
+    from training import __main__ as commands
+    from training.commands import quiet
+
+    if words[0].startswith("-"):
+        with quiet.closed_pipe():
+            sys.stdout.write(page_flags().format_help() + "\n")
+    commands.shell(words)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Serve the page until interrupted. Runs are processes of their own and go on after it."""
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO)
-    flags = parse(arguments)
+    flags = page_flags().parse_args(arguments)
     workspace = Path(flags.workspace)
     keep_to_itself(workspace)
     # Gradio reads its settings from the environment as it is imported, so it comes after them.
@@ -48,9 +68,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
+def page_flags() -> argparse.ArgumentParser:
     on_space = bool(os.environ.get("SPACE_ID"))
     parser = argparse.ArgumentParser(description="The LoRA Lens page.")
+    parser.add_argument("--version", action="version", version=f"lora-lens {VERSION}")
     parser.add_argument("--host", default="0.0.0.0" if on_space else "127.0.0.1", help="address to listen on")
     parser.add_argument(
         "--port", type=int, default=int(os.environ.get("PORT") or 7860), help="port to listen on"
@@ -60,7 +81,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=os.environ.get("LORA_LENS_WORKSPACE") or "workspace",
         help="folder that holds the runs and datasets",
     )
-    return parser.parse_args(arguments)
+    return parser
 
 
 def keep_to_itself(workspace: Path) -> None:

@@ -104,7 +104,7 @@ FLOORS = {
         "train",
         "worker",
     ),
-    "training/commands": ("parser", "output remote_job", "adapters data submit", "evaluate run"),
+    "training/commands": ("parser quiet", "output remote_job", "adapters data submit", "evaluate run"),
 }
 
 

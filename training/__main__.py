@@ -2,13 +2,14 @@
 
 No torch is imported until a run begins here, or a dataset is checked against a model. Every way to train
 ends here: the page's Start button and `start` execute `run --folder`. Exit codes: 0 done, 2 bad input or not
-possible, 3 stopped, 4 disk full, 5 not finite, 130 interrupted.
+possible, 3 stopped, 4 disk full, 5 not finite, 130 interrupted, 141 nobody reads what is printed.
 """
 
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-from training.commands import adapters, data, evaluate, parser, run
+from training.commands import adapters, data, evaluate, parser, quiet, run
 from training.config import settings_error
 from vlm.errors import UserError
 
@@ -49,5 +50,11 @@ def main(words: Sequence[str], *, ends_process: bool = False) -> int:
         return 130
 
 
+def shell(words: Sequence[str]) -> NoReturn:
+    """Runs a command and ends the process with its exit code."""
+    with quiet.closed_pipe():
+        sys.exit(main(words, ends_process=True))
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], ends_process=True))
+    shell(sys.argv[1:])

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from training.config import TrainingConfig
+from training.program import PROJECT
 from vlm.errors import UserError
 
 # How long a rank waits in a collective. Rank 0 may check a large dataset or evaluate for hours meanwhile; a
@@ -31,7 +32,6 @@ POLL_S = 0.5
 GRACE_S = 15.0
 # Names the process that started this one, so that a worker rank never outlives it.
 LEADER = "LORA_LENS_LEADER"
-PROJECT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)

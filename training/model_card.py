@@ -13,6 +13,7 @@ from huggingface_hub import ModelCardData
 from training.config import MAY_BE_FOLDERS, WHERE_IT_WENT, TrainingConfig
 from training.evaluation import compare
 from training.evaluation.blindfold import Blindfold
+from training.program import command
 from training.runs.events import Event
 from vlm.filesystem import sha256_of
 from vlm.methods import ADAPTER_WEIGHTS_FILE
@@ -57,7 +58,7 @@ model = PeftModel.from_pretrained(base_model, ".")
 |---|---|
 {provenance}
 
-The settings, which `python -m training run --config` takes:
+The settings, which `{command} run --config` takes:
 
 ```yaml
 {settings}
@@ -110,6 +111,7 @@ def write_card(
         towers="\n".join(towers),
         curve=loss_curve([event for event in events if event["kind"] == "step"]),
         provenance="\n".join(f"| {what} | {which} |" for what, which in facts.items()),
+        command=command(),
         settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).rstrip(),
     )
     path.write_text(card, encoding="utf-8")

@@ -9,6 +9,7 @@ from html import escape
 from training.data.row import Issue
 from training.data.validate.dataset_check import Report
 from training.data.validate.token_lengths import Bin, TokenLengths
+from training.program import command
 from ui.form_html import small
 from ui.text import TEXTS, Language, duration, escaped, number, say, sentence
 from vlm.errors import Phrase
@@ -103,7 +104,14 @@ def _group(
         words = escaped(language, "more_findings", count=number(language, len(found) - len(shown)))
         more = f'<button class="link" data-act="more" data-kind="{index}">{words}</button>'
     elif len(found) > len(shown):
-        more = small(say(language, "more_in_shell", count=number(language, len(found) - len(shown))))
+        more = small(
+            say(
+                language,
+                "more_in_shell",
+                command=command(),
+                count=number(language, len(found) - len(shown)),
+            )
+        )
     heading = f"<h3>{count}<span><bdi>{escape(heading)}</bdi></span><i>{mark}</i></h3>"
     return f'<li class="{"warns" if warns else "faults"}">{heading}<ul>{rows}</ul>{more}</li>'
 

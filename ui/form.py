@@ -8,6 +8,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from training.config import Problem, TrainingConfig, check
+from training.program import command
 from vlm.errors import UserError
 from vlm.methods import METHODS
 from vlm.settings import AdapterSettings
@@ -59,8 +60,6 @@ OF_ADAPTER = tuple(
     if name in FIELDS and not name.endswith(("learning_rate", "lr_ratio"))
 )
 """What an adapter has from the run that made it: a run that goes on from it can't choose otherwise."""
-
-COMMAND = "python -m training run"
 
 
 def default_of(field: str) -> Any:
@@ -208,7 +207,7 @@ def command_line(values: dict[str, Any]) -> str:
     words = [
         flag for field, value in values.items() if value != default_of(field) for flag in _flags(field, value)
     ]
-    return " ".join([COMMAND, *words])
+    return " ".join([command(), "run", *words])
 
 
 def _flags(field: str, value: Any) -> list[str]:

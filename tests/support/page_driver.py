@@ -31,16 +31,18 @@ class Served:
 
 
 @contextmanager
-def served(workspace: Path, **environment: str) -> Iterator[Served]:
-    """`app.py` over this workspace, until the test is over."""
+def served(
+    workspace: Path, program: str | Path = "app.py", folder: Path = PROJECT, **environment: str
+) -> Iterator[Served]:
+    """`app.py` (or another program, from another folder) over this workspace, until the test is over."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "app.py", "--port", str(port), "--workspace", str(workspace)]
+    command = [sys.executable, str(program), "--port", str(port), "--workspace", str(workspace)]
     log = workspace / "app.log"
     with log.open("wb") as output:
         app = subprocess.Popen(
-            command, cwd=PROJECT, env=os.environ | environment, stdout=output, stderr=subprocess.STDOUT
+            command, cwd=folder, env=os.environ | environment, stdout=output, stderr=subprocess.STDOUT
         )
     url = f"http://127.0.0.1:{port}"
     try:

@@ -19,12 +19,12 @@ from pydantic_settings import (
     CliSubCommand,
     CliToggleFlag,
     CliUnknownArgs,
-    SettingsConfigDict,
     SettingsError,
 )
 
 from training.config import Problem, TrainingConfig, check, read_file, settings_error, unknown_setting
 from training.data.edit.export import Format
+from training.program import command
 from vlm.errors import UserError
 
 WORKSPACE_VARIABLE = "LORA_LENS_WORKSPACE"
@@ -208,9 +208,7 @@ class EvaluateCommand(BaseModel):
 
 
 class CommandLine(BaseSettings):
-    """Teach a vision-language model your images. `python -m training COMMAND --help` says more."""
-
-    model_config = SettingsConfigDict(cli_prog_name="python -m training")
+    """Teach a vision-language model your images. COMMAND --help says more."""
 
     run: CliSubCommand[RunCommand] = Field(description=RunCommand.__doc__)
     start: CliSubCommand[StartCommand] = Field(description=StartCommand.__doc__)
@@ -247,7 +245,7 @@ class CliCommand:
 
 
 def parse_command(words: Sequence[str], *, ends_process: bool = False) -> CliCommand:
-    """Returns what the words after `python -m training` say; without any, the help is printed.
+    """Returns what the words after the program's name say; without any, the help is printed.
 
     Raises:
         UserError: no such command, or a flag without its value.
@@ -257,6 +255,7 @@ def parse_command(words: Sequence[str], *, ends_process: bool = False) -> CliCom
         source = CliSettingsSource(
             CommandLine,
             cli_parse_args=list(words) or ["--help"],
+            cli_prog_name=command(),
             cli_exit_on_error=False,
             cli_hide_none_type=True,
             # argparse would end at unknown words: they are reported below, with the settings' problems.

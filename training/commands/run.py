@@ -12,6 +12,7 @@ from training.commands import parser
 from training.commands.output import describe_event, describe_run, number_text, print_result
 from training.commands.parser import CliCommand
 from training.loop import worker
+from training.program import command as program_name
 from training.runs import Run, events
 from vlm.errors import UserError
 
@@ -49,8 +50,8 @@ def start(command: CliCommand) -> int:
     run = runs.prepare(parser.run_settings(command))
     runs.launch(run)
     print(f"{run.name} is starting in the background, in {run.path}")
-    print(f"  follow it   python -m training show {_reference(run)} --follow")
-    print(f"  stop it     python -m training stop {_reference(run)}")
+    print(f"  follow it   {program_name()} show {_reference(run)} --follow")
+    print(f"  stop it     {program_name()} stop {_reference(run)}")
     return 0
 
 
@@ -111,7 +112,7 @@ def list_runs(command: CliCommand) -> int:
     """Print the runs, newest first."""
     found = runs.list_runs(command.workspace)
     lines = [describe_run(run, run.status()) for run in found]
-    text = "\n".join(lines) or "There is no run yet. Start one: python -m training start"
+    text = "\n".join(lines) or f"There is no run yet. Start one: {program_name()} start"
     print_result(command, [run_facts(run) for run in found], text)
     return 0
 

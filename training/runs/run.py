@@ -21,6 +21,7 @@ from pathlib import Path
 from training import config as settings
 from training.config import TrainingConfig, run_name
 from training.data.synthetic.samples import SAMPLES
+from training.program import PROJECT
 from training.runs import events, lock
 from training.runs.adapters import find_adapter
 from training.runs.folder import Run, no_such_run
@@ -28,7 +29,6 @@ from training.runs.status import EVENTS, Status
 from vlm.errors import UserError
 from vlm.filesystem import new_folder, write_atomic
 
-PROJECT = Path(__file__).resolve().parents[2]
 # Seconds that a worker has to finish its step and save, before another stop kills it.
 GRACE_S = 30.0
 
