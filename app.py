@@ -22,7 +22,7 @@ def shell() -> None:
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         return main(words)
     from training import __main__ as commands
-    from training.commands import quiet
+    from training import quiet
 
     if words[0].startswith("-"):
         with quiet.closed_pipe():

@@ -64,7 +64,7 @@ FLOORS = {
     ),
     "vlm/adapters/untrusted": ("files patterns", "tensors", "schema", "layers", "rebuild", "match"),
     "training": (
-        "program",
+        "program quiet",
         "config",
         "data",
         "distributed runs",
@@ -104,7 +104,7 @@ FLOORS = {
         "train",
         "worker",
     ),
-    "training/commands": ("parser quiet", "output remote_job", "adapters data submit", "evaluate run"),
+    "training/commands": ("parser", "output remote_job", "adapters data submit", "evaluate run"),
 }
 
 

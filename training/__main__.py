@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from training.commands import adapters, data, evaluate, parser, quiet, run
+from training import quiet
+from training.commands import adapters, data, evaluate, parser, run
 from training.config import settings_error
 from vlm.errors import UserError
 
@@ -43,16 +44,16 @@ def main(words: Sequence[str], *, ends_process: bool = False) -> int:
             raise settings_error(command.problems)
         return COMMANDS[command.name](command)
     except UserError as error:
-        print(error.problem, error.remedy, sep="\n", file=sys.stderr)
+        print(error.problem, error.remedy, sep="\n", file=quiet.stderr())
         return 2
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+        print("Interrupted.", file=quiet.stderr())
         return 130
 
 
 def shell(words: Sequence[str]) -> NoReturn:
     """Runs a command and ends the process with its exit code."""
-    with quiet.closed_pipe():
+    with quiet.folded(), quiet.closed_pipe():
         sys.exit(main(words, ends_process=True))
 
 

@@ -1,9 +1,10 @@
 """What the commands print: results as text or JSON, progress, runs and their events on a line. No torch."""
 
 import json
-import sys
+from contextlib import suppress
 from typing import Any
 
+from training import quiet
 from training.commands.parser import CliCommand
 from training.evaluation.blindfold import Blindfold
 from training.runs import Run, Status
@@ -16,13 +17,20 @@ def print_result(command: CliCommand, facts: Any, text: str) -> None:
     print(json.dumps(facts, ensure_ascii=False, indent=2) if command.values.get("json") else text)
 
 
+def say(text: str) -> None:
+    """Prints a line at once; what goes on meanwhile does so where nobody reads any more."""
+    with suppress(BrokenPipeError):
+        print(text, flush=True)
+
+
 def print_progress(what: str, done: int, total: int) -> None:
     """Overwrite one line of a terminal; `total` is 0 while the number of rows is unknown."""
     # A file or a pipe would keep every one of these lines.
-    if sys.stderr.isatty() and (done % 100 == 0 or done == total):
+    terminal = quiet.stderr()
+    if terminal.isatty() and (done % 100 == 0 or done == total):
         of_all = f" of {total:,}" if total else ""
         end = "\n" if done == total else "\r"
-        print(f"{what}: {done:,}{of_all}", end=end, file=sys.stderr, flush=True)
+        print(f"{what}: {done:,}{of_all}", end=end, file=terminal, flush=True)
 
 
 def describe_run(run: Run, status: Status) -> str:

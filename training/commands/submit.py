@@ -25,6 +25,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 
 from training import runs
 from training.commands import parser
+from training.commands.output import say
 from training.commands.parser import CliCommand, JobSettings
 from training.commands.remote_job import parse_event
 from training.config import TrainingConfig
@@ -90,9 +91,7 @@ def submit(command: CliCommand) -> int:
 
     # Nothing is sent before this line, and no run folder is left by what is refused above.
     run = runs.prepare(config)
-    print(
-        f"{run.name} is sent to Hugging Face Jobs and followed here; Ctrl-C or Stop cancels it.", flush=True
-    )
+    say(f"{run.name} is sent to Hugging Face Jobs and followed here; Ctrl-C or Stop cancels it.")
     log, began, job = EventLog(run.events_path), time.monotonic(), None
     # Letters of any language may name a run, and only these a repository, without `..` and `--`.
     plain = re.sub(r"[^A-Za-z0-9._-]+|\.{2,}|-{2,}", "-", run.name).strip("-.")[:80] or "run"
@@ -102,14 +101,14 @@ def submit(command: CliCommand) -> int:
             with _hub_errors():
                 sent = config.model_copy(update={"dataset": dataset})
                 job = _start_job(api, run, sent, files, repository, settings, secrets)
-                print(f"  the job: {job.url}", flush=True)
+                say(f"  the job: {job.url}")
                 code = _follow_job(api, run, log, job, repository, began)
-                print(f"{run.name}: {run.status().state}", flush=True)
+                say(f"{run.name}: {run.status().state}")
                 return code
         except UserError as error:
             remedy = error.remedy if job is None else f"{error.remedy} The job: {job.url}"
             log.append("failed", problem=error.problem, remedy=remedy, elapsed_s=time.monotonic() - began)
-            print(f"{error.problem}\n{remedy}", flush=True)
+            say(f"{error.problem}\n{remedy}")
             return 2
 
 

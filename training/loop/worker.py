@@ -8,14 +8,13 @@ import errno
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from training import distributed, runs
+from training import distributed, quiet, runs
 from training.config import TrainingConfig
 from training.distributed import Failure
 from training.loop import import_speed
@@ -154,12 +153,14 @@ def stop_on_signal() -> Iterator[threading.Event]:
 
 @contextmanager
 def log_to(output_log: Path, prefix: str = "", level: int = logging.INFO) -> Iterator[None]:
-    """Logs to stderr, and to `output.log` too, while this is open."""
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    """Logs to stderr, and to `output.log` too with what libraries say, while this is open."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(quiet.stderr())]
     with suppress(OSError):
         # In the background stderr is that file, and each line would stand in it twice.
-        if not output_log.exists() or not output_log.samefile(f"/dev/fd/{sys.stderr.fileno()}"):
-            handlers.append(logging.FileHandler(output_log, encoding="utf-8"))
+        if not output_log.exists() or not output_log.samefile(f"/dev/fd/{quiet.stderr().fileno()}"):
+            in_file = logging.FileHandler(output_log, encoding="utf-8")
+            handlers = [quiet.Messages(quiet.stderr()), in_file]
+        quiet.fold_into(output_log)
     root = logging.getLogger()
     for handler in handlers:
         handler.setFormatter(logging.Formatter(f"%(asctime)s  {prefix}%(message)s", "%H:%M:%S"))
