@@ -99,18 +99,14 @@ def test_three_steps_train_in_the_installed_copy_and_printed_commands_name_it(
     assert (tmp_path / "workspace" / "runs" / "demo" / "adapter" / "adapter_config.json").is_file()
 
 
-def test_the_page_answers_and_starts_its_commands_with_the_programs_name(
-    installed: Installed, tmp_path: Path
-) -> None:
+def test_the_page_answers(installed: Installed, tmp_path: Path) -> None:
     with served(tmp_path, installed.program, tmp_path, **installed.environment) as page:
         with urllib.request.urlopen(f"{page.url}/config") as answer:
             config = json.load(answer)
         with urllib.request.urlopen(page.url) as answer:
             assert "LoRA Lens" in answer.read().decode()
-    assert config["components"]
-    written = json.dumps(config)
-    assert "lora-lens run" in written
-    assert "python -m training" not in written
+    assert len(config["components"]) > 100
+    assert "python -m training" not in json.dumps(config)
 
 
 def test_a_job_is_sent_the_installed_program_and_what_it_needs(

@@ -9,6 +9,7 @@ from PIL import Image
 from training import config
 from training.commands import parser
 from training.data.open import open_dataset
+from training.program import COMMAND_VARIABLE
 from ui import form, form_html, mixer_html
 from ui.text import LANGUAGES
 from vlm.meta_model import tower_counts
@@ -22,8 +23,10 @@ def controls(**edited) -> list:
     return [edited.get(field, form.default_of(field)) for field in form.FIELDS]
 
 
-def test_an_untouched_form_is_the_plain_command():
+def test_an_untouched_form_is_the_plain_command_spelled_as_the_page_was_started(monkeypatch):
     assert form.command_line(form.values_of(DEFAULTS, WORKSPACE)) == "python -m training run"
+    monkeypatch.setenv(COMMAND_VARIABLE, "lora-lens")
+    assert form.command_line(form.values_of(DEFAULTS, WORKSPACE)) == "lora-lens run"
     assert form.is_unchanged(form.values_of(DEFAULTS, Path("elsewhere")))
 
 
