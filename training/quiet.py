@@ -90,17 +90,14 @@ def closed_pipe() -> Iterator[None]:
             if sys.stdout:
                 sys.stdout.flush()
     except BrokenPipeError:
-        gone = [stream for stream in (sys.stdout, stderr()) if stream and _has_no_reader(stream)]
+        poll = select.poll()
+        for stream in filter(None, (sys.stdout, stderr())):
+            poll.register(stream, 0)
+        # One on Linux, the other on macOS; a file has neither.
+        gone = [fd for fd, event in poll.poll(0) if event & (select.POLLERR | select.POLLHUP)]
         if not gone:
             raise
         with open(os.devnull, "w") as nothing:
-            for stream in gone:  # Python flushes them once more
-                os.dup2(nothing.fileno(), stream.fileno())
+            for fd in gone:  # Python flushes them once more
+                os.dup2(nothing.fileno(), fd)
         raise SystemExit(READER_GONE) from None
-
-
-def _has_no_reader(stream: TextIO) -> bool:
-    poll = select.poll()
-    poll.register(stream, 0)
-    # One on Linux, the other on macOS; a file has neither.
-    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

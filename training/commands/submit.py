@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, JobInfo, Volume, get_token
@@ -34,7 +33,7 @@ from training.data.open import open_configured
 from training.data.readers.tables import HUB_NAME
 from training.data.synthetic.samples import SAMPLES
 from training.loop.worker import stop_on_signal
-from training.program import COMMAND_VARIABLE, PROJECT
+from training.program import COMMAND_VARIABLE, PROJECT, requirements
 from training.program import command as program_name
 from training.runs import Run
 from training.runs.events import FINAL, EventLog
@@ -167,9 +166,9 @@ def _start_job(
         config.dump(config_file)
         with config_file.open("a", encoding="utf-8") as file:
             file.write(f"name: {json.dumps(run.name)}\n")  # in a run folder the folder is the name
-        requirements = Path(folder) / "requirements.txt"
-        requirements.write_text(_requirements(), encoding="utf-8")
-        sent = [(config_file, "config.yaml"), (requirements, "project/requirements.txt")]
+        needed = Path(folder) / "requirements.txt"
+        needed.write_text(requirements(), encoding="utf-8")
+        sent = [(config_file, "config.yaml"), (needed, "project/requirements.txt")]
         sent += [(path, f"dataset/{place}") for path, place in files]
         program = [file for room in PROGRAM for file in _files_in(PROJECT / room)]
         sent += [(path, f"project/{path.relative_to(PROJECT).as_posix()}") for path in program]
@@ -188,14 +187,6 @@ def _start_job(
         timeout=settings.timeout,
         volumes=[Volume(type="dataset", source=kind["repo_id"], mount_path=MOUNTED)],
     )
-
-
-def _requirements() -> str:
-    """Returns the lines of a requirements file: the checkout's, or what an installed copy was built with."""
-    # Asked first: some other package may have left a requirements.txt in site-packages.
-    for installed in PROJECT.glob("lora_lens-*.dist-info"):
-        return "\n".join(metadata.Distribution.at(installed).requires or ())
-    return (PROJECT / "requirements.txt").read_text(encoding="utf-8")
 
 
 def _follow_job(api: HfApi, run: Run, log: EventLog, job: JobInfo, repository: str, began: float) -> int:
