@@ -5,10 +5,10 @@ from tools import draw, house
 
 # Of vlm and training; why these numbers: docs/decisions/house.md.
 MAX_FUNCTIONS = 1000
-MAX_SINGLE_CALLERS = 110
-MAX_CODE_LINES = 14_000
+MAX_SINGLE_CALLERS = 140
+MAX_CODE_LINES = 16_000
 MIN_COMMENTS_PER_100 = 4.0
-MAX_MODULES_ENTERED = 20
+MAX_MODULES_ENTERED = 24
 
 
 def test_no_folder_is_too_full_and_the_figures_of_the_house_hold():

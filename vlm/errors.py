@@ -12,14 +12,15 @@ class Filler(string.Formatter):
     """`str.format` for sentences.
 
     `{count:row|rows}` is the first word for 1 and the second for any other number; `{names:or}` writes a list
-    as "a, b or c", `{names}` as "a, b, c", and a specification of a line break one item a line.
+    as "a, b or c", `{names}` as "a, b, c", `{names:; }` as "a; b; c", and a specification of a line break one
+    item a line.
     """
 
     def format_field(self, value: object, spec: str) -> str:
         if isinstance(value, (list, tuple)):
             words = [self.format_field(item, "") for item in value]
-            if spec == "\n":
-                return "\n".join(words)
+            if spec in ("\n", "; "):
+                return spec.join(words)
             last = f" {spec} " if spec else ", "
             return last.join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
         if "|" in spec:

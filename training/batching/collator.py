@@ -161,8 +161,11 @@ class Collator:
     def _check(self, example: Example) -> None:
         if self.prompt.takes_one_image and len(example.images) != 1:
             raise UserError(
-                f"Example {example.id} has {len(example.images)} images; this model takes exactly one.",
+                "Example {example} has {count} {count:image|images}; this model takes exactly one.",
                 "Remove the row, or give it one image.",
+                "example-not-one-image",
+                example=example.id,
+                count=len(example.images),
             )
 
     def _row(

@@ -65,6 +65,8 @@ def build_collator(
         raise UserError(
             "The image features can't be kept: something below them trains, or the model takes none.",
             "Use --cache_image_features auto, or train the text tower alone.",
+            "features-not-kept",
+            change={"cache_image_features": "auto"},
         )
     else:
         collator = Collator(prompt, encoder=image_encoder(loaded.model))

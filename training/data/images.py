@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from training.data.safe_paths import digest_of, open_regular, quoted, quoted_path
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 
 # What is opened, by content and whatever the file is called. EPS would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -16,21 +16,24 @@ MAX_PIXELS = 50_000_000
 ANOTHER_FORMAT = "Save the image as an ordinary 8-bit PNG or JPEG"
 # How files begin that people take for images. Long marks are sought in all of the first bytes, since HEIC,
 # AVIF and others put a box length before theirs; short ones only at the very start, where chance is small.
+HEIC = Phrase("a HEIC image", "a-heic-image")
+JPEG_XL = Phrase("a JPEG XL image", "a-jpeg-xl-image")
+WEB_PAGE = Phrase("a web page", "a-web-page")
 KNOWN_OTHERS = (
-    (b"ftypheic", "a HEIC image"),
-    (b"ftypheix", "a HEIC image"),
-    (b"ftypmif1", "a HEIC image"),
-    (b"ftypavif", "an AVIF image"),
-    (b"JXL ", "a JPEG XL image"),
-    (b"\xff\x0a", "a JPEG XL image"),
-    (b"jP  ", "a JPEG 2000 image"),
-    (b"%!PS", "an EPS drawing"),
-    (b"%PDF", "a PDF document"),
-    (b"8BPS", "a Photoshop file"),
-    (b"SIMPLE  =", "a FITS file"),
-    (b"<svg", "an SVG drawing"),
-    (b"<!doctype html", "a web page"),
-    (b"<html", "a web page"),
+    (b"ftypheic", HEIC),
+    (b"ftypheix", HEIC),
+    (b"ftypmif1", HEIC),
+    (b"ftypavif", Phrase("an AVIF image", "an-avif-image")),
+    (b"JXL ", JPEG_XL),
+    (b"\xff\x0a", JPEG_XL),
+    (b"jP  ", Phrase("a JPEG 2000 image", "a-jpeg-2000-image")),
+    (b"%!PS", Phrase("an EPS drawing", "an-eps-drawing")),
+    (b"%PDF", Phrase("a PDF document", "a-pdf-document")),
+    (b"8BPS", Phrase("a Photoshop file", "a-photoshop-file")),
+    (b"SIMPLE  =", Phrase("a FITS file", "a-fits-file")),
+    (b"<svg", Phrase("an SVG drawing", "an-svg-drawing")),
+    (b"<!doctype html", WEB_PAGE),
+    (b"<html", WEB_PAGE),
 )
 
 # Pillow would print a warning with a path of this machine; what is too large is refused below.
@@ -77,7 +80,9 @@ def _decode(path: Path, name: str) -> tuple[Image.Image, int]:
                 raise Image.DecompressionBombError
             image.load()
             if image.mode in ("I", "F"):
-                raise UserError(f"{shown} has 32 bits in one channel", ANOTHER_FORMAT)
+                raise UserError(
+                    "{image} has 32 bits in one channel", ANOTHER_FORMAT, "image-32-bits", image=shown
+                )
             picture = ImageOps.exif_transpose(image)
             if picture.mode.startswith("I;16"):
                 # Pillow's own conversion clips at 255, which turns nearly everything white. Through "I",
@@ -95,19 +100,55 @@ def _decode(path: Path, name: str) -> tuple[Image.Image, int]:
         except Image.UnidentifiedImageError as error:
             file.seek(0)
             begin = file.read(32).lstrip().lower()
-            instead = [
-                f": it is {what}"
+            instead = (
+                what
                 for magic, what in KNOWN_OTHERS
                 if begin.startswith(magic.lower()) or (len(magic) > 3 and magic.lower() in begin)
-            ]
-            reason = (instead or [""])[0] if begin else ": it is empty"
-            problem = f"{shown} is not an image of a known format ({', '.join(FORMATS)}){reason}"
-            raise UserError(problem, ANOTHER_FORMAT) from error
+            )
+            raise _no_image(shown, begin, next(instead, None)) from error
         # Pillow's own limit: a warning, an error from twice as many pixels on.
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            problem = f"{shown} has more than {MAX_PIXELS // 1_000_000} megapixels"
-            raise UserError(problem, "Scale the image down") from error
+            raise UserError(
+                "{image} has more than {limit} megapixels",
+                "Scale the image down",
+                "image-too-large",
+                image=shown,
+                limit=MAX_PIXELS // 1_000_000,
+            ) from error
         # Pillow answers broken bytes with OSError, SyntaxError, ValueError, struct.error, zlib.error, …
         except Exception as error:
-            problem = f"{shown} can't be decoded: {quoted(str(error))}"
-            raise UserError(problem, "Save or download the image again") from error
+            raise UserError(
+                "{image} can't be decoded: {reason}",
+                "Save or download the image again",
+                "image-broken",
+                image=shown,
+                reason=quoted(str(error)),
+            ) from error
+
+
+def _no_image(shown: str, begin: bytes, what: Phrase | None) -> UserError:
+    """Returns the error for a file that Pillow knows no format of; `what` it is, if its beginning tells."""
+    if not begin:
+        return UserError(
+            "{image} is not an image of a known format ({formats}): it is empty",
+            ANOTHER_FORMAT,
+            "image-file-empty",
+            image=shown,
+            formats=FORMATS,
+        )
+    if what is None:
+        return UserError(
+            "{image} is not an image of a known format ({formats})",
+            ANOTHER_FORMAT,
+            "image-format-unknown",
+            image=shown,
+            formats=FORMATS,
+        )
+    return UserError(
+        "{image} is not an image of a known format ({formats}): it is {what}",
+        ANOTHER_FORMAT,
+        "image-format-other",
+        image=shown,
+        formats=FORMATS,
+        what=what,
+    )

@@ -7,14 +7,15 @@ matter, what a row means `rows.example`'s, what may be unpacked `readers.archive
 import difflib
 import hashlib
 import re
+import shlex
 from itertools import chain
 from pathlib import Path
 
 from training.config import TrainingConfig
-from training.config.columns import ColumnMapping
+from training.config.columns import ColumnMapping, plain
 from training.data.dataset import Dataset
 from training.data.readers.archives import unpack
-from training.data.readers.folder import REMEDY, Source, find_source, read_written_out
+from training.data.readers.folder import REMEDY, TAKEN, Source, find_source, read_written_out
 from training.data.readers.tables import HUB_NAME, read_hub, write_out
 from training.data.row import Issue, Progress, say_nothing
 from training.data.rows.example import read_examples
@@ -24,6 +25,11 @@ from training.data.synthetic.samples import SAMPLES, make_sample
 from vlm.errors import UserError
 
 COLUMNS_SHOWN = 10
+# What columns of boxes and of tools are called, of which neither is read.
+BOXES = ("objects", "object", "bbox", "bboxes", "boxes", "box", "segmentation")
+TOOLS = ("tools", "functions", "tool_calls")
+# What people call a column of splits; the likeliest is named.
+SPLIT_NAMES = ("split", "part", "subset", "set", "fold")
 
 
 def open_dataset(
@@ -85,10 +91,7 @@ def source_of(
         folder = write_out(rows, extracted / folder, identity, progress=progress)
         found = read_written_out(folder, source, "dataset of the Hub", mapping)
     else:
-        nearest = difflib.get_close_matches(source, list(SAMPLES), n=1)
-        raise UserError(
-            f"There is no dataset {quoted(source)}", f"Did you mean {nearest[0]}?" if nearest else REMEDY
-        )
+        raise _no_dataset(source)
     # Again: images of a file in `annotations/` lie in the folder above it, which may be outside.
     if inside is not None and not found.root.resolve().is_relative_to(inside.resolve()):
         raise _outside(source)
@@ -115,16 +118,20 @@ def _locate(source: str, workspace: Path, inside: Path | None) -> Path | None:
     if source in SAMPLES:
         return make_sample(source, workspace / "datasets" / source)
     if not source.strip():
-        raise UserError("no dataset is given", REMEDY)
+        raise UserError("no dataset is given", REMEDY, "no-dataset-given", **TAKEN)
     if URL.match(source):
-        raise UserError(f"{quoted(source)} is a URL", "URLs are not fetched; download first")
+        raise UserError(
+            "{source} is a URL", "URLs are not fetched; download first", "dataset-url", source=quoted(source)
+        )
     try:
         paths = [(base / source).resolve() for base in (inside or Path(), workspace / "datasets", Path())]
         allowed = [path for path in paths if inside is None or path.is_relative_to(inside.resolve())]
         path = next((path for path in allowed if path.exists()), None)
     # A NUL or lone surrogate in the name; links in a circle; a folder that may not be entered.
     except (ValueError, RuntimeError, OSError) as error:
-        raise UserError(f"{quoted(source)} can't be opened", REMEDY) from error
+        raise UserError(
+            "{source} can't be opened", REMEDY, "dataset-not-opened", source=quoted(source), **TAKEN
+        ) from error
     if path is None and paths[0] not in allowed:
         raise _outside(source)
     if path is not None and path.suffix.lower() == ".zip" and not path.is_dir():
@@ -133,8 +140,86 @@ def _locate(source: str, workspace: Path, inside: Path | None) -> Path | None:
 
 
 def _outside(source: str) -> UserError:
-    problem = f"{quoted(source)} lies outside the workspace"
-    return UserError(problem, "Copy the folder into the workspace, or upload it as a zip")
+    return UserError(
+        "{source} lies outside the workspace",
+        "Copy the folder into the workspace, or upload it as a zip",
+        "dataset-outside",
+        source=quoted(source),
+    )
+
+
+def _no_dataset(source: str) -> UserError:
+    if nearest := difflib.get_close_matches(source, list(SAMPLES), n=1):
+        return UserError(
+            "There is no dataset {source}",
+            "Did you mean {nearest}?",
+            "dataset-misspelt",
+            source=quoted(source),
+            nearest=nearest[0],
+        )
+    return UserError(
+        "There is no dataset {source}", REMEDY, "dataset-missing", source=quoted(source), **TAKEN
+    )
+
+
+def _no_split(name: str, split: str, columns: list[str]) -> UserError:
+    if not columns:
+        return UserError(
+            "{file} has no split {split}: its rows name none",
+            "Leave --dataset_split and --held_out_split out.",
+            "rows-without-split",
+            file=quoted(name),
+            split=quoted(split),
+        )
+    likely = (column for word in SPLIT_NAMES for column in columns if word in column.lower())
+    return UserError(
+        "{file} has no split {split}: its rows name none",
+        "Leave --dataset_split and --held_out_split out, or name the column: --columns split={column}.",
+        "rows-without-known-split",
+        file=quoted(name),
+        split=quoted(split),
+        column=shlex.quote(next(likely, columns[0])),
+    )
+
+
+def _ignored(columns: list[str], known: set[str]) -> list[UserError]:
+    """Returns what is said of columns that are not read: those that can't be, and how to name the others."""
+    boxes = [quoted(column) for column in columns if plain(column) in BOXES]
+    tools = [quoted(column) for column in columns if plain(column) in TOOLS]
+    others = [column for column in columns if plain(column) not in (*BOXES, *TOOLS)]
+    errors = []
+    if boxes:
+        errors.append(
+            UserError(
+                "ignored: {columns}, as boxes are not read",
+                "Leave out the rows whose answers need them",
+                "boxes-ignored",
+                columns=boxes,
+            )
+        )
+    if tools:
+        errors.append(
+            UserError(
+                "ignored: {columns}, as tools are not read",
+                "Leave out the rows whose answers call them",
+                "tools-ignored",
+                columns=tools,
+            )
+        )
+    if others:
+        # A kind that is still free: `type` groups the results of an evaluation, and is what a column more
+        # mostly tells.
+        kind = next((kind for kind in ("type", "system", "id", "split") if kind not in known), "type")
+        errors.append(
+            UserError(
+                "ignored: {columns}",
+                "Name them with --columns if they matter, such as --columns {setting}",
+                "columns-ignored",
+                columns=[quoted(column) for column in others[:COLUMNS_SHOWN]],
+                setting=shlex.quote(f"{kind}={others[0]}"),
+            )
+        )
+    return errors
 
 
 def _read(
@@ -155,14 +240,10 @@ def _read(
         if chosen:
             ignored = [column for column in ignored if column != read.columns.get("split")]
         elif read.examples and wanted not in TRAIN:
-            raise UserError(
-                f"{quoted(source.name)} has no split {quoted(wanted)}: its rows name none",
-                "Leave --dataset_split and --held_out_split out, or name the column: --columns split=part.",
-            )
+            raise _no_split(source.name, wanted, ignored)
     if ignored and read.examples:
-        reason = f"ignored: {', '.join(map(quoted, ignored[:COLUMNS_SHOWN]))}"
-        error = UserError(reason, "Name them with --columns if they matter")
-        findings.append(Issue.at(source.name, error, warning=True))
+        errors = _ignored(ignored, {*read.columns})
+        findings += [Issue.at(source.name, error, warning=True) for error in errors]
     examples, kept, parts = read.examples[:count], frozenset(), {}
     if chosen is not None:
         pairs = list(zip(read.examples, read.splits, strict=True))
@@ -172,9 +253,13 @@ def _read(
         used_ids = kept.union(trained)
         examples = [example for example in read.examples if example.id in used_ids]
         if left_out := {*by_file, *filter(None, read.splits)} - {*chosen}:
-            reason = f"splits that are left out: {', '.join(map(quoted, sorted(left_out)[:10]))}"
-            remedy = "Choose others with --dataset_split and --held_out_split if they are meant"
-            findings.append(Issue.at(source.name, UserError(reason, remedy), warning=True))
+            error = UserError(
+                "splits that are left out: {splits}",
+                "Choose others with --dataset_split and --held_out_split if they are meant",
+                "splits-left-out",
+                splits=[quoted(name) for name in sorted(left_out)[:COLUMNS_SHOWN]],
+            )
+            findings.append(Issue.at(source.name, error, warning=True))
     digest = hashlib.sha256()
     for path in source.files:
         with open_regular(path, path.name) as file:

@@ -14,7 +14,7 @@ from collections import defaultdict
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 
 # A message quotes no more characters of what a dataset says: a reference may be a megabyte of base64.
 SHOWN_CHARACTERS = 80
@@ -24,6 +24,11 @@ LONGEST_REFERENCE = 1024
 # Control characters, lone surrogates, line separators, and what turns the direction of writing.
 UNSHOWABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+NO_FILES = {
+    stat.S_IFDIR: Phrase("a folder", "a-folder"),
+    stat.S_IFIFO: Phrase("a named pipe", "a-named-pipe"),
+}
+DEVICE = Phrase("a device or socket", "a-device-or-socket")
 
 
 def quoted(text: str) -> str:
@@ -49,7 +54,10 @@ def open_regular(path: Path, name: str) -> BinaryIO:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:  # a NUL or a lone surrogate: no file can be called so
         raise UserError(
-            f"{quoted(name)} can't be a file's name", "Rename the file, and the reference to it"
+            "{name} can't be a file's name",
+            "Rename the file, and the reference to it",
+            "file-name-impossible",
+            name=quoted(name),
         ) from error
     except OSError as error:
         raise _cannot_open(name, error) from error
@@ -69,22 +77,39 @@ def digest_of(path: Path) -> bytes:
 def _not_regular(name: str, mode: int) -> UserError | None:
     if stat.S_ISREG(mode):
         return None
-    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe"}
-    kind = kinds.get(stat.S_IFMT(mode), "a device or socket")
-    return UserError(f"{quoted(name)} is {kind}, not a file", "Put an ordinary file in its place")
+    return _no_file(name, NO_FILES.get(stat.S_IFMT(mode), DEVICE))
+
+
+def _no_file(name: str, kind: Phrase) -> UserError:
+    return UserError(
+        "{name} is {kind}, not a file",
+        "Put an ordinary file in its place",
+        "not-an-ordinary-file",
+        name=quoted(name),
+        kind=kind,
+    )
 
 
 def _cannot_open(name: str, error: OSError) -> UserError:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return UserError(f"{quoted(name)} does not exist", "Check the path, or put the file there")
-    if error.errno == errno.ELOOP:  # what O_NOFOLLOW answers to a link
-        return UserError(f"{quoted(name)} is a link", "Put the file itself in its place")
-    if error.errno == errno.ENXIO:  # a socket can't be opened at all
         return UserError(
-            f"{quoted(name)} is a device or socket, not a file", "Put an ordinary file in its place"
+            "{name} does not exist",
+            "Check the path, or put the file there",
+            "file-missing",
+            name=quoted(name),
         )
+    if error.errno == errno.ELOOP:  # what O_NOFOLLOW answers to a link
+        return UserError(
+            "{name} is a link", "Put the file itself in its place", "file-is-link", name=quoted(name)
+        )
+    if error.errno == errno.ENXIO:  # a socket can't be opened at all
+        return _no_file(name, DEVICE)
     return UserError(
-        f"{quoted(name)} can't be opened: {error.strerror}", "Make the file readable for this user"
+        "{name} can't be opened: {reason}",
+        "Make the file readable for this user",
+        "file-not-opened",
+        name=quoted(name),
+        reason=error.strerror,
     )
 
 
@@ -121,13 +146,18 @@ class DatasetFolder:
             raise _cannot_open(name, error) from error
         except RuntimeError as error:  # links in a circle, before Python 3.13
             raise UserError(
-                f"{quoted(name)} is a link to itself", "Put the file itself in its place"
+                "{name} is a link to itself",
+                "Put the file itself in its place",
+                "link-to-itself",
+                name=quoted(name),
             ) from error
         # A dataset comes from anyone: a link in it must not hand this user's other files to a training run.
         if not path.is_relative_to(self.root):
             raise UserError(
-                f"{quoted(name)} is a link that leads outside the dataset folder",
+                "{name} is a link that leads outside the dataset folder",
                 "Copy the file into the folder",
+                "link-leads-outside",
+                name=quoted(name),
             )
         if fault := _not_regular(name, path.stat().st_mode):
             raise fault
@@ -163,9 +193,20 @@ class DatasetFolder:
         nearest = self.relpath(path) if path else self.named(PurePosixPath(name).name)
         if nearest is not None and below and not nearest.startswith(f"{below}/"):
             nearest = None  # a row names images from its own folder on, and may not lead out of it
-        shown = "" if nearest is None else quoted(nearest.removeprefix(f"{below}/") if below else nearest)
-        remedy = f"Write {shown}, which exists" if shown else "Put the file there, or correct the path"
-        return UserError(f"{quoted(name)} does not exist", remedy)
+        if nearest is None:
+            return UserError(
+                "{name} does not exist",
+                "Put the file there, or correct the path",
+                "image-missing",
+                name=quoted(name),
+            )
+        return UserError(
+            "{name} does not exist",
+            "Write {nearest}, which exists",
+            "image-elsewhere",
+            name=quoted(name),
+            nearest=quoted(nearest.removeprefix(f"{below}/") if below else nearest),
+        )
 
 
 def _spelling(name: str) -> str:
@@ -180,46 +221,77 @@ def checked_reference(reference: object) -> str:
     """
     if not isinstance(reference, str):
         raise UserError(
-            f"an image must be a path, not {type(reference).__name__}",
+            "an image must be a path, not {kind}",
             "Write the path of an image file as text",
+            "image-no-path",
+            kind=type(reference).__name__,
         )
-    shown, slashes = quoted(reference), reference.replace("\\", "/")
-    scheme, relative = reference[:5].lower(), "Write a path relative to the dataset folder"
-    is_data = scheme == "data:" or BASE64_IMAGE.match(reference) or len(reference) > LONGEST_REFERENCE
-    # The first that holds is raised. Image data stands before paths, since the base64 of a JPEG begins with
-    # a slash; a Windows drive is a fault on every system, as a dataset moves between them.
-    faults = (
-        (not reference.strip(), "an image's path is empty", "Write the path of an image file"),
-        (
-            is_data,
+    if fault := _not_in_the_folder(reference) or _badly_written(reference):
+        raise fault
+    return reference
+
+
+# In both, the first that holds is returned. Image data stands before paths, since the base64 of a JPEG begins
+# with a slash; a Windows drive is a fault on every system, as a dataset moves between them.
+def _not_in_the_folder(reference: str) -> UserError | None:
+    if not reference.strip():
+        return UserError("an image's path is empty", "Write the path of an image file", "image-path-empty")
+    is_data = reference[:5].lower() == "data:" or BASE64_IMAGE.match(reference)
+    if is_data or len(reference) > LONGEST_REFERENCE:
+        return UserError(
             "image data stands in the row itself",
             "Save the image as a file in the dataset folder and write its path",
-        ),
-        (
-            scheme == "file:",
+            "image-data-in-row",
+        )
+    if reference[:5].lower() == "file:":
+        return UserError(
             "a file: address is not followed",
             "Put the image in the dataset folder and write its relative path",
-        ),
-        (URL.match(reference), f"{shown} is a URL", "URLs are not fetched; download first"),
-        (reference.startswith("~"), f"{shown} begins with ~, which is not expanded", relative),
-        (
-            reference.startswith(("/", "\\")) or PureWindowsPath(reference).drive,
-            f"{shown} is an absolute path",
-            relative,
-        ),
-        (
-            os.path.normpath(slashes).split("/")[0] == "..",
-            f"{shown} lies outside the dataset folder",
+            "image-file-address",
+        )
+    if URL.match(reference):
+        return UserError(
+            "{path} is a URL", "URLs are not fetched; download first", "image-url", path=quoted(reference)
+        )
+    return None
+
+
+def _badly_written(reference: str) -> UserError | None:
+    shown, slashes = quoted(reference), reference.replace("\\", "/")
+    if reference.startswith("~"):
+        return UserError(
+            "{path} begins with ~, which is not expanded",
+            "Write a path relative to the dataset folder",
+            "image-path-home",
+            path=shown,
+        )
+    if reference.startswith(("/", "\\")) or PureWindowsPath(reference).drive:
+        return UserError(
+            "{path} is an absolute path",
+            "Write a path relative to the dataset folder",
+            "image-path-absolute",
+            path=shown,
+        )
+    if os.path.normpath(slashes).split("/")[0] == "..":
+        return UserError(
+            "{path} lies outside the dataset folder",
             "Copy the file into the dataset folder",
-        ),
-        (slashes != reference, f"{shown} is written with backslashes", f"Write {quoted(slashes)}"),
-        (
-            UNSHOWABLE.search(reference),
-            f"{shown} holds control characters",
+            "image-path-outside",
+            path=shown,
+        )
+    if slashes != reference:
+        return UserError(
+            "{path} is written with backslashes",
+            "Write {slashes}",
+            "image-path-backslashes",
+            path=shown,
+            slashes=quoted(slashes),
+        )
+    if UNSHOWABLE.search(reference):
+        return UserError(
+            "{path} holds control characters",
             "Rename the file, and the reference to it",
-        ),
-    )
-    for broken, problem, remedy in faults:
-        if broken:
-            raise UserError(problem, remedy)
-    return reference
+            "image-path-control-characters",
+            path=shown,
+        )
+    return None

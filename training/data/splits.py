@@ -35,7 +35,12 @@ def parse_part(text: str) -> tuple[str, int | None]:
     """
     match = PART.fullmatch(text)
     if match is None:
-        raise UserError(f"{quoted(text)} names no split", "Write a name, as train, or train[:1000].")
+        raise UserError(
+            "{text} names no split",
+            "Write a name, as train, or train[:1000].",
+            "split-not-named",
+            text=quoted(text),
+        )
     return match["name"], None if match["count"] is None else int(match["count"])
 
 
@@ -60,17 +65,26 @@ def choose_parts(there: Collection[str], train: str, held_out: str | None) -> tu
     Raises:
         UserError: A part that is named in the settings is not there.
     """
-    listed = ", ".join(map(quoted, sorted(there)[:10]))
+    listed = [quoted(name) for name in sorted(there)[:10]]
     # "train" is the setting's default, so it also stands for a part called "training", or for the only one.
     chosen = next((name for name in (train, *TRAIN) if name in there), None) if train in TRAIN else train
     if chosen is None and len(there) == 1:
         chosen = next(iter(there))
     if chosen not in there:
-        raise UserError(f"there is no split {quoted(train)}: {listed}", "Choose one with --dataset_split.")
+        raise UserError(
+            "there is no split {split}: {there}",
+            "Choose one with --dataset_split.",
+            "split-missing",
+            split=quoted(train),
+            there=listed,
+        )
     if held_out is not None and (held_out not in there or held_out == chosen):
         raise UserError(
-            f"{quoted(held_out)} can't be held out of the splits {listed}",
+            "{split} can't be held out of the splits {there}",
             "Choose another with --held_out_split.",
+            "held-out-split-missing",
+            split=quoted(held_out),
+            there=listed,
         )
     return chosen, held_out or next((name for name in HELD_OUT if name in there and name != chosen), None)
 
@@ -196,14 +210,27 @@ def choose_examples(held_out: Sequence[Example], config: TrainingConfig) -> list
     by_id = {example.id: example for example in held_out}
     pinned = config.pinned_ids
     if missing := [name for name in pinned if name not in by_id]:
-        some = ", ".join([*by_id][:IDS_SHOWN])
-        raise UserError(
-            f"--pinned_examples: {missing[0]} is not among the held-out examples.",
-            f"Pin others, such as {some}." if some else "Give a --held_out above 0.",
-        )
+        raise _not_held_out(missing[0], [*by_id][:IDS_SHOWN])
     others = [example for example in held_out if example.id not in pinned]
     room = max(0, config.eval_examples - len(pinned))
     return [*(by_id[name] for name in pinned), *spread(others, room)]
+
+
+def _not_held_out(pinned: str, others: list[str]) -> UserError:
+    if not others:
+        return UserError(
+            "--pinned_examples: {example} is not among the held-out examples.",
+            "Give a --held_out above 0.",
+            "pinned-none-held-out",
+            example=pinned,
+        )
+    return UserError(
+        "--pinned_examples: {example} is not among the held-out examples.",
+        "Pin others, such as {others}.",
+        "pinned-not-held-out",
+        example=pinned,
+        others=others,
+    )
 
 
 def spread(examples: Sequence[Example], count: int) -> list[Example]:

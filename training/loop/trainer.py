@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Sampler
 from transformers import (
     PrinterCallback,
@@ -112,6 +113,13 @@ class AdapterTrainer(Trainer):
             )
             self.optimizer = optimizer_class(groups, **settings)
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> LRScheduler:
+        # Trainer rounds a fraction of the steps up. Of a single one that is the whole run, at a rate of zero.
+        fraction, steps = self.args.warmup_steps < 1, self.args.get_warmup_steps(num_training_steps)
+        if steps >= num_training_steps and (fraction or num_training_steps == 1):
+            self.args.warmup_steps = num_training_steps - 1
+        return super().create_scheduler(num_training_steps, *args, **kwargs)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any

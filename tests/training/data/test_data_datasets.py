@@ -72,7 +72,7 @@ NO_DATASET = [
     ("a\ud800b", "can't be opened", "Give a sample"),
     ("x" * 5000, "can't be opened", "Give a sample"),
     ("/dev/zero", "is no dataset", "Give a sample"),
-    ("empty", "no metadata.jsonl", "Each row needs"),
+    ("empty", "'empty' is empty", "Put a file of rows"),
     ("photo.png", "is no dataset", "Give a sample"),
 ]
 

@@ -204,7 +204,11 @@ def test_all_that_is_wrong_is_found_at_once_and_the_good_rows_remain(tmp_path: P
 
 BAD_CSV = [
     pytest.param(
-        "image,text\na.png,x\na.png\nb.png,y\n", "metadata.csv:3", "1 cells", 2, id="row 12: too few cells"
+        "image,text\na.png,x\na.png\nb.png,y\n",
+        "metadata.csv:3",
+        "1 cell where",
+        2,
+        id="row 12: too few cells",
     ),
     pytest.param(
         'image,text\na.png,x\nb.png,"y\n', "metadata.csv:3", "not valid CSV", 1, id="row 1: an open quote"

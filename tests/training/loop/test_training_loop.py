@@ -264,6 +264,17 @@ def test_the_last_finite_checkpoints_outlive_a_loss_that_became_nan(tiny_config:
     assert all(tensor.isfinite().all() for tensor in kept.values())
 
 
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0.1), (2, 0.9), (1, 0.0)])
+def test_at_least_one_step_of_a_run_has_the_full_rate(
+    tiny_config: MakeConfig, steps: int, warmup: float
+) -> None:
+    config = tiny_config(max_steps=steps, warmup_steps=warmup, logging_steps=1, learning_rate=1e-3)
+    run = runs.prepare(config)
+    assert worker.main(run) == worker.DONE
+    rates = [event["learning_rate"] for event in run.events({"step"})]
+    assert max(rates) == pytest.approx(1e-3)
+
+
 def test_a_run_that_changes_nothing_in_the_adapter_is_not_finished(tiny_config: MakeConfig) -> None:
     run = runs.prepare(tiny_config(learning_rate=1e-300, max_steps=2))
     assert worker.main(run) == worker.BAD_INPUT

@@ -25,6 +25,7 @@ Format = Literal["messages", "imagefolder", "csv"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
 ROWS = "train.jsonl"
+TABLE = ("file_name", "question", "answer", "text", "id")
 # What makes spreadsheets compute a cell (OWASP, "CSV Injection"), and the cells among these that are numbers.
 FORMULA = re.compile(r"[=+\-@\t\r]")
 NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?%?")
@@ -70,6 +71,7 @@ def export_dataset(
         raise UserError(
             "A table has one image, one question and one answer in a row; this dataset has more.",
             "Use --format messages.",
+            "export-no-table",
         )
     names = image_names({image for example in examples for image in example.images}, dataset.root)
     with new_dataset_folder(out) as draft:
@@ -89,8 +91,7 @@ def export_dataset(
             return out
         metadata = list(metadata)  # the header comes first, and names the columns of all rows
         there = {column for row in metadata for column in row}
-        columns = ["file_name", "question", "answer", "text", "id"]
-        columns += [column for column in ("split", "type", "answers") if column in there]
+        columns = [*TABLE, *(column for column in ("split", "type", "answers") if column in there)]
         with (draft / "metadata.csv").open("w", encoding="utf-8", newline="") as file:
             table = csv.DictWriter(file, columns, restval="")
             table.writeheader()
@@ -109,13 +110,20 @@ def new_dataset_folder(out: Path) -> Iterator[Path]:
         UserError: `out` exists and has something in it, or it can't be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{quoted(str(out))} exists already.", "Give a new folder.")
+        raise UserError(
+            "{folder} exists already.", "Give a new folder.", "export-exists", folder=quoted(str(out))
+        )
     try:
         with new_folder(out) as draft:
             yield draft
     except OSError as error:
-        problem = f"{quoted(str(out))} can't be written: {error.strerror or error}."
-        raise UserError(problem, "Choose another folder, or free some space.") from error
+        raise UserError(
+            "{folder} can't be written: {reason}.",
+            "Choose another folder, or free some space.",
+            "export-not-written",
+            folder=quoted(str(out)),
+            reason=error.strerror or error,
+        ) from error
 
 
 def image_names(images: set[Path], root: Path) -> dict[Path, str]:

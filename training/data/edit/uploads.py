@@ -32,24 +32,37 @@ def add_upload(files: Sequence[Path], workspace: Path) -> str:
     """
     datasets = workspace / "datasets"
     if not files:
-        raise UserError("Nothing was dropped", "Drop a zip, a file of rows, or pictures")
+        raise UserError("Nothing was dropped", "Drop a zip, a file of rows, or pictures", "upload-of-nothing")
     zips = [file for file in files if file.suffix.lower() == ".zip"]
     if zips and len(files) > 1:
-        raise UserError("A zip was dropped among other files", "Drop one zip, or files without one")
+        raise UserError(
+            "A zip was dropped among other files",
+            "Drop one zip, or files without one",
+            "upload-of-zip-and-files",
+        )
     if zips:
         return unpack(zips[0], datasets, reserved=tuple(SAMPLES)).name
     names = [file.name for file in files]
     for name in names:
         if is_junk(name) or UNSHOWABLE.search(name) or ending_of(Path(name)) not in ENDINGS:
             raise UserError(
-                f"{quoted(name)} is neither a zip, a file of rows, nor a picture",
-                f"Drop files that end in {', '.join(ENDINGS)}, or one zip",
+                "{file} is neither a zip, a file of rows, nor a picture",
+                "Drop files that end in {endings}, or one zip",
+                "upload-of-other-file",
+                file=quoted(name),
+                endings=ENDINGS,
             )
     # Folders are lost in an upload, and on macOS a.png and A.png would be one file.
     if len({unicodedata.normalize("NFC", name).casefold() for name in names}) < len(names):
-        raise UserError("Two of the files have the same name", PACK_THEM)
+        raise UserError("Two of the files have the same name", PACK_THEM, "upload-of-twins")
     if len(names) > MOST_FILES:
-        raise UserError(f"{len(names):,} files were dropped: more than {MOST_FILES:,}", PACK_THEM)
+        raise UserError(
+            "{count:,} files were dropped: more than {most:,}",
+            PACK_THEM,
+            "upload-too-many",
+            count=len(names),
+            most=MOST_FILES,
+        )
     # Called after the file of rows. LLaMA-Factory's index and ImageFolder's metadata have the same name in
     # every dataset, and say nothing about this one.
     rows = [file for file in files if ending_of(file) in ROW_FILES and file.name != "dataset_info.json"]

@@ -20,6 +20,7 @@ from vlm.errors import UserError
 NUMBER_AT_THE_END = re.compile(r"(\d+)(?=\.[a-zA-Z]+$)")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 LONGEST_CAPTION = 1 << 20
+FILES_SHOWN = 5
 INFO_FILE = "dataset_info.json"
 # LLaMA-Factory's names for the columns of its alpaca format, and ours.
 LLAMA_FACTORY_COLUMNS = {"prompt": "question", "query": "input", "response": "answer", "images": "images"}
@@ -36,13 +37,17 @@ def coco_rows(document: dict, name: str, folder: DatasetFolder) -> Iterator[Row 
     for number, annotation in enumerate(list_in(document, "annotations", name), start=1):
         where = place(name, number)
         if not isinstance(annotation, dict) or "caption" not in annotation:
-            fault = UserError("the annotation has no caption", "Give the file of captions, not of boxes")
-            yield Issue.of_row(where, fault)
+            yield Issue.of_row(where, _no_caption(annotation))
             continue
         key = _key(annotation, "image_id")
         if key not in files:
-            reason = f"there is no image with the id {key!r}"
-            yield Issue.of_row(where, UserError(reason, "Add it to images, or remove the annotation"))
+            fault = UserError(
+                "there is no image with the id {id}",
+                "Add it to images, or remove the annotation",
+                "coco-no-image",
+                id=repr(key),
+            )
+            yield Issue.of_row(where, fault)
             continue
         image = files[key]
         # COCO names files without their folder (train2017/, val2017/): the one of this name is taken. What
@@ -50,6 +55,16 @@ def coco_rows(document: dict, name: str, folder: DatasetFolder) -> Iterator[Row 
         if isinstance(image, str) and "/" not in image and not (folder.root / image).exists():
             image = folder.named(image) or image
         yield Row(name, number, {"image": image, "caption": annotation["caption"]})
+
+
+def _no_caption(annotation: object) -> UserError:
+    if isinstance(annotation, dict) and "bbox" in annotation:
+        return UserError(
+            "the annotation is a box without a caption",
+            "Boxes are not read: give each annotation a caption, what to say about its image",
+            "coco-box",
+        )
+    return UserError("the annotation has no caption", "Write it, or remove the annotation", "coco-no-caption")
 
 
 def _key(item: dict, name: str) -> int | str | None:
@@ -80,7 +95,7 @@ def vqa_rows(
     """
     asked, answered = (read_document(path, path.name) for path in (questions, annotations))
     if not isinstance(asked, dict) or not isinstance(answered, dict):
-        raise UserError(f"{name} is not as VQAv2 has it", "Download the files again")
+        raise UserError("{file} is not as VQAv2 has it", "Download the files again", "vqa-not-vqa", file=name)
     # VQAv2 names an image by its number, which ends the file's name: COCO_train2014_000000000042.jpg is 42.
     by_number: dict[int, list[str]] = defaultdict(list)
     for image in images:
@@ -92,7 +107,9 @@ def vqa_rows(
         where = place(name, number)
         answer = answers.get(_key(item, "question_id")) if isinstance(item, dict) else None
         if answer is None:
-            fault = UserError("no annotation has its question_id", "Remove it, or add the annotation")
+            fault = UserError(
+                "no annotation has its question_id", "Remove it, or add the annotation", "vqa-no-annotation"
+            )
             yield Issue.of_row(where, fault)
             continue
         found = by_number.get(_key(item, "image_id"), [])
@@ -101,9 +118,7 @@ def vqa_rows(
             named = [image for image in found if split and split_word(image.replace("/", " ")) == split]
             found = named or found
         if len(found) != 1:
-            reason = f"{len(found)} files are called by the image's number {_key(item, 'image_id')}"
-            remedy = "Put the image in the folder, its name ending in the number"
-            yield Issue.of_row(where, UserError(reason, remedy))
+            yield Issue.of_row(where, _images_of_number(found, str(_key(item, "image_id"))))
             continue
         chosen = answer.get("multiple_choice_answer")
         values = {
@@ -115,6 +130,24 @@ def vqa_rows(
         if are_answers(answer.get("answers")):
             values["answers"] = answer["answers"]
         yield Row(name, number, values)
+
+
+def _images_of_number(found: list[str], number: str) -> UserError:
+    if found:
+        return UserError(
+            "{count} files are called by the image's number {number}: {files}",
+            "Keep one of them in the folder",
+            "vqa-several-images",
+            count=len(found),
+            number=number,
+            files=[quoted(name) for name in found[:FILES_SHOWN]],
+        )
+    return UserError(
+        "0 files are called by the image's number {number}",
+        "Put the image in the folder, its name ending in the number",
+        "vqa-no-image",
+        number=number,
+    )
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -134,18 +167,24 @@ def caption_rows(pictures: Iterable[Path], root: Path) -> Iterator[Row | Issue]:
         text = picture.with_suffix(".txt")
         image, name = picture.relative_to(root).as_posix(), text.relative_to(root).as_posix()
         if not text.is_file():
-            reason = f"there is no {quoted(name)} with its caption"
-            yield Issue.of_row(image, UserError(reason, "Write it, or remove the image"), image)
+            fault = UserError(
+                "there is no {file} with its caption",
+                "Write it, or remove the image",
+                "caption-missing",
+                file=quoted(name),
+            )
+            yield Issue.of_row(image, fault, image)
             continue
         try:
             with open_regular(text, name) as file:
                 # One byte more than a caption may have tells a longer one, however long it is.
                 data = file.read(LONGEST_CAPTION + 1)
             if len(data) > LONGEST_CAPTION:
-                raise UserError("the caption is longer than 1 MB", "Shorten it")
+                raise UserError("the caption is longer than 1 MB", "Shorten it", "caption-too-long")
             values = {"image": image, "caption": data.decode("utf-8-sig").strip()}
         except UnicodeDecodeError:
-            yield Issue.of_row(name, UserError("the text is not UTF-8", "Save the file as UTF-8"), image)
+            fault = UserError("the text is not UTF-8", "Save the file as UTF-8", "caption-not-utf-8")
+            yield Issue.of_row(name, fault, image)
         except UserError as fault:
             yield Issue.of_row(name, fault, image)
         else:

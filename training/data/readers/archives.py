@@ -1,7 +1,7 @@
 """Zips: what may be unpacked, and unpacking it once, whole or not at all. No torch.
 
 A zip comes from anyone. It is judged by its directory before a byte is unpacked, and everything that is wrong
-with it is reported at once. Finding the rows in what was unpacked is `folder`'s matter.
+with it is reported at once. Issue the rows in what was unpacked is `folder`'s matter.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from training.data.safe_paths import UNSHOWABLE, open_regular, quoted
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 
 MAX_ENTRIES = 200_000
 MAX_TOTAL_BYTES = 20 * 1024**3
@@ -32,7 +32,21 @@ ENTRY_SIGNATURE = b"PK\x01\x02"
 # A file in each unpacked folder: the hash of its zip.
 SOURCE_MARK = ".unpacked-from-sha256"
 
-AGAIN = "Make the zip again, of ordinary files and folders"
+# What may be wrong with one entry, in the order in which `_faults_of` looks.
+ENTRY_FAULTS = (
+    Phrase("is an absolute path", "zip-entry-absolute"),
+    Phrase("leads outside", "zip-entry-outside"),
+    Phrase("is written with backslashes", "zip-entry-backslashes"),
+    Phrase("has control characters in its name", "zip-entry-control-characters"),
+    Phrase("has no name", "zip-entry-nameless"),
+    Phrase("is nested more than {most} folders deep", "zip-entry-deep", most=MAX_DEPTH),
+    # zipfile would write a link's target as an ordinary file's content; another unpacker follows it.
+    Phrase("is a link", "zip-entry-link"),
+    Phrase("is a device or pipe", "zip-entry-device"),
+    Phrase("is encrypted", "zip-entry-encrypted"),
+    Phrase("is packed by a rare method", "zip-entry-method"),
+    Phrase("unpacks to more than {most} times its size", "zip-entry-ratio", most=MAX_RATIO),
+)
 
 
 def is_junk(name: str) -> bool:
@@ -103,7 +117,11 @@ def _checked_hash(path: Path) -> str:
             overlap = block[-(len(ENTRY_SIGNATURE) - 1) :]
     if signatures > MAX_ENTRIES:
         raise UserError(
-            f"{quoted(path.name)} holds more than {MAX_ENTRIES:,} files", "Split it, or unpack it yourself"
+            "{zip} holds more than {most:,} files",
+            "Split it, or unpack it yourself",
+            "zip-too-many-files",
+            zip=quoted(path.name),
+            most=MAX_ENTRIES,
         )
     return digest.hexdigest()
 
@@ -127,39 +145,25 @@ def _unpack_into(path: Path, folder: Path) -> None:
                 with archive.open(entry) as packed, target.open("xb") as unpacked:
                     shutil.copyfileobj(packed, unpacked, BLOCK)
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
-        raise UserError(f"{quoted(path.name)} is not a whole zip file", AGAIN) from error
+        raise UserError(
+            "{zip} is not a whole zip file",
+            "Make the zip again, of ordinary files and folders",
+            "zip-not-whole",
+            zip=quoted(path.name),
+        ) from error
     except OSError as error:
         raise UserError(
-            f"{quoted(path.name)} can't be unpacked: {error.strerror or error}",
+            "{zip} can't be unpacked: {reason}",
             "Check the disk, or unpack it yourself",
+            "zip-not-unpacked",
+            zip=quoted(path.name),
+            reason=error.strerror or error,
         ) from error
 
 
 def _require_safe(entries: list[zipfile.ZipInfo], path: Path, free_bytes: int) -> None:
     """Raises one `UserError` with everything for which these entries must not be unpacked."""
-    faults = []
-    for entry in entries:
-        name = entry.orig_filename  # `filename` is already cut at a NUL
-        parts = PurePosixPath(name).parts
-        kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where the zip was made without Unix modes
-        ratio = MAX_RATIO * entry.compress_size
-        checks = {
-            "is an absolute path": name.startswith(("/", "\\")) or PureWindowsPath(name).drive,
-            "leads outside": ".." in re.split(r"[/\\]", name),
-            "is written with backslashes": "\\" in name,
-            "has control characters in its name": UNSHOWABLE.search(name),
-            "has no name": not parts,
-            f"is nested more than {MAX_DEPTH} folders deep": len(parts) > MAX_DEPTH,
-            # zipfile would write a link's target as an ordinary file's content; another unpacker follows it.
-            "is a link": kind == stat.S_IFLNK,
-            "is a device or pipe": kind not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK),
-            "is encrypted": entry.flag_bits & 0x1,
-            "is packed by a rare method": entry.compress_type not in METHODS,
-            f"unpacks to more than {MAX_RATIO} times its size": (
-                entry.file_size >= RATIO_MATTERS_FROM_BYTES and entry.file_size > ratio
-            ),
-        }
-        faults += [f"{quoted(name)} {fault}" for fault, found in checks.items() if found]
+    faults = [fault for entry in entries for fault in _faults_of(entry)]
     # Names are compared only where each is one: zipfile cuts them at a NUL, to nothing if it comes first.
     if not faults:
         files: set[PurePosixPath] = set()
@@ -167,19 +171,60 @@ def _require_safe(entries: list[zipfile.ZipInfo], path: Path, free_bytes: int) -
         for entry in entries:
             name = PurePosixPath(entry.filename)
             if not entry.is_dir() and name in files:
-                faults.append(f"{quoted(entry.filename)} stands in it twice")
+                faults.append(Phrase("{name} stands in it twice", "zip-twice", name=quoted(entry.filename)))
             (folders if entry.is_dir() else files).add(name)
         folders |= {parent for name in files for parent in name.parents}
         both = sorted(files & folders)
-        faults += [f"{quoted(str(name))} is both a file and a folder" for name in both]
+        faults += [
+            Phrase("{name} is both a file and a folder", "zip-file-and-folder", name=quoted(str(name)))
+            for name in both
+        ]
     # Of many entries each may stay under the limit where their sum does not.
     total = sum(entry.file_size for entry in entries)
     if total >= RATIO_MATTERS_FROM_BYTES and total > MAX_RATIO * path.stat().st_size:
-        faults.append(f"it unpacks to more than {MAX_RATIO} times its size")
+        faults.append(Phrase("it unpacks to more than {most} times its size", "zip-ratio", most=MAX_RATIO))
     limit = min(MAX_TOTAL_BYTES, free_bytes)
     if total > limit:
-        faults.append(f"it unpacks to {total / 1024**3:.1f} GiB where {limit / 1024**3:.1f} GiB are allowed")
+        faults.append(
+            Phrase(
+                "it unpacks to {total:.1f} GiB where {limit:.1f} GiB are allowed",
+                "zip-too-large",
+                total=total / 1024**3,
+                limit=limit / 1024**3,
+            )
+        )
     if faults:
-        more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
-        problem = f"{quoted(path.name)} can't be unpacked safely: {'; '.join(faults[:FAULTS_SHOWN])}{more}"
-        raise UserError(problem, AGAIN)
+        shown = faults[:FAULTS_SHOWN]
+        if left := len(faults) - len(shown):
+            shown.append(Phrase("and {count} more", "zip-more-faults", count=left))
+        raise UserError(
+            "{zip} can't be unpacked safely: {faults:; }",
+            "Make the zip again, of ordinary files and folders",
+            "zip-unsafe",
+            zip=quoted(path.name),
+            faults=shown,
+        )
+
+
+def _faults_of(entry: zipfile.ZipInfo) -> list[Phrase]:
+    name = entry.orig_filename  # `filename` is already cut at a NUL
+    parts = PurePosixPath(name).parts
+    kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where the zip was made without Unix modes
+    found = (
+        name.startswith(("/", "\\")) or PureWindowsPath(name).drive,
+        ".." in re.split(r"[/\\]", name),
+        "\\" in name,
+        UNSHOWABLE.search(name),
+        not parts,
+        len(parts) > MAX_DEPTH,
+        kind == stat.S_IFLNK,
+        kind not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK),
+        entry.flag_bits & 0x1,
+        entry.compress_type not in METHODS,
+        entry.file_size >= RATIO_MATTERS_FROM_BYTES and entry.file_size > MAX_RATIO * entry.compress_size,
+    )
+    return [
+        Phrase("{name} {fault}", "zip-entry-fault", name=quoted(name), fault=fault)
+        for fault, is_so in zip(ENTRY_FAULTS, found, strict=True)
+        if is_so
+    ]

@@ -16,7 +16,6 @@ from typing import NamedTuple
 from training.config.columns import ColumnMapping
 from training.data.readers import tables
 from training.data.readers.annotations import (
-    INFO_FILE,
     caption_rows,
     coco_rows,
     llama_factory_entries,
@@ -26,12 +25,12 @@ from training.data.readers.annotations import (
 )
 from training.data.readers.archives import is_junk
 from training.data.readers.json_csv import read_csv, read_json, read_jsonl
+from training.data.readers.unread import TEXT_ENDINGS, no_rows, table_name
 from training.data.row import Issue, Progress, Row, say_nothing
-from training.data.rows.example import EXPECTED
 from training.data.safe_paths import DatasetFolder, open_regular, quoted
 from training.data.splits import one_of_each, split_word
 from training.data.synthetic.samples import SAMPLES
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 
 Rows = Iterable[Row | Issue]
 
@@ -55,24 +54,23 @@ FORMATS = {
 }
 ROW_FILES = (*FORMATS,)
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-REMEDY = (
-    f"Give a sample ({', '.join(SAMPLES)}), or a folder, a file of rows ({', '.join(ROW_FILES)}) or a .zip"
-)
+REMEDY = "Give a sample ({samples}), or a folder, a file of rows ({endings}) or a .zip"
+# What that names.
+TAKEN = {"samples": [*SAMPLES], "endings": [*ROW_FILES]}
 COCO = "COCO captions"
-# How files begin that are no rows of text, whatever they are called. A pickle begins with its protocol.
+# How files begin that are no rows of text, whatever they are called, and the ending that is theirs.
 DISGUISES = (
-    (b"PAR1", "a Parquet file", "Call it .parquet"),
-    (b"ARROW1", "an Arrow file", "Call it .arrow"),
-    (b"PK\x03\x04", "a zip", "Call it .zip"),
-    (b"\x1f\x8b", "compressed with gzip", "Unpack it first"),
-    *((bytes((0x80, n)), "a pickle", "Pickles are never opened; write it as JSONL") for n in range(2, 6)),
-    (b"\x89PNG", "an image", "Give the folder that it lies in"),
-    (b"\xff\xd8\xff", "an image", "Give the folder that it lies in"),
+    (b"PAR1", Phrase("a Parquet file", "a-parquet-file"), ".parquet"),
+    (b"ARROW1", Phrase("an Arrow file", "an-arrow-file"), ".arrow"),
+    (b"PK\x03\x04", Phrase("a zip", "a-zip"), ".zip"),
 )
+GZIP = b"\x1f\x8b"
+PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
+IMAGES = (b"\x89PNG", b"\xff\xd8\xff")
 SHARD = re.compile(r"(?P<split>[\w.-]+?)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.parquet")
 # The folder of JSON files in COCO as it is downloaded; images lie in folders beside it.
 ANNOTATIONS = "annotations"
-ONE_OF_THEM = "Give the one to use as the dataset"
+FILES_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +108,9 @@ def find_source(
     options = ReadOptions(extracted, mapping, progress)
     try:
         if path.is_dir():
-            return _folder_source(path, options)
+            if source := _folder_source(path, options):
+                return source
+            raise no_rows(path, ROW_FILES)
         # In COCO as it is downloaded, images lie beside the folder of annotations.
         in_annotations = path.suffix.lower() == ".json" and path.parent.name == ANNOTATIONS
         root = path.parent.parent if in_annotations else path.parent
@@ -120,11 +120,16 @@ def find_source(
                 return _vqa_source({"": pairs[0]}, root, options)
         return _files_source({"": [path]}, root, options)
     except PermissionError as error:
-        problem = f"{quoted(Path(error.filename or path).name)} can't be read: {error.strerror}"
-        raise UserError(problem, "Make it readable for this user") from error
+        raise UserError(
+            "{file} can't be read: {reason}",
+            "Make it readable for this user",
+            "dataset-not-readable",
+            file=quoted(Path(error.filename or path).name),
+            reason=error.strerror,
+        ) from error
 
 
-def _folder_source(folder: Path, options: ReadOptions) -> Source:
+def _folder_source(folder: Path, options: ReadOptions) -> Source | None:
     """Recognises the layout: the first of these that the folder has, from the most telling to the least."""
     entries = _visible(folder)
     subfolders = [entry for entry in entries if entry.is_dir() and not entry.is_symlink()]
@@ -141,8 +146,13 @@ def _folder_source(folder: Path, options: ReadOptions) -> Source:
     # What LLaMA-Factory's list names; paths of its images start from the folder, not from the file's own.
     if listed := llama_factory_entries(folder):
         if len(listed) > 1:
-            names = ", ".join(map(quoted, [*listed][:5]))
-            raise UserError(f"{INFO_FILE} names several datasets: {names}", ONE_OF_THEM)
+            raise UserError(
+                "dataset_info.json names several datasets: {files}",
+                "Give the one to use as the dataset, such as {path}",
+                "several-datasets",
+                files=[quoted(name) for name in [*listed][:FILES_SHOWN]],
+                path=_as_source(folder / next(iter(listed)), options),
+            )
         [(name, entry)] = listed.items()
         source = _files_source({"": [inside.file(name)]}, inside.root, options)
         rows = (replace(row, folder="") if isinstance(row, Row) else row for row in source.rows[""])
@@ -157,7 +167,7 @@ def _folder_source(folder: Path, options: ReadOptions) -> Source:
             return _vqa_source(pairs, folder, options)
         if files:
             files = [inside.file(file.relative_to(folder).as_posix()) for file in files]
-            return _files_source(_by_split(files), inside.root, options)
+            return _files_source(_by_split(files, options), inside.root, options)
     # Folders that are called after splits, each with one file of rows, or with tables.
     by_split = {
         split: [inside.file(f"{name}/{file.name}") for file in _row_files(_visible(folder / name))]
@@ -178,9 +188,16 @@ def _folder_source(folder: Path, options: ReadOptions) -> Source:
         return Source(folder, texts, folder.name, "images with .txt captions", found, options.mapping)
     if len(subfolders) == 1:  # zips often wrap all in one
         return _folder_source(subfolders[0], options)
-    raise UserError(
-        f"{quoted(folder.name)} has no metadata.jsonl, metadata.csv or other .jsonl file", EXPECTED
-    )
+    return None
+
+
+def _as_source(file: Path, options: ReadOptions) -> str:
+    """Returns what to give as the dataset for this file: as short as it opens from here."""
+    file = file.resolve()
+    for folder in (options.extracted.parent.resolve(), Path.cwd()):
+        if file.is_relative_to(folder):
+            return file.relative_to(folder).as_posix()
+    return str(file)
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -199,7 +216,7 @@ def _row_files(entries: Iterable[Path]) -> list[Path]:
     return [entry for entry in found if entry.name in METADATA] or found
 
 
-def _by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
+def _by_split(files: Sequence[Path], options: ReadOptions) -> dict[str, list[Path]]:
     """Returns a folder's files of rows by split: Parquet shards, one file for each split, or a single one.
 
     Raises:
@@ -214,8 +231,14 @@ def _by_split(files: Sequence[Path]) -> dict[str, list[Path]]:
         named = {file.name: file for file in files}
         found = {split: [named[name]] for split, name in one_of_each(named).items()}
         if not found:
-            names = ", ".join(quoted(file.name) for file in files[:5])
-            raise UserError(f"{quoted(files[0].parent.name)} has several files of rows: {names}", ONE_OF_THEM)
+            raise UserError(
+                "{folder} has several files of rows: {files}",
+                "Give the one to use as the dataset, such as {path}",
+                "several-files-of-rows",
+                folder=quoted(files[0].parent.name),
+                files=[quoted(file.name) for file in files[:FILES_SHOWN]],
+                path=_as_source(files[0], options),
+            )
     # A single part is no split: train-00000-of-00002.parquet and its like alone hold nothing out.
     return found if len(found) > 1 else {"": [*files]}
 
@@ -229,13 +252,10 @@ def _files_source(by_split: dict[str, list[Path]], root: Path, options: ReadOpti
     names = {file: file.relative_to(root).as_posix() for file in endings}
     for file, ending in endings.items():
         if ending not in FORMATS:
-            raise UserError(f"{quoted(file.name)} is no dataset", REMEDY)
+            raise _no_dataset(file)
         with open_regular(file, names[file]) as opened:
-            begin = opened.read(8)
-        for magic, what, remedy in DISGUISES:
-            if begin.startswith(magic) and magic != FORMATS[ending].begins:
-                written = file.name[-len(ending) :]
-                raise UserError(f"{quoted(names[file])} is {what}, not {written}", remedy)
+            if fault := _disguised(opened.read(8), quoted(names[file]), ending, file.name[-len(ending) :]):
+                raise fault
     rows: dict[str, Rows] = {}
     kinds = []
     for split, part in by_split.items():
@@ -267,6 +287,58 @@ def _files_source(by_split: dict[str, list[Path]], root: Path, options: ReadOpti
     elif endings[first] not in TABLES and kind != COCO and first.name in METADATA:
         kind = "ImageFolder"
     return Source(root, tuple(endings), root.name if len(by_split) > 1 else names[first], kind, rows, mapping)
+
+
+def _no_dataset(file: Path) -> UserError:
+    if file.suffix.lower() in TEXT_ENDINGS and (name := table_name(file, file.parent)):
+        return UserError(
+            "{file} is a table under another ending",
+            "Rename it to {name}",
+            "text-table",
+            file=quoted(file.name),
+            name=quoted(name),
+        )
+    return UserError("{file} is no dataset", REMEDY, "file-is-no-dataset", file=quoted(file.name), **TAKEN)
+
+
+def _disguised(begin: bytes, shown: str, ending: str, written: str) -> UserError | None:
+    """Returns the error for a file that begins as another format; `written` is its ending as it stands."""
+    for magic, what, own in DISGUISES:
+        if begin.startswith(magic) and magic != FORMATS[ending].begins:
+            return UserError(
+                "{file} is {what}, not {ending}",
+                "Call it {own}",
+                "file-of-other-format",
+                file=shown,
+                what=what,
+                ending=written,
+                own=own,
+            )
+    if begin.startswith(GZIP):
+        return UserError(
+            "{file} is compressed with gzip, not {ending}",
+            "Unpack it first",
+            "file-gzipped",
+            file=shown,
+            ending=written,
+        )
+    if begin.startswith(PICKLES):
+        return UserError(
+            "{file} is a pickle, not {ending}",
+            "Pickles are never opened; write it as JSONL",
+            "file-pickled",
+            file=shown,
+            ending=written,
+        )
+    if begin.startswith(IMAGES):
+        return UserError(
+            "{file} is an image, not {ending}",
+            "Give the folder that it lies in",
+            "file-is-image",
+            file=shown,
+            ending=written,
+        )
+    return None
 
 
 def _vqa_source(pairs: dict[str, tuple[Path, Path]], root: Path, options: ReadOptions) -> Source:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from training.data.row import Issue, Row, place
 from training.data.safe_paths import open_regular, quoted
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 
 # Characters. Read whole, a line of 500 MB would be several GB of memory.
 LONGEST_LINE = 16 * 1024 * 1024
@@ -26,13 +26,21 @@ MOST_BLANK_LINES = 1000
 
 csv.field_size_limit(LONGEST_LINE)  # 128 KB otherwise, and the error would name a limit of the library's
 
-ONE_OBJECT = 'Write one JSON object on each line: {"image": "1.png", "text": "…"}'
-A_LIST = "Write a list of rows, [{…}, {…}], or one row on each line of a .jsonl file"
-TOO_DEEP = "a number too long, or nested too deeply"
+ONE_OBJECT = 'Write one JSON object on each line: {{"image": "1.png", "text": "…"}}'
+A_LIST = "Write a list of rows, [{{…}}, {{…}}], or one row on each line of a .jsonl file"
+# What a table's header may have between its names, the likeliest first, and what is not read between cells.
+DELIMITERS = (",", ";", "\t")
+MARKS = {
+    ",": Phrase("commas", "commas"),
+    ";": Phrase("semicolons", "semicolons"),
+    "\t": Phrase("tabs", "tabs"),
+}
+PIPE = "|"
 # Keys under which a document holds its list of rows.
 WRAPPERS = ("data", "rows", "examples", "train")
 SPACE = re.compile(r"[ \t\r\n]*")
 UNDECODED = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of bytes that are not UTF-8
+NOT_UTF_8, A_NUL = Phrase("not UTF-8", "not-utf-8"), Phrase("a NUL byte", "a-nul-byte")
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -44,18 +52,31 @@ def read_jsonl(path: Path, name: str) -> Iterator[Row | Issue]:
     faults: list[Issue] = []
     for number, line in _numbered_lines(path, name, faults):
         if not faults and line.strip():
-            where = place(name, number)
-            try:
-                row = _row(name, number, json.loads(line), remedy=ONE_OBJECT)
-            except json.JSONDecodeError as error:
-                row = Issue.of_row(where, UserError(f"not valid JSON at column {error.colno}", ONE_OBJECT))
-            # Python refuses a number of more than 4,300 digits, and thousands of nested brackets.
-            except (ValueError, RecursionError):
-                row = Issue.of_row(where, UserError(f"not usable JSON: {TOO_DEEP}", ONE_OBJECT))
-            yield row
+            yield _row_of_line(name, number, line)
         yield from faults
         faults.clear()
     yield from faults
+
+
+def _row_of_line(name: str, number: int, line: str) -> Row | Issue:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        fault = UserError(
+            "not valid JSON at column {column}", ONE_OBJECT, "jsonl-invalid", column=error.colno
+        )
+    # Python refuses a number of more than 4,300 digits, and thousands of nested brackets.
+    except (ValueError, RecursionError):
+        fault = UserError(
+            "not usable JSON: a number too long, or nested too deeply", ONE_OBJECT, "jsonl-too-deep"
+        )
+    else:
+        if isinstance(values, dict):
+            return Row(name, number, values)
+        fault = UserError(
+            "not a JSON object but {kind}", ONE_OBJECT, "jsonl-no-object", kind=type(values).__name__
+        )
+    return Issue.of_row(place(name, number), fault)
 
 
 def read_csv(path: Path, name: str) -> Iterator[Row | Issue]:
@@ -71,7 +92,7 @@ def read_csv(path: Path, name: str) -> Iterator[Row | Issue]:
         begin.append(line)
         if line.strip():
             break
-    delimiter = next((mark for mark in (",", ";", "\t") if mark in "".join(begin[-1:])), ",")
+    delimiter = next((mark for mark in DELIMITERS if mark in "".join(begin[-1:])), ",")
     reader = csv.reader(chain(begin, numbered), strict=True, delimiter=delimiter)
     header: list[str] | None = None
     while True:
@@ -79,8 +100,13 @@ def read_csv(path: Path, name: str) -> Iterator[Row | Issue]:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            remedy = "Close every quote, and double quotes in a cell"
-            faults.append(Issue.of_row(place(name, line), UserError(f"not valid CSV: {error}", remedy)))
+            fault = UserError(
+                "not valid CSV: {reason}",
+                "Close every quote, and double quotes in a cell",
+                "csv-invalid",
+                reason=error,
+            )
+            faults.append(Issue.of_row(place(name, line), fault))
             cells = []
         # A fault is of a line that the reader has taken: the cells it made of that line are not trusted.
         if faults:
@@ -94,22 +120,55 @@ def read_csv(path: Path, name: str) -> Iterator[Row | Issue]:
             continue
         elif header is None:
             header = cells
-            if len(set(header)) < len(header):
-                remedy = "Give every column its own name"
-                yield Issue.at(place(name, line), UserError("two columns have the same name", remedy))
+            if fault := _fault_in_header(header):
+                yield Issue.at(place(name, line), fault)
                 return
         elif len(cells) != len(header):
-            reason = f"{len(cells)} cells where the header names {len(header)} columns"
-            yield Issue.of_row(place(name, line), UserError(reason, "Quote cells that hold commas"))
+            yield Issue.of_row(place(name, line), _other_cells(len(cells), len(header), delimiter))
         else:
             yield Row(name, line, dict(zip(header, cells, strict=True)))
+
+
+def _fault_in_header(header: list[str]) -> UserError | None:
+    if len({*header}) < len(header):
+        return UserError(
+            "two columns have the same name", "Give every column its own name", "csv-columns-alike"
+        )
+    if len(header) == 1 and PIPE in header[0]:
+        return UserError(
+            "the header {header} has pipes between its names, which are not read as columns",
+            "Write semicolons or tabs in their place, here and in every row, and quote cells that hold them",
+            "csv-pipes",
+            header=quoted(header[0]),
+        )
+    return None
+
+
+def _other_cells(cells: int, columns: int, delimiter: str) -> UserError:
+    if cells > columns:
+        return UserError(
+            "{cells} cells where the header names {columns} {columns:column|columns}",
+            "Quote cells that hold {marks}",
+            "csv-more-cells",
+            cells=cells,
+            columns=columns,
+            marks=MARKS[delimiter],
+        )
+    return UserError(
+        "{cells} {cells:cell|cells} where the header names {columns} columns",
+        "Write a cell for each column, an empty one where there is nothing",
+        "csv-fewer-cells",
+        cells=cells,
+        columns=columns,
+    )
 
 
 def _numbered_lines(path: Path, name: str, faults: list[Issue]) -> Iterator[tuple[int, str]]:
     """Yields each line with its number; what is wrong with its characters is in `faults` before it comes."""
     with open_regular(path, name) as file:
         if file.read(2) in UTF16_MARKS:
-            faults.append(Issue.at(name, UserError("the file is UTF-16", "Save it as UTF-8")))
+            fault = UserError("the file is UTF-16", "Save it as UTF-8", "rows-utf-16")
+            faults.append(Issue.at(name, fault))
             return
         file.seek(0)
         # Bytes that are no UTF-8 become lone surrogates, so that one bad line doesn't end the reading.
@@ -119,16 +178,20 @@ def _numbered_lines(path: Path, name: str, faults: list[Issue]) -> Iterator[tupl
             number += 1
             fault = None
             if len(line) == LONGEST_LINE and not line.endswith("\n"):
-                fault = "the line is longer than 16 million characters", "Split it into rows"
+                fault = UserError(
+                    "the line is longer than 16 million characters", "Split it into rows", "line-too-long"
+                )
                 while (rest := text.readline(LONGEST_LINE)) and not rest.endswith("\n"):
                     pass
                 line = ""
             elif "\0" in line:
-                fault = "the line holds a NUL byte", "Save the file as plain UTF-8 text"
+                fault = UserError(
+                    "the line holds a NUL byte", "Save the file as plain UTF-8 text", "line-with-nul"
+                )
             elif UNDECODED.search(line):
-                fault = "the line is not UTF-8", "Save the file as UTF-8"
+                fault = UserError("the line is not UTF-8", "Save the file as UTF-8", "line-not-utf-8")
             if fault:
-                faults.append(Issue.of_row(place(name, number), UserError(*fault)))
+                faults.append(Issue.of_row(place(name, number), fault))
             yield number, line
 
 
@@ -161,7 +224,7 @@ def read_json(path: Path, name: str) -> tuple[Iterator[Row | Issue], dict | None
         return iter(()), document
     wrapped = [key for key in WRAPPERS if key in keys and isinstance(document[key], list)]
     if not wrapped:
-        raise UserError(f"{quoted(name)} holds no list of rows", A_LIST)
+        raise UserError("{file} holds no list of rows", A_LIST, "json-no-rows", file=quoted(name))
     values = enumerate(document[wrapped[0]], start=1)
     return (_row(name, number, value) for number, value in values), None
 
@@ -174,23 +237,39 @@ def read_document(path: Path, name: str) -> object:
 def list_in(document: dict, key: str, name: str) -> list:
     """Returns the list under a key. Raises `UserError` where there is none."""
     if not isinstance(document.get(key), list):
-        raise UserError(f"{key} in {quoted(name)} is not a list", "Download the file again")
+        raise UserError(
+            "{key} in {file} is not a list",
+            "Download the file again",
+            "json-no-list",
+            key=key,
+            file=quoted(name),
+        )
     return document[key]
 
 
 def _text(path: Path, name: str) -> str:
     with open_regular(path, name) as file:
         if os.fstat(file.fileno()).st_size > LARGEST_FILE:
-            raise UserError(f"{quoted(name)} is larger than 1 GB", "Write it as .jsonl, one row on each line")
+            raise UserError(
+                "{file} is larger than 1 GB",
+                "Write it as .jsonl, one row on each line",
+                "json-too-large",
+                file=quoted(name),
+            )
         data = file.read()
     if data.startswith(UTF16_MARKS):
-        raise UserError(f"{quoted(name)} is UTF-16", "Save it as UTF-8")
+        raise UserError("{file} is UTF-16", "Save it as UTF-8", "json-utf-16", file=quoted(name))
     # As in `_numbered_lines`, so that the line of the first bad byte can be named.
     text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="surrogateescape")
-    for fault, what in ((UNDECODED.search(text), "not UTF-8"), (re.search("\0", text), "a NUL byte")):
+    for fault, what in ((UNDECODED.search(text), NOT_UTF_8), (re.search("\0", text), A_NUL)):
         if fault:
-            line = text.count("\n", 0, fault.start()) + 1
-            raise UserError(f"{place(name, line)}: {what}", "Save the file as plain UTF-8 text")
+            raise UserError(
+                "{place}: {what}",
+                "Save the file as plain UTF-8 text",
+                "json-not-text",
+                place=place(name, text.count("\n", 0, fault.start()) + 1),
+                what=what,
+            )
     return text
 
 
@@ -198,10 +277,17 @@ def _parsed(text: str, name: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        where = place(name, error.lineno)
-        raise UserError(f"{where}: not valid JSON at column {error.colno}", A_LIST) from error
+        raise UserError(
+            "{place}: not valid JSON at column {column}",
+            A_LIST,
+            "json-invalid",
+            place=place(name, error.lineno),
+            column=error.colno,
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{quoted(name)}: {TOO_DEEP}", A_LIST) from error
+        raise UserError(
+            "{file}: a number too long, or nested too deeply", A_LIST, "json-too-deep", file=quoted(name)
+        ) from error
 
 
 def _items(text: str, position: int, name: str) -> Iterator[Row | Issue]:
@@ -219,11 +305,14 @@ def _items(text: str, position: int, name: str) -> Iterator[Row | Issue]:
         try:
             value, position = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
-            fault = UserError(f"not valid JSON at column {error.colno}", A_LIST)
+            fault = UserError(
+                "not valid JSON at column {column}", A_LIST, "json-row-invalid", column=error.colno
+            )
             yield Issue.of_row(place(name, error.lineno), fault)
             return
         except (ValueError, RecursionError):
-            yield Issue.of_row(place(name, line), UserError(TOO_DEEP, A_LIST))
+            fault = UserError("a number too long, or nested too deeply", A_LIST, "json-row-too-deep")
+            yield Issue.of_row(place(name, line), fault)
             return
         yield _row(name, line, value)
         position = SPACE.match(text, position).end()
@@ -231,13 +320,13 @@ def _items(text: str, position: int, name: str) -> Iterator[Row | Issue]:
             position += 1
         elif text[position : position + 1] != "]":
             line += text.count("\n", counted, position)
-            fault = UserError("neither a comma nor the list's end after a row", A_LIST)
+            fault = UserError("neither a comma nor the list's end after a row", A_LIST, "json-no-comma")
             yield Issue.of_row(place(name, line), fault)
             return
 
 
-def _row(name: str, line: int, value: object, remedy: str = A_LIST) -> Row | Issue:
+def _row(name: str, line: int, value: object) -> Row | Issue:
     if isinstance(value, dict):
         return Row(name, line, value)
-    fault = UserError(f"not a JSON object but {type(value).__name__}", remedy)
+    fault = UserError("not a JSON object but {kind}", A_LIST, "json-row-no-object", kind=type(value).__name__)
     return Issue.of_row(place(name, line), fault)

@@ -91,8 +91,20 @@ def _holds_bytes(kind: Any) -> bool:
 
 def _broken(name: str, what: str, error: Exception) -> UserError:
     if isinstance(error, OSError) and error.errno:
-        return UserError(f"{quoted(name)} can't be read: {error.strerror}", "Check the disk")
-    return UserError(f"{quoted(name)} is not a whole {what} file", "Download or write it again")
+        return UserError(
+            "{file} can't be read: {reason}",
+            "Check the disk",
+            "table-not-read",
+            file=quoted(name),
+            reason=error.strerror,
+        )
+    return UserError(
+        "{file} is not a whole {format} file",
+        "Download or write it again",
+        "table-not-whole",
+        file=quoted(name),
+        format=what,
+    )
 
 
 def read_arrow(path: Path, name: str) -> Iterator[Row]:
@@ -132,7 +144,12 @@ def saved_parts(folder: Path) -> dict[str, Path]:
     try:
         names = json.loads(listed.read_text(encoding="utf-8"))["splits"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{quoted(listed.name)} can't be read", "Save the dataset again") from error
+        raise UserError(
+            "{file} can't be read",
+            "Save the dataset again",
+            "saved-splits-not-read",
+            file=quoted(listed.name),
+        ) from error
     # The names come from the file: none may lead out of the folder.
     splits = [name for name in map(str, names) if "/" not in name and _is_saved_dataset(folder / name)]
     return {split: folder / split for split in splits}
@@ -148,7 +165,12 @@ def read_saved(folder: Path) -> Iterator[Row]:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         names = [Path(str(entry["filename"])).name for entry in state["_data_files"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"state.json in {quoted(folder.name)} can't be read", "Save it again") from error
+        raise UserError(
+            "state.json in {folder} can't be read",
+            "Save it again",
+            "saved-state-not-read",
+            folder=quoted(folder.name),
+        ) from error
     for name in names:
         yield from read_arrow(folder / name, name)
 
@@ -188,6 +210,8 @@ def write_out(
                         raise UserError(
                             "the disk is nearly full, and the dataset is not written out yet",
                             "Free some space, or take a part of it: --dataset_split train[:10000]",
+                            "disk-nearly-full",
+                            change={"dataset_split": "train[:10000]"},
                         )
         # The mark comes last, and the rename after it: a folder that has it is whole.
         (unfinished / SOURCE_FILE).write_text(source, encoding="utf-8")
@@ -195,12 +219,28 @@ def write_out(
             shutil.rmtree(folder)
         unfinished.rename(folder)
     except OSError as error:
-        room = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "Free some space, or choose another workspace" if room else "Check the workspace"
-        raise UserError(f"{quoted(folder.name)} can't be written: {error.strerror}", remedy) from error
+        raise _not_written(folder.name, error) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
+
+
+def _not_written(name: str, error: OSError) -> UserError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            "{folder} can't be written: {reason}",
+            "Free some space, or choose another workspace",
+            "table-no-room",
+            folder=quoted(name),
+            reason=error.strerror,
+        )
+    return UserError(
+        "{folder} can't be written: {reason}",
+        "Check the workspace",
+        "table-not-written",
+        folder=quoted(name),
+        reason=error.strerror,
+    )
 
 
 def _written(value: Any, folder: Path, near: DatasetFolder | None) -> Any:
@@ -249,25 +289,42 @@ def read_hub(source: str, split: str, held_out: str | None) -> Iterator[Row]:
     except UserError:
         raise
     except Exception as error:  # the Hub, the network and the dataset's own files fail in many ways
-        said = str(error).strip()
-        # A ValueError that `datasets` has no type of its own for.
-        if "Config name is missing" in said or "BuilderConfig" in said:
-            subsets = re.search(r"\[(.*?)\]", said)
-            listed = subsets[1][:300] if subsets else "see its page"
-            raise UserError(
-                f"The dataset {quoted(source)} has several subsets: {listed}",
+        raise _hub_error(source, error) from error
+
+
+def _hub_error(source: str, error: Exception) -> UserError:
+    said = str(error).strip()
+    # A ValueError that `datasets` has no type of its own for.
+    if "Config name is missing" in said or "BuilderConfig" in said:
+        if subsets := re.search(r"\[(.*?)\]", said):
+            return UserError(
+                "The dataset {source} has several subsets: {subsets}",
                 "Name one of them: --dataset org/name:subset.",
-            ) from error
-        if isinstance(error, FileNotFoundError | ConnectionError):
-            raise UserError(
-                f"There is no dataset {quoted(source)} here, and the Hub has none or can't be reached",
-                "Check name and connection; for a private or gated one log in with `hf auth login`.",
-            ) from error
-        reason = (said.splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"The dataset {quoted(source)} can't be read from the Hub: {reason[:300]}",
-            "Look at it on the Hub, or download it and give the folder.",
-        ) from error
+                "hub-subsets",
+                source=quoted(source),
+                subsets=subsets[1][:300],
+            )
+        return UserError(
+            "The dataset {source} has several subsets: see its page",
+            "Name one of them: --dataset org/name:subset.",
+            "hub-subsets-unlisted",
+            source=quoted(source),
+        )
+    if isinstance(error, FileNotFoundError | ConnectionError):
+        return UserError(
+            "There is no dataset {source} here, and the Hub has none or can't be reached",
+            "Check name and connection; for a private or gated one log in with `hf auth login`.",
+            "hub-dataset-missing",
+            source=quoted(source),
+        )
+    reason = (said.splitlines() or [type(error).__name__])[0]
+    return UserError(
+        "The dataset {source} can't be read from the Hub: {reason}",
+        "Look at it on the Hub, or download it and give the folder.",
+        "hub-dataset-not-read",
+        source=quoted(source),
+        reason=reason[:300],
+    )
 
 
 def _with_bytes(value: Any, repo: str) -> Any:

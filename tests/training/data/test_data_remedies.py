@@ -1,0 +1,166 @@
+"""Remedies can be followed, and name what is there: each test does what it is told, and the dataset opens."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from training.data.dataset import Dataset
+from training.data.open import open_dataset
+from vlm.errors import UserError
+
+
+def pictures(folder: Path, *names: str) -> None:
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16 + number), "red").save(folder / name)
+
+
+def rows(file: Path, *values: dict) -> None:
+    file.write_text("".join(json.dumps(value) + "\n" for value in values))
+
+
+def refused(source: Path, **options: str) -> UserError:
+    with pytest.raises(UserError) as raised:
+        open_dataset(str(source), source.parent, **options)
+    return raised.value
+
+
+def opened(source: Path, **options: str) -> Dataset:
+    return open_dataset(str(source), source.parent, **options)
+
+
+def warned(dataset: Dataset) -> dict[str, str]:
+    """What is told of a dataset that opens: code -> remedy."""
+    return {warning.code: str(warning.remedy) for warning in dataset.warnings}
+
+
+def unquoted(name: object) -> str:
+    return str(name).strip("'")
+
+
+@pytest.mark.parametrize("given", ["flickr8k", "flickr8k/captions.txt"])
+def test_a_table_under_another_ending_is_to_be_called_as_it_is_read(tmp_path: Path, given: str) -> None:
+    folder = tmp_path / "flickr8k"
+    pictures(folder, "Images/1.jpg", "Images/2.jpg")
+    (folder / "captions.txt").write_text('image,caption\n1.jpg,"A box , white"\n2.jpg,Two things\n')
+    error = refused(tmp_path / given)
+    (folder / "captions.txt").rename(folder / unquoted(error.values["name"]))
+    assert len(opened(folder).examples) == 2
+
+
+def test_a_text_without_a_header_is_to_be_written_as_a_table(tmp_path: Path) -> None:
+    folder = tmp_path / "flickr"
+    pictures(folder, "a.jpg")
+    (folder / "token.txt").write_text("a.jpg#0\tA white box .\n")
+    (folder / "README.txt").write_text("Nothing about a picture.\n")
+    error = refused(folder)
+    assert error.code == "folder-of-text"
+    assert error.values["file"] == "'token.txt'"
+    (folder / unquoted(error.values["name"])).write_text("image,caption\na.jpg,A white box .\n")
+    assert opened(folder).examples[0].answer == "A white box ."
+
+
+def test_pipes_are_named_where_the_header_has_them_and_tabs_in_their_place_are_read(tmp_path: Path) -> None:
+    folder, text = tmp_path / "pipes", "image|question|answer\na.jpg|What, exactly?|a box; white\n"
+    pictures(folder, "a.jpg")
+    (folder / "rows.csv").write_text(text)
+    assert [(found.code, found.place) for found in opened(folder).findings] == [("csv-pipes", "rows.csv:1")]
+    (folder / "rows.csv").write_text(text.replace("|", "\t"))
+    assert opened(folder).examples[0].answer == "a box; white"
+
+
+@pytest.mark.parametrize(
+    ("mark", "line", "code", "said"),
+    [
+        (",", "a.jpg,a,b", "csv-more-cells", "commas"),
+        (";", "a.jpg;a;b", "csv-more-cells", "semicolons"),
+        ("\t", "a.jpg\ta\tb", "csv-more-cells", "tabs"),
+        (",", "a.jpg", "csv-fewer-cells", "a cell for each column"),
+    ],
+)
+def test_a_row_of_other_cells_is_told_what_stands_between_its_own(
+    tmp_path: Path, mark: str, line: str, code: str, said: str
+) -> None:
+    folder = tmp_path / "cells"
+    pictures(folder, "a.jpg")
+    (folder / "rows.csv").write_text(f"image{mark}caption\n{line}\n")
+    [found] = opened(folder).findings
+    assert found.code == code
+    assert said in found.remedy
+
+
+def test_of_several_files_the_one_that_is_named_opens(tmp_path: Path) -> None:
+    folder = tmp_path / "datasets" / "several"
+    pictures(folder, "0.png")
+    for name in ("old.jsonl", "train.jsonl"):
+        rows(folder / name, {"image": "0.png", "text": "a box"})
+    with pytest.raises(UserError) as raised:
+        open_dataset("several", tmp_path)
+    assert raised.value.values["path"] == "several/old.jsonl"
+    assert len(open_dataset("several/old.jsonl", tmp_path).examples) == 1
+
+
+def test_of_several_datasets_in_a_list_all_are_named_and_the_first_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data"
+    pictures(folder, "0.png")
+    names = [f"{number}.json" for number in range(8)]
+    for name in names:
+        (folder / name).write_text(
+            json.dumps([{"instruction": "What?", "output": "a box", "images": ["0.png"]}])
+        )
+    (folder / "dataset_info.json").write_text(json.dumps({name: {"file_name": name} for name in names}))
+    error = refused(folder)
+    assert error.values["files"] == [f"'{name}'" for name in names]
+    monkeypatch.chdir(tmp_path)
+    assert len(opened(Path(error.values["path"])).examples) == 1
+
+
+def test_folders_of_pictures_are_told_of_a_row_that_names_one_of_them(tmp_path: Path) -> None:
+    folder = tmp_path / "animals"
+    pictures(folder, "cat/0.png", "cat/1.png", "dog/0.png")
+    error = refused(folder)
+    assert error.code == "folder-of-pictures"
+    assert error.values["count"] == 3
+    (folder / "metadata.jsonl").write_text(error.remedy.partition(": ")[2])
+    assert opened(folder).examples[0].answer == "cat"
+
+
+@pytest.mark.parametrize(
+    ("column", "code"), [("objects", "boxes-ignored"), ("tools", "tools-ignored")], ids=["boxes", "tools"]
+)
+def test_no_setting_is_offered_for_what_is_not_read(tmp_path: Path, column: str, code: str) -> None:
+    folder = tmp_path / "more"
+    pictures(folder, "0.png")
+    rows(folder / "train.jsonl", {"image": "0.png", "text": "a box", column: [1, 2]})
+    told = warned(opened(folder))
+    assert "--columns" not in told.pop(code)
+    assert "columns-ignored" not in told
+
+
+def test_a_column_that_is_ignored_is_read_with_the_setting_that_is_offered(tmp_path: Path) -> None:
+    folder = tmp_path / "more"
+    pictures(folder, "0.png")
+    rows(folder / "train.jsonl", {"image": "0.png", "question": "Where?", "answer": "here", "organ": "lung"})
+    before = opened(folder)
+    [setting] = [warning.values["setting"] for warning in before.warnings if "setting" in warning.values]
+    after = opened(folder, columns=setting)
+    assert after.columns["type"] == "organ"
+    assert "columns-ignored" not in warned(after)
+
+
+@pytest.mark.parametrize(("more", "remedy"), [({"fold": "a"}, "--columns split=fold"), ({}, "out.")])
+def test_a_missing_split_is_told_with_a_column_that_is_there(
+    tmp_path: Path, more: dict[str, str], remedy: str
+) -> None:
+    folder = tmp_path / "split"
+    pictures(folder, "0.png", "1.png")
+    rows(folder / "train.jsonl", *({"image": f"{n}.png", "text": "a box"} | more for n in range(2)))
+    error = refused(folder, split="a")
+    assert remedy in error.remedy
+    assert "split=part" not in error.remedy
+    if more:
+        assert len(opened(folder, split="a", columns="split=fold").examples) == 2
