@@ -103,7 +103,7 @@ class Engine:
             UserError: the model or an adapter can't be loaded, or there is no image.
         """
         if image is None:
-            raise UserError("There is no image to ask about.", "Upload one, or choose a sample.")
+            raise UserError("There is no image to ask about.", "Upload one, or choose a sample.", "no-image")
         settings = ModelSettings(model=model) if isinstance(model, str) else model
         answers = [Answer() for _ in answerers]
         with self._asking:
@@ -167,8 +167,10 @@ class Engine:
             if not probe.base_kept:
                 self._take_off()
                 raise UserError(
-                    f"{checked.info.name}, switched off, leaves the base with other answers than its own.",
+                    "{name}, switched off, leaves the base with other answers than its own.",
                     "Choose another adapter.",
+                    "adapter-changes-base",
+                    name=checked.info.name,
                 )
             self._reports[folder] = LoadReport(checked, probe)
             logger.info("%s: %s", checked.info.name, self._reports[folder])

@@ -91,8 +91,10 @@ def view_example(
     """
     if prompt.takes_one_image and len(images) != 1:
         raise UserError(
-            f"The row has {len(images)} images: this model takes exactly one.",
+            "The row has {count} {count:image|images}: this model takes exactly one.",
             "Give the row one image, or choose another model.",
+            "row-not-one-image",
+            count=len(images),
         )
     try:
         batch = prompt.training_batch([messages], [images])
@@ -101,7 +103,10 @@ def view_example(
     except Exception as error:  # each family's processor fails in its own way
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"This model's processor refuses it: {reason[:200]}", "Change the row, or choose another model."
+            "This model's processor refuses it: {reason}",
+            "Change the row, or choose another model.",
+            "processor-refuses",
+            reason=reason[:200],
         ) from error
     streams = tuple(_token_streams(prompt, batch, model.config))
     placeholders = sum(piece.tokens for piece in streams[0].pieces if piece.image)

@@ -8,6 +8,7 @@ except ImportError as error:
     raise UserError(
         "PEFT is required for LoRA. Install it with: pip install peft",
         "Then start again; nothing was changed.",
+        "peft-missing",
     ) from error
 
 # Modules are gerunds (loading, saving, …) because a package's function hides a module of the same name:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from vlm.adapters.peft_config import PEFT_PREFIX, build_peft_config
 from vlm.build_lock import CONSTRUCTION_LOCK
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 from vlm.methods import METHODS
 from vlm.models.towers import TOWERS, Tower, find_towers
 from vlm.param_counts import ALL_ONE, TowerCount, TowerCounts, times
@@ -56,7 +56,7 @@ def attach(
     except (TypeError, ValueError) as error:  # of a kind of layer, Conv1D for example, that it does not know
         raise _unfit(model, settings, str(error).partition("\n")[0]) from error
     if isinstance(config, PromptTuningConfig) and adapted.word_embeddings is None:
-        raise _unfit(model, settings, "its word embeddings are not found.")
+        raise _unfit(model, settings, Phrase("its word embeddings are not found.", "no-word-embeddings"))
     if starts_from is not None:
         config.init_lora_weights = starts_from
     upcast_full_modules(adapted)
@@ -64,8 +64,15 @@ def attach(
 
 
 def _unfit(model: PreTrainedModel, settings: AdapterSettings, why: str) -> UserError:
-    label = METHODS[settings.method].label
-    return UserError(f"{label} can't adapt {type(model).__name__}: {why}", "Choose another: --method lora.")
+    return UserError(
+        "{method} can't adapt {model}: {reason}",
+        "Choose another: --method lora.",
+        "method-unfit",
+        change={"method": "lora"},
+        method=METHODS[settings.method].label,
+        model=type(model).__name__,
+        reason=why,
+    )
 
 
 def is_quantized(model: PreTrainedModel) -> bool:

@@ -126,20 +126,34 @@ def unload(model: PeftModel) -> PreTrainedModel:
 def _read_tensors(base: PreTrainedModel, checked: AdapterCheck, name: str) -> dict[str, torch.Tensor]:
     """The file's tensors by PEFT's names, read before the base is touched: refusals leave it as it was."""
     if not re.fullmatch(r"\w{1,64}", name):  # PEFT makes a module's name of it, where a dot is a step down
-        raise UserError(f"{printable(name)} is no name for an adapter.", "Use letters, digits and _.")
+        raise UserError(
+            "{name} is no name for an adapter.",
+            "Use letters, digits and _.",
+            "adapter-name",
+            name=printable(name),
+        )
     method, adapter = METHODS[checked.info.method], checked.info.name
     if is_quantized(base):
         bits = "8bit" if vars(base).get("is_loaded_in_8bit") else "4bit"
         if bits not in method.quantizations:
             raise UserError(
-                f"{adapter} is a {method.label}, which does not go with a {bits} base.",
+                "{name} is a {method}, which does not go with a {bits} base.",
                 "Use --quantization none.",
+                "adapter-not-quantized",
+                change={"quantization": "none"},
+                name=adapter,
+                method=method.label,
+                bits=bits,
             )
         for module in checked.config.modules_to_save or []:
             if any(not weight.is_floating_point() for weight in base.get_submodule(module).parameters()):
                 raise UserError(
-                    f"{adapter} brings {module} along in full, which is quantized in this base.",
+                    "{name} brings {module} along in full, which is quantized in this base.",
                     "Use --no-quantize_vision, or --quantization none.",
+                    "adapter-full-quantized",
+                    change={"quantize_vision": False, "quantization": "none"},
+                    name=adapter,
+                    module=module,
                 )
     tensors = load_file(checked.folder / ADAPTER_WEIGHTS_FILE)
     # PEFT writes the base's embeddings beside an adapter of them, and would put the file's into this base.
@@ -147,8 +161,11 @@ def _read_tensors(base: PreTrainedModel, checked: AdapterCheck, name: str) -> di
         own, copied = base.get_submodule(layer).weight, tensors[key]
         if not torch.equal(own.detach().cpu(), copied.to(own.dtype)):
             raise UserError(
-                f"{adapter} was trained on another {layer} than this base has.",
+                "{name} was trained on another {layer} than this base has.",
                 "Choose the base model that the adapter was trained on.",
+                "adapter-other-embeddings",
+                name=adapter,
+                layer=layer,
             )
     return {key: tensors[in_file] for key, in_file in checked.keys.items()}
 
@@ -162,6 +179,9 @@ def _fill(model: PeftModel, checked: AdapterCheck, tensors: dict[str, torch.Tens
         held = memory.get(key)
         if held is None or not torch.equal(held.detach().cpu(), tensor.to(held.dtype)):
             raise UserError(
-                f"PEFT has not loaded {printable(key)} of {checked.info.name}.",
+                "PEFT has not loaded {tensor} of {name}.",
                 "Choose another adapter; this one needs another version of PEFT.",
+                "adapter-half-loaded",
+                tensor=printable(key),
+                name=checked.info.name,
             )

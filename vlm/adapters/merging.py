@@ -34,17 +34,26 @@ def merge(settings: ModelSettings, adapter: Path, folder: Path) -> None:
     """
     if settings.quantization != "none":
         raise UserError(
-            f"An adapter can't be merged into weights of {settings.quantization.removesuffix('bit')} bits.",
+            "An adapter can't be merged into weights of {bits} bits.",
             "Merge into the full base: --quantization none. Quantize the merged model when it is loaded.",
+            "merge-quantized",
+            bits=settings.quantization.removesuffix("bit"),
         )
     if folder.exists():
-        raise UserError(f"{folder} is there already.", "Choose a new folder for the merged model.")
+        raise UserError(
+            "{folder} is there already.",
+            "Choose a new folder for the merged model.",
+            "merge-folder-exists",
+            folder=folder,
+        )
     checked = check_fit(adapter, blueprint_model(settings), settings.model)
     method = METHODS[checked.info.method]
     if not method.mergeable:
         raise UserError(
-            f"{method.label} adds tokens to the prompt, which no weight can hold.",
+            "{method} adds tokens to the prompt, which no weight can hold.",
             "Use the adapter beside its base.",
+            "merge-prompt-method",
+            method=method.label,
         )
     loaded = load_base(settings)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -52,8 +61,12 @@ def merge(settings: ModelSettings, adapter: Path, folder: Path) -> None:
     free = shutil.disk_usage(folder.parent).free
     if size > free:
         raise UserError(
-            f"The merged model takes {size / 1e6:,.0f} MB; {free / 1e6:,.0f} MB are free in {folder.parent}.",
+            "The merged model takes {size:,.0f} MB; {free:,.0f} MB are free in {folder}.",
             "Make room, or choose a folder on a larger disk.",
+            "merge-disk-full",
+            size=size / 1e6,
+            free=free / 1e6,
+            folder=folder.parent,
         )
     adapted = load_checked(loaded.model, checked)
     unmerged = _probe_logits(loaded, adapted)
@@ -82,6 +95,9 @@ def _require_same_logits(settings: ModelSettings, draft: Path, unmerged: torch.T
     off = (_probe_logits(loaded, loaded.model) - unmerged).abs().max() / unmerged.abs().max().clamp(min=1.0)
     if not off <= TOLERANCE[loaded.precision]:  # so that NaN, which compares as false, is refused too
         raise UserError(
-            f"The merged model's logits are off by {off:.1%}; {TOLERANCE[loaded.precision]:.1%} is the most.",
+            "The merged model's logits are off by {off:.1%}; {most:.1%} is the most.",
             "Merge with --precision fp32, or use the adapter beside its base.",
+            "merge-logits-differ",
+            off=off.item(),
+            most=TOLERANCE[loaded.precision],
         )

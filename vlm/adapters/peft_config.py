@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from vlm.errors import UserError
 from vlm.methods import METHODS, MethodInfo
-from vlm.models.towers import Tower, Towers, find_towers, is_attention, target_modules
+from vlm.models.towers import TOWER_NAMES, Tower, Towers, find_towers, is_attention, target_modules
 from vlm.settings import AdapterSettings
 
 # How PEFT names a base's weights: its model, then the tuner around the base, then the base's own name.
@@ -62,11 +62,18 @@ def build_peft_config(
         return getattr(peft, method.config)(**values, **_prompt_arguments(model, settings))
     targets = _tower_targets(model, settings, towers, connector)
     if not targets and connector == "off":
-        raise UserError("No tower is trained.", "Turn on --use_text_lora, --use_vision_lora or both.")
+        raise UserError(
+            "No tower is trained.",
+            "Turn on --use_text_lora, --use_vision_lora or both.",
+            "no-tower-trained",
+            change={"use_text_lora": True, "use_vision_lora": True},
+        )
     if not targets:
         raise UserError(
             "Nothing but the connector is trained, and no adapter holds that alone.",
             "Turn on --use_text_lora or --use_vision_lora, or use --connector lora.",
+            "connector-alone-trained",
+            change={"use_text_lora": True, "use_vision_lora": True, "connector": "lora"},
         )
     layers = [name for part in targets for name in part.layers]
     values["target_modules"] = layer_pattern(layers)
@@ -94,6 +101,8 @@ def build_peft_config(
             raise UserError(
                 "OFT has no block size for these layers: an odd number of features goes into one of them.",
                 "Choose other layers, or another method: --method lora.",
+                "oft-no-block",
+                change={"method": "lora"},
             )
         values["oft_block_size"] = block
     return getattr(peft, method.config)(**values)
@@ -120,8 +129,14 @@ def _tower_targets(
             most = min(max_rank(modules[name]) for name in part.layers)
             if part.rank > most:
                 raise UserError(
-                    f"Rank {part.rank} is more than the layers of the {part.tower} tower have use for.",
-                    f"Use --{part.tower}_lora_r {most} at most.",
+                    "Rank {rank} is more than the layers of the {tower} have use for.",
+                    "Use --{part}_lora_r {most} at most.",
+                    "rank-too-large",
+                    change={f"{part.tower}_lora_r": most},
+                    rank=part.rank,
+                    tower=TOWER_NAMES[part.tower],
+                    part=part.tower,
+                    most=most,
                 )
     return targets
 
@@ -203,7 +218,13 @@ def fully_trained_modules(model: PreTrainedModel, towers: Towers) -> list[str]:
         else:
             waiting += [f"{name}.{child}" for child, _ in reversed(list(modules[name].named_children()))]
     if not names:
-        raise UserError(f"{type(model).__name__} has no connector to train.", "Use --connector off.")
+        raise UserError(
+            "{model} has no connector to train.",
+            "Use --connector off.",
+            "no-connector",
+            change={"connector": "off"},
+            model=type(model).__name__,
+        )
     return names
 
 

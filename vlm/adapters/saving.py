@@ -89,15 +89,27 @@ def verify_saved(
     products = [name for name in memory if ".lora_B." in name]
     learned &= not products or any(memory[name].any() for name in products)
     if not learned:
-        raise UserError("Training changed nothing in the adapter.", "Raise --learning_rate or --epochs.")
+        raise UserError(
+            "Training changed nothing in the adapter.",
+            "Raise --learning_rate or --epochs.",
+            "nothing-learned",
+        )
     with safe_open(folder / ADAPTER_WEIGHTS_FILE, framework="pt") as weights:
         if set(weights.keys()) != set(memory):
-            raise UserError("The adapter on disk is not complete.", "Check the disk and start again.")
+            raise UserError(
+                "The adapter on disk is not complete.", "Check the disk and start again.", "saved-incomplete"
+            )
         for name in weights.keys():
             tensor, trained = weights.get_tensor(name), memory[name].detach().cpu()
             if not torch.isfinite(tensor).all():
-                raise UserError("The adapter holds numbers that are not finite.", "Lower --learning_rate.")
+                raise UserError(
+                    "The adapter holds numbers that are not finite.",
+                    "Lower --learning_rate.",
+                    "saved-not-finite",
+                )
             # Converted, its matrices hold where they ended beside where they began.
             same = tensor.numel() in (trained.numel(), 2 * trained.numel()) if converted else False
             if not same and not torch.equal(tensor, trained):
-                raise UserError("The adapter on disk differs from the trained one.", "Check the disk.")
+                raise UserError(
+                    "The adapter on disk differs from the trained one.", "Check the disk.", "saved-differs"
+                )

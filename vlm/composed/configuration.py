@@ -12,9 +12,11 @@ from transformers import (
 )
 from transformers.configuration_utils import SubConfigSpec
 
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 
 EXAMPLE = "facebook/dinov2-base+vinai/bartpho-syllable"
+AN_IMAGE_ENCODER = Phrase("an image encoder", "an-image-encoder")
+AN_ENCODER_DECODER = Phrase("an encoder-decoder of text", "an-encoder-decoder")
 # Flags of vision configurations for parameters that nothing here reads: pooling heads and mask tokens.
 UNREAD = ("vision_use_head", "use_mask_token")
 
@@ -62,13 +64,18 @@ class ComposedConfig(PreTrainedConfig):
         known = type(text_config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING and text_config.is_encoder_decoder
         answers = known and hasattr(text_config, "hidden_size") and hasattr(text_config, "vocab_size")
         for name, config, fits, wanted in (
-            (vision, image_config, sees, "an image encoder"),
-            (text, text_config, answers, "an encoder-decoder of text"),
+            (vision, image_config, sees, AN_IMAGE_ENCODER),
+            (text, text_config, answers, AN_ENCODER_DECODER),
         ):
             if not fits:
                 raise UserError(
-                    f"{name} is a {config.model_type} model, not {wanted} that can be composed.",
-                    f"A composed model is `vision+text`: {EXAMPLE}, for instance.",
+                    "{name} is a {kind} model, not {wanted} that can be composed.",
+                    "A composed model is `vision+text`: {example}, for instance.",
+                    "compose-other-kind",
+                    name=name,
+                    kind=config.model_type,
+                    wanted=wanted,
+                    example=EXAMPLE,
                 )
         for flag in UNREAD:
             if hasattr(image_config, flag):

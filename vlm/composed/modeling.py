@@ -215,8 +215,11 @@ class ComposedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         longest = getattr(self.config.text_config, "max_position_embeddings", None)  # T5 has none
         if longest is not None and embeddings.shape[1] > longest:
             raise UserError(
-                f"Image and question are {embeddings.shape[1]} tokens, and the text encoder reads {longest}.",
+                "Image and question are {tokens} tokens, and the text encoder reads {most}.",
                 "Shorten the question, or choose a vision encoder that makes fewer patches of an image.",
+                "encoder-too-short",
+                tokens=embeddings.shape[1],
+                most=longest,
             )
         encoder = self.language_model.get_encoder()
         return encoder(inputs_embeds=embeddings, attention_mask=attention_mask), attention_mask

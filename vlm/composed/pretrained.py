@@ -15,7 +15,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from vlm.composed.configuration import ComposedConfig, vision_arguments
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 
 # What `from_pretrained` takes of models, configurations and tokenizers alike.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
@@ -99,10 +99,12 @@ def load_complete(
     config: PreTrainedConfig,
     *,
     name: str | Path,
-    remedy: str,
+    again: Phrase,
     **kwargs: object,
 ) -> PreTrainedModel:
     """Returns a model with all of its weights, from safetensors. `name` is what messages call it.
+
+    `again` is the remedy where weights are missing: how to get them.
 
     Raises:
         UserError: weights are missing, or have other shapes than the configuration says.
@@ -118,22 +120,41 @@ def load_complete(
     )
     missing = {*report["missing_keys"], *(str(key[0]) for key in report["mismatched_keys"])}
     if missing:  # transformers has initialised them at random, and only warns
-        raise UserError(f"{name} lacks {len(missing)} of its weights, {min(missing)} first.", remedy)
+        raise UserError(
+            "{name} lacks {count} of its weights, {first} first.",
+            "{again}",
+            "model-lacks-weights",
+            name=name,
+            count=len(missing),
+            first=min(missing),
+            again=again,
+        )
     return model
 
 
 def _load_tower(
     auto_class: type, name: str | Path, config: PreTrainedConfig, **kwargs: object
 ) -> PreTrainedModel:
-    remedy = f"Download {name} again, or choose another model: it needs all its weights as safetensors."
+    again = Phrase(
+        "Download {name} again, or choose another model: it needs all its weights as safetensors.",
+        "download-tower-again",
+        name=name,
+    )
     # transformers reports unused weights as a warning: half of a CLIP or SigLIP is not wanted here.
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        return load_complete(auto_class, name, config, name=name, remedy=remedy, **kwargs)
+        return load_complete(auto_class, name, config, name=name, again=again, **kwargs)
     except OSError as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{name} has no weights that can be read: {reason}", remedy) from error
+        raise UserError(
+            "{name} has no weights that can be read: {reason}",
+            "{again}",
+            "model-no-weights",
+            name=name,
+            reason=reason,
+            again=again,
+        ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
 

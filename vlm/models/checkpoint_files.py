@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 from vlm.methods import ADAPTER_CONFIG_FILE
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
@@ -34,19 +34,30 @@ PICKLE = re.compile(r"[^/]+\.(?:bin|pt|pth|pkl|ckpt)")
 LARGEST_HEADER = 100_000_000
 
 # Model types that AutoModelForImageTextToText knows and that can't be trained here, each with its reason.
-REFUSED: dict[str, str] = {
-    "chameleon": "turns pictures into words of its vocabulary: it has no image encoder that could be trained",
-    "diffusion_gemma": "writes by diffusion, not one token after another",
-    "emu3": "turns pictures into words of its vocabulary: it has no image encoder that could be trained",
-    "evolla": "reads proteins, not images",
-    "fuyu": "has no image encoder: patches go straight into its language model",
-    "gemma4_unified": "has no image encoder: patches go straight into its language model",
-    "idefics": "fetches any web address that stands in a text, which is never done here",
-    "kosmos-2.5": "loses its picture where questions of several lengths are asked at once",
-    "mistral4": "reads text alone",
-    "pi0": "answers with the movements of a robot, not with text",
-    "pp_formulanet": "reads formulas and takes no question",
-    "udop": "wants the words of a page and their places beside the image",
+_PICTURES_ARE_WORDS = Phrase(
+    "turns pictures into words of its vocabulary: it has no image encoder that could be trained",
+    "pictures-are-words",
+)
+_NO_ENCODER = Phrase(
+    "has no image encoder: patches go straight into its language model", "patches-without-encoder"
+)
+REFUSED: dict[str, Phrase] = {
+    "chameleon": _PICTURES_ARE_WORDS,
+    "diffusion_gemma": Phrase("writes by diffusion, not one token after another", "writes-by-diffusion"),
+    "emu3": _PICTURES_ARE_WORDS,
+    "evolla": Phrase("reads proteins, not images", "reads-proteins"),
+    "fuyu": _NO_ENCODER,
+    "gemma4_unified": _NO_ENCODER,
+    "idefics": Phrase(
+        "fetches any web address that stands in a text, which is never done here", "fetches-addresses"
+    ),
+    "kosmos-2.5": Phrase(
+        "loses its picture where questions of several lengths are asked at once", "loses-pictures"
+    ),
+    "mistral4": Phrase("reads text alone", "reads-text-alone"),
+    "pi0": Phrase("answers with the movements of a robot, not with text", "moves-a-robot"),
+    "pp_formulanet": Phrase("reads formulas and takes no question", "reads-formulas"),
+    "udop": Phrase("wants the words of a page and their places beside the image", "wants-words-of-page"),
 }
 
 
@@ -56,32 +67,48 @@ def check_names(model: str, names: Iterable[str], adapter_base: str | None = Non
     weights = names & {WEIGHTS_FILE, INDEX_FILE}
     if ADAPTER_CONFIG_FILE in names and not weights:
         raise UserError(
-            f"{model} is an adapter, not a base model.",
-            f"Choose {adapter_base or 'the model it was trained on'} as the base model, "
-            "and load the adapter beside it.",
+            "{model} is an adapter, not a base model.",
+            "Choose {base} as the base model, and load the adapter beside it.",
+            "model-is-adapter",
+            model=model,
+            base=adapter_base or Phrase("the model it was trained on", "its-own-base"),
         )
     if weights and "config.json" in names:
         return
     if any(name.endswith(".gguf") for name in names):
         raise UserError(
-            f"{model} holds GGUF files, which are for llama.cpp and can't be trained.",
+            "{model} holds GGUF files, which are for llama.cpp and can't be trained.",
             "Choose the original model that they were made from, with --quantization 4bit to save memory.",
+            "model-is-gguf",
+            model=model,
         )
     if "model_index.json" in names:
         raise UserError(
-            f"{model} is a diffusion pipeline, which makes images.", "Choose a vision-language model."
+            "{model} is a diffusion pipeline, which makes images.",
+            "Choose a vision-language model.",
+            "model-makes-images",
+            model=model,
         )
     if "config.json" not in names:
         raise UserError(
-            f"{model} has no config.json, so transformers can't load it.",
+            "{model} has no config.json, so transformers can't load it.",
             "Choose a repository or folder in transformers' format: config.json and model*.safetensors.",
+            "model-no-config-file",
+            model=model,
         )
     pickles = sorted(name for name in names if PICKLE.fullmatch(name))
-    what = f"only {pickles[0]}, a pickle, which may run code when it is read" if pickles else "no weights"
+    there = Phrase("no weights", "no-weights")
+    if pickles:
+        there = Phrase(
+            "only {file}, a pickle, which may run code when it is read", "only-a-pickle", file=pickles[0]
+        )
     raise UserError(
-        f"{model} has no safetensors: {what}.",
+        "{model} has no safetensors: {there}.",
         "Choose one with model.safetensors. For a model on the Hub, "
         "https://huggingface.co/spaces/safetensors/convert makes them.",
+        "model-no-safetensors",
+        model=model,
+        there=there,
     )
 
 
@@ -94,45 +121,67 @@ def check_config(model: str, config: Mapping[str, Any], *, half: bool = False) -
     if not isinstance(kind, str) or kind not in {*CONFIG_MAPPING_NAMES, "composed"}:
         if config.get("auto_map"):
             raise UserError(
-                f"{model} brings Python code of its own (auto_map), which is never run here.",
+                "{model} brings Python code of its own (auto_map), which is never run here.",
                 "Look for the same model in transformers' own format; its name often ends in -hf.",
+                "model-brings-code",
+                model=model,
             )
         if not isinstance(kind, str):
             raise UserError(
-                f"{model} has no configuration that can be read: its config.json names no model_type.",
+                "{model} has no configuration that can be read: its config.json names no model_type.",
                 "Choose a model in transformers' format.",
+                "model-no-type",
+                model=model,
             )
-        version = transformers.__version__
         raise UserError(
-            f"{model} is a {kind[:80]} model, which transformers {version} does not know.",
+            "{model} is a {kind} model, which transformers {version} does not know.",
             "If it is newer than that: pip install --upgrade transformers",
+            "model-type-unknown",
+            model=model,
+            kind=kind[:80],
+            version=transformers.__version__,
         )
     quantized = config.get("quantization_config")
     if isinstance(quantized, Mapping):
         raise UserError(
-            f"{model} is already quantized ({quantized.get('quant_method', 'unknown method')}).",
+            "{model} is already quantized ({method}).",
             "Choose the original model, and quantize it here: --quantization 4bit.",
+            "model-already-quantized",
+            model=model,
+            method=quantized.get("quant_method", Phrase("unknown method", "unknown-method")),
         )
     if half:
         return
     if kind not in {*MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, "composed"}:
         # In this order: a text model may have image processing too, as a part of a larger one.
-        remedies = (
-            (
-                MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-                f"Give it eyes as a composed model: facebook/dinov2-base+{model}",
-            ),
-            (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "It reads text alone: choose a vision-language model."),
-            (
-                IMAGE_PROCESSOR_MAPPING_NAMES,
-                f"Let it see for a text model: {model}+vinai/bartpho-syllable",
-            ),
+        if kind in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+            way = Phrase(
+                "Give it eyes as a composed model: facebook/dinov2-base+{model}", "give-eyes", model=model
+            )
+        elif kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            way = Phrase("It reads text alone: choose a vision-language model.", "choose-one-that-sees")
+        elif kind in IMAGE_PROCESSOR_MAPPING_NAMES:
+            way = Phrase(
+                "Let it see for a text model: {model}+vinai/bartpho-syllable", "give-words", model=model
+            )
+        else:
+            way = Phrase("Choose a vision-language model.", "choose-vision-language")
+        raise UserError(
+            "{model} is a {kind} model, which does not answer about images.",
+            "{way}",
+            "model-answers-not",
+            model=model,
+            kind=kind,
+            way=way,
         )
-        remedy = next((text for kinds, text in remedies if kind in kinds), "Choose a vision-language model.")
-        raise UserError(f"{model} is a {kind} model, which does not answer about images.", remedy)
     if kind in REFUSED:
         raise UserError(
-            f"{model} is a {kind} model, which {REFUSED[kind]}.", "Choose another vision-language model."
+            "{model} is a {kind} model, which {reason}.",
+            "Choose another vision-language model.",
+            "model-not-trainable",
+            model=model,
+            kind=kind,
+            reason=REFUSED[kind],
         )
 
 
@@ -156,17 +205,28 @@ def weight_files(names: Iterable[str], folder: Path) -> list[str]:
     try:
         shards = set(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{INDEX_FILE} of {folder.name} can't be read.", _AGAIN) from error
+        raise UserError(
+            "model.safetensors.index.json of {folder} can't be read.",
+            "{again}",
+            "index-unreadable",
+            folder=folder.name,
+            again=_AGAIN,
+        ) from error
     # A folder in a name could lead out of the model's folder, or to another format's pickles.
     if bad := [name for name in shards if not re.fullmatch(r"[^/\\]+\.safetensors", str(name))]:
-        raise UserError(f"{INDEX_FILE} names {str(bad[0])[:80]!r} as weights.", "Choose another model.")
+        raise UserError(
+            "model.safetensors.index.json names {name!r} as weights.",
+            "Choose another model.",
+            "index-bad-name",
+            name=str(bad[0])[:80],
+        )
     return sorted(shards)
 
 
-_AGAIN = "Download the model again."
+_AGAIN = Phrase("Download the model again.", "download-again")
 
 
-def check_weights(folder: Path, again: str = _AGAIN) -> None:
+def check_weights(folder: Path, again: Phrase = _AGAIN) -> None:
     """Raises `UserError` for the first file of the weights that is missing or damaged.
 
     `again` is the remedy: how this model is downloaded again.
@@ -176,15 +236,24 @@ def check_weights(folder: Path, again: str = _AGAIN) -> None:
     # a download that broke off shows in the length.
     for name in weight_files({path.name for path in folder.iterdir()}, folder):
         if not (folder / name).is_file():
-            raise UserError(f"{name} is missing, a part of the model's weights.", again)
+            raise UserError(
+                "{file} is missing, a part of the model's weights.",
+                "{again}",
+                "weights-missing",
+                file=name,
+                again=again,
+            )
         size, problem = (folder / name).stat().st_size, None
         with (folder / name).open("rb") as stream:
             start = stream.read(8)
             length = int.from_bytes(start, "little")
             if start == b"version ":
-                problem = "is a Git LFS pointer in place of the weights (git lfs pull fetches them)"
+                problem = Phrase(
+                    "is a Git LFS pointer in place of the weights (git lfs pull fetches them)",
+                    "weights-are-pointer",
+                )
             elif len(start) < 8 or length > min(LARGEST_HEADER, size - 8):
-                problem = f"is damaged: {size:,} bytes are too few"
+                problem = Phrase("is damaged: {size:,} bytes are too few", "weights-too-short", size=size)
             else:
                 try:
                     header = json.loads(stream.read(length))
@@ -192,11 +261,18 @@ def check_weights(folder: Path, again: str = _AGAIN) -> None:
                     expected = 8 + length + max((entry["data_offsets"][1] for entry in entries), default=0)
                     [math.prod(entry["shape"]) for entry in entries]
                     if size != expected:
-                        problem = f"is damaged: {size:,} bytes instead of {expected:,}"
+                        problem = Phrase(
+                            "is damaged: {size:,} bytes instead of {expected:,}",
+                            "weights-other-size",
+                            size=size,
+                            expected=expected,
+                        )
                 except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-                    problem = "is damaged: its header can't be read"
+                    problem = Phrase("is damaged: its header can't be read", "weights-no-header")
         if problem is not None:
-            raise UserError(f"{name} {problem}.", again)
+            raise UserError(
+                "{file} {problem}.", "{again}", "weights-damaged", file=name, problem=problem, again=again
+            )
 
 
 def count_weights(folder: Path) -> int:

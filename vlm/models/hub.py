@@ -29,7 +29,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import repo_folder_name
 
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 from vlm.methods import ADAPTER_CONFIG_FILE
 from vlm.models import checkpoint_files
 
@@ -42,6 +42,7 @@ TIMEOUT_S = 10.0
 # The Hub's own account, which opens pull requests with the safetensors of repositories of pickles
 # (https://huggingface.co/spaces/safetensors/convert).
 CONVERTER = "SFconvertbot"
+LOG_IN = Phrase("set HF_TOKEN to a token of your account, or run: hf auth login", "log-in")
 
 
 def parts(model: str) -> tuple[str, ...]:
@@ -73,11 +74,19 @@ def config_folder(model: str, revision: str | None = None, *, half: bool = False
         folder = STARTER_FOLDER if model == STARTER else Path(model).expanduser()
         if revision is not None:
             raise UserError(
-                f"{model} is no model on the Hub, and has no revisions.",
+                "{model} is no model on the Hub, and has no revisions.",
                 "Leave --revision out, or give a Hub id.",
+                "folder-no-revision",
+                model=model,
             )
         if found := re.match(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)", model):
-            raise UserError(f"{model} is an address.", f"Give the Hub id alone: {found[1]}")
+            raise UserError(
+                "{model} is an address.",
+                "Give the Hub id alone: {hub_id}",
+                "model-is-address",
+                model=model,
+                hub_id=found[1],
+            )
         if not (folder / "config.json").is_file():
             names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
             if names & {ADAPTER_CONFIG_FILE, "model_index.json"} or any(
@@ -85,8 +94,10 @@ def config_folder(model: str, revision: str | None = None, *, half: bool = False
             ):
                 checkpoint_files.check_names(model, names, _adapter_base(folder))
             raise UserError(
-                f"There is no model in {model}.",
-                f"Use `{STARTER}`, a folder with a config.json, or a Hub id: `organisation/name`.",
+                "There is no model in {model}.",
+                "Use `starter`, a folder with a config.json, or a Hub id: `organisation/name`.",
+                "no-model-there",
+                model=model,
             )
     elif (folder := _cached(model, revision)) is None:
         revision = _listing(model, revision)[0]
@@ -109,13 +120,25 @@ def model_folder(model: str, revision: str | None = None, *, half: bool = False)
         checkpoint_files.check_names(model, names, _adapter_base(folder))
         if ADAPTER_CONFIG_FILE in names:
             raise UserError(
-                f"{model} holds a base model and an adapter, which would be loaded as one.",
-                f"Move {ADAPTER_CONFIG_FILE} and its weights to a folder of their own.",
+                "{model} holds a base model and an adapter, which would be loaded as one.",
+                "Move adapter_config.json and its weights to a folder of their own.",
+                "model-and-adapter",
+                model=model,
             )
         checkpoint_files.check_weights(folder)
         return folder
-    again = f"Download it again: hf download {model} --force-download"
-    checkpoint_files.check_weights(folder, again + (f" --revision {revision}" if revision else ""))
+    if revision is None:
+        again = Phrase(
+            "Download it again: hf download {model} --force-download", "download-from-hub", model=model
+        )
+    else:
+        again = Phrase(
+            "Download it again: hf download {model} --force-download --revision {revision}",
+            "download-revision",
+            model=model,
+            revision=revision,
+        )
+    checkpoint_files.check_weights(folder, again)
     return folder
 
 
@@ -133,11 +156,19 @@ def read_json(file: Path, model: str) -> dict:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{model} has no configuration that can be read: {str(error).splitlines()[0]}",
+            "{model} has no configuration that can be read: {reason}",
             "Choose a folder with a model's config.json.",
+            "config-unreadable",
+            model=model,
+            reason=str(error).splitlines()[0],
         ) from error
     if not isinstance(content, dict):
-        raise UserError(f"{model} has no configuration that can be read.", "Choose another model.")
+        raise UserError(
+            "{model} has no configuration that can be read.",
+            "Choose another model.",
+            "config-no-object",
+            model=model,
+        )
     return content
 
 
@@ -244,8 +275,13 @@ def snapshot_folder(
         size, free = sum(missing.values()), shutil.disk_usage(on_disk).free
         if size > free:
             raise UserError(
-                f"{model} needs {size / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free in {cache}.",
+                "{model} needs {size:,.0f} MB, and {free:,.0f} MB are free in {folder}.",
                 "Make room, or set HF_HOME to a folder on a larger disk.",
+                "download-too-large",
+                model=model,
+                size=size / 1e6,
+                free=free / 1e6,
+                folder=cache,
             )
         if missing:
             logger.info("Downloading %s: %d files, %.1f MB.", model, len(missing), size / 1e6)
@@ -260,54 +296,112 @@ def _errors_explained(model: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except (HfHubHTTPError, HTTPError, HFValidationError, OSError) as error:
-        raise UserError(*_explain(error, model, revision)) from error
+        raise _explained(error, model, revision) or _unreached(error, model) from error
 
 
-def _explain(error: Exception, model: str, revision: str | None) -> tuple[str, str]:
-    """Returns problem and remedy of an error of the Hub's client."""
-    log_in = "set HF_TOKEN to a token of your account, or run: hf auth login"
+def _explained(error: Exception, model: str, revision: str | None) -> UserError | None:
+    """Returns what an answer of the Hub means; None where there was no answer."""
     # In this order: the client's classes derive from each other. A gated repository is a missing one, and
     # most are errors of HTTP, or of the operating system where there is no network.
     match error:
         case HFValidationError():
-            return f"{model} is no Hub id.", "Write it as `organisation/name`."
+            return UserError(
+                "{model} is no Hub id.", "Write it as `organisation/name`.", "no-hub-id", model=model
+            )
         case GatedRepoError():
-            return (
-                f"{model} is gated: its licence has to be accepted first.",
-                f"Accept it at {constants.ENDPOINT}/{model}, then {log_in}",
+            return UserError(
+                "{model} is gated: its licence has to be accepted first.",
+                "Accept it at {hub}/{model}, then {log_in}",
+                "model-gated",
+                model=model,
+                hub=constants.ENDPOINT,
+                log_in=LOG_IN,
             )
         case RepositoryNotFoundError():
             with suppress(HfHubHTTPError, HTTPError):
                 HfApi().dataset_info(model, timeout=TIMEOUT_S)
-                return f"{model} is a dataset, not a model.", "Give it as --dataset, or choose a model."
-            return (
-                f"{model} was not found on the Hub, or it is private, and there is no such folder here.",
-                f"Check the spelling. For a private model {log_in}",
+                return UserError(
+                    "{model} is a dataset, not a model.",
+                    "Give it as --dataset, or choose a model.",
+                    "model-is-dataset",
+                    model=model,
+                )
+            return UserError(
+                "{model} was not found on the Hub, or it is private, and there is no such folder here.",
+                "Check the spelling. For a private model {log_in}",
+                "model-not-found",
+                model=model,
+                log_in=LOG_IN,
             )
         case RevisionNotFoundError():
-            return f"{model} has no revision {revision}.", "Check --revision, or leave it out."
+            return UserError(
+                "{model} has no revision {revision}.",
+                "Check --revision, or leave it out.",
+                "model-no-revision",
+                model=model,
+                revision=revision,
+            )
         case EntryNotFoundError() if not isinstance(error, LocalEntryNotFoundError):
-            return f"{model} has changed on the Hub meanwhile.", "Start again."
+            return UserError(
+                "{model} has changed on the Hub meanwhile.", "Start again.", "model-changed", model=model
+            )
         case HfHubHTTPError() if error.response.status_code in (401, 403):
-            return f"The Hub refuses the token for {model}.", f"To mend it, {log_in}"
+            return UserError(
+                "The Hub refuses the token for {model}.",
+                "To mend it, {log_in}",
+                "hub-token",
+                model=model,
+                log_in=LOG_IN,
+            )
         case HfHubHTTPError():
-            problem = f"The Hub answered {error.response.status_code} when asked for {model}."
-            return problem, "Try again in a few minutes."
+            return UserError(
+                "The Hub answered {status} when asked for {model}.",
+                "Try again in a few minutes.",
+                "hub-answered",
+                status=error.response.status_code,
+                model=model,
+            )
+    return None
+
+
+def _unreached(error: Exception, model: str) -> UserError:
+    """Returns what the disk or the network had to say."""
+    cache = constants.HF_HUB_CACHE
+    match error:
         case OSError(errno=errno.ENOSPC):
-            return (
-                f"The disk is full: {model} does not fit in {constants.HF_HUB_CACHE}.",
+            return UserError(
+                "The disk is full: {model} does not fit in {folder}.",
                 "Make room, or set HF_HOME to a folder on a larger disk.",
+                "hub-disk-full",
+                model=model,
+                folder=cache,
             )
         case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS):
-            return f"{constants.HF_HUB_CACHE} can't be written.", "Set HF_HOME to a folder that is yours."
+            return UserError(
+                "{folder} can't be written.",
+                "Set HF_HOME to a folder that is yours.",
+                "hub-cache-unwritable",
+                folder=cache,
+            )
     if constants.is_offline_mode():
-        return (
-            f"{model} is not on this machine, or not all of it, and HF_HUB_OFFLINE forbids to ask the Hub.",
+        return UserError(
+            "{model} is not on this machine, or not all of it, and HF_HUB_OFFLINE forbids to ask the Hub.",
             "Unset HF_HUB_OFFLINE, or choose a folder.",
+            "hub-offline",
+            model=model,
         )
     if isinstance(error, OSError) and "Consistency check" in str(error):
-        return f"The download of {model} broke off.", "Start again: whole files are not downloaded twice."
-    return (
-        f"The Hub ({constants.ENDPOINT}) can't be reached for {model}: {type(error).__name__}.",
+        return UserError(
+            "The download of {model} broke off.",
+            "Start again: whole files are not downloaded twice.",
+            "download-broke-off",
+            model=model,
+        )
+    return UserError(
+        "The Hub ({hub}) can't be reached for {model}: {error}.",
         "Check the network and start again: whole files are not downloaded twice. Or choose a folder.",
+        "hub-unreachable",
+        hub=constants.ENDPOINT,
+        model=model,
+        error=type(error).__name__,
     )

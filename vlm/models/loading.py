@@ -31,7 +31,7 @@ from vlm.build_lock import CONSTRUCTION_LOCK
 from vlm.composed import ComposedConfig, ComposedForConditionalGeneration, ComposedProcessor
 from vlm.composed.configuration import without_code_wishes
 from vlm.composed.pretrained import load_complete
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 from vlm.models import hub
 from vlm.models.checkpoint_files import count_weights
 from vlm.models.quantization import (
@@ -52,7 +52,10 @@ _BAD_FILES = (
     *(OSError, ValueError, SafetensorError, StrictDataclassError, ImportError, KeyError, TypeError),
     *(AttributeError, IndexError, ArithmeticError, AssertionError, NotImplementedError),
 )
-_AGAIN = "Download the model again: some of its files are missing or belong to another model."
+_AGAIN = Phrase(
+    "Download the model again: some of its files are missing or belong to another model.",
+    "download-whole-model",
+)
 # Everything was fetched and checked before (vlm.models.hub): transformers must neither run a repository's
 # Python nor reach for the Hub, where a name in a configuration could point anywhere.
 _FROM_FILES = {"trust_remote_code": False, "local_files_only": True}
@@ -103,8 +106,12 @@ def load_base(settings: ModelSettings) -> LoadedModel:
             if not is_out_of_memory(error):
                 raise
             raise UserError(
-                f"{settings.model} does not fit in the memory of the {device.type} device.",
+                "{model} does not fit in the memory of the {device} device.",
                 "Choose a smaller model, or --quantization 4bit.",
+                "model-no-memory",
+                change={"quantization": "4bit"},
+                model=settings.model,
+                device=device.type,
             ) from error
     if quantization is not None:
         patch_bitsandbytes(model)
@@ -133,8 +140,13 @@ def _read_weights(settings: ModelSettings, blueprint: PreTrainedModel, **kwargs:
     # initialise them at random before it reported them missing.
     if held < wanted / 2:
         raise UserError(
-            f"{settings.model} lacks most of its weights: {held / 1e6:,.1f} M of {wanted / 1e6:,.1f} M.",
-            _AGAIN,
+            "{model} lacks most of its weights: {held:,.1f} M of {wanted:,.1f} M.",
+            "{again}",
+            "model-lacks-most",
+            model=settings.model,
+            held=held / 1e6,
+            wanted=wanted / 1e6,
+            again=_AGAIN,
         )
     with CONSTRUCTION_LOCK:
         return load_complete(
@@ -142,7 +154,7 @@ def _read_weights(settings: ModelSettings, blueprint: PreTrainedModel, **kwargs:
             folder,
             blueprint.config,
             name=settings.model,
-            remedy=_AGAIN,
+            again=_AGAIN,
             local_files_only=True,
             **kwargs,
         )
@@ -176,7 +188,12 @@ def read_config(model: str, revision: str | None = None) -> PreTrainedConfig:
     names = hub.parts(model)
     if len(names) == 2:
         if revision is not None:
-            raise UserError(f"{model} is two models, and has no revision.", "Leave --revision out.")
+            raise UserError(
+                "{model} is two models, and has no revision.",
+                "Leave --revision out.",
+                "composed-no-revision",
+                model=model,
+            )
         vision, text = (hub.config_folder(name, half=True) for name in names)
         with _bad_files_explained(model):
             return without_code_wishes(ComposedConfig.from_towers(vision, text))
@@ -201,7 +218,13 @@ def pick_device(wanted: str) -> torch.device:
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = wanted if wanted != "auto" else next(device for device, there in present.items() if there)
     if not present[name]:
-        raise UserError(f"This machine has no {name} device.", "Use --device auto.")
+        raise UserError(
+            "This machine has no {device} device.",
+            "Use --device auto.",
+            "no-such-device",
+            change={"device": "auto"},
+            device=name,
+        )
     # torchrun starts one process a GPU and numbers them: a plain "cuda" would put all of them on the first.
     if name == "cuda" and "LOCAL_RANK" in os.environ:
         return torch.device(name, int(os.environ["LOCAL_RANK"]))
@@ -215,7 +238,12 @@ def pick_precision(wanted: str, device: torch.device) -> str:
         UserError: fp16 on a CPU, which torch has no training kernels for.
     """
     if wanted == "fp16" and device.type == "cpu":
-        raise UserError("fp16 can't be trained on a CPU.", "Use --precision auto.")
+        raise UserError(
+            "fp16 can't be trained on a CPU.",
+            "Use --precision auto.",
+            "fp16-on-cpu",
+            change={"precision": "auto"},
+        )
     if wanted != "auto":
         return wanted
     # Never on a CPU: without instructions for it bf16 is tens of times slower than fp32 there.
@@ -259,14 +287,29 @@ def attention_arguments(
     wanted = settings.attn_implementation
     if wanted == "auto":
         return {}
-    auto = "Use --attn_implementation auto."
+    auto = {"attn_implementation": "auto"}
     if wanted == "flash_attention_2":
         if device != "cuda":
-            raise UserError("FlashAttention runs on GPUs alone.", auto)
+            raise UserError(
+                "FlashAttention runs on GPUs alone.",
+                "Use --attn_implementation auto.",
+                "flash-needs-gpu",
+                change=auto,
+            )
         if precision == "fp32":
-            raise UserError("FlashAttention computes in bf16 or fp16.", f"Use --precision bf16. {auto}")
+            raise UserError(
+                "FlashAttention computes in bf16 or fp16.",
+                "Use --precision bf16. Use --attn_implementation auto.",
+                "flash-needs-16-bits",
+                change={"precision": "bf16"} | auto,
+            )
         if importlib.util.find_spec("flash_attn") is None:
-            raise UserError("FlashAttention is not installed.", f"pip install flash-attn. {auto}")
+            raise UserError(
+                "FlashAttention is not installed.",
+                "pip install flash-attn. Use --attn_implementation auto.",
+                "flash-missing",
+                change=auto,
+            )
     # Each tower is a PreTrainedModel of its own, and one may support less than the model around it.
     lacking = {
         type(part).__name__
@@ -276,7 +319,14 @@ def attention_arguments(
         and not getattr(part, _SUPPORT_FLAGS[wanted])
     }
     if lacking:
-        raise UserError(f"{', '.join(sorted(lacking))} can't compute attention with {wanted}.", auto)
+        raise UserError(
+            "{models} can't compute attention with {wanted}.",
+            "Use --attn_implementation auto.",
+            "attention-unsupported",
+            change=auto,
+            models=sorted(lacking),
+            wanted=wanted,
+        )
     return {"attn_implementation": wanted}
 
 
@@ -292,10 +342,16 @@ def _bad_files_explained(model: str) -> Iterator[None]:
         if install is not None or isinstance(error, ModuleNotFoundError):
             package = install[1] if install else error.name
             raise UserError(
-                f"{model} needs a package that is not installed: {package}.",
-                f"Install it with: pip install {package}",
+                "{model} needs a package that is not installed: {package}.",
+                "Install it with: pip install {package}",
+                "model-needs-package",
+                model=model,
+                package=package,
             ) from error
         raise UserError(
-            f"{model} can't be loaded: {lines[0][:300]}",
+            "{model} can't be loaded: {reason}",
             "Choose a folder with config.json, *.safetensors and processor files.",
+            "model-unloadable",
+            model=model,
+            reason=lines[0][:300],
         ) from error

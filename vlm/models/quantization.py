@@ -30,13 +30,20 @@ def check_quantization(settings: ModelSettings, device: torch.device) -> None:
     bits = settings.quantization.removesuffix("bit")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
-            f"{bits}-bit training needs bitsandbytes.",
+            "{bits}-bit training needs bitsandbytes.",
             "Install it with: pip install bitsandbytes, or use --quantization none.",
+            "bitsandbytes-missing",
+            change={"quantization": "none"},
+            bits=bits,
         )
     if device.type not in BITSANDBYTES_DEVICES:
         raise UserError(
-            f"{bits}-bit training does not run on {device.type} devices.",
+            "{bits}-bit training does not run on {device} devices.",
             "Use --quantization none, or --device cpu.",
+            "device-not-quantized",
+            change={"quantization": "none", "device": "cpu"},
+            bits=bits,
+            device=device.type,
         )
 
 
@@ -115,8 +122,11 @@ def check_quantized(
             left[towers.of(name)] += sum(weight.numel() for weight in module.parameters(recurse=False))
     if not found["text"]:
         raise UserError(
-            f"Nothing in the text tower of {settings.model} can be quantized: it has no plain linear layers.",
+            "Nothing in the text tower of {model} can be quantized: it has no plain linear layers.",
             "Use --quantization none.",
+            "nothing-quantized",
+            change={"quantization": "none"},
+            model=settings.model,
         )
     shares = (
         f"{tower} {found[tower] / (found[tower] + left[tower]):.0%}"

@@ -8,10 +8,15 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 
 Tower = Literal["vision", "connector", "text"]
 TOWERS: tuple[Tower, ...] = ("vision", "connector", "text")
+TOWER_NAMES: dict[Tower, Phrase] = {
+    "vision": Phrase("vision tower", "tower-vision"),
+    "connector": Phrase("connector tower", "tower-connector"),
+    "text": Phrase("text tower", "tower-text"),
+}
 
 # By model type, what can't be read off the modules: git's text encoder and Janus' image generator lie beside
 # the vision tower, where connectors lie.
@@ -68,7 +73,10 @@ def find_towers(model: PreTrainedModel) -> Towers:
         vision = names.get(id(encoder))
     if not vision:
         raise UserError(
-            f"No image encoder was found in {type(model).__name__}.", "Choose a vision-language model."
+            "No image encoder was found in {model}.",
+            "Choose a vision-language model.",
+            "no-image-encoder",
+            model=type(model).__name__,
         )
     if "connector" in known:
         return Towers((vision,), known["connector"])
@@ -122,17 +130,33 @@ def target_modules(
         there = {name.rpartition(".")[2] for name in linear}
         if missing := [name for name in wanted if name not in there]:
             raise UserError(
-                f"The {tower} tower of {type(model).__name__} has no layers named {', '.join(missing)}.",
-                f"Choose among {', '.join(sorted(there))}.",
+                "The {tower} of {model} has no layers named {names}.",
+                "Choose among {there}.",
+                "no-layers-named",
+                tower=TOWER_NAMES[tower],
+                model=type(model).__name__,
+                names=missing,
+                there=sorted(there),
             )
         found = [name for name in linear if name.rpartition(".")[2] in wanted]
     if not found:
-        where = "" if part == "all" else f" in its {part}"
-        there = sorted({name.rpartition(".")[2] for name in _linear_layers(model, towers, tower)})
+        there, way = layer_names(model, towers, tower), Phrase("Leave this tower off", "leave-tower-off")
+        if there:
+            way = Phrase(
+                "Choose among {there} (--{tower}_lora_targets)", "choose-layers", there=there, tower=tower
+            )
+        values = {"tower": TOWER_NAMES[tower], "model": type(model).__name__, "targets": targets, "way": way}
+        if part == "all":
+            raise UserError(
+                "The {tower} of {model} has no layers for {targets}.", "{way}.", "no-layers-for", **values
+            )
         raise UserError(
-            f"The {tower} tower of {type(model).__name__} has no layers for {targets}{where}.",
-            (f"Choose among {', '.join(there)} (--{tower}_lora_targets)" if there else "Leave this tower off")
-            + ("." if part == "all" else ", or --text_lora_part all."),
+            "The {tower} of {model} has no layers for {targets} in its {part}.",
+            "{way}, or --text_lora_part all.",
+            "no-layers-in-part",
+            change={"text_lora_part": "all"},
+            part=part,
+            **values,
         )
     return found
 

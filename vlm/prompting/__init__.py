@@ -18,8 +18,10 @@ def prompt_style(config: PreTrainedConfig, processor: ProcessorMixin, max_length
     """Returns the prompt style of a model. Raises `UserError` where its processor reads no text."""
     if getattr(processor, "tokenizer", None) is None:
         raise UserError(
-            f"The processor of this {config.model_type} model has no tokenizer.",
+            "The processor of this {kind} model has no tokenizer.",
             "Choose a folder with the model's own tokenizer and image processor.",
+            "processor-no-tokenizer",
+            kind=config.model_type,
         )
     # In this order: a template is what the model was tuned with, and knows more than its architecture.
     style: type[PromptStyle] = CompletionPrompt

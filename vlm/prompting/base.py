@@ -7,11 +7,17 @@ import torch
 from PIL import Image
 from transformers import BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 from vlm.example import Message
 
 # The label of a token that is not trained on: the `ignore_index` of torch's cross_entropy.
 IGNORED = -100
+
+# What can be too long.
+A_CONVERSATION = Phrase("A conversation", "a-conversation")
+A_TEXT = Phrase("A text", "a-text")
+A_QUESTION = Phrase("A question", "a-question")
+AN_ANSWER = Phrase("An answer", "an-answer")
 
 Conversation = Sequence[Message]
 # The images of each conversation, in the order of its placeholders.
@@ -80,14 +86,19 @@ def question_of(conversation: Conversation) -> str:
     return "\n".join(m.plain_text for m in conversation if m is not conversation[-1] and m.plain_text)
 
 
-def require_length(lengths: Sequence[int], texts: Sequence[str], max_length: float, what: str) -> None:
-    """Raises `UserError` where a text has more tokens than `max_length`."""
+def require_length(lengths: Sequence[int], texts: Sequence[str], max_length: float, what: Phrase) -> None:
+    """Raises `UserError` where a text has more tokens than `max_length`; `what` it is, as `A_TEXT`."""
     # Never truncation: it would cut the answer off the end, and the row would train on nothing.
     longest = max(range(len(lengths)), key=lambda index: lengths[index])
     if lengths[longest] > max_length:
         raise UserError(
-            f"{what} has {lengths[longest]} tokens, and {max_length} is the most: {texts[longest][:60]!r}.",
+            "{what} has {tokens} tokens, and {most} is the most: {text!r}.",
             "Shorten it, or raise --max_length where the model can read more.",
+            "text-too-long",
+            what=what,
+            tokens=lengths[longest],
+            most=max_length,
+            text=texts[longest][:60],
         )
 
 
@@ -97,7 +108,10 @@ def without_control_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> str
     special = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
     if typed := next((token for token in special if token in text), None):
         raise UserError(
-            f"The text {text[:60]!r} holds {typed}, which this model reads as a control token.",
-            f"Remove {typed} from the text.",
+            "The text {text!r} holds {token}, which this model reads as a control token.",
+            "Remove {token} from the text.",
+            "text-control-token",
+            text=text[:60],
+            token=typed,
         )
     return text

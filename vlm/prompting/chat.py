@@ -28,6 +28,7 @@ from transformers.utils.chat_template_utils import encode_marked_chat, mark_cont
 from vlm.errors import UserError
 from vlm.example import IMAGE, Message
 from vlm.prompting.base import (
+    A_CONVERSATION,
     IGNORED,
     Conversation,
     ConversationImages,
@@ -139,10 +140,12 @@ class ChatPrompt:
                 **self.template_arguments,
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
-            roles = ", ".join(turn.role for turn in turns)
             raise UserError(
-                f"This model's chat template does not take a conversation of {roles}: {error}",
+                "This model's chat template does not take a conversation of {roles}: {reason}",
                 "Begin with a user turn, then user and assistant in turns; leave system turns out.",
+                "template-roles",
+                roles=[turn.role for turn in turns],
+                reason=error,
             ) from error
 
     def _write(self, turns: Conversation) -> tuple[str, list[Span]]:
@@ -162,8 +165,10 @@ class ChatPrompt:
                 begin = sum(1 for _ in alike)
                 if not text.startswith(mark_control_tokens(answer, self.control_token), begin):
                     raise UserError(
-                        f"This model's chat template does not repeat the answer {answer[:60]!r}.",
+                        "This model's chat template does not repeat the answer {answer!r}.",
                         "Choose another model: its template can't be trained on.",
+                        "template-no-answer",
+                        answer=answer[:60],
                     )
                 generation = self._render(turns[:index], add_generation_prompt=True)
                 prompt, space = _header(text[:begin], generation, read, is_last=turn is turns[-1])
@@ -203,10 +208,13 @@ class ChatPrompt:
             if typed is None:
                 raise
             raise UserError(
-                f"This model's processor would take what is typed in a text for a control token: {error}",
-                f"Remove such tokens from {self._unmarked(typed)[:200]!r}.",
+                "This model's processor would take what is typed in a text for a control token: {reason}",
+                "Remove such tokens from {text!r}.",
+                "text-typed-token",
+                reason=error,
+                text=self._unmarked(typed)[:200],
             ) from error
-        require_length(batch["attention_mask"].sum(1).tolist(), texts, self.max_length, "A conversation")
+        require_length(batch["attention_mask"].sum(1).tolist(), texts, self.max_length, A_CONVERSATION)
         return in_format(batch, self.dtype)
 
     def _adds_beginning(self, text: str) -> bool:
@@ -250,9 +258,10 @@ class ChatPrompt:
             limit = next((at for at in places if ids[at : at + len(wanted)] == wanted), -1)
             if limit < 0:
                 raise UserError(
-                    "The answers were not found again in what this model's processor made of "
-                    f"{self._unmarked(text)[:60]!r}.",
+                    "The answers were not found again in what this model's processor made of {text!r}.",
                     "Put all images of a conversation in its first turn, or choose another model.",
+                    "answers-not-found",
+                    text=self._unmarked(text)[:60],
                 )
             found.append((limit, limit + after - first))
         return found[::-1]

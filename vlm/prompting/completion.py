@@ -7,6 +7,7 @@ import torch
 from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 
 from vlm.prompting.base import (
+    A_TEXT,
     IGNORED,
     Conversation,
     ConversationImages,
@@ -83,7 +84,7 @@ class CompletionPrompt:
             return_tensors="pt",
             return_token_type_ids=False,
         )
-        require_length(batch["attention_mask"].sum(1).tolist(), texts, self.max_length, "A text")
+        require_length(batch["attention_mask"].sum(1).tolist(), texts, self.max_length, A_TEXT)
         return in_format(batch, self.dtype)
 
 
@@ -103,7 +104,7 @@ class PrefixSuffixPrompt(CompletionPrompt):
             padding_side="right",
             return_tensors="pt",
         )
-        require_length(batch["attention_mask"].sum(1).tolist(), texts, self.max_length, "A text")
+        require_length(batch["attention_mask"].sum(1).tolist(), texts, self.max_length, A_TEXT)
         # The processor masks by token type alone, and the type of padding is the tokenizer's choice.
         batch["labels"] = batch["labels"].masked_fill(batch["attention_mask"] == 0, IGNORED)
         return in_format(batch, self.dtype)
@@ -163,7 +164,7 @@ class CaptionPrompt:
     def _with_pixels(self, padded: BatchFeature, images: ConversationImages | None) -> BatchFeature:
         lengths = padded["attention_mask"].sum(1).tolist()
         texts = self.tokenizer.batch_decode(padded["input_ids"], skip_special_tokens=True)
-        require_length(lengths, texts, self.max_length, "A text")
+        require_length(lengths, texts, self.max_length, A_TEXT)
         pictures = [pictures[0] for pictures in images or ()]
         seen = self.processor.image_processor(pictures, return_tensors="pt")
         features = {name: seen[name] for name in self.processor.image_processor.model_input_names}

@@ -7,7 +7,10 @@ import torch
 from PIL import Image
 from transformers import BatchFeature, PreTrainedConfig, ProcessorMixin
 
+from vlm.errors import Phrase
 from vlm.prompting.base import (
+    A_QUESTION,
+    AN_ANSWER,
     IGNORED,
     Conversation,
     ConversationImages,
@@ -49,7 +52,7 @@ class QuestionAnswerPrompt:
         """
         texts = [self.image_token + question_of(turns) for turns in conversations]
         if images is None:
-            return BatchFeature(self._tokenize(texts, "A question"))
+            return BatchFeature(self._tokenize(texts, A_QUESTION))
         features = self.processor(
             text=texts,
             images=[[pictures[0]] if self.image_token else pictures[0] for pictures in images],
@@ -59,7 +62,7 @@ class QuestionAnswerPrompt:
             # split as well.
             **({} if hasattr(self.processor, "image_token") else {"split_special_tokens": True}),
         )
-        require_length(features["attention_mask"].sum(1).tolist(), texts, self.max_length, "A question")
+        require_length(features["attention_mask"].sum(1).tolist(), texts, self.max_length, A_QUESTION)
         return in_format(features, self.dtype)
 
     def training_batch(
@@ -67,16 +70,14 @@ class QuestionAnswerPrompt:
     ) -> BatchFeature:
         """Returns `inputs`, and `labels` [B, T]: the last answers and their ends."""
         batch = self.inputs(conversations, images)
-        answers = self._tokenize(
-            [turns[-1].plain_text for turns in conversations], "An answer", self.is_closed
-        )
+        answers = self._tokenize([turns[-1].plain_text for turns in conversations], AN_ANSWER, self.is_closed)
         batch["labels"] = answers["input_ids"].masked_fill(answers["attention_mask"] == 0, IGNORED)
         return batch
 
     def decode(self, token_ids: torch.Tensor, inputs: BatchFeature) -> list[str]:
         return decode(self.tokenizer, token_ids)
 
-    def _tokenize(self, texts: list[str], what: str, is_whole: bool = True) -> dict[str, torch.Tensor]:
+    def _tokenize(self, texts: list[str], what: Phrase, is_whole: bool = True) -> dict[str, torch.Tensor]:
         """Returns padded tokens, [B, L], as the tokenizer opens and closes a text, or else closed alone."""
         ids = self.tokenizer(texts, add_special_tokens=is_whole, split_special_tokens=True)["input_ids"]
         rows = ids if is_whole else [[*row, self.tokenizer.eos_token_id] for row in ids]

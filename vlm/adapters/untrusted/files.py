@@ -86,8 +86,10 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     file = folder / ADAPTER_CONFIG_FILE
     if not file.is_file():  # false for a pipe, which would block its reader for good
         raise UserError(
-            f"{adapter_name(folder)} has no readable {ADAPTER_CONFIG_FILE}.",
+            "{name} has no readable adapter_config.json.",
             "Choose an adapter folder: a run's adapter, or one that PEFT has saved.",
+            "adapter-no-config",
+            name=adapter_name(folder),
         )
     try:
         with file.open("rb") as stream:
@@ -113,19 +115,26 @@ def read_header(folder: Path) -> dict[str, TensorSpec]:
     if not file.is_file():
         if (folder / PICKLE_FILE).exists():
             raise UserError(
-                f"{name} has only {PICKLE_FILE}, a pickle, which may run code when it is read.",
+                "{name} has only adapter_model.bin, a pickle, which may run code when it is read.",
                 "Save it anew where it was made: model.save_pretrained(folder, safe_serialization=True)",
+                "adapter-pickle",
+                name=name,
             )
         raise UserError(
-            f"{name} has no readable {ADAPTER_WEIGHTS_FILE}.", "Copy the adapter again: a file is missing."
+            "{name} has no readable adapter_model.safetensors.",
+            "Copy the adapter again: a file is missing.",
+            "adapter-no-weights",
+            name=name,
         )
     try:
         with file.open("rb") as stream:
             start = stream.read(8)
         if start == b"version ":
             raise UserError(
-                f"{ADAPTER_WEIGHTS_FILE} of {name} is a Git LFS pointer in place of the weights.",
+                "adapter_model.safetensors of {name} is a Git LFS pointer in place of the weights.",
                 "Fetch them where the adapter was cloned: git lfs pull",
+                "adapter-lfs-pointer",
+                name=name,
             )
         # The header's length comes first: safetensors would take up to 100 MB of names.
         if int.from_bytes(start, "little") > MAX_HEADER_BYTES:
@@ -136,19 +145,32 @@ def read_header(folder: Path) -> dict[str, TensorSpec]:
     except (OSError, SafetensorError) as error:
         raise _damaged(folder, ADAPTER_WEIGHTS_FILE) from error
     if not header:
-        raise UserError(f"{ADAPTER_WEIGHTS_FILE} of {name} holds nothing.", "Choose another adapter.")
+        raise UserError(
+            "adapter_model.safetensors of {name} holds nothing.",
+            "Choose another adapter.",
+            "adapter-empty",
+            name=name,
+        )
     for key, tensor in header.items():
         if tensor.dtype not in FLOATS:
             raise UserError(
-                f"{name} holds {tensor.dtype} numbers, not floating-point ones: {printable(key)}.",
+                "{name} holds {dtype} numbers, not floating-point ones: {tensor}.",
                 "Save it anew from the run that made it, without quantizing it.",
+                "adapter-not-floats",
+                name=name,
+                dtype=tensor.dtype,
+                tensor=printable(key),
             )
     return header
 
 
 def _damaged(folder: Path, file: str) -> UserError:
     return UserError(
-        f"{adapter_name(folder)} has no readable {file}.", "Copy the adapter again: the file is damaged."
+        "{name} has no readable {file}.",
+        "Copy the adapter again: the file is damaged.",
+        "adapter-file-damaged",
+        name=adapter_name(folder),
+        file=file,
     )
 
 

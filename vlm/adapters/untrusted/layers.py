@@ -21,7 +21,7 @@ from vlm.adapters.untrusted.files import same_model
 from vlm.adapters.untrusted.patterns import Budget, PatternError, parse_pattern
 from vlm.adapters.untrusted.schema import DOTTED, MAX_MODULES, pattern_refusal, refusal
 from vlm.adapters.untrusted.tensors import CONNECTOR, VISION, AdapterTensors
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 from vlm.models.towers import TOWERS, find_towers
 
 TEXT = re.compile(r"language|text|decoder|llm")
@@ -54,19 +54,45 @@ class Candidate:
     base_name: str
     budget: Budget = field(default_factory=Budget)
 
-    def misfit(self, problem: str, matched: int) -> UserError:
+    @property
+    def may_be_its_base(self) -> bool:
+        """Whether it names no base, or one called as this."""
+        return not self.trained_on or same_model(self.trained_on, self.base_name)
+
+    def misfit(self, problem: Phrase, matched: int) -> UserError:
         """The refusal of an adapter that is well in itself and was trained on another base."""
-        trained_on = f"It was trained on {self.trained_on}. " if self.trained_on else ""
-        remedy = (
-            f"Choose {self.trained_on} as the base model."
-            if self.trained_on and not same_model(self.trained_on, self.base_name)
-            else "Choose the base model that the adapter was trained on."
-        )
-        total = len(self.tensors.keys)
+        values = {
+            "name": self.name,
+            "base": self.base_name,
+            "problem": problem,
+            "matched": matched,
+            "total": len(self.tensors.keys),
+        }
+        if not self.trained_on:
+            return UserError(
+                "{name} does not fit {base}: {problem}. {matched} of {total} tensors "
+                "{matched:matches|match}.",
+                "Choose the base model that the adapter was trained on.",
+                "adapter-misfit",
+                **values,
+            )
+        if self.may_be_its_base:
+            return UserError(
+                "{name} does not fit {base}: {problem}. It was trained on {trained_on}. "
+                "{matched} of {total} tensors {matched:matches|match}.",
+                "This base has the same name and other weights: choose the one that it was trained on, "
+                "its folder or its --revision.",
+                "adapter-misfit-same-name",
+                trained_on=self.trained_on,
+                **values,
+            )
         return UserError(
-            f"{self.name} does not fit {self.base_name}: {problem}. {trained_on}"
-            f"{matched} of {total} tensors match.",
-            remedy,
+            "{name} does not fit {base}: {problem}. It was trained on {trained_on}. "
+            "{matched} of {total} tensors {matched:matches|match}.",
+            "Choose {trained_on} as the base model.",
+            "adapter-other-base",
+            trained_on=self.trained_on,
+            **values,
         )
 
 
@@ -180,11 +206,13 @@ def _targeted(adapter: Candidate) -> list[str]:
         return layers
     depths = depths if isinstance(depths, list) else [depths]
     if not all(isinstance(depth, int) for depth in depths):
-        raise refusal(adapter.name, "has layers_to_transform that are no numbers")
+        raise refusal(
+            adapter.name, Phrase("has layers_to_transform that are no numbers", "depths-no-numbers")
+        )
     stacks = [stacks] if isinstance(stacks, str) else stacks
     named = isinstance(stacks, list) and all(isinstance(s, str) and DOTTED.fullmatch(s) for s in stacks)
     if not named or len(stacks) > MAX_MODULES:
-        raise refusal(adapter.name, "has a layers_pattern that is no name")
+        raise refusal(adapter.name, Phrase("has a layers_pattern that is no name", "stack-no-name"))
     # As in PEFT: the first number in a name, or the one behind a stack's name.
     places = [rf"(?:^|.*?\.){re.escape(stack)}\.(\d+)\." for stack in stacks] or [r".*?\.[^.]*\.(\d+)\."]
     numbers = [re.compile(place) for place in places]
@@ -204,6 +232,7 @@ def _matching(adapter: Candidate, key: str, rule: Any, layers: Iterable[str]) ->
         except PatternError as error:
             raise pattern_refusal(adapter.name, key, rule, error) from error
     if not isinstance(rule, list) or not all(isinstance(entry, str) for entry in rule):
-        raise refusal(adapter.name, f"has {key} that are neither names nor a pattern")
+        reason = Phrase("has {option} that are neither names nor a pattern", "targets-no-names", option=key)
+        raise refusal(adapter.name, reason)
     names = set(rule)
     return [layer for layer in layers if not names.isdisjoint(name_ends(layer))]

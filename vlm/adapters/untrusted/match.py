@@ -6,7 +6,7 @@ and shape, and none may lack. Only then are the adapter's numbers read, to see t
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,9 +35,9 @@ from vlm.adapters.untrusted.tensors import (
     read_info,
 )
 from vlm.build_lock import CONSTRUCTION_LOCK
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 from vlm.methods import ADAPTER_WEIGHTS_FILE
-from vlm.models.towers import find_towers
+from vlm.models.towers import TOWER_NAMES, find_towers
 
 TEXT_CLASSES = {
     *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),
@@ -45,7 +45,12 @@ TEXT_CLASSES = {
 } - {*MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values()}
 # How the names of layers begin in models of text alone.
 TEXT_ONLY = ("model.layers.", "model.decoder.layers.", "transformer.h.", "gpt_neox.layers.", "model.h.")
-NO_LAYER = "a tensor of no layer there"
+
+# The base's embeddings are not resized here: logits of other lengths can't be compared with the base's own.
+MERGE_THERE = (
+    "Merge it where it was trained (merge_and_unload), and save model and processor in one folder: "
+    "choose that as the base model."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +70,10 @@ class AdapterCheck:
     config: PeftConfig
     keys: Mapping[str, str]
     copies: Mapping[str, str]
-    notes: tuple[str, ...]
+    notes: tuple[Phrase, ...]
 
     def __str__(self) -> str:
-        return f"{self.matched} of {self.total} tensors match"
+        return f"{self.matched} of {self.total} tensors {'matches' if self.matched == 1 else 'match'}"
 
 
 def check_fit(folder: Path, base: PreTrainedModel, base_name: str) -> AdapterCheck:
@@ -89,36 +94,69 @@ def check_fit(folder: Path, base: PreTrainedModel, base_name: str) -> AdapterChe
     # that every shape may match.
     trained_class = (config.get("auto_mapping") or {}).get("base_model_class")
     if trained_class in TEXT_CLASSES and trained_class != type(base).__name__:
-        raise adapter.misfit(f"its base is a {trained_class}, which reads text alone", 0)
+        reason = Phrase("its base is a {model}, which reads text alone", "base-of-text", model=trained_class)
+        raise adapter.misfit(reason, 0)
     if lost := adapter.names.lost:
-        problem = f"{here} has no {printable(lost[0])}"
+        values = {"base": here, "layer": printable(lost[0])}
         if all(layer.startswith(TEXT_ONLY) for layer in lost):
-            problem += ", which is where models of text alone have their layers"
-        raise adapter.misfit(problem, len(tensors.keys) - len(lost))
+            reason = Phrase(
+                "{base} has no {layer}, which is where models of text alone have their layers",
+                "no-layer-of-text",
+                **values,
+            )
+        else:
+            reason = Phrase("{base} has no {layer}", "no-layer", **values)
+        raise adapter.misfit(reason, len(tensors.keys) - len(lost))
     rebuilt = rebuild_config(adapter)
     keys, copies = _match_tensors(adapter, _expected_shapes(adapter, rebuilt))
     missing, not_targeted = missing_layers(adapter)
     if missing:
         raise UserError(
-            f"{name} is not complete: it names {len(missing)} more layers than it has weights for, "
-            f"{printable(missing[0])} first.",
+            "{name} is not complete: it names {count} more {count:layer|layers} than it has weights for, "
+            "{layer} first.",
             "Copy the adapter again, or save it anew.",
+            "adapter-layers-missing",
+            name=name,
+            count=len(missing),
+            layer=printable(missing[0]),
         )
     # The adapter's numbers are read for the first time here.
     with safe_open(folder / ADAPTER_WEIGHTS_FILE, framework="pt") as weights:
         for key in weights.keys():
             if not torch.isfinite(weights.get_tensor(key)).all():
                 raise UserError(
-                    f"{name} holds numbers that are not finite, in {printable(key)}.",
+                    "{name} holds numbers that are not finite, in {tensor}.",
                     "Choose an earlier checkpoint, or train again with a lower learning rate.",
+                    "adapter-not-finite",
+                    name=name,
+                    tensor=printable(key),
                 )
     towers, notes = find_towers(base), []
     if trained_on and not files.same_model(trained_on, here):
-        notes.append(f"It was trained on {trained_on}, not {here}: the shapes match, the weights need not.")
+        notes.append(
+            Phrase(
+                "It was trained on {trained_on}, not {base}: the shapes match, the weights need not.",
+                "note-other-base",
+                trained_on=trained_on,
+                base=here,
+            )
+        )
     if renamed := adapter.names.renamed:
-        notes.append(f"{renamed} of its layers have other names in this version of transformers.")
+        notes.append(
+            Phrase(
+                "{count} of its layers {count:has another name|have other names} in this version of "
+                "transformers.",
+                "note-renamed-layers",
+                count=renamed,
+            )
+        )
     notes += [
-        f"It has nothing in the {tower} tower, where its targets would fit too." for tower in not_targeted
+        Phrase(
+            "It has nothing in the {tower}, where its targets would fit too.",
+            "note-tower-not-targeted",
+            tower=TOWER_NAMES[tower],
+        )
+        for tower in not_targeted
     ]
     info = read_info(folder, {layer: towers.of(place) for layer, place in adapter.names.layers.items()})
     matched, total = len(keys) + len(copies), len(tensors.keys)
@@ -151,8 +189,10 @@ def _expected_shapes(adapter: Candidate, config: PeftConfig) -> dict[str, Shape]
         # PEFT would look the base up on the Hub to decide whether embeddings are saved.
         state = get_peft_model_state_dict(model, save_embedding_layers=False)
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise adapter.misfit(f"PEFT can't build it there ({printable(reason, 200)})", 0) from error
+        why = printable((str(error).splitlines() or [type(error).__name__])[0], 200)
+        raise adapter.misfit(
+            Phrase("PEFT can't build it there ({why})", "peft-cannot-build", why=why), 0
+        ) from error
     expected = {key: tuple(tensor.shape) for key, tensor in state.items()}
     # Of the ranks that an AdaLoRA started with the file holds those that are left.
     ranks = tensors.ranks() if is_adalora else {}
@@ -172,36 +212,78 @@ def _match_tensors(
     Raises `UserError` with the first that does not match.
     """
     tensors, names, keys = adapter.tensors, adapter.names, adapter.tensors.keys
-    found = {key: (keys[key], shape) for key, shape in tensors.shared.items()}
+    # By PEFT's name: the name in the file, the shape, and the layer of the base that it belongs to.
+    found = {key: (keys[key], shape, "") for key, shape in tensors.shared.items()}
     for layer, parts in tensors.layers.items():
+        place = names.layers[layer]
         for part, shape in parts.items():
-            in_file = keys[f"{PEFT_PREFIX}{layer}.{part}"]
-            found[f"{PEFT_PREFIX}{names.layers[layer]}.{part}"] = (in_file, shape)
+            found[f"{PEFT_PREFIX}{place}.{part}"] = (keys[f"{PEFT_PREFIX}{layer}.{part}"], shape, place)
     for weight, shape in tensors.full.items():
-        found[f"{tensors.prefix}{names.full[weight]}"] = (keys[f"{tensors.prefix}{weight}"], shape)
-    wrong = [key for key, (_, shape) in found.items() if expected.get(key) != shape]
-    if wrong:
-        in_file, shape = found[wrong[0]]
-        wanted = expected.get(wrong[0])
-        problem = NO_LAYER if wanted is None else f"{_sides(shape)}, not {_sides(wanted)}"
-        raise adapter.misfit(f"{printable(in_file, 200)} is {problem}", len(found) - len(wrong))
-    if lacking := [key for key in expected if key not in found]:
-        raise UserError(
-            f"{adapter.name} is not complete: {len(lacking)} of {len(expected)} tensors are missing, "
-            f"{printable(lacking[0])} first.",
-            "Copy the adapter again, or save it anew.",
-        )
+        place = names.full[weight]
+        in_file = keys[f"{tensors.prefix}{weight}"]
+        found[f"{tensors.prefix}{place}"] = (in_file, shape, place.rpartition(".")[0])
+    wrong = [(*own, expected.get(key)) for key, own in found.items() if expected.get(key) != own[1]]
     copies = {}
     for layer, shape in tensors.copies.items():
         in_file, place = keys[f"{PEFT_PREFIX}{layer}{COPY_SUFFIX}"], names.layers.get(layer)
         own = None if place is None else tuple(adapter.base.get_submodule(place).weight.shape)
         if own != shape:
-            problem = NO_LAYER if own is None else f"not {_sides(own)}"
-            problem = f"{printable(in_file, 200)} is {_sides(shape)}, {problem}"
-            raise adapter.misfit(problem, len(keys) - 1)
+            wrong.append((in_file, shape, place or "", own))
         copies[place] = in_file
-    return {key: in_file for key, (in_file, _) in found.items()}, copies
+    if wrong:
+        raise _mismatch(adapter, wrong)
+    if lacking := [key for key in expected if key not in found]:
+        raise UserError(
+            "{name} is not complete: {count} of {total} tensors {count:is|are} missing, {tensor} first.",
+            "Copy the adapter again, or save it anew.",
+            "adapter-tensors-missing",
+            name=adapter.name,
+            count=len(lacking),
+            total=len(expected),
+            tensor=printable(lacking[0]),
+        )
+    return {key: in_file for key, (in_file, *_) in found.items()}, copies
+
+
+def _mismatch(adapter: Candidate, wrong: Sequence[tuple[str, Shape, str, Shape | None]]) -> UserError:
+    """The refusal of tensors: of each its name in the file, its shape, its layer, and the shape wanted."""
+    base, (in_file, shape, _, wanted) = adapter.base, wrong[0]
+    words = (base.get_input_embeddings(), base.get_output_embeddings())
+    own, sizes = words[0].weight.shape[0], set()
+    for _, found, layer, there in wrong:
+        differ = [sides for sides in zip(found, there or (), strict=False) if sides[0] != sides[1]]
+        of_words = len(differ) == 1 and differ[0][1] == own and base.get_submodule(layer) in words
+        sizes.add(differ[0][0] if of_words else None)
+    # Nothing but the vocabulary's length is another, and this is no other model: tokens were added.
+    if len(sizes) == 1 and None not in sizes and adapter.may_be_its_base:
+        tokens = sizes.pop()
+        values = {"name": adapter.name, "base": adapter.base_name}
+        if tokens > own:
+            return UserError(
+                "{name} does not fit {base}: it adds {count:,} {count:token|tokens} to the vocabulary.",
+                MERGE_THERE,
+                "adapter-adds-tokens",
+                count=tokens - own,
+                **values,
+            )
+        return UserError(
+            "{name} does not fit {base}: its vocabulary has {tokens:,} tokens, and this base's has {own:,}.",
+            MERGE_THERE,
+            "adapter-fewer-tokens",
+            tokens=tokens,
+            own=own,
+            **values,
+        )
+    tensor = printable(in_file, 200)
+    if wanted is None:
+        problem = Phrase("{tensor} is a tensor of no layer there", "tensor-of-no-layer", tensor=tensor)
+    else:
+        found, there = _sides(shape), _sides(wanted)
+        problem = Phrase(
+            "{tensor} is {shape}, not {wanted}", "tensor-shape", tensor=tensor, shape=found, wanted=there
+        )
+    return adapter.misfit(problem, len(adapter.tensors.keys) - len(wrong))
 
 
 def _sides(shape: Shape) -> str:
-    return " x ".join(map(str, shape)) or "a single number"
+    return " x ".join(map(str, shape)) or Phrase("a single number", "single-number")

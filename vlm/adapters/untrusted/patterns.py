@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from vlm.errors import Phrase
+
 MAX_LENGTH = 20_000
 # Groups are parsed and matched by recursion: Python's own limit is 1,000 calls.
 MAX_DEPTH = 20
@@ -28,7 +30,11 @@ Node = tuple[Any, ...]
 
 
 class PatternError(ValueError):
-    """Why a pattern is not read or matched, as the end of a sentence that begins with the pattern."""
+    """Why a pattern is not read or matched: a phrase, the end of a sentence that begins with the pattern."""
+
+    def __init__(self, reason: Phrase) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(slots=True)
@@ -55,7 +61,7 @@ class Budget:
     def step(self) -> None:
         self.steps -= 1
         if self.steps < 0:
-            raise PatternError("takes too long to match")
+            raise PatternError(Phrase("takes too long to match", "pattern-too-slow"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +148,11 @@ def parse_pattern(pattern: str, budget: Budget) -> Pattern:
         PatternError: it can't be read, or repeats what already repeats.
     """
     if len(pattern) > MAX_LENGTH:
-        raise PatternError(f"has {len(pattern):,} characters")
+        raise PatternError(Phrase("has {count:,} characters", "pattern-too-long", count=len(pattern)))
     reader = _Reader(pattern)
     node, _ = reader.alternatives(0)
     if reader.position < len(pattern):
-        raise PatternError("has a bracket too many")
+        raise PatternError(Phrase("has a bracket too many", "pattern-bracket-more"))
     return Pattern(node, budget)
 
 
@@ -165,14 +171,14 @@ class _Reader:
 
     def _take(self) -> str:
         if self.position == len(self.pattern):
-            raise PatternError("ends in the middle")
+            raise PatternError(Phrase("ends in the middle", "pattern-cut-short"))
         self.position += 1
         return self.pattern[self.position - 1]
 
     def alternatives(self, depth: int) -> tuple[Node, bool]:
         """What stands in a group, or in the whole pattern: sequences with `|` between them."""
         if depth > MAX_DEPTH:
-            raise PatternError("has too many groups in groups")
+            raise PatternError(Phrase("has too many groups in groups", "pattern-too-deep"))
         choices, endless = [[]], False
         while self.position < len(self.pattern) and self.pattern[self.position] != ")":
             if self._next("|"):
@@ -183,9 +189,14 @@ class _Reader:
             if (least, most) != (1, 1):
                 if most is None and repeats:
                     # One within another their rounds multiply: a name's length to the power of their depth.
-                    raise PatternError("repeats what already repeats, which can take for ever to match")
+                    raise PatternError(
+                        Phrase(
+                            "repeats what already repeats, which can take for ever to match",
+                            "pattern-endless",
+                        )
+                    )
                 if self.position < len(self.pattern) and self.pattern[self.position] in "*+?{":
-                    raise PatternError("repeats a repeat")
+                    raise PatternError(Phrase("repeats a repeat", "pattern-repeat-twice"))
                 node = ("repeat", node, least, most)
             choices[-1].append(node)
             endless |= repeats or most is None
@@ -204,11 +215,11 @@ class _Reader:
             least, comma, most = inside.partition(",")
             readable = all(part.isdecimal() and len(part) < 4 for part in (least, most) if part)
             if not closed or not (least or comma) or not readable:
-                raise PatternError("has a repeat that can't be read")
+                raise PatternError(Phrase("has a repeat that can't be read", "pattern-repeat"))
             self.position = len(self.pattern) - len(rest)
             bounds = (int(least or 0), int(least) if not comma else int(most) if most else None)
             if (largest := max(bounds[0], bounds[1] or 0)) > MAX_REPEATS:
-                raise PatternError(f"repeats a part {largest} times")
+                raise PatternError(Phrase("repeats a part {count} times", "pattern-repeats", count=largest))
         else:
             return 1, 1
         self._next("?")  # a lazy repeat matches the same names
@@ -222,10 +233,10 @@ class _Reader:
         if character == "(":
             ahead = True if self._next("?=") else False if self._next("?!") else None
             if ahead is None and not self._next("?:") and self._next("?"):
-                raise PatternError("has a kind of group that is not read")
+                raise PatternError(Phrase("has a kind of group that is not read", "pattern-group"))
             node, endless = self.alternatives(depth + 1)
             if not self._next(")"):
-                raise PatternError("has a bracket too few")
+                raise PatternError(Phrase("has a bracket too few", "pattern-bracket-less"))
             return (node if ahead is None else ("ahead", node, ahead)), endless
         if character == "[":
             return ("class", self._class()), False
@@ -236,7 +247,7 @@ class _Reader:
             test = _escaped(character)
             return (("class", test) if test else ("character", character)), False
         if character in "*+?{":
-            raise PatternError("repeats nothing")
+            raise PatternError(Phrase("repeats nothing", "pattern-repeats-nothing"))
         return ("character", character), False
 
     def _class(self) -> CharacterTest:
@@ -265,6 +276,6 @@ def _escaped(letter: str) -> CharacterTest | None:
     test = SHORTHANDS.get(letter.lower())
     if test is None:
         if letter.isalnum():
-            raise PatternError(f"holds \\{letter}, which is not read")
+            raise PatternError(Phrase("holds \\{letter}, which is not read", "pattern-escape", letter=letter))
         return None
     return test if letter.islower() else lambda character: not test(character)

@@ -29,7 +29,8 @@ from vlm.adapters.untrusted.schema import (
     validated,
 )
 from vlm.adapters.untrusted.tensors import PROMPT_KEY, PROMPTS, adapter_method
-from vlm.methods import ADAPTER_CONFIG_FILE, METHODS
+from vlm.errors import Phrase
+from vlm.methods import METHODS
 from vlm.settings import AdapterSettings
 
 # Steps of AdaLoRA's schedule, until a run that continues puts its own in their place: so many that the
@@ -69,7 +70,9 @@ def rebuild_config(adapter: Candidate) -> PeftConfig:
             values["r"] = max(_layer_ranks(adapter, options).values())
             if tensors.peft_type == "MISS" and options.init_weights not in (True, False, "bat", "mini"):
                 kind = printable(options.init_weights, 40)
-                raise refusal(name, f"is a MiSS of a kind that is not known here: {kind}")
+                raise refusal(
+                    name, Phrase("is a MiSS of a kind that is not known here: {kind}", "miss-kind", kind=kind)
+                )
         case "ADALORA":
             # Layers start with `init_r` ranks, which PEFT's scaling needs, and the file has those left over.
             left = tensors.ranks()
@@ -91,7 +94,7 @@ def rebuild_config(adapter: Candidate) -> PeftConfig:
             values["feedforward_modules"] = _exact_pattern(adapter.base, rows) if rows else []
         case "OFT":
             if bool(options.r) == bool(options.oft_block_size):
-                raise refusal(name, "must say either r or oft_block_size")
+                raise refusal(name, Phrase("must say either r or oft_block_size", "oft-one-size"))
     return getattr(peft, method.config)(**values)
 
 
@@ -137,16 +140,32 @@ def _layer_ranks(adapter: Candidate, options: BaseModel) -> dict[str, int]:
         named = list(rules.values()) or [options.r]
         rank = shapes[layer] if layer in shapes and shapes[layer] in named else named[0]
         if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-            raise refusal(name, f"says rank {printable(rank, 40)} for {printable(layer)}")
-        if shapes.get(layer, rank) != rank:
-            raise refusal(
-                name,
-                f"is at odds with itself: {ADAPTER_CONFIG_FILE} says rank {printable(rank, 40)}, and the "
-                f"weights of {printable(layer)} have {shapes[layer]}",
+            reason = Phrase(
+                "says rank {rank} for {layer}",
+                "rank-no-rank",
+                rank=printable(rank, 40),
+                layer=printable(layer),
             )
+            raise refusal(name, reason)
+        if shapes.get(layer, rank) != rank:
+            reason = Phrase(
+                "is at odds with itself: adapter_config.json says rank {rank}, and the weights of {layer} have {own}",
+                "rank-at-odds",
+                rank=printable(rank, 40),
+                layer=printable(layer),
+                own=shapes[layer],
+            )
+            raise refusal(name, reason)
         most = max_rank(adapter.base.get_submodule(adapter.names.layers[layer]))
         if rank > most:
-            raise refusal(name, f"has rank {rank:,} in {printable(layer)}, whose size allows {most:,}")
+            reason = Phrase(
+                "has rank {rank:,} in {layer}, whose size allows {most:,}",
+                "rank-over-layer",
+                rank=rank,
+                layer=printable(layer),
+                most=most,
+            )
+            raise refusal(name, reason)
         ranks[layer] = rank
     return ranks
 
@@ -164,9 +183,13 @@ def _rank_patterns(adapter: Candidate, options: BaseModel, alpha_key: str | None
         alphas = validated(adapter.name, dict[str, AlphaOption], alphas, alpha_key)
         for layer, alpha in alphas.items():
             if not alpha:
-                raise refusal(
-                    adapter.name, f"says {alpha_key} = 0 for {printable(layer)}: it would change nothing"
+                reason = Phrase(
+                    "says {option} = 0 for {layer}: it would change nothing",
+                    "alpha-zero",
+                    option=alpha_key,
+                    layer=printable(layer),
                 )
+                raise refusal(adapter.name, reason)
     kinds = {layer: (rank, alphas.get(layer)) for layer, rank in ranks.items()}
     (usual_rank, usual_alpha), _ = Counter(kinds.values()).most_common(1)[0]
     others: dict[tuple[int, float | None], list[str]] = {}
@@ -194,12 +217,13 @@ def _prompt_config(adapter: Candidate, options: BaseModel, values: Mapping[str, 
     per_token = config.num_transformer_submodules if method == "prompt_tuning" else 1
     config.num_virtual_tokens = rows // per_token
     if not config.num_virtual_tokens or options.num_virtual_tokens != config.num_virtual_tokens:
-        in_config = printable(options.num_virtual_tokens, 40)
-        raise refusal(
-            adapter.name,
-            f"is at odds with itself: {ADAPTER_CONFIG_FILE} says {in_config} virtual tokens, and its weights "
-            f"have {rows}",
+        reason = Phrase(
+            "is at odds with itself: adapter_config.json says {count} virtual tokens, and its weights have {own}",
+            "virtual-tokens-at-odds",
+            count=printable(options.num_virtual_tokens, 40),
+            own=rows,
         )
+        raise refusal(adapter.name, reason)
     for key, value in values.items():
         setattr(config, key, value)
     return config

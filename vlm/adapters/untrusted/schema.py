@@ -17,8 +17,8 @@ from pydantic_core import PydanticCustomError
 from vlm.adapters.untrusted.files import printable
 from vlm.adapters.untrusted.patterns import PatternError
 from vlm.adapters.untrusted.tensors import adapter_method
-from vlm.errors import UserError
-from vlm.methods import ADAPTER_CONFIG_FILE, METHODS
+from vlm.errors import Phrase, UserError
+from vlm.methods import METHODS
 
 # As much as settings allow a run (vlm.settings.Alpha).
 MAX_ALPHA = 65_536.0
@@ -29,18 +29,18 @@ MAX_BASE_NAME = 4096  # as in vlm.settings
 # `init_lora_weights` that begin in the base's weights: PEFT, given such an adapter as it is, rewrites them.
 CHANGES_BASE = re.compile(r"pissa|olora|corda|loftq|lora_ga")
 # Options of PEFT that are not done here, each as the end of a sentence that begins with the adapter.
-REFUSED = {
-    "layer_replication": "repeats layers of the base",
-    "target_parameters": "adapts single weights, not layers",
-    "trainable_token_indices": "trains single tokens of the vocabulary",
-    "megatron_config": "is made for Megatron",
-    "alora_invocation_tokens": "is switched on by words in the prompt",
-    "use_qalora": "is a QA-LoRA",
-    "use_bdlora": "is a BD-LoRA",
-    "arrow_config": "routes between adapters",
-    "kasa_config": "changes the base's weights (KaSA)",
-    "monteclora_config": "is a MonteCLoRA",
-    "ensure_weight_tying": "ties its weights to one another",
+REFUSED: dict[str, Phrase] = {
+    "layer_replication": Phrase("repeats layers of the base", "repeats-layers"),
+    "target_parameters": Phrase("adapts single weights, not layers", "adapts-weights"),
+    "trainable_token_indices": Phrase("trains single tokens of the vocabulary", "trains-tokens"),
+    "megatron_config": Phrase("is made for Megatron", "of-megatron"),
+    "alora_invocation_tokens": Phrase("is switched on by words in the prompt", "switched-by-words"),
+    "use_qalora": Phrase("is a QA-LoRA", "is-qalora"),
+    "use_bdlora": Phrase("is a BD-LoRA", "is-bdlora"),
+    "arrow_config": Phrase("routes between adapters", "routes-adapters"),
+    "kasa_config": Phrase("changes the base's weights (KaSA)", "is-kasa"),
+    "monteclora_config": Phrase("is a MonteCLoRA", "is-monteclora"),
+    "ensure_weight_tying": Phrase("ties its weights to one another", "ties-weights"),
 }
 # Keys that PEFT writes beside its options. `auto_mapping` names a class: its form is checked, it is never
 # imported.
@@ -50,20 +50,27 @@ DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*")
 OFF = (None, False, "", [], {})
 
 
-MEND = f"Mend its {ADAPTER_CONFIG_FILE}, or choose another adapter."
-
-
-def refusal(name: str, problem: str, remedy: str = MEND) -> UserError:
+def refusal(name: str, problem: Phrase) -> UserError:
     """The refusal of an adapter, whose problem is the end of a sentence that begins with its name."""
-    return UserError(f"{name} {problem}.", remedy)
+    return UserError(
+        "{name} {problem}.",
+        "Mend its adapter_config.json, or choose another adapter.",
+        "adapter-refused",
+        name=name,
+        problem=problem,
+    )
 
 
 def pattern_refusal(name: str, key: str, pattern: str, error: PatternError) -> UserError:
     """The refusal of a pattern that can't be read or would take too long to match."""
-    return refusal(
-        name,
-        f"has a pattern in {key} that {error}: {printable(pattern, 60)}",
-        f"Write plain layer names in {key} of its {ADAPTER_CONFIG_FILE}, or choose another adapter.",
+    return UserError(
+        "{name} has a pattern in {option} that {reason}: {pattern}.",
+        "Write plain layer names in {option} of its adapter_config.json, or choose another adapter.",
+        "adapter-pattern",
+        name=name,
+        option=key,
+        reason=error.reason,
+        pattern=printable(pattern, 60),
     )
 
 
@@ -75,8 +82,10 @@ def bounded(low: float, high: float, *, whole: bool = False) -> Any:
             return validate(value)
         except ValidationError as error:
             fraction = error.errors()[0]["type"] == "multiple_of"
-            allowed = "it must be a whole number" if fraction else f"it must lie between {low:g} and {high:g}"
-            raise PydanticCustomError("number", allowed) from error
+            # `validated` says it in words.
+            raise PydanticCustomError(
+                "fraction" if fraction else "bounds", "", {"low": low, "high": high}
+            ) from error
 
     # Of a union and strict: pydantic would turn 8 into 8.0 for a float, and PEFT would write that on saving.
     bounds = Field(ge=low, le=high, multiple_of=1 if whole else None)
@@ -196,10 +205,26 @@ def validated(name: str, kind: Any, values: Mapping[str, Any], key: str | None =
         first = error.errors(include_url=False)[0]
     at, wrong = first["loc"][0], first["type"]
     if wrong in ("dict_type", "too_long"):
-        raise refusal(name, f"has a {at} that can't be read")
-    allowed = "it must be true or false" if wrong == "bool_type" else first["msg"]
-    option = at if key is None else f"{key} of {printable(at)}"
-    raise refusal(name, f"says {option} = {printable(first['input'], 40)}, and {allowed}")
+        raise refusal(name, Phrase("has a {option} that can't be read", "option-unreadable", option=at))
+    allowed = {
+        "bool_type": Phrase("it must be true or false", "option-switch"),
+        "fraction": Phrase("it must be a whole number", "option-whole"),
+    }
+    option = (
+        at
+        if key is None
+        else Phrase("{option} of {layer}", "option-of-layer", option=key, layer=printable(at))
+    )
+    reason = Phrase(
+        "says {option} = {value}, and {allowed}",
+        "option-value",
+        option=option,
+        value=printable(first["input"], 40),
+        allowed=allowed[wrong]
+        if wrong in allowed
+        else Phrase("it must lie between {low:g} and {high:g}", "option-bounds", **first["ctx"]),
+    )
+    raise refusal(name, reason)
 
 
 def validate_options(name: str, config: Mapping[str, Any]) -> None:
@@ -212,36 +237,57 @@ def validate_options(name: str, config: Mapping[str, Any]) -> None:
     known = {option.name for option in dataclasses.fields(kind)} | UNUSED
     for key, value in config.items():
         if key not in known and value not in OFF:
-            raise refusal(name, f"asks for {printable(key, 40)}, which is no option of its method known here")
+            reason = Phrase(
+                "asks for {option}, which is no option of its method known here",
+                "option-unknown",
+                option=printable(key, 40),
+            )
+            raise refusal(name, reason)
         if key in REFUSED and value not in OFF:
-            raise refusal(name, f"{REFUSED[key]} ({key}), which is not done here", "Choose another adapter.")
+            raise UserError(
+                "{name} {reason} ({option}), which is not done here.",
+                "Choose another adapter.",
+                "adapter-not-done",
+                name=name,
+                reason=REFUSED[key],
+                option=key,
+            )
     if config.get("bias", "none") != "none":
-        raise refusal(
-            name,
-            "was trained together with the base's biases, which would change the base itself",
+        raise UserError(
+            "{name} was trained together with the base's biases, which would change the base itself.",
             "Train it anew with bias none.",
+            "adapter-biases",
+            name=name,
         )
     start = config.get("init_lora_weights")
     if isinstance(start, str) and CHANGES_BASE.match(start):
-        raise refusal(
-            name,
-            f"was saved as {printable(start, 20)}, not as LoRA: loading it would rewrite the base's weights",
+        raise UserError(
+            "{name} was saved as {start}, not as LoRA: loading it would rewrite the base's weights.",
             "Save it where it was trained with PEFT's path_initial_model_for_weight_conversion.",
+            "adapter-rewrites-base",
+            name=name,
+            start=printable(start, 20),
         )
     # Names that could lead somewhere are only shown or compared, and must still look like what they are.
     base = config.get("base_model_name_or_path")
     if base is not None and (
         not isinstance(base, str) or len(base) > MAX_BASE_NAME or not base.isprintable()
     ):
-        raise refusal(name, "names a base model that is no name")
+        raise refusal(name, Phrase("names a base model that is no name", "base-no-name"))
     mapping = config.get("auto_mapping") or {}
     entries = mapping.values() if isinstance(mapping, dict) else [""]
     if not all(isinstance(text, str | bool) and DOTTED.fullmatch(str(text)) for text in entries):
-        raise refusal(name, "names code to import, and not as a dotted name (auto_mapping)")
+        raise refusal(
+            name, Phrase("names code to import, and not as a dotted name (auto_mapping)", "mapping-no-name")
+        )
     full = config.get("modules_to_save") or []
     # "_" before it: a module may be called "0", and DOTTED wants a letter first.
     named = isinstance(full, list) and all(isinstance(m, str) and DOTTED.fullmatch(f"_{m}") for m in full)
     if not named or len(full) > MAX_MODULES:
         raise refusal(
-            name, "has modules_to_save that are no names of layers; PEFT would run them as patterns"
+            name,
+            Phrase(
+                "has modules_to_save that are no names of layers; PEFT would run them as patterns",
+                "saved-modules-no-names",
+            ),
         )

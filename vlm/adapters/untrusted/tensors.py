@@ -133,10 +133,13 @@ def adapter_method(name: str, config: Mapping[str, Any]) -> Method:
         return next((variant for variant in variants if config.get(f"use_{variant}") is True), "lora")
     if isinstance(kind, str) and kind in (*PARTS, *PROMPTS):
         return next(method for method in METHODS if method == kind.lower())
-    done = ", ".join(METHODS[method].label for method in METHODS if method.upper() in (*PARTS, *PROMPTS))
     raise UserError(
-        f"{name} is an adapter of a method that can't be loaded here: {printable(kind, 40)}.",
-        f"Choose one of these: {done}.",
+        "{name} is an adapter of a method that can't be loaded here: {method}.",
+        "Choose one of these: {methods}.",
+        "adapter-method-unknown",
+        name=name,
+        method=printable(kind, 40),
+        methods=[METHODS[method].label for method in METHODS if method.upper() in (*PARTS, *PROMPTS)],
     )
 
 
@@ -151,15 +154,24 @@ def classify_tensors(
     adapter_method(name, config)
     found = AdapterTensors(config["peft_type"])
     if len(header) > MAX_TENSORS:
-        raise UserError(f"{name} holds {len(header):,} tensors.", "Choose another adapter.")
+        raise UserError(
+            "{name} holds {count:,} tensors.",
+            "Choose another adapter.",
+            "adapter-too-many-tensors",
+            name=name,
+            count=len(header),
+        )
     begins = PARTS.get(found.peft_type)
     for in_file, tensor in header.items():
         key = ADAPTER_NAME.sub("", in_file)
         # Two names may become one: both would be the same tensor to PEFT.
         if len(in_file) > MAX_KEY_LENGTH or not in_file.isprintable() or key in found.keys:
             raise UserError(
-                f"{name} holds a tensor of a name that PEFT never gives: {printable(in_file)}.",
+                "{name} holds a tensor of a name that PEFT never gives: {tensor}.",
                 "Choose another adapter.",
+                "adapter-tensor-name",
+                name=name,
+                tensor=printable(in_file),
             )
         found.keys[key] = in_file
         place = key.removeprefix(found.prefix)
@@ -168,8 +180,12 @@ def classify_tensors(
             found.shared[key] = tensor.shape
         elif not key.startswith(found.prefix):
             raise UserError(
-                f"{name} holds {printable(key)}, and a PEFT adapter's tensors are called {found.prefix}…",
+                "{name} holds {tensor}, and a PEFT adapter's tensors are called {prefix}…",
                 "Save it anew with PEFT: model.save_pretrained(folder)",
+                "adapter-tensor-prefix",
+                name=name,
+                tensor=printable(key),
+                prefix=found.prefix,
             )
         elif place.endswith(COPY_SUFFIX):
             found.copies[place.removesuffix(COPY_SUFFIX)] = tensor.shape
@@ -178,15 +194,25 @@ def classify_tensors(
         else:
             found.full[place] = tensor.shape
     if not found.layers and PROMPT_KEY not in found.shared:
-        first = printable(next(iter(found.keys)))
-        raise UserError(f"{name} holds no weights of its method, but {first}.", "Choose another adapter.")
+        raise UserError(
+            "{name} holds no weights of its method, but {tensor}.",
+            "Choose another adapter.",
+            "adapter-no-method-weights",
+            name=name,
+            tensor=printable(next(iter(found.keys))),
+        )
     for layer, parts in found.layers.items():
         for group in COMPLETE_SETS:
             here, lacking = group & parts.keys(), group - parts.keys()
             if here and lacking:
                 raise UserError(
-                    f"{name} is not complete: {printable(layer)} has {min(here)} and no {min(lacking)}.",
+                    "{name} is not complete: {layer} has {own} and no {lacking}.",
                     "Copy the adapter again, or save it anew.",
+                    "adapter-half-product",
+                    name=name,
+                    layer=printable(layer),
+                    own=min(here),
+                    lacking=min(lacking),
                 )
     return found
 
