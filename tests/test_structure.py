@@ -53,7 +53,7 @@ FLOORS = {
         "meta_model",
         "inference",
     ),
-    "vlm/models": ("checkpoint_files towers", "hub quantization", "loading"),
+    "vlm/models": ("checkpoint_files hub_errors towers", "hub quantization", "loading"),
     "vlm/prompting": ("base", "chat completion seq2seq"),
     "vlm/composed": ("configuration processing", "pretrained", "modeling"),
     "vlm/adapters": (

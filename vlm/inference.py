@@ -103,7 +103,9 @@ class Engine:
             UserError: the model or an adapter can't be loaded, or there is no image.
         """
         if image is None:
-            raise UserError("There is no image to ask about.", "Upload one, or choose a sample.", "no-image")
+            raise UserError(
+                "There is no image to ask about.", "Upload one, or choose a sample.", "ask-no-image"
+            )
         settings = ModelSettings(model=model) if isinstance(model, str) else model
         answers = [Answer() for _ in answerers]
         with self._asking:

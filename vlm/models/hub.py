@@ -6,43 +6,34 @@ What is on this machine is used without asking the Hub. A token comes from the e
 no setting.
 """
 
-import errno
 import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_cached_repo_tree, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
-    HTTPError,
     LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
 )
 from huggingface_hub.file_download import repo_folder_name
 
 from vlm.errors import Phrase, UserError
 from vlm.methods import ADAPTER_CONFIG_FILE
 from vlm.models import checkpoint_files
+from vlm.models.hub_errors import TIMEOUT_S, errors_explained
 
 logger = logging.getLogger(__name__)
 
 STARTER = "starter"
 STARTER_FOLDER = Path(__file__).resolve().parents[1] / "starter"
 HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]*\w")
-TIMEOUT_S = 10.0
 # The Hub's own account, which opens pull requests with the safetensors of repositories of pickles
 # (https://huggingface.co/spaces/safetensors/convert).
 CONVERTER = "SFconvertbot"
-LOG_IN = Phrase("set HF_TOKEN to a token of your account, or run: hf auth login", "log-in")
 
 
 def parts(model: str) -> tuple[str, ...]:
@@ -101,7 +92,7 @@ def config_folder(model: str, revision: str | None = None, *, half: bool = False
             )
     elif (folder := _cached(model, revision)) is None:
         revision = _listing(model, revision)[0]
-        with _errors_explained(model, revision):
+        with errors_explained(model, revision):
             folder = Path(hf_hub_download(model, "config.json", revision=revision)).parent
     checkpoint_files.check_config(model, read_json(folder / "config.json", model), half=half)
     return folder
@@ -210,7 +201,7 @@ def _listing(model: str, revision: str | None) -> tuple[str | None, dict[str, in
     Raises:
         UserError: the repository can't be reached, or is no model in transformers' format.
     """
-    with _errors_explained(model, revision):
+    with errors_explained(model, revision):
         info = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=TIMEOUT_S)
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         base = None
@@ -222,7 +213,7 @@ def _listing(model: str, revision: str | None) -> tuple[str | None, dict[str, in
         pickled = "config.json" in sizes and any(checkpoint_files.PICKLE.fullmatch(name) for name in sizes)
         if not pickled or revision is not None:
             raise
-        with _errors_explained(model, None):
+        with errors_explained(model, None):
             found = HfApi().get_repo_discussions(
                 model, author=CONVERTER, discussion_type="pull_request", discussion_status="open"
             )
@@ -261,7 +252,7 @@ def snapshot_folder(
         if all((folder / name).is_file() for name in wanted):
             return folder
     revision, sizes = _listing(model, revision)
-    with _errors_explained(model, revision):
+    with errors_explained(model, revision):
         folder = Path(hf_hub_download(model, "config.json", revision=revision)).parent
         checkpoint_files.check_config(model, read_json(folder / "config.json", model), half=half)
         wanted = checkpoint_files.small_files(sizes)
@@ -288,120 +279,3 @@ def snapshot_folder(
         # The commit, not the branch: everything comes from where config.json came from.
         snapshot_download(model, revision=folder.name, allow_patterns=wanted)
     return folder
-
-
-@contextmanager
-def _errors_explained(model: str, revision: str | None) -> Iterator[None]:
-    """Turns what goes wrong between here and the Hub into a `UserError`."""
-    try:
-        yield
-    except (HfHubHTTPError, HTTPError, HFValidationError, OSError) as error:
-        raise _explained(error, model, revision) or _unreached(error, model) from error
-
-
-def _explained(error: Exception, model: str, revision: str | None) -> UserError | None:
-    """Returns what an answer of the Hub means; None where there was no answer."""
-    # In this order: the client's classes derive from each other. A gated repository is a missing one, and
-    # most are errors of HTTP, or of the operating system where there is no network.
-    match error:
-        case HFValidationError():
-            return UserError(
-                "{model} is no Hub id.", "Write it as `organisation/name`.", "no-hub-id", model=model
-            )
-        case GatedRepoError():
-            return UserError(
-                "{model} is gated: its licence has to be accepted first.",
-                "Accept it at {hub}/{model}, then {log_in}",
-                "model-gated",
-                model=model,
-                hub=constants.ENDPOINT,
-                log_in=LOG_IN,
-            )
-        case RepositoryNotFoundError():
-            with suppress(HfHubHTTPError, HTTPError):
-                HfApi().dataset_info(model, timeout=TIMEOUT_S)
-                return UserError(
-                    "{model} is a dataset, not a model.",
-                    "Give it as --dataset, or choose a model.",
-                    "model-is-dataset",
-                    model=model,
-                )
-            return UserError(
-                "{model} was not found on the Hub, or it is private, and there is no such folder here.",
-                "Check the spelling. For a private model {log_in}",
-                "model-not-found",
-                model=model,
-                log_in=LOG_IN,
-            )
-        case RevisionNotFoundError():
-            return UserError(
-                "{model} has no revision {revision}.",
-                "Check --revision, or leave it out.",
-                "model-no-revision",
-                model=model,
-                revision=revision,
-            )
-        case EntryNotFoundError() if not isinstance(error, LocalEntryNotFoundError):
-            return UserError(
-                "{model} has changed on the Hub meanwhile.", "Start again.", "model-changed", model=model
-            )
-        case HfHubHTTPError() if error.response.status_code in (401, 403):
-            return UserError(
-                "The Hub refuses the token for {model}.",
-                "To mend it, {log_in}",
-                "hub-token",
-                model=model,
-                log_in=LOG_IN,
-            )
-        case HfHubHTTPError():
-            return UserError(
-                "The Hub answered {status} when asked for {model}.",
-                "Try again in a few minutes.",
-                "hub-answered",
-                status=error.response.status_code,
-                model=model,
-            )
-    return None
-
-
-def _unreached(error: Exception, model: str) -> UserError:
-    """Returns what the disk or the network had to say."""
-    cache = constants.HF_HUB_CACHE
-    match error:
-        case OSError(errno=errno.ENOSPC):
-            return UserError(
-                "The disk is full: {model} does not fit in {folder}.",
-                "Make room, or set HF_HOME to a folder on a larger disk.",
-                "hub-disk-full",
-                model=model,
-                folder=cache,
-            )
-        case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS):
-            return UserError(
-                "{folder} can't be written.",
-                "Set HF_HOME to a folder that is yours.",
-                "hub-cache-unwritable",
-                folder=cache,
-            )
-    if constants.is_offline_mode():
-        return UserError(
-            "{model} is not on this machine, or not all of it, and HF_HUB_OFFLINE forbids to ask the Hub.",
-            "Unset HF_HUB_OFFLINE, or choose a folder.",
-            "hub-offline",
-            model=model,
-        )
-    if isinstance(error, OSError) and "Consistency check" in str(error):
-        return UserError(
-            "The download of {model} broke off.",
-            "Start again: whole files are not downloaded twice.",
-            "download-broke-off",
-            model=model,
-        )
-    return UserError(
-        "The Hub ({hub}) can't be reached for {model}: {error}.",
-        "Check the network and start again: whole files are not downloaded twice. Or choose a folder.",
-        "hub-unreachable",
-        hub=constants.ENDPOINT,
-        model=model,
-        error=type(error).__name__,
-    )

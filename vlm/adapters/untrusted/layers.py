@@ -59,40 +59,34 @@ class Candidate:
         """Whether it names no base, or one called as this."""
         return not self.trained_on or same_model(self.trained_on, self.base_name)
 
-    def misfit(self, problem: Phrase, matched: int) -> UserError:
-        """The refusal of an adapter that is well in itself and was trained on another base."""
-        values = {
-            "name": self.name,
-            "base": self.base_name,
-            "problem": problem,
-            "matched": matched,
-            "total": len(self.tensors.keys),
-        }
-        if not self.trained_on:
-            return UserError(
-                "{name} does not fit {base}: {problem}. {matched} of {total} tensors "
-                "{matched:matches|match}.",
-                "Choose the base model that the adapter was trained on.",
-                "adapter-misfit",
-                **values,
-            )
-        if self.may_be_its_base:
-            return UserError(
-                "{name} does not fit {base}: {problem}. It was trained on {trained_on}. "
-                "{matched} of {total} tensors {matched:matches|match}.",
-                "This base has the same name and other weights: choose the one that it was trained on, "
+    def misfit(self, problem: Phrase, matched: int, *, of_text: bool = False) -> UserError:
+        """The refusal of an adapter that is well in itself and of another base; `of_text`: one that sees not."""
+        if of_text:
+            way = Phrase("Choose an adapter that was trained on a vision-language model.", "choose-that-sees")
+        elif not self.trained_on:
+            way = Phrase("Choose the base model that the adapter was trained on.", "choose-its-base")
+        elif self.may_be_its_base:
+            way = Phrase(
+                "This base has the same name and other layers: choose the very one that it was trained on, "
                 "its folder or its --revision.",
-                "adapter-misfit-same-name",
-                trained_on=self.trained_on,
-                **values,
+                "choose-very-base",
+            )
+        else:
+            way = Phrase("Choose {base} as the base model.", "choose-named-base", base=self.trained_on)
+        if self.trained_on:
+            problem = Phrase(
+                "{problem}. It was trained on {base}", "trained-on", problem=problem, base=self.trained_on
             )
         return UserError(
-            "{name} does not fit {base}: {problem}. It was trained on {trained_on}. "
-            "{matched} of {total} tensors {matched:matches|match}.",
-            "Choose {trained_on} as the base model.",
-            "adapter-other-base",
-            trained_on=self.trained_on,
-            **values,
+            "{name} does not fit {base}: {problem}. {matched} of {total} tensors {matched:matches|match}.",
+            "{way}",
+            "adapter-misfit",
+            name=self.name,
+            base=self.base_name,
+            problem=problem,
+            matched=matched,
+            total=len(self.tensors.keys),
+            way=way,
         )
 
 

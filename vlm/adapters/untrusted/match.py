@@ -95,10 +95,10 @@ def check_fit(folder: Path, base: PreTrainedModel, base_name: str) -> AdapterChe
     trained_class = (config.get("auto_mapping") or {}).get("base_model_class")
     if trained_class in TEXT_CLASSES and trained_class != type(base).__name__:
         reason = Phrase("its base is a {model}, which reads text alone", "base-of-text", model=trained_class)
-        raise adapter.misfit(reason, 0)
+        raise adapter.misfit(reason, 0, of_text=True)
     if lost := adapter.names.lost:
         values = {"base": here, "layer": printable(lost[0])}
-        if all(layer.startswith(TEXT_ONLY) for layer in lost):
+        if of_text := all(layer.startswith(TEXT_ONLY) for layer in lost):
             reason = Phrase(
                 "{base} has no {layer}, which is where models of text alone have their layers",
                 "no-layer-of-text",
@@ -106,7 +106,7 @@ def check_fit(folder: Path, base: PreTrainedModel, base_name: str) -> AdapterChe
             )
         else:
             reason = Phrase("{base} has no {layer}", "no-layer", **values)
-        raise adapter.misfit(reason, len(tensors.keys) - len(lost))
+        raise adapter.misfit(reason, len(tensors.keys) - len(lost), of_text=of_text)
     rebuilt = rebuild_config(adapter)
     keys, copies = _match_tensors(adapter, _expected_shapes(adapter, rebuilt))
     missing, not_targeted = missing_layers(adapter)

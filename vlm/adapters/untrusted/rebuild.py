@@ -149,7 +149,8 @@ def _layer_ranks(adapter: Candidate, options: BaseModel) -> dict[str, int]:
             raise refusal(name, reason)
         if shapes.get(layer, rank) != rank:
             reason = Phrase(
-                "is at odds with itself: adapter_config.json says rank {rank}, and the weights of {layer} have {own}",
+                "is at odds with itself: adapter_config.json says rank {rank}, and the weights of {layer} "
+                "have {own}",
                 "rank-at-odds",
                 rank=printable(rank, 40),
                 layer=printable(layer),
@@ -218,7 +219,8 @@ def _prompt_config(adapter: Candidate, options: BaseModel, values: Mapping[str, 
     config.num_virtual_tokens = rows // per_token
     if not config.num_virtual_tokens or options.num_virtual_tokens != config.num_virtual_tokens:
         reason = Phrase(
-            "is at odds with itself: adapter_config.json says {count} virtual tokens, and its weights have {own}",
+            "is at odds with itself: adapter_config.json says {count} virtual tokens, and its weights "
+            "have {own}",
             "virtual-tokens-at-odds",
             count=printable(options.num_virtual_tokens, 40),
             own=rows,
