@@ -15,7 +15,7 @@ from ui.events import QUEUED, Trigger
 from ui.model_card import model_name
 from ui.run_panel import story_of
 from ui.shelf import Shelved
-from ui.text import Language, Wordings, ago, escaped, number, percent, say
+from ui.text import Language, Wordings, ago, escaped, number, percent, say, told
 from vlm.errors import UserError
 
 TELL_ACTION = """
@@ -63,8 +63,9 @@ def _row(language: Language, adapter: Shelved, can_train: bool) -> str:
     try:
         info = shelf.look(adapter)
     except UserError as trouble:
-        told = f'<span class="no">{escape(trouble.problem)}</span> {escape(trouble.remedy)}'
-        return f'<tr><td>{name}</td><td colspan="{len(COLUMNS)}" class="small">{told}</td></tr>'
+        problem, remedy = told(language, trouble)
+        words = f'<span class="no">{escape(problem)}</span> {escape(remedy)}'
+        return f'<tr><td>{name}</td><td colspan="{len(COLUMNS)}" class="small">{words}</td></tr>'
     base = model_name(adapter.base[0]) if adapter.base else info.base_name
     cells = (
         name,
@@ -85,10 +86,10 @@ def _row(language: Language, adapter: Shelved, can_train: bool) -> str:
 
 def score(language: Language, adapter: Shelved, metrics: dict[str, float]) -> str:
     """Exact match: of its run, or as the adapter's own card tells it; a dash where nothing does."""
-    told = live.exact_words(language, story_of(adapter.run)) if adapter.run else None
-    if told is None and "exact_match" in metrics:
-        told = percent(language, metrics["exact_match"])
-    return told or "–"
+    words = live.exact_words(language, story_of(adapter.run)) if adapter.run else None
+    if words is None and "exact_match" in metrics:
+        words = percent(language, metrics["exact_match"])
+    return words or "–"
 
 
 def _link(language: Language, adapter: Shelved, action: str, key: str) -> str:

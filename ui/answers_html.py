@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from ui.text import Language, escaped, number, say
+from ui.text import Language, escaped, number, say, sentence, told
 from vlm.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def check(language: Language, name: str, found: "AdapterCheck", probe: "Probe | 
         good = probe.differs
         words.append(say(language, "answers_differ" if good else "answers_equal"))
     mark = '<span class="ok">✓</span>' if good else '<span class="no">!</span>'
-    notes = "".join(f"<br>{escape(note)}" for note in found.notes)
+    notes = "".join(f"<br>{escape(sentence(language, note))}" for note in found.notes)
     return f'<p class="small">{mark} <b>{escape(name)}</b>: {escape("; ".join(words))}{notes}</p>'
 
 
@@ -61,18 +61,18 @@ def others(language: Language, unfit: Sequence[tuple[str, UserError]], nobody: b
     """The adapters that this base can't take, each with the reason; or how there come to be adapters."""
     if nobody:
         return f'<p class="small">{escaped(language, "no_adapters")}</p>'
-    rows = "".join(
-        f"<li>{_sentence(name, reason.problem)} <span>{escape(reason.remedy)}</span></li>"
-        for name, reason in unfit
-    )
+    rows = "".join(f"<li>{_reason(language, name, reason)}</li>" for name, reason in unfit)
     title = f'<p class="small">{escaped(language, "unfit_adapters")}</p>'
     return f'<div class="unfit">{title}<ul>{rows}</ul></div>' if rows else ""
 
 
-def _sentence(name: str, problem: str) -> str:
-    """A problem that tells of an adapter, whose name stands out; at the front where it has none."""
-    rest = problem.removeprefix(name) if problem.startswith(f"{name} ") else f": {problem}"
-    return f"<b>{escape(name)}</b>{escape(rest)}"
+def _reason(language: Language, name: str, reason: UserError) -> str:
+    """What is wrong with an adapter, whose name stands out; at the front where the sentence has none."""
+    problem, remedy = map(escape, told(language, reason))
+    bold = f"<b>{escape(name)}</b>"
+    named = reason.values.get("name") == name
+    problem = problem.replace(escape(name), bold, 1) if named else f"{bold}: {problem}"
+    return f"{problem} <span>{remedy}</span>"
 
 
 def waiting(language: Language) -> str:

@@ -4,6 +4,7 @@ What was read of an adapter is kept until its files change. No Gradio; torch com
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -177,7 +178,7 @@ def base_called(model: str) -> str:
 
 def _told(found: Found | UserError) -> Found:
     if isinstance(found, UserError):
-        raise UserError(found.problem, found.remedy)  # a new one: a traceback would grow with each raise
+        raise copy(found)  # a new one: a traceback would grow with each raise
     return found
 
 

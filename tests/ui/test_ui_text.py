@@ -1,5 +1,6 @@
 """The page's words: both languages complete, numbers written as their readers write them."""
 
+import pickle
 import re
 import string
 from typing import get_args
@@ -8,9 +9,10 @@ import pytest
 
 from training.config import TrainingConfig
 from training.runs.status import State
-from ui import form
-from ui.text import LANGUAGES, TEXTS, ago, duration, number, percent, say
+from ui import answers_html, form
+from ui.text import LANGUAGES, TEXTS, ago, duration, number, percent, say, told
 from vlm.catalog import CATALOG
+from vlm.errors import Phrase, UserError
 
 
 @pytest.mark.parametrize("key", TEXTS)
@@ -64,3 +66,40 @@ def test_a_duration_is_written_in_its_two_largest_units(seconds, written):
 )
 def test_how_long_ago_is_written_in_the_largest_unit(seconds, written):
     assert ago("en", seconds) == written
+
+
+def unfit(name="{row} <b>"):
+    return UserError(
+        "{name} does not fit {base}: {problem}. {matched} of {total} tensors {matched:matches|match}.",
+        "{way}",
+        "adapter-misfit",
+        name=name,
+        base="tiny",
+        problem=Phrase(
+            "{tensor} is {shape}, not {wanted}", "tensor-shape", tensor="a", shape="1", wanted="2"
+        ),
+        matched=1,
+        total=2_000,
+        way=Phrase("Choose {base} as the base model.", "choose-named-base", base="narrow"),
+    )
+
+
+def test_an_error_is_told_in_the_language_of_the_page_with_the_phrases_in_it():
+    assert told("vi", unfit()) == (
+        "{row} <b> không khớp với tiny: a có kích thước 1, không phải 2. 1 trên 2000 tensor khớp.",
+        "Hãy chọn narrow làm mô hình gốc.",
+    )
+    assert told("en", unfit()) == (unfit().problem, unfit().remedy)
+    assert told("vi", pickle.loads(pickle.dumps(unfit()))) == told("vi", unfit())
+    assert told("vi", UserError("As {it} was.", "Do {this}.")) == ("As {it} was.", "Do {this}.")
+
+
+@pytest.mark.parametrize(
+    ("language", "words"), [("en", " does not fit tiny"), ("vi", " không khớp với tiny")]
+)
+def test_an_adapter_that_does_not_fit_is_told_with_its_name_in_bold_once(language, words):
+    shown = answers_html.others(language, [("{row} <b>", unfit())], nobody=False)
+    assert f"<li><b>{{row}} &lt;b&gt;</b>{words}" in shown
+    assert f"<li><b>run</b>: {{row}} &lt;b&gt;{words}" in answers_html.others(
+        language, [("run", unfit())], nobody=False
+    )

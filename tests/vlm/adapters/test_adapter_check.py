@@ -149,7 +149,7 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "A without B": (without("lora_B"), "has lora_A.weight and no lora_B.weight"),
     "a layer missing": (
         without(f"{ENCODER}.fc1"),
-        "not complete: it names 1 more layers .*encoder.layers.0.fc1",
+        "not complete: it names 1 more layer than .*encoder.layers.0.fc1",
     ),
     "half of it missing": (
         without("self_attn", "vision_tower"),
@@ -293,7 +293,7 @@ def test_the_good_one_among_them_is_not_refused(copy: Path, base: PreTrainedMode
         ("oft", saying(r=4), "must say either r or oft_block_size"),
         ("oft", saying(num_cayley_neumann_terms=10**9), "says num_cayley_neumann_terms"),
         ("oft", saying(oft_block_size=16), "is 1 x 496, not 2 x 120"),
-        ("vera", without("vera_A"), "1 of 46 tensors are missing, base_model.vera_A first"),
+        ("vera", without("vera_A"), "1 of 46 tensors is missing, base_model.vera_A first"),
         ("hira", saying(r=5), "says rank 5, and the weights of .* have 4"),
         ("miss", saying(init_weights="evil"), "a MiSS of a kind that is not known here: evil"),
         (

@@ -160,7 +160,7 @@ def test_a_layer_that_the_targets_name_is_missed(targets: str | list[str], aya: 
     tensors = load_file(tmp_path / WEIGHTS)
     lost = f"{TEXT}.1.self_attn.q_proj"
     save_file({key: tensor for key, tensor in tensors.items() if lost not in key}, tmp_path / WEIGHTS)
-    with pytest.raises(UserError, match=f"it names 1 more layers than it has weights for, {lost} first"):
+    with pytest.raises(UserError, match=f"it names 1 more layer than it has weights for, {lost} first"):
         adapters.check_fit(tmp_path, architecture, "aya_vision")
 
 
@@ -274,14 +274,77 @@ def test_an_adapter_of_a_model_of_text_is_refused_even_where_its_shapes_fit(
 ) -> None:
     base: Base = request.getfixturevalue(family)
     text_adapter(base, tmp_path, None)
-    with pytest.raises(UserError, match="its base is a Qwen2ForCausalLM, which reads text alone"):
+    with pytest.raises(UserError, match="its base is a Qwen2ForCausalLM, which reads text alone") as refused:
         adapters.load(base.load().model, tmp_path)
+    assert refused.value.values["way"].code == "choose-that-sees", "its own base could not be chosen here"
 
 
 def test_an_adapter_whose_layers_lie_as_in_a_model_of_text_is_refused(aya: Base, tmp_path: Path) -> None:
     text_adapter(aya, tmp_path, "CAUSAL_LM")
     with pytest.raises(UserError, match=r"which is where models of text alone have their layers"):
         adapters.load(aya.load().model, tmp_path)
+
+
+def with_tokens(base: Base, folder: Path, more: int, **options: Any) -> LoadedModel:
+    """Write an adapter of a base with `more` tokens, and return the two as they are in memory."""
+    torch.manual_seed(0)
+    loaded = base.load()
+    loaded.model.resize_token_embeddings(loaded.model.get_input_embeddings().num_embeddings + more)
+    adapted = get_peft_model(loaded.model, LoraConfig(r=4, **options))
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name or "lora_embedding_A" in name:
+                weight.add_(torch.randn_like(weight), alpha=0.1)
+    adapted.save_pretrained(folder, save_embedding_layers=True)
+    says(folder, base_model_name_or_path=f"org/{base.folder.name}")
+    return LoadedModel(adapted, loaded.processor, loaded.device, loaded.precision)
+
+
+ADDING: dict[str, dict[str, Any]] = {
+    "trained in full": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+    "saved beside": {"target_modules": ["q_proj"]},
+    "adapted": {"target_modules": ["q_proj", "embed_tokens"]},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("options", ADDING.values(), ids=ADDING)
+@pytest.mark.parametrize(
+    ("more", "code", "words"),
+    [
+        (2, "adapter-adds-tokens", "it adds 2 tokens to the vocabulary."),
+        (1, "adapter-adds-tokens", "it adds 1 token to the vocabulary."),
+        (-3, "adapter-fewer-tokens", "and this base's has "),
+    ],
+)
+def test_an_adapter_of_another_vocabulary_is_refused_in_those_words(
+    options: dict[str, Any], more: int, code: str, words: str, qwen: Base, tmp_path: Path
+) -> None:
+    with_tokens(qwen, tmp_path, more, **options)
+    base = blueprint_model(ModelSettings(model=str(qwen.folder)))
+    with pytest.raises(UserError) as refused:
+        adapters.check_fit(tmp_path, base, "org/qwen2_vl")
+    assert refused.value.code == code
+    assert words in refused.value.problem
+    assert "merge_and_unload" in refused.value.remedy
+    with pytest.raises(UserError) as refused:
+        adapters.check_fit(tmp_path, base, "org/another")
+    assert (refused.value.code, refused.value.remedy) == (
+        "adapter-misfit",
+        "Choose org/qwen2_vl as the base model.",
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_merged_where_it_was_trained_an_adapter_with_more_tokens_is_a_base_here(
+    qwen: Base, tmp_path: Path
+) -> None:
+    trained = with_tokens(qwen, tmp_path / "adapter", 2, **ADDING["trained in full"])
+    wanted = qwen.logits(trained.model)
+    trained.model.merge_and_unload().save_pretrained(tmp_path / "merged")
+    trained.processor.save_pretrained(tmp_path / "merged")
+    merged = load_base(ModelSettings(model=str(tmp_path / "merged"), device="cpu")).model
+    torch.testing.assert_close(qwen.logits(merged), wanted)
 
 
 def test_a_tower_that_was_named_otherwise_is_let_off_with_a_word(aya: Base, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ class Candidate:
         return not self.trained_on or same_model(self.trained_on, self.base_name)
 
     def misfit(self, problem: Phrase, matched: int, *, of_text: bool = False) -> UserError:
-        """The refusal of an adapter that is well in itself and of another base; `of_text`: one that sees not."""
+        """The refusal of an adapter that is well in itself and of another base; `of_text`: one of text."""
         if of_text:
             way = Phrase("Choose an adapter that was trained on a vision-language model.", "choose-that-sees")
         elif not self.trained_on:
