@@ -61,20 +61,6 @@ def build_peft_config(
     if method.prompt_learning:
         return getattr(peft, method.config)(**values, **_prompt_arguments(model, settings))
     targets = _tower_targets(model, settings, towers, connector)
-    if not targets and connector == "off":
-        raise UserError(
-            "No tower is trained.",
-            "Turn on --use_text_lora, --use_vision_lora or both.",
-            "no-tower-trained",
-            change={"use_text_lora": True, "use_vision_lora": True},
-        )
-    if not targets:
-        raise UserError(
-            "Nothing but the connector is trained, and no adapter holds that alone.",
-            "Turn on --use_text_lora or --use_vision_lora, or use --connector lora.",
-            "connector-alone-trained",
-            change={"use_text_lora": True, "use_vision_lora": True, "connector": "lora"},
-        )
     layers = [name for part in targets for name in part.layers]
     values["target_modules"] = layer_pattern(layers)
     # With a task type PEFT wraps the model in a class that breaks some vision towers.
@@ -111,7 +97,10 @@ def build_peft_config(
 def _tower_targets(
     model: PreTrainedModel, settings: AdapterSettings, towers: Towers, connector: str
 ) -> list[TowerTargets]:
-    """What each adapted tower gets; the first one's rank is PEFT's plain `r`. Refuses ranks too large."""
+    """What each adapted tower gets; the first one's rank is PEFT's plain `r`.
+
+    Raises `UserError` where there is none, or a rank is too large.
+    """
     targets = []
     if settings.use_text_lora:
         layers = target_modules(model, towers, "text", settings.text_lora_targets, settings.text_lora_part)
@@ -122,6 +111,20 @@ def _tower_targets(
     if connector == "lora":
         layers = target_modules(model, towers, "connector", "all_linear")
         targets.append(TowerTargets("connector", layers, settings.connector_lora_r, settings.connector_alpha))
+    if not targets and connector == "off":
+        raise UserError(
+            "No tower is trained.",
+            "Turn on --use_text_lora, --use_vision_lora or both.",
+            "no-tower-trained",
+            change={"use_text_lora": True, "use_vision_lora": True},
+        )
+    if not targets:
+        raise UserError(
+            "Nothing but the connector is trained, and no adapter holds that alone.",
+            "Turn on --use_text_lora or --use_vision_lora, or use --connector lora.",
+            "connector-alone-trained",
+            change={"use_text_lora": True, "use_vision_lora": True, "connector": "lora"},
+        )
     if METHODS[settings.method].rank:
         modules = dict(model.named_modules())
         for part in targets:

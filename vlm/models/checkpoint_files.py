@@ -115,7 +115,8 @@ def check_names(model: str, names: Iterable[str], adapter_base: str | None = Non
 def check_config(model: str, config: Mapping[str, Any], *, half: bool = False) -> None:
     """Raises `UserError` where a model can't be trained here, by its config.json, with a way out.
 
-    `half`: one half of a composed model need not see and answer by itself.
+    `half`: one half of a composed model need not see and answer by itself. Long because each kind of model
+    has its own way out.
     """
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in {*CONFIG_MAPPING_NAMES, "composed"}:

@@ -31,8 +31,52 @@ def errors_explained(model: str, revision: str | None) -> Iterator[None]:
     """Turns what goes wrong between here and the Hub into a `UserError`."""
     try:
         yield
-    except (HfHubHTTPError, HTTPError, HFValidationError, OSError) as error:
-        raise _explained(error, model, revision) or _unreached(error, model) from error
+    except HFValidationError as error:
+        raise UserError(
+            "{model} is no Hub id.", "Write it as `organisation/name`.", "no-hub-id", model=model
+        ) from error
+    except (HfHubHTTPError, HTTPError, OSError) as error:
+        if answered := _explained(error, model, revision):
+            raise answered from error
+        match error:
+            case OSError(errno=errno.ENOSPC):
+                raise UserError(
+                    "The disk is full: {model} does not fit in {folder}.",
+                    "Make room, or set HF_HOME to a folder on a larger disk.",
+                    "hub-disk-full",
+                    model=model,
+                    folder=constants.HF_HUB_CACHE,
+                ) from error
+            case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS):
+                raise UserError(
+                    "{folder} can't be written.",
+                    "Set HF_HOME to a folder that is yours.",
+                    "hub-cache-unwritable",
+                    folder=constants.HF_HUB_CACHE,
+                ) from error
+        if constants.is_offline_mode():
+            raise UserError(
+                "{model} is not on this machine, or not all of it, and HF_HUB_OFFLINE forbids to ask the "
+                "Hub.",
+                "Unset HF_HUB_OFFLINE, or choose a folder.",
+                "hub-offline",
+                model=model,
+            ) from error
+        if isinstance(error, OSError) and "Consistency check" in str(error):
+            raise UserError(
+                "The download of {model} broke off.",
+                "Start again: whole files are not downloaded twice.",
+                "download-broke-off",
+                model=model,
+            ) from error
+        raise UserError(
+            "The Hub ({hub}) can't be reached for {model}: {error}.",
+            "Check the network and start again: whole files are not downloaded twice. Or choose a folder.",
+            "hub-unreachable",
+            hub=constants.ENDPOINT,
+            model=model,
+            error=type(error).__name__,
+        ) from error
 
 
 def _explained(error: Exception, model: str, revision: str | None) -> UserError | None:
@@ -40,10 +84,6 @@ def _explained(error: Exception, model: str, revision: str | None) -> UserError 
     # In this order: the client's classes derive from each other. A gated repository is a missing one, and
     # most are errors of HTTP, or of the operating system where there is no network.
     match error:
-        case HFValidationError():
-            return UserError(
-                "{model} is no Hub id.", "Write it as `organisation/name`.", "no-hub-id", model=model
-            )
         case GatedRepoError():
             return UserError(
                 "{model} is gated: its licence has to be accepted first.",
@@ -98,46 +138,3 @@ def _explained(error: Exception, model: str, revision: str | None) -> UserError 
                 model=model,
             )
     return None
-
-
-def _unreached(error: Exception, model: str) -> UserError:
-    """Returns what the disk or the network had to say."""
-    cache = constants.HF_HUB_CACHE
-    match error:
-        case OSError(errno=errno.ENOSPC):
-            return UserError(
-                "The disk is full: {model} does not fit in {folder}.",
-                "Make room, or set HF_HOME to a folder on a larger disk.",
-                "hub-disk-full",
-                model=model,
-                folder=cache,
-            )
-        case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS):
-            return UserError(
-                "{folder} can't be written.",
-                "Set HF_HOME to a folder that is yours.",
-                "hub-cache-unwritable",
-                folder=cache,
-            )
-    if constants.is_offline_mode():
-        return UserError(
-            "{model} is not on this machine, or not all of it, and HF_HUB_OFFLINE forbids to ask the Hub.",
-            "Unset HF_HUB_OFFLINE, or choose a folder.",
-            "hub-offline",
-            model=model,
-        )
-    if isinstance(error, OSError) and "Consistency check" in str(error):
-        return UserError(
-            "The download of {model} broke off.",
-            "Start again: whole files are not downloaded twice.",
-            "download-broke-off",
-            model=model,
-        )
-    return UserError(
-        "The Hub ({hub}) can't be reached for {model}: {error}.",
-        "Check the network and start again: whole files are not downloaded twice. Or choose a folder.",
-        "hub-unreachable",
-        hub=constants.ENDPOINT,
-        model=model,
-        error=type(error).__name__,
-    )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from vlm.errors import UserError
@@ -162,6 +163,20 @@ def read_header(folder: Path) -> dict[str, TensorSpec]:
                 tensor=printable(key),
             )
     return header
+
+
+def require_finite(folder: Path, name: str) -> None:
+    """Reads the adapter's numbers. Raises `UserError` where one is not finite."""
+    with safe_open(folder / ADAPTER_WEIGHTS_FILE, framework="pt") as weights:
+        for key in weights.keys():
+            if not torch.isfinite(weights.get_tensor(key)).all():
+                raise UserError(
+                    "{name} holds numbers that are not finite, in {tensor}.",
+                    "Choose an earlier checkpoint, or train again with a lower learning rate.",
+                    "adapter-not-finite",
+                    name=name,
+                    tensor=printable(key),
+                )
 
 
 def _damaged(folder: Path, file: str) -> UserError:

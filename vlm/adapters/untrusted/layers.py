@@ -7,7 +7,7 @@ layer alone can be meant. Targets follow PEFT's own rules for `target_modules`, 
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,15 +17,22 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.pytorch_utils import Conv1D
 
-from vlm.adapters.untrusted.files import same_model
+from vlm.adapters.untrusted.files import Shape, printable, same_model
 from vlm.adapters.untrusted.patterns import Budget, PatternError, parse_pattern
 from vlm.adapters.untrusted.schema import DOTTED, MAX_MODULES, pattern_refusal, refusal
 from vlm.adapters.untrusted.tensors import CONNECTOR, VISION, AdapterTensors
 from vlm.errors import Phrase, UserError
-from vlm.models.towers import TOWERS, find_towers
+from vlm.models.towers import TOWER_NAMES, TOWERS, Tower, find_towers
 
 TEXT = re.compile(r"language|text|decoder|llm")
 ALL_LINEAR = "all-linear"  # PEFT's word for each linear layer but the output head
+
+
+# The base's embeddings are not resized here: logits of other lengths can't be compared with the base's own.
+MERGE_THERE = (
+    "Merge it where it was trained (merge_and_unload), and save model and processor in one folder: "
+    "choose that as the base model."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,81 @@ class Candidate:
             total=len(self.tensors.keys),
             way=way,
         )
+
+    def mismatch(self, wrong: Sequence[tuple[str, Shape, str, Shape | None]]) -> UserError:
+        """The refusal of tensors: each one's name in the file, shape, layer and the shape wanted there."""
+        base, (in_file, shape, _, wanted) = self.base, wrong[0]
+        words = (base.get_input_embeddings(), base.get_output_embeddings())
+        own, sizes = words[0].weight.shape[0], set()
+        for _, found, layer, there in wrong:
+            differ = [sides for sides in zip(found, there or (), strict=False) if sides[0] != sides[1]]
+            of_words = len(differ) == 1 and differ[0][1] == own and base.get_submodule(layer) in words
+            sizes.add(differ[0][0] if of_words else None)
+        # Nothing but the vocabulary's length is another, and this is no other model: tokens were added.
+        if len(sizes) == 1 and None not in sizes and self.may_be_its_base:
+            tokens = sizes.pop()
+            values = {"name": self.name, "base": self.base_name}
+            if tokens > own:
+                return UserError(
+                    "{name} does not fit {base}: it adds {count:,} {count:token|tokens} to the vocabulary.",
+                    MERGE_THERE,
+                    "adapter-adds-tokens",
+                    count=tokens - own,
+                    **values,
+                )
+            return UserError(
+                "{name} does not fit {base}: its vocabulary has {tokens:,} tokens, and this base's has "
+                "{own:,}.",
+                MERGE_THERE,
+                "adapter-fewer-tokens",
+                tokens=tokens,
+                own=own,
+                **values,
+            )
+        tensor = printable(in_file, 200)
+        if wanted is None:
+            problem = Phrase("{tensor} is a tensor of no layer there", "tensor-of-no-layer", tensor=tensor)
+        else:
+            found, there = _sides(shape), _sides(wanted)
+            problem = Phrase(
+                "{tensor} is {shape}, not {wanted}", "tensor-shape", tensor=tensor, shape=found, wanted=there
+            )
+        return self.misfit(problem, len(self.tensors.keys) - len(wrong))
+
+    def notes(self, not_targeted: Sequence[Tower]) -> list[Phrase]:
+        """What a reader should know of an adapter that fits, in whole sentences."""
+        notes = []
+        if not self.may_be_its_base:
+            notes.append(
+                Phrase(
+                    "It was trained on {trained_on}, not {base}: the shapes match, the weights need not.",
+                    "note-other-base",
+                    trained_on=self.trained_on,
+                    base=self.base_name,
+                )
+            )
+        if renamed := self.names.renamed:
+            notes.append(
+                Phrase(
+                    "{count} of its layers {count:has another name|have other names} in this version of "
+                    "transformers.",
+                    "note-renamed-layers",
+                    count=renamed,
+                )
+            )
+        notes += [
+            Phrase(
+                "It has nothing in the {tower}, where its targets would fit too.",
+                "note-tower-not-targeted",
+                tower=TOWER_NAMES[tower],
+            )
+            for tower in not_targeted
+        ]
+        return notes
+
+
+def _sides(shape: Shape) -> str:
+    return " x ".join(map(str, shape)) or Phrase("a single number", "single-number")
 
 
 def map_names(tensors: AdapterTensors, base: PreTrainedModel) -> NameMap:

@@ -6,13 +6,12 @@ and shape, and none may lack. Only then are the adapter's numbers read, to see t
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
-from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -36,8 +35,7 @@ from vlm.adapters.untrusted.tensors import (
 )
 from vlm.build_lock import CONSTRUCTION_LOCK
 from vlm.errors import Phrase, UserError
-from vlm.methods import ADAPTER_WEIGHTS_FILE
-from vlm.models.towers import TOWER_NAMES, find_towers
+from vlm.models.towers import find_towers
 
 TEXT_CLASSES = {
     *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),
@@ -45,12 +43,6 @@ TEXT_CLASSES = {
 } - {*MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values()}
 # How the names of layers begin in models of text alone.
 TEXT_ONLY = ("model.layers.", "model.decoder.layers.", "transformer.h.", "gpt_neox.layers.", "model.h.")
-
-# The base's embeddings are not resized here: logits of other lengths can't be compared with the base's own.
-MERGE_THERE = (
-    "Merge it where it was trained (merge_and_unload), and save model and processor in one folder: "
-    "choose that as the base model."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,44 +112,8 @@ def check_fit(folder: Path, base: PreTrainedModel, base_name: str) -> AdapterChe
             count=len(missing),
             layer=printable(missing[0]),
         )
-    # The adapter's numbers are read for the first time here.
-    with safe_open(folder / ADAPTER_WEIGHTS_FILE, framework="pt") as weights:
-        for key in weights.keys():
-            if not torch.isfinite(weights.get_tensor(key)).all():
-                raise UserError(
-                    "{name} holds numbers that are not finite, in {tensor}.",
-                    "Choose an earlier checkpoint, or train again with a lower learning rate.",
-                    "adapter-not-finite",
-                    name=name,
-                    tensor=printable(key),
-                )
-    towers, notes = find_towers(base), []
-    if trained_on and not files.same_model(trained_on, here):
-        notes.append(
-            Phrase(
-                "It was trained on {trained_on}, not {base}: the shapes match, the weights need not.",
-                "note-other-base",
-                trained_on=trained_on,
-                base=here,
-            )
-        )
-    if renamed := adapter.names.renamed:
-        notes.append(
-            Phrase(
-                "{count} of its layers {count:has another name|have other names} in this version of "
-                "transformers.",
-                "note-renamed-layers",
-                count=renamed,
-            )
-        )
-    notes += [
-        Phrase(
-            "It has nothing in the {tower}, where its targets would fit too.",
-            "note-tower-not-targeted",
-            tower=TOWER_NAMES[tower],
-        )
-        for tower in not_targeted
-    ]
+    files.require_finite(folder, name)  # the adapter's numbers are read for the first time here
+    towers, notes = find_towers(base), adapter.notes(not_targeted)
     info = read_info(folder, {layer: towers.of(place) for layer, place in adapter.names.layers.items()})
     matched, total = len(keys) + len(copies), len(tensors.keys)
     return AdapterCheck(folder, info, base_name, matched, total, rebuilt, keys, copies, tuple(notes))
@@ -231,7 +187,7 @@ def _match_tensors(
             wrong.append((in_file, shape, place or "", own))
         copies[place] = in_file
     if wrong:
-        raise _mismatch(adapter, wrong)
+        raise adapter.mismatch(wrong)
     if lacking := [key for key in expected if key not in found]:
         raise UserError(
             "{name} is not complete: {count} of {total} tensors {count:is|are} missing, {tensor} first.",
@@ -243,47 +199,3 @@ def _match_tensors(
             tensor=printable(lacking[0]),
         )
     return {key: in_file for key, (in_file, *_) in found.items()}, copies
-
-
-def _mismatch(adapter: Candidate, wrong: Sequence[tuple[str, Shape, str, Shape | None]]) -> UserError:
-    """The refusal of tensors: of each its name in the file, its shape, its layer, and the shape wanted."""
-    base, (in_file, shape, _, wanted) = adapter.base, wrong[0]
-    words = (base.get_input_embeddings(), base.get_output_embeddings())
-    own, sizes = words[0].weight.shape[0], set()
-    for _, found, layer, there in wrong:
-        differ = [sides for sides in zip(found, there or (), strict=False) if sides[0] != sides[1]]
-        of_words = len(differ) == 1 and differ[0][1] == own and base.get_submodule(layer) in words
-        sizes.add(differ[0][0] if of_words else None)
-    # Nothing but the vocabulary's length is another, and this is no other model: tokens were added.
-    if len(sizes) == 1 and None not in sizes and adapter.may_be_its_base:
-        tokens = sizes.pop()
-        values = {"name": adapter.name, "base": adapter.base_name}
-        if tokens > own:
-            return UserError(
-                "{name} does not fit {base}: it adds {count:,} {count:token|tokens} to the vocabulary.",
-                MERGE_THERE,
-                "adapter-adds-tokens",
-                count=tokens - own,
-                **values,
-            )
-        return UserError(
-            "{name} does not fit {base}: its vocabulary has {tokens:,} tokens, and this base's has {own:,}.",
-            MERGE_THERE,
-            "adapter-fewer-tokens",
-            tokens=tokens,
-            own=own,
-            **values,
-        )
-    tensor = printable(in_file, 200)
-    if wanted is None:
-        problem = Phrase("{tensor} is a tensor of no layer there", "tensor-of-no-layer", tensor=tensor)
-    else:
-        found, there = _sides(shape), _sides(wanted)
-        problem = Phrase(
-            "{tensor} is {shape}, not {wanted}", "tensor-shape", tensor=tensor, shape=found, wanted=there
-        )
-    return adapter.misfit(problem, len(adapter.tensors.keys) - len(wrong))
-
-
-def _sides(shape: Shape) -> str:
-    return " x ".join(map(str, shape)) or Phrase("a single number", "single-number")

@@ -228,7 +228,7 @@ def validated(name: str, kind: Any, values: Mapping[str, Any], key: str | None =
 
 
 def validate_options(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse options that no adapter may have.
+    """Refuse options that no adapter may have. Long because each kind of them is refused in its own words.
 
     Raises:
         UserError: the option and the reason.

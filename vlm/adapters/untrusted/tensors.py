@@ -146,7 +146,7 @@ def adapter_method(name: str, config: Mapping[str, Any]) -> Method:
 def classify_tensors(
     name: str, config: Mapping[str, Any], header: Mapping[str, TensorSpec]
 ) -> AdapterTensors:
-    """Which tensor is what.
+    """Which tensor is what. Long because what has no place is refused where it is met, in words of its own.
 
     Raises:
         UserError: a name is none that PEFT gives, the method has no tensors, or half of a product is missing.
