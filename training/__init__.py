@@ -22,10 +22,8 @@ def train(config: "TrainingConfig") -> "Run":
     run = runs.prepare(config)
     worker.main(run)
     status = run.status()
-    if status.state not in ("finished", "stopped"):
-        raise UserError(
-            status.problem or f"The run ended as {status.state}.", status.remedy or f"Read {run.output_log}."
-        )
+    if status.problem is not None:
+        raise UserError.filled(status.problem, status.remedy, status.change)
     return run
 
 

@@ -21,6 +21,8 @@ from typing import Any
 
 from training.config import TrainingConfig
 from training.program import PROJECT
+from training.runs.events import error_fields, error_of
+from training.runs.status import killed_by
 from vlm.errors import UserError
 
 # How long a rank waits in a collective. Rank 0 may check a large dataset or evaluate for hours meanwhile; a
@@ -30,6 +32,7 @@ POLL_S = 0.5
 # Grace period after a rank was lost: rank 0 may still end by itself with a better reason. Then it is ended,
 # because a collective whose peer is gone does not return.
 GRACE_S = 15.0
+AFTER_A_LOSS = "Its last words are in output.log. Resume the run; with less memory, lower --batch_size."
 # Names the process that started this one, so that a worker rank never outlives it.
 LEADER = "LORA_LENS_LEADER"
 
@@ -38,8 +41,7 @@ LEADER = "LORA_LENS_LEADER"
 class Failure:
     """Why a rank ended, and with which exit code."""
 
-    problem: str
-    remedy: str
+    error: UserError
     code: int = 1
 
 
@@ -115,7 +117,7 @@ class ProcessGroup:
 
     def report_failure(self, failure: Failure) -> None:
         """Report to rank 0 why this rank ends: rank 0 alone writes the event log."""
-        self.store.set("failed", json.dumps([failure.problem, failure.remedy, failure.code]))
+        self.store.set("failed", json.dumps(error_fields(failure.error) | {"exit_code": failure.code}))
 
     def failure(self, within_s: float = 0.0) -> Failure | None:
         """Returns why another rank ended, from its report or its exit code; None while none did.
@@ -125,7 +127,8 @@ class ProcessGroup:
         deadline = time.monotonic() + within_s
         while self.world > 1:
             if self.store.check(["failed"]):
-                return Failure(*json.loads(self.store.get("failed")))
+                report = json.loads(self.store.get("failed"))
+                return Failure(error_of(report), report["exit_code"])
             # A child that ended with 0 did its part, while rank 0 still saves and seals.
             if failure := _first_death(self.children, (None, 0)):
                 return failure
@@ -167,11 +170,25 @@ def _first_death(children: Sequence[subprocess.Popen[bytes]], fine: Collection[i
     """Returns the failure of the first child whose exit code is not `fine` (None: it still runs)."""
     for rank, child in enumerate(children, start=1):
         if (code := child.poll()) not in fine:
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            often = " (often: out of memory)" if code == -9 else ""  # Linux' OOM killer sends SIGKILL
+            who = {"process": rank + 1, "count": len(children) + 1}
+            if killed := killed_by(code):
+                return Failure(
+                    UserError(
+                        "Process {process} of {count} was {killed}.",
+                        AFTER_A_LOSS,
+                        "process-killed",
+                        killed=killed,
+                        **who,
+                    )
+                )
             return Failure(
-                f"Process {rank + 1} of {len(children) + 1} {how}{often}.",
-                "Its last words are in output.log. Resume the run; with less memory, lower --batch_size.",
+                UserError(
+                    "Process {process} of {count} ended with exit code {code}.",
+                    AFTER_A_LOSS,
+                    "process-ended",
+                    code=code,
+                    **who,
+                )
             )
     return None
 
@@ -307,8 +324,11 @@ def require_foreground(command: str) -> None:
     """
     if world_size() > 1:
         raise UserError(
-            f"`{command}` trains in the background, and a launcher started {world_size()} of it.",
+            "`{command}` trains in the background, and a launcher started {count} of it.",
             "Launch `-m training run`, or use --processes without a launcher.",
+            "background-launched",
+            command=command,
+            count=world_size(),
         )
 
 
@@ -325,9 +345,18 @@ def require_devices(config: TrainingConfig) -> None:
         return
     if gpus and gpus < config.processes:
         raise UserError(
-            f"There are {gpus} GPUs here, and --processes {config.processes} wants one each.",
-            f"Use --processes {gpus}.",
+            "There {gpus:is|are} {gpus} {gpus:GPU|GPUs} here, and --processes {processes} wants one each.",
+            "Use --processes {gpus}.",
+            "more-processes-than-gpus",
+            change={"processes": gpus},
+            gpus=gpus,
+            processes=config.processes,
         )
     if torch.backends.mps.is_available():
         # torch's collectives have no backend for MPS.
-        raise UserError("A Mac's GPU trains with one process.", "Use --processes 1, or --device cpu.")
+        raise UserError(
+            "A Mac's GPU trains with one process.",
+            "Use --processes 1, or --device cpu.",
+            "mac-with-processes",
+            change={"processes": 1, "device": "cpu"},
+        )

@@ -176,7 +176,7 @@ def base_settings(typed: str | None) -> ModelSettings:
     if "@" in model and not Path(model).is_dir():
         model, _, revision = model.partition("@")
     if found := config.check({"model": model, "revision": revision or None}):
-        raise UserError(f"{found[0].message}.", found[0].remedy)
+        raise found[0].error
     return ModelSettings(model=model, revision=revision or None)
 
 

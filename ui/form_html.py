@@ -43,8 +43,8 @@ def _trouble(content: str) -> str:
 def problems(language: Language, found: list[Problem]) -> str:
     """Each setting that can't be used, with what to do; empty where all can."""
     items = "".join(
-        f"<li><b>{escape(label(language, problem.field))}</b>: {escape(problem.message)}."
-        f" {escape(problem.remedy)}</li>"
+        f"<li><b>{escape(label(language, problem.field))}</b>:"
+        f" {escape(' '.join(told(language, problem.error)))}</li>"
         for problem in found
     )
     return _trouble(f"<p>{escaped(language, 'fix_settings')}</p><ul>{items}</ul>") if found else ""

@@ -4,12 +4,13 @@ import time
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from training.runs.events import error_of
 from training.runs.status import Status
 from ui.chart import loss_chart
 from ui.film import at_step
 from ui.learned import blindfold_words
 from ui.story import Event, Story, exact_match
-from ui.text import TEXTS, Language, duration, escaped, number, percent, say
+from ui.text import TEXTS, Language, duration, escaped, number, percent, remedy_of, say, sentence, told
 
 ANSWERS_SHOWN = 4
 """The base's answer and the newest ones."""
@@ -103,10 +104,10 @@ def exact_words(language: Language, story: Story) -> str | None:
 def failure(language: Language, status: Status) -> str:
     """What ended a run before its time, in one sentence, and what to do about it; else empty."""
     if status.state == "failed":
-        return _told(say(language, "failed_title"), status.problem or "", status.remedy or "")
+        remedy = remedy_of(language, status.problem, status.remedy)
+        return _told(say(language, "failed_title"), sentence(language, status.problem), remedy)
     if status.state == "interrupted":
-        problem = status.problem or say(language, "interrupted")
-        remedy = say(language, "can_resume" if status.resumable else "no_checkpoint")
+        problem, remedy = sentence(language, status.problem), say(language, "can_resume")
         return _told(say(language, "interrupted_title"), problem, remedy)
     return ""
 
@@ -115,7 +116,7 @@ def warnings(language: Language, story: Story) -> str:
     """A card for each thing worth knowing; else empty."""
     title = say(language, "warning_title")
     return "".join(
-        f'<div class="card notice">{_told(title, warning["problem"], warning["remedy"])}</div>'
+        f'<div class="card notice">{_told(title, *told(language, error_of(warning)))}</div>'
         for warning in story.warnings
     )
 
@@ -220,7 +221,10 @@ def _log_words(language: Language, event: Event) -> list[str]:
             return [
                 say(language, f"log_{kind}", step=event["step"], time=duration(language, event["elapsed_s"]))
             ]
-        case "checkpoint" | "warning" | "failed" | "queued":
+        case "warning" | "failed":
+            problem, remedy = told(language, error_of(event))
+            return [say(language, f"log_{kind}", problem=problem, remedy=remedy)]
+        case "checkpoint" | "queued":
             return [say(language, f"log_{kind}", **event)]
     return []
 

@@ -128,7 +128,7 @@ def read_model(model: str, revision: str | None) -> Chosen:
     Raises `UserError` where there is no such model, or where it can't be done.
     """
     if found := config.check({"model": model, "revision": revision}):
-        raise UserError(f"{found[0].message}.", found[0].remedy)
+        raise found[0].error
     import_torch()
     from vlm.meta_model import architecture
     from vlm.models.towers import find_towers, layer_names

@@ -84,7 +84,7 @@ def add_drawing_events(built: Form, workspace: Path, language: gr.BrowserState, 
 
 def troubles(language: Language, values: dict[str, Any], chosen: Chosen) -> dict[str, str]:
     """What is wrong with each setting, by its name."""
-    found = {problem.field: f"{problem.message}. {problem.remedy}" for problem in config.check(values)}
+    found = {problem.field: " ".join(told(language, problem.error)) for problem in config.check(values)}
     if chosen.adapter_trouble and values["from_adapter"] == chosen.from_adapter:
         found["from_adapter"] = " ".join(told(language, chosen.adapter_trouble))
     return found

@@ -19,7 +19,7 @@ from training.runs.events import tail
 from ui import form_html, learned, live
 from ui.film import film
 from ui.gallery import TELL_ACT
-from ui.remedies import named_change
+from ui.remedies import usable_change
 from ui.story import Story, gather
 from ui.text import Language, Wordings, say
 from vlm.errors import UserError
@@ -161,9 +161,9 @@ def shown(run: Run, language: Language, can_train: bool) -> Shown:
 
 
 def change_of(run: Run, status: Status) -> tuple[str, Any] | None:
-    """The setting that a failed run's remedy names, and its new value."""
-    settings = settings_of(run) if status.state == "failed" else None
-    return named_change(status.remedy or "", settings) if settings else None
+    """The setting that would have helped a failed run, and its new value."""
+    settings = settings_of(run) if status.change else None
+    return usable_change(status.change, settings) if settings else None
 
 
 def has_adapter(run: Run, status: Status) -> bool:

@@ -133,7 +133,7 @@ class UserError(Exception):
     ) -> None:
         # Without a code the texts are no templates: braces in them are the user's own.
         self.problem = Phrase(problem, code, **values) if code else Phrase.filled(problem, "", {})
-        self.remedy = str(Phrase(remedy, code, **values)) if code else remedy
+        self.remedy = Phrase(remedy, f"{code}/remedy", **values) if code else Phrase.filled(remedy, "", {})
         self.change = dict(change or {})
         super().__init__(f"{self.problem}\n{self.remedy}")
 
@@ -155,6 +155,7 @@ class UserError(Exception):
         """Returns an error whose sentences were filled in before, as a run's event has them."""
         error = cls(problem, remedy, change=change)
         error.problem = problem
+        error.remedy = Phrase.filled(remedy, problem.code and f"{problem.code}/remedy", problem.values)
         return error
 
     # Exceptions pickle their `args`, here one text: one raised in a child process would fail to unpickle.

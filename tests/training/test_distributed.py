@@ -27,6 +27,8 @@ from training.distributed import Failure, ProcessGroup
 from training.loop import worker
 from training.runs import Run
 from training.runs.checkpoints import newest
+from training.runs.events import error_fields
+from vlm.errors import Phrase, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 30
@@ -151,12 +153,17 @@ def test_what_another_process_says_of_its_end_is_told_where_the_first_waits_for_
 ) -> None:
     monkeypatch.setattr("training.distributed.GRACE_S", 0.01)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=5))
-    first, failure = ProcessGroup(0, 2, store), Failure("The disk is full.", "Free 2 GB.", worker.DISK_FULL)
+    first = ProcessGroup(0, 2, store)
+    error = UserError(
+        "Memory is full: {why}.", "Halve.", "full", change={"batch_size": 2}, why=Phrase("x", "y")
+    )
     assert first.failure() is None
-    ProcessGroup(1, 2, store).report_failure(failure)
+    ProcessGroup(1, 2, store).report_failure(Failure(error, worker.DISK_FULL))
     told: queue.Queue[Failure] = queue.Queue()
     first.watch(told.put)
-    assert told.get(timeout=5) == first.failure() == failure
+    for failure in (told.get(timeout=5), first.failure()):
+        assert failure.code == worker.DISK_FULL
+        assert error_fields(failure.error) == error_fields(error)
     first.over.set()
 
 

@@ -150,11 +150,12 @@ def test_training_goes_on_from_an_adapter_of_the_list_with_its_own_settings(page
     expect(page.locator("#text_lora_r input")).to_be_enabled(timeout=SHOWN_MS)
 
 
-def test_a_failed_run_is_started_again_with_the_setting_that_its_remedy_names(page, app, tiny_settings):
+def test_a_failed_run_is_started_again_with_the_change_that_would_have_helped(page, app, tiny_settings):
     settings = tiny_settings | {"workspace": app.workspace, "name": "too-large", "batch_size": 64}
     run = runs.prepare(build(settings))
     log = EventLog(run.events_path)
-    log.append("failed", problem="It does not fit.", remedy="Use --batch_size 2.", elapsed_s=1.0)
+    error = {"problem": "It does not fit.", "remedy": "Use less at once.", "change": {"batch_size": 2}}
+    log.append("failed", **error, elapsed_s=1.0)
     see(page, ".notice", "It does not fit.")
     page.locator("#retry").click()
     see(page, ".runline .state", re.compile("Starting|Training|Finished"))

@@ -1,5 +1,6 @@
 """The Train form: what it says is what the command line says, and what is shown beside it is safe HTML."""
 
+import html
 import shlex
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from training.commands import parser
 from training.data.open import open_dataset
 from training.program import COMMAND_VARIABLE
 from ui import form, form_html, mixer_html
-from ui.text import LANGUAGES
+from ui.text import LANGUAGES, told
 from vlm.meta_model import tower_counts
 
 DEFAULTS = [form.default_of(field) for field in form.FIELDS]
@@ -66,6 +67,23 @@ def test_a_value_that_cannot_be_used_is_a_problem_of_its_own_field(field, value)
     (problem,) = form.problems_of(controls(**{field: value}), WORKSPACE)
     assert problem.field == field
     assert problem.remedy
+
+
+def test_problems_are_told_in_the_language_of_the_page():
+    found = config.check({"text_lora_r": 0, "name": "a/b", "quantization": "2bit", "held_out": 2})
+    listed = html.unescape(form_html.problems("vi", found))
+    for words in (
+        "không dùng được 0. Hãy nhập số nguyên từ 1 đến 1024.",
+        "không dùng được '2bit'. Hãy nhập một trong none, 8bit, 4bit.",
+        "Hãy nhập một số từ 0 đến dưới 1.",
+        "'a/b' có một trong các ký tự / \\ : * ? \" < > |. Hãy thử --name a-b.",
+    ):
+        assert words in listed
+    problem, remedy = told("vi", config.settings_error(found))
+    assert problem.startswith(
+        "Có 4 thiết lập không dùng được:\n  --quantization: không dùng được '2bit'. Hãy"
+    )
+    assert "python -m training run --help" in remedy
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -1,16 +1,20 @@
 """A run's events as HTML: what is told, and that nothing from a run or a dataset is executed."""
 
 import html
+import json
 import re
 
 import pytest
 
+from training.runs.events import error_fields
 from training.runs.status import Status
 from ui import answers_html, learned, live
 from ui.answers_html import Reply
 from ui.chart import ceiling, loss_chart, thinned
 from ui.film import film
 from ui.story import Story, exact_match, gather, is_right
+from ui.text import LANGUAGES
+from vlm.errors import UserError
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>{{value}} ${alert(3)}"
 TOWERS = {
@@ -107,6 +111,30 @@ def test_a_failure_is_told_with_its_remedy_and_a_good_run_has_no_notice():
     assert "The disk is full." in live.failure("en", failed)
     assert "Free 2 GB." in live.failure("vi", failed)
     assert live.failure("en", Status("running")) == live.warnings("en", Story()) == ""
+
+
+def test_failures_and_warnings_are_told_in_the_language_of_the_page():
+    full = UserError(
+        "There is no room left to write {path}.", "Free some space, then resume.", "disk-full", path="/a/<b>"
+    )
+    status = Status("failed", problem=full.problem, remedy=full.remedy)
+    assert "There is no room left to write /a/&lt;b&gt;." in live.failure("en", status)
+    told = live.failure("vi", status)
+    assert "Không còn chỗ để ghi /a/&lt;b&gt;." in told
+    assert "Hãy giải phóng bớt dung lượng" in told
+    event = {"kind": "warning", "time": 1.0} | json.loads(json.dumps(error_fields(full)))
+    story = gather([event, event | {"kind": "failed", "elapsed_s": 1.0}])
+    assert "Không còn chỗ để ghi" in live.warnings("vi", story)
+    assert "There is no room left" in live.warnings("en", story)
+    assert "thất bại: Không còn chỗ để ghi" in live.log("vi", story)
+
+
+def test_the_log_of_an_older_run_keeps_its_sentence():
+    event = {"kind": "warning", "time": 1.0, "problem": "Short of {memory}.", "remedy": "Batch of 8."}
+    for language in LANGUAGES:
+        shown = live.warnings(language, gather([event])) + live.log(language, gather([event]))
+        assert shown.count("Short of {memory}.") == 2
+        assert "Batch of 8." in shown
 
 
 def test_the_filmstrip_has_a_column_for_the_base_and_the_newest_and_marks_right_and_wrong():

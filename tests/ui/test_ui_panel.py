@@ -63,6 +63,16 @@ def test_a_new_event_is_sent_at_the_next_tick(panel, tmp_path):
     assert updates["film"] == SKIP
 
 
+def test_a_failed_run_offers_the_change_that_would_have_helped(panel, tmp_path):
+    words = {"problem": "It does not fit.", "remedy": "Use --batch_size 2.", "elapsed_s": 1.0}
+    folder(tmp_path, "older", age=60, ends="failed", **words)
+    folder(tmp_path, "newer", ends="failed", **words, change={"batch_size": 2})
+    newer, older = (tick(panel, tmp_path, {}, opened=name)[0]["retry"] for name in ("newer", "older"))
+    assert newer["visible"]
+    assert newer["value"] == "Apply and retry: batch size 2"
+    assert not older["visible"]
+
+
 def test_the_run_under_way_is_shown_before_a_newer_one_that_ended(tmp_path):
     folder(tmp_path, "ended", ends="stopped", step=3, elapsed_s=1.0)
     working = folder(tmp_path, "working", age=60)

@@ -1,41 +1,39 @@
-"""Remedies as settings: the page applies what the words name, and nothing that is nobody's guess."""
+"""Remedies as settings: the page applies what would have helped, and nothing that is nobody's guess."""
 
 import pytest
 
 from training.config import TrainingConfig, build
-from ui.remedies import named_change
+from ui.remedies import usable_change
 
 
 @pytest.mark.parametrize(
-    ("remedy", "change"),
+    ("changes", "change"),
     [
-        ("Choose a smaller model, or --quantization 4bit.", ("quantization", "4bit")),
-        ("Use --batch_size 8, or a shorter --max_length.", ("batch_size", 8)),
-        ("Correct these rows, or leave them out with --skip_bad_rows (12 are good)", ("skip_bad_rows", True)),
-        ("Start again with --learning_rate=0.0003.", ("learning_rate", 0.0003)),
+        ({"quantization": "4bit"}, ("quantization", "4bit")),
+        ({"batch_size": 8, "max_length": 100}, ("batch_size", 8)),
+        ({"skip_bad_rows": True}, ("skip_bad_rows", True)),
+        ({"learning_rate": "0.0003"}, ("learning_rate", 0.0003)),
+        ({"model": "starter", "batch_size": 8}, ("batch_size", 8)),
+        ({"no_such_setting": 1, "batch_size": 8}, ("batch_size", 8)),
     ],
 )
-def test_a_setting_named_with_its_value_can_be_applied(remedy, change):
-    assert named_change(remedy, TrainingConfig()) == change
+def test_the_first_change_that_can_be_made_is_offered(changes, change):
+    assert usable_change(changes, TrainingConfig()) == change
 
 
 @pytest.mark.parametrize(
-    "remedy",
+    "changes",
     [
-        "Lower --learning_rate.",
-        "Lower --learning_rate (now 0.003) and start again.",
-        "Give it as --dataset, or choose a model.",
-        "Leave --revision out.",
-        "Use --quantization none.",  # it is none already
-        "Use --batch_size 0.",
-        "Install it with: pip install --upgrade transformers",
-        "Check the disk.",
+        {},
+        {"model": "starter"},  # which model was meant is nobody's guess
+        {"quantization": "none"},  # it is none already
+        {"batch_size": 0},
     ],
 )
-def test_a_remedy_without_a_usable_value_offers_nothing(remedy):
-    assert named_change(remedy, TrainingConfig()) is None
+def test_a_change_that_can_not_be_made_offers_nothing(changes):
+    assert usable_change(changes, TrainingConfig()) is None
 
 
 def test_what_breaks_a_rule_with_the_other_settings_is_passed_over():
     dora = build({"method": "dora"})
-    assert named_change("Use --quantization 8bit, or --batch_size 4.", dora) == ("batch_size", 4)
+    assert usable_change({"quantization": "8bit", "batch_size": 4}, dora) == ("batch_size", 4)

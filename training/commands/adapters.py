@@ -82,8 +82,11 @@ def merge(command: CliCommand) -> int:
     if "model" not in settings:
         info = _vlm_adapters().read_info(place.folder)
         raise UserError(
-            f"{info.name} is no run's adapter, and no base model was named.",
-            f"Name it: --model {info.base_name or 'org/name'}",
+            "{name} is no run's adapter, and no base model was named.",
+            "Name it: --model {base}",
+            "base-not-named",
+            name=info.name,
+            base=info.base_name or "org/name",
         )
     _vlm_adapters().merge(ModelSettings(**settings), place.folder, out.expanduser())
     print(f"{name} and its base are one model in {out}")

@@ -42,7 +42,13 @@ def export(command: CliCommand) -> int:
     format = command.values.get("format") or FORMATS[0]
     # pydantic-settings only splits the words: no value of a flag is validated by the parser.
     if format not in FORMATS:
-        raise UserError(f"--format: {format!r} can't be used.", f"Give one of {', '.join(FORMATS)}.")
+        raise UserError(
+            "--format: {format!r} can't be used.",
+            "Give one of {formats}.",
+            "unknown-format",
+            format=format,
+            formats=FORMATS,
+        )
     dataset = open_configured(config, print_progress)
     export_dataset(dataset, out, format, skip_bad_rows=config.skip_bad_rows, progress=print_progress)
     print(f"{dataset.name}: {len(dataset.examples):,} examples as {format} in {out}")

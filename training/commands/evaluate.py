@@ -60,9 +60,13 @@ def evaluate(command: CliCommand) -> int:
     config = parser.run_settings(command, known)
     most, part = values.get("most"), values.get("part") or "auto"
     if most is not None and (not str(most).isdecimal() or int(most) < 1):
-        raise UserError(f"--most: {most!r} can't be used.", "Give a whole number from 1.")
+        raise UserError(
+            "--most: {most!r} can't be used.", "Give a whole number from 1.", "most-not-a-number", most=most
+        )
     if part not in PARTS:
-        raise UserError(f"--part: {part!r} can't be used.", f"Give one of {', '.join(PARTS)}.")
+        raise UserError(
+            "--part: {part!r} can't be used.", "Give one of {parts}.", "unknown-part", part=part, parts=PARTS
+        )
 
     # With torch from here on, when nothing of what was typed can be wrong any more.
     from training.data.splits import spread
@@ -82,7 +86,12 @@ def evaluate(command: CliCommand) -> int:
     if part == "held_out":
         _, examples = report.sides(config.held_out, config.seed)
     if not examples:
-        raise UserError(f"{dataset.name} holds no examples out.", "Use --part all, or give a --held_out.")
+        raise UserError(
+            "{dataset} holds no examples out.",
+            "Use --part all, or give a --held_out.",
+            "nothing-held-out",
+            dataset=dataset.name,
+        )
     examples = spread(examples, int(most or len(examples)))
     answers = _ask(config, folder, examples, bool(values.get("blindfold")))
     _report(command, folder, dataset.name, part, examples, *answers)
@@ -143,11 +152,8 @@ def _report(
     default = command.workspace / FOLDER / f"{name or BASE}-on-{plain}.jsonl"
     output = default if command.values.get("output") is None else Path(command.values["output"]).expanduser()
     # The blindfold test leaves out examples for which there is no other image.
-    answers = {
-        "base": base.predictions,
-        "adapter": adapter and adapter.predictions,
-        "blindfold": blind_answers,
-    }
+    answers = {"base": base.predictions, "adapter": adapter and adapter.predictions}
+    answers["blindfold"] = blind_answers
     lines = []
     for example in examples:
         line = {field: getattr(example, field) for field in ("id", "group", "question", "answer")}
@@ -161,8 +167,13 @@ def _report(
         # Half of a surrogate pair, for which UTF-8 has no bytes, must not cost the other answers.
         write_atomic(output, "".join(lines).encode(errors="backslashreplace"))
     except OSError as error:
-        problem = f"{output} can't be written: {error.strerror}."
-        raise UserError(problem, "Choose another file with --output.") from error
+        raise UserError(
+            "{path} can't be written: {reason}.",
+            "Choose another file with --output.",
+            "answers-not-written",
+            path=output,
+            reason=error.strerror,
+        ) from error
     # As `evaluated` events have them, so that `compare` takes either.
     before, after = (
         it and {"loss": it.loss, "examples": len(examples)} | asdict(it.scores) for it in (base, adapter)
@@ -171,12 +182,10 @@ def _report(
     facts |= {"output": str(output), "base": before, "adapter": after}
     facts |= {"blindfold": blindfold and asdict(blindfold)}
     side = "held-out examples" if part == "held_out" else "examples"
-    table = compare.markdown_table(
-        compare.comparisons(before, after), "base", None if after is None else "adapter"
-    )
+    table = compare.markdown_table(compare.comparisons(before, after), "base", after and "adapter")
     text = [f"{len(examples):,} {side} of {dataset}", "", table]
     if several := compare.references_note(before):
         text += ["", several]
     if blindfold is not None:
-        text += ["", str(blindfold), *(blindfold.warning or ())]
+        text += ["", str(blindfold), *([str(blindfold.warning)] if blindfold.warning else [])]
     print_result(command, facts, "\n".join([*text, "", f"Every answer is in {output}"]))

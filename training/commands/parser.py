@@ -4,7 +4,9 @@ The flags of a run are `TrainingConfig`'s fields; pydantic-settings makes an arg
 splits the words here: `training.config` validates the values, so that every problem is reported at once.
 """
 
+import difflib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,7 @@ from pydantic_settings import (
 from training.config import Problem, TrainingConfig, check, read_file, settings_error, unknown_setting
 from training.data.edit.export import Format
 from training.program import command
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 
 WORKSPACE_VARIABLE = "LORA_LENS_WORKSPACE"
 # The commands whose flags are settings of a new run.
@@ -264,12 +266,23 @@ def parse_command(words: Sequence[str], *, ends_process: bool = False) -> CliCom
         )
         found = source()
     except SettingsError as error:
-        problem = str(error).removeprefix("error parsing CLI: ").removeprefix("argument ")
-        raise UserError(f"{problem}.", "`python -m training --help` lists the commands.") from error
+        raise UserError(
+            "{reason}.",
+            "`{command} --help` lists the commands.",
+            "command-line",
+            reason=str(error).removeprefix("error parsing CLI: ").removeprefix("argument "),
+            command=command(),
+        ) from error
     unknown = found.pop("unknown")
     name = next((name for name, values in found.items() if values is not None), None)
     if name is None:  # nothing but unknown flags before where a command should be
-        raise UserError(f"{unknown[0]} is no command.", "`python -m training --help` lists the commands.")
+        raise UserError(
+            "{word} is no command.",
+            "`{command} --help` lists the commands.",
+            "no-command",
+            word=unknown[0],
+            command=command(),
+        )
     options = get_args(CommandLine.model_fields[name].annotation)
     (model,) = (option for option in options if option is not NoneType)
     flags = [field.alias or name for name, field in model.model_fields.items()]
@@ -278,9 +291,13 @@ def parse_command(words: Sequence[str], *, ends_process: bool = False) -> CliCom
         if word.startswith("-"):
             problems.append(unknown_setting(word.lstrip("-").split("=")[0], flags))
         elif not before.startswith("-"):  # else it is the value of an unknown flag, which is named already
-            problems.append(
-                Problem("", f"{word!r} belongs to no flag", "A switch takes no value: --no-… turns it off.")
+            unused = UserError(
+                "{word!r} belongs to no flag.",
+                "A switch takes no value: --no-… turns it off.",
+                "word-without-flag",
+                word=word,
             )
+            problems.append(Problem("", unused))
         before = word
     return CliCommand(name, found[name], problems, ends_process)
 
@@ -301,6 +318,42 @@ def run_settings(command: CliCommand, known: Mapping[str, Any] | None = None) ->
     if problems := check(values) + command.problems:
         raise settings_error(problems)
     return TrainingConfig.model_validate(values)
+
+
+def job_secrets(settings: JobSettings, machines: Sequence[str]) -> dict[str, str]:
+    """Returns the environment variables that a job gets as secrets.
+
+    Raises:
+        UserError: one of them is not set, the timeout is no duration, or there is no such machine.
+    """
+    if settings.flavor not in machines:
+        near = difflib.get_close_matches(settings.flavor, machines, n=1)
+        misspelt = near and Phrase("Did you mean {near}? All:", "machine-misspelt", near=near[0])
+        raise UserError(
+            "--flavor: there is no machine {flavor!r}.",
+            "{hint} {machines}.",
+            "no-such-machine",
+            flavor=settings.flavor,
+            hint=misspelt or Phrase("Give one of", "machines"),
+            machines=machines,
+        )
+    if not re.fullmatch(r"\d+(\.\d+)?[smhd]?", settings.timeout):
+        raise UserError(
+            "--timeout: {timeout!r} is no duration.",
+            "Give seconds, or 90m, 2h or 1d.",
+            "timeout-no-duration",
+            timeout=settings.timeout,
+        )
+    names = [name.strip() for name in (settings.secrets or "").split(",") if name.strip()]
+    if missing := [name for name in names if name not in os.environ]:
+        raise UserError(
+            "--secrets: {names} {count:is|are} not set in this shell.",
+            "Give names of environment variables, not their values, and export them first.",
+            "secrets-not-set",
+            names=missing,
+            count=len(missing),
+        )
+    return {name: os.environ[name] for name in names}
 
 
 def default_workspace() -> Path:

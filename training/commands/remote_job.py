@@ -15,7 +15,8 @@ from huggingface_hub import HfApi
 from training import config, runs
 from training.commands import parser
 from training.runs import events
-from training.runs.events import FINAL, Event
+from training.runs.events import FINAL, Event, error_fields
+from vlm.errors import UserError
 
 # Before each event, on a line of its own: everything else in a job's log is for people.
 MARK = "@lora-lens "
@@ -43,15 +44,21 @@ def main(folder: Path) -> int:
     failed = {"kind": "failed", "elapsed_s": 0.0}
     if final is None:  # the worker was killed: a worker that ends says how
         status = run.status()
-        problem, remedy = status.problem or "The worker died.", status.remedy or "Read the log."
-        final = failed | {"problem": problem, "remedy": remedy}
+        died = UserError("The worker died.", "Read the log.", "worker-died")
+        if status.problem is not None:
+            died = UserError.filled(status.problem, status.remedy)
+        final = failed | error_fields(died)
     elif final["kind"] != "failed":
         try:
             HfApi().upload_folder(repo_id=os.environ["LORA_LENS_RESULT"], folder_path=run.adapter_path)
         except Exception as error:  # whatever it is, the one who submitted has to read it
-            problem = f"The adapter could not be pushed: {str(error).splitlines()[0]}"
-            remedy = "Give the token write access, and submit again."
-            final, code = failed | {"problem": problem, "remedy": remedy}, code or 1
+            unpushed = UserError(
+                "The adapter could not be pushed: {reason}",
+                "Give the token write access, and submit again.",
+                "adapter-not-pushed",
+                reason=str(error).splitlines()[0],
+            )
+            final, code = failed | error_fields(unpushed), code or 1
     # The outcome comes last: who follows fetches the adapter as soon as it reads `finished`.
     _print_event(final | {"exit_code": code})
     return code

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training import distributed, runs
+from training import distributed, program, runs
 from training.commands import parser
 from training.commands.output import describe_event, describe_run, number_text, print_result
 from training.commands.parser import CliCommand
@@ -34,7 +34,9 @@ def run(command: CliCommand) -> int:
         return worker.main(prepared, alone=command.ends_process)
     if len(command.values) > 1 or command.problems:
         raise UserError(
-            "--folder takes no other flag.", "A prepared run has its settings in its config.yaml."
+            "--folder takes no other flag.",
+            "A prepared run has its settings in its config.yaml.",
+            "folder-with-flags",
         )
     path = Path(folder).absolute()
     return worker.main(runs.find(path.parent.parent, path.name), alone=command.ends_process)
@@ -97,7 +99,12 @@ def resume(command: CliCommand) -> int:
     run = runs.find(command.workspace, command.values["name"])
     if not runs.reopen(run):
         raise UserError(
-            f"{run.name} is at work.", f"Follow it: python -m training show {_reference(run)} --follow"
+            "{name} is at work.",
+            "Follow it: {command} show {run} --follow",
+            "run-at-work",
+            name=run.name,
+            command=program.command(),
+            run=_reference(run),
         )
     code = 0
     if background:

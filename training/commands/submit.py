@@ -6,9 +6,7 @@ private model repository. Here the events fill an ordinary run folder, so that p
 any other.
 """
 
-import difflib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -36,8 +34,8 @@ from training.loop.worker import stop_on_signal
 from training.program import COMMAND_VARIABLE, PROJECT, requirements
 from training.program import command as program_name
 from training.runs import Run
-from training.runs.events import FINAL, EventLog
-from vlm.errors import UserError
+from training.runs.events import FINAL, EventLog, error_fields
+from vlm.errors import Phrase, UserError
 
 # What a job needs to train: neither page nor tests, nor the recipe the starter was made by.
 PROGRAM = ("training", "vlm")
@@ -49,6 +47,19 @@ COMMAND = (
     f" && python -m training.commands.remote_job {MOUNTED}"
 )
 POLL_S = 0.5
+# What to do by the status that the Hub refuses with.
+AFTER_A_REFUSAL = {
+    401: Phrase(
+        "Log in again: hf auth login, or set HF_TOKEN to a token that is still valid.", "job-log-in-again"
+    ),
+    402: Phrase("Jobs are paid: add credit at https://huggingface.co/settings/billing", "job-add-credit"),
+    403: Phrase(
+        "Give the token write access and the right to start jobs: https://huggingface.co/settings/tokens",
+        "job-token-rights",
+    ),
+    409: Phrase("Choose another --name.", "job-name-taken"),
+}
+LATER = Phrase("Try again later.", "job-try-later")
 # What the Hub's client raises where the Hub refuses or is not reached.
 HUB_ERRORS = (HfHubHTTPError, OfflineModeIsEnabled, HTTPError)
 
@@ -65,27 +76,15 @@ def submit(command: CliCommand) -> int:
     token = get_token()
     if token is None:
         raise UserError(
-            "Hugging Face Jobs need a token, and there is none.", "Log in: hf auth login, or set HF_TOKEN."
+            "Hugging Face Jobs need a token, and there is none.",
+            "Log in: hf auth login, or set HF_TOKEN.",
+            "job-without-token",
         )
     api = HfApi()
     with _hub_errors():
         user = api.whoami(token=token)["name"]
-        flavors = [machine.name for machine in api.list_jobs_hardware(token=token)]
-    if settings.flavor not in flavors:
-        near = difflib.get_close_matches(settings.flavor, flavors, n=1)
-        remedy = f"Did you mean {near[0]}? All: " if near else "Give one of "
-        raise UserError(
-            f"--flavor: there is no machine {settings.flavor!r}.", f"{remedy}{', '.join(flavors)}."
-        )
-    if not re.fullmatch(r"\d+(\.\d+)?[smhd]?", settings.timeout):
-        raise UserError(f"--timeout: {settings.timeout!r} is no duration.", "Give seconds, or 90m, 2h or 1d.")
-    names = [name.strip() for name in (settings.secrets or "").split(",") if name.strip()]
-    if missing := [name for name in names if name not in os.environ]:
-        raise UserError(
-            f"--secrets: {', '.join(missing)} is not set in this shell.",
-            "Give names of environment variables, not their values, and export them first.",
-        )
-    secrets = {"HF_TOKEN": token} | {name: os.environ[name] for name in names}
+        machines = [machine.name for machine in api.list_jobs_hardware(token=token)]
+    secrets = {"HF_TOKEN": token} | parser.job_secrets(settings, machines)
     dataset, files = _dataset_files(config)
 
     # Nothing is sent before this line, and no run folder is left by what is refused above.
@@ -105,9 +104,17 @@ def submit(command: CliCommand) -> int:
                 say(f"{run.name}: {run.status().state}")
                 return code
         except UserError as error:
-            remedy = error.remedy if job is None else f"{error.remedy} The job: {job.url}"
-            log.append("failed", problem=error.problem, remedy=remedy, elapsed_s=time.monotonic() - began)
-            say(f"{error.problem}\n{remedy}")
+            if job is not None:
+                error = UserError(
+                    "{problem}",
+                    "{remedy} The job: {url}",
+                    "job-failed",
+                    problem=error.problem,
+                    remedy=error.remedy,
+                    url=job.url,
+                )
+            log.append("failed", **error_fields(error), elapsed_s=time.monotonic() - began)
+            say(str(error))
             return 2
 
 
@@ -122,8 +129,12 @@ def _dataset_files(config: TrainingConfig) -> tuple[str, list[tuple[Path, str]]]
     for field, name in (("model", config.model), ("from_adapter", config.from_adapter)):
         if name is not None and (Path(name).expanduser().exists() or Path(name).is_absolute()):
             raise UserError(
-                f"--{field}: {name} lies on this machine, and the job does not.",
-                f"Push it: hf upload <you>/{Path(name).name} {name}; then give its Hub id.",
+                "--{field}: {path} lies on this machine, and the job does not.",
+                "Push it: hf upload <you>/{name} {path}; then give its Hub id.",
+                "not-with-the-job",
+                field=field,
+                path=name,
+                name=Path(name).name,
             )
     places = (Path(config.dataset).expanduser(), config.workspace / "datasets" / config.dataset)
     path = next((place.absolute() for place in places if place.exists()), None)
@@ -229,25 +240,37 @@ def _follow_job(api: HfApi, run: Run, log: EventLog, job: JobInfo, repository: s
     if final is None:
         status = api.inspect_job(job_id=job.id).status
         raise UserError(
-            f"The job ended as {status.stage}: {status.message or 'it gave no reason'}.",
-            f"Read {run.output_log.name} in the run's folder.",
+            "The job ended as {stage}: {reason}.",
+            "Read {log} in the run's folder.",
+            "job-ended",
+            stage=status.stage,
+            reason=status.message or Phrase("it gave no reason", "job-gave-no-reason"),
+            log=run.output_log.name,
         )
     kind, event = final
     if kind != "failed":
-        draft = run.path / "adapter.draft"
-        try:
-            api.snapshot_download(repository, local_dir=draft)
-        except HUB_ERRORS as error:
-            raise UserError(
-                f"The adapter is in {repository}, and could not be fetched: {str(error).splitlines()[0]}",
-                f"Fetch it: hf download {repository} --local-dir {run.adapter_path}",
-            ) from error
-        # The Hub's own, which no adapter has.
-        shutil.rmtree(draft / ".cache", ignore_errors=True)
-        (draft / ".gitattributes").unlink(missing_ok=True)
-        draft.rename(run.adapter_path)
+        _fetch_adapter(api, repository, run)
     log.append(kind, **event | {"elapsed_s": elapsed_s})
     return code
+
+
+def _fetch_adapter(api: HfApi, repository: str, run: Run) -> None:
+    draft = run.path / "adapter.draft"
+    try:
+        api.snapshot_download(repository, local_dir=draft)
+    except HUB_ERRORS as error:
+        raise UserError(
+            "The adapter is in {repository}, and could not be fetched: {reason}",
+            "Fetch it: hf download {repository} --local-dir {folder}",
+            "adapter-not-fetched",
+            repository=repository,
+            reason=str(error).splitlines()[0],
+            folder=run.adapter_path,
+        ) from error
+    # The Hub's own, which no adapter has.
+    shutil.rmtree(draft / ".cache", ignore_errors=True)
+    (draft / ".gitattributes").unlink(missing_ok=True)
+    draft.rename(run.adapter_path)
 
 
 def _cancel_on_stop(
@@ -272,17 +295,20 @@ def _hub_errors() -> Iterator[None]:
         yield
     except OfflineModeIsEnabled as error:
         raise UserError(
-            "HF_HUB_OFFLINE is set, and a job needs the Hub.", "Unset it: unset HF_HUB_OFFLINE"
+            "HF_HUB_OFFLINE is set, and a job needs the Hub.", "Unset it: unset HF_HUB_OFFLINE", "job-offline"
         ) from error
     except HfHubHTTPError as error:
-        status = error.response.status_code
-        remedies = {
-            401: "Log in again: hf auth login, or set HF_TOKEN to a token that is still valid.",
-            402: "Jobs are paid: add credit at https://huggingface.co/settings/billing",
-            409: "Choose another --name.",
-            403: "Give the token write access and the right to start jobs: https://huggingface.co/settings/tokens",
-        }
-        problem = str(error).splitlines()[0]
-        raise UserError(f"The Hub refused: {problem}", remedies.get(status, "Try again later.")) from error
+        raise UserError(
+            "The Hub refused: {reason}",
+            "{remedy}",
+            "job-refused",
+            reason=str(error).splitlines()[0],
+            remedy=AFTER_A_REFUSAL.get(error.response.status_code, LATER),
+        ) from error
     except HTTPError as error:
-        raise UserError(f"The Hub can't be reached: {error}", "Check the network, then try again.") from error
+        raise UserError(
+            "The Hub can't be reached: {reason}",
+            "Check the network, then try again.",
+            "job-hub-not-reached",
+            reason=error,
+        ) from error

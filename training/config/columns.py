@@ -62,8 +62,11 @@ class ColumnMapping:
             kind = OTHER_KINDS.get(match[1], match[1]) if match else None
             if kind not in KINDS:
                 raise UserError(
-                    f"{part.strip()!r} does not say which column is which",
-                    f"Write kind=column; the kinds are {', '.join((*OTHER_KINDS, *KINDS))}.",
+                    "{part!r} does not say which column is which.",
+                    "Write kind=column; the kinds are {kinds}.",
+                    "columns-not-assigned",
+                    part=part.strip(),
+                    kinds=[*OTHER_KINDS, *KINDS],
                 )
             columns[kind] = match[2]
         return cls(columns)

@@ -15,11 +15,10 @@ from pydantic import ValidationError
 
 from training.config.fields import MAY_BE_FOLDERS, TrainingConfig
 from training.config.rules import Problem, broken_rules, short_repr
-from vlm.errors import UserError
+from training.program import command
+from vlm.errors import Phrase, UserError
 
 ONE_SETTING_A_LINE = "Write one `setting: value` on each line."
-# JSON schema's keyword for a bound -> the word for it.
-BOUNDS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "up to", "exclusiveMaximum": "below"}
 
 
 def build(values: Mapping[str, Any]) -> TrainingConfig:
@@ -44,16 +43,30 @@ def load(path: Path) -> TrainingConfig:
 
 def settings_error(problems: Sequence[Problem]) -> UserError:
     """Returns one error that names every problem by its flag."""
-    named = [
-        f"--{problem.field}: {problem.message}." if problem.field else f"{problem.message}."
-        for problem in problems
-    ]
-    if len(problems) == 1:
-        return UserError(named[0], problems[0].remedy)
-    lines = [f"  {name} {problem.remedy}" for name, problem in zip(named, problems, strict=True)]
+    if len(problems) > 1:
+        each = [settings_error([problem]) for problem in problems]
+        return UserError(
+            "{count} settings can't be used:\n{lines:\n}",
+            "Nothing was started. `{command} run --help` lists every setting.",
+            "settings-refused",
+            count=len(problems),
+            lines=[
+                Phrase("  {problem} {remedy}", "refused-setting", problem=one.problem, remedy=one.remedy)
+                for one in each
+            ],
+            command=command(),
+        )
+    (problem,) = problems
+    if not problem.field:
+        return problem.error
     return UserError(
-        "\n".join([f"{len(problems)} settings can't be used:", *lines]),
-        "Nothing was started. `python -m training run --help` lists every setting.",
+        "--{field}: {problem}",
+        "{remedy}",
+        "setting-refused",
+        change=problem.error.change,
+        field=problem.field,
+        problem=problem.message,
+        remedy=problem.remedy,
     )
 
 
@@ -66,10 +79,15 @@ def check(values: Mapping[str, Any]) -> list[Problem]:
     except ValidationError as error:
         # Pydantic's own words are for programmers: the message has the bound instead.
         wrong = dict.fromkeys(str(detail["loc"][0]) for detail in error.errors(include_url=False))
-        problems = [
-            Problem(field, f"{short_repr(known[field])} can't be used", f"Give {allowed(field)}.")
-            for field in wrong
-        ]
+        for field in wrong:
+            refused = UserError(
+                "{value} can't be used.",
+                "Give {allowed}.",
+                "value-refused",
+                value=short_repr(known[field]),
+                allowed=allowed(field),
+            )
+            problems.append(Problem(field, refused))
         # The rules across fields need a whole config: defaults stand in for what is wrong, and no rule about
         # such a field applies.
         config = TrainingConfig.model_validate({field: known[field] for field in known if field not in wrong})
@@ -82,31 +100,43 @@ def check(values: Mapping[str, Any]) -> list[Problem]:
 def unknown_setting(key: str, settings: Collection[str]) -> Problem:
     """Returns the problem with a setting that is none of these; its remedy names the nearest."""
     near = difflib.get_close_matches(key.replace("-", "_").casefold(), settings, n=1)
-    remedy = f"Did you mean --{near[0]}?" if near else "--help lists every one."
-    return Problem(key, "there is no such setting", remedy)
+    if near:
+        error = UserError(
+            "there is no such setting.", "Did you mean --{near}?", "setting-misspelt", near=near[0]
+        )
+    else:
+        error = UserError("there is no such setting.", "--help lists every one.", "setting-unknown")
+    return Problem(key, error)
 
 
-def allowed(field: str) -> str:
+def allowed(field: str) -> Phrase:
     """Returns what a field takes, in words, from its own bounds: "a whole number from 1 to 1024"."""
     options = _schema()[field].get("anyOf", [_schema()[field]])
     words = []
     for option in options:
         kind = option.get("type")
         if "enum" in option:
-            words.append("one of " + ", ".join(option["enum"]))
+            words.append(Phrase("one of {names}", "one-of", names=option["enum"]))
         elif "pattern" in option:  # no reader knows what a regular expression allows
-            words.append(option["description"])
+            words.append(Phrase("layer names with commas between them", "layer-names"))
         elif kind == "string":
-            words.append("a folder" if option.get("format") == "path" else "a text")
+            is_folder = option.get("format") == "path"
+            words.append(Phrase("a folder", "takes-folder") if is_folder else Phrase("a text", "takes-text"))
+        elif kind == "boolean":
+            words.append(Phrase("true or false", "true-or-false"))
         elif kind != "null":
-            kind = {"integer": "a whole number", "number": "a number", "boolean": "true or false"}[kind]
-            if {"minimum", "maximum"} <= option.keys():
-                bounds = [f"from {option['minimum']:.10g} to {option['maximum']:.10g}"]
+            whole = Phrase("a whole number", "whole-number")
+            bounds = {"kind": whole if kind == "integer" else Phrase("a number", "any-number")}
+            bounds["low"] = option.get("minimum", option.get("exclusiveMinimum"))
+            bounds["high"] = option.get("maximum", option.get("exclusiveMaximum"))
+            if "minimum" not in option:  # fields have bounds of these three kinds
+                words.append(Phrase("{kind} above {low:.10g} up to {high:.10g}", "number-above", **bounds))
+            elif "maximum" not in option:
+                words.append(Phrase("{kind} from {low:.10g} below {high:.10g}", "number-below", **bounds))
             else:
-                bounds = [f"{word} {option[key]:.10g}" for key, word in BOUNDS.items() if key in option]
-            words.append(" ".join([kind, *bounds]))
-    text = " or ".join(words)
-    return f"{text}, or leave it out" if {"type": "null"} in options else text
+                words.append(Phrase("{kind} from {low:.10g} to {high:.10g}", "number-from-to", **bounds))
+    text = words[0] if len(words) == 1 else Phrase("{kinds:or}", "either", kinds=words)
+    return Phrase("{kind}, or leave it out", "or-leave-out", kind=text) if len(words) < len(options) else text
 
 
 @cache
@@ -124,15 +154,25 @@ def read_file(path: Path) -> dict[str, Any]:
         # utf-8-sig: editors on Windows write a byte order mark first, which is no part of the first key.
         values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}.", "Give --config a YAML file of settings.") from error
+        raise UserError(
+            "{path}: {reason}.",
+            "Give --config a YAML file of settings.",
+            "settings-file-unreadable",
+            path=path,
+            reason=error.strerror,
+        ) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text.", "Save it as UTF-8.") from error
+        raise UserError(
+            "{path} is not UTF-8 text.", "Save it as UTF-8.", "settings-file-not-utf8", path=path
+        ) from error
     except yaml.YAMLError as error:
-        where = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-        line = f" line {where.line + 1}" if where else ""
-        raise UserError(f"{path}{line}: not valid YAML.", ONE_SETTING_A_LINE) from error
+        mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+        place = f"{path}:{mark.line + 1}" if mark else path
+        raise UserError(
+            "{place}: not valid YAML.", ONE_SETTING_A_LINE, "settings-file-not-yaml", place=place
+        ) from error
     if values is not None and not isinstance(values, dict):
-        raise UserError(f"{path} holds no settings.", ONE_SETTING_A_LINE)
+        raise UserError("{path} holds no settings.", ONE_SETTING_A_LINE, "settings-file-empty", path=path)
     # An empty file is the defaults. YAML has keys that are no texts, as in `5: 6`: they are unknown settings.
     values = {str(key): value for key, value in (values or {}).items()}
     for field in MAY_BE_FOLDERS:

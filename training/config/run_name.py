@@ -5,7 +5,7 @@ import time
 import unicodedata
 from pathlib import Path
 
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 
 MAX_CHARACTERS = 64
 # A file system counts bytes (255), and the trash appends a time.
@@ -27,23 +27,28 @@ def fold(name: str) -> str:
     return unicodedata.normalize("NFC", normalise(name).casefold())
 
 
-def problem_with(name: str) -> str | None:
+def problem_with(name: str) -> Phrase | None:
     """Returns why this can't be a run's name, as the end of a sentence; None if it can."""
     name = normalise(name)
     if not name:
-        return "is empty"
+        return Phrase("is empty", "name-empty")
     if len(name) > MAX_CHARACTERS or len(name.encode("utf-8", "replace")) > MAX_BYTES:
-        return f"is longer than {MAX_CHARACTERS} characters or {MAX_BYTES} bytes"
+        return Phrase(
+            "is longer than {characters} characters or {bytes} bytes",
+            "name-too-long",
+            characters=MAX_CHARACTERS,
+            bytes=MAX_BYTES,
+        )
     if any(character in _FORBIDDEN for character in name):
-        return 'has one of / \\ : * ? " < > | in it'
+        return Phrase('has one of / \\ : * ? " < > | in it', "name-separator")
     # Control, format (as U+202E, which turns text around), lone surrogates, and separators of lines.
     if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in name):
-        return "has an invisible or control character in it"
+        return Phrase("has an invisible or control character in it", "name-invisible")
     if name[0] in ".-" or name[-1] == "." or name != name.strip():
-        return "starts with a dot or a hyphen, ends with a dot, or has a space at an end"
+        return Phrase("starts with a dot or a hyphen, ends with a dot, or has a space at an end", "name-ends")
     is_device = name.split(".")[0].strip().casefold() in _DEVICES
     if is_device or re.fullmatch(r"checkpoint-\d+", name, re.IGNORECASE):
-        return "is reserved"
+        return Phrase("is reserved", "name-reserved")
     return None
 
 
@@ -73,5 +78,10 @@ def names_in(workspace: Path) -> dict[str, str]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except PermissionError as error:
-        raise UserError(f"{workspace} can't be read.", "Choose another folder with --workspace.") from error
+        raise UserError(
+            "{workspace} can't be read.",
+            "Choose another folder with --workspace.",
+            "workspace-unreadable",
+            workspace=workspace,
+        ) from error
     return {fold(name): name for name in found if not name.startswith(".")}

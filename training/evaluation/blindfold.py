@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from training.data.safe_paths import digest_of
 from training.evaluation.metrics import Interval, best_match, score
+from vlm.errors import UserError
 from vlm.example import Example
 
 # With fewer right answers there is nothing that a missing image could take away.
@@ -26,11 +27,6 @@ Z = 1.96
 
 Verdict = Literal["looks", "guesses", "unclear", "untestable"]
 
-GUESSES = (
-    "With other images the model has {blind:.0f} % right, with its own {own:.0f} %: it hardly looks at them"
-    " (a gap of {least:.0f} to {most:.0f} points at 95 %).",
-    "Ask what only the image tells, even out the answers, or train the vision tower too: --use_vision_lora.",
-)
 VERDICTS = {
     "looks": "the model looks",
     "guesses": "the model guesses",
@@ -84,13 +80,22 @@ class Blindfold:
         return f"{text}; about {self.needed:,} held-out examples would tell"
 
     @property
-    def warning(self) -> tuple[str, str] | None:
-        """Problem and remedy, where the model guesses."""
+    def warning(self) -> UserError | None:
+        """What to know and to do where the model guesses."""
         if self.verdict != "guesses":
             return None
         least, most = (100 * bound for bound in self.gap_interval)
-        rates = {"own": 100 * self.own, "blind": 100 * self.blind, "least": least, "most": most}
-        return GUESSES[0].format(**rates), GUESSES[1]
+        return UserError(
+            "With other images the model has {blind:.0f} % right, with its own {own:.0f} %: it hardly looks"
+            " at them (a gap of {least:.0f} to {most:.0f} points at 95 %).",
+            "Ask what only the image tells, even out the answers, or train the vision tower too:"
+            " --use_vision_lora.",
+            "blindfold-guesses",
+            own=100 * self.own,
+            blind=100 * self.blind,
+            least=least,
+            most=most,
+        )
 
 
 def swap_images(

@@ -19,7 +19,7 @@ from training.data.splits import spread
 from training.evaluation.best_checkpoint import BestCheckpoint
 from training.evaluation.blindfold import Blindfold, judge, swap_images
 from training.evaluation.metrics import Scores, score
-from training.runs.events import Event, EventLog
+from training.runs.events import Event, EventLog, error_fields
 from vlm.example import Example
 from vlm.oom import with_less
 from vlm.prompting import IGNORED
@@ -187,8 +187,7 @@ class Evaluator:
         logger.info(found)
         self.log.append("blindfold", step=step, **asdict(found))
         if found.warning is not None:
-            problem, remedy = found.warning
-            self.log.append("warning", problem=problem, remedy=remedy)
+            self.log.append("warning", **error_fields(found.warning))
 
     def _evaluation(self, step: int, batch_size: int) -> Evaluation:
         if step not in self.evaluations:

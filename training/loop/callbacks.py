@@ -14,8 +14,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from training.config import TrainingConfig
 from training.evaluation.best_checkpoint import BestCheckpoint
-from training.loop.context import NotFiniteError
 from training.runs.events import Event, EventLog
+from vlm.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class RunCallback(TrainerCallback):
         control.should_log |= control.should_save or is_last
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict, **_):
-        """Raises `NotFiniteError` after the event is written, so that the curve shows where it happened."""
+        """Raises `UserError` after the event is written, so that the curve shows where it happened."""
         if "loss" not in logs:  # Trainer's summary at the end, or an evaluation for the trackers
             return
         padding = f", {logs['padding']:.0%} padding" if logs.get("padding") is not None else ""
@@ -96,9 +96,12 @@ class RunCallback(TrainerCallback):
             padding=logs.get("padding"),
         )
         if not (math.isfinite(logs["loss"]) and math.isfinite(logs["grad_norm"])):
-            raise NotFiniteError(
-                f"The loss or its gradient is not finite at step {state.global_step}.",
-                f"Lower --learning_rate (now {self.config.learning_rate:g}) and resume or start again.",
+            raise UserError(
+                "The loss or its gradient is not finite at step {step}.",
+                "Lower --learning_rate (now {learning_rate:g}) and resume or start again.",
+                "not-finite",
+                step=state.global_step,
+                learning_rate=self.config.learning_rate,
             )
 
     def evaluate_now(self, step: int, batch_size: int) -> None:

@@ -10,15 +10,10 @@ from training.config import TrainingConfig
 from training.distributed import ProcessGroup
 from training.runs import Run
 from training.runs.events import EventLog
-from vlm.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 DONE, UNEXPECTED, BAD_INPUT, STOPPED, DISK_FULL, NOT_FINITE = 0, 1, 2, 3, 4, 5
-
-
-class NotFiniteError(UserError):
-    """The loss or a gradient became NaN or infinite: the run ends, its older checkpoints stay."""
 
 
 class StopBeforeTraining(Exception):

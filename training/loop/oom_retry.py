@@ -6,7 +6,7 @@ normalised over all of them. `training.loop.train.fit` makes a new trainer with 
 
 import json
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from accelerate.utils.memory import clear_device_cache
 from transformers.trainer import TRAINER_STATE_NAME
@@ -15,7 +15,7 @@ from training.config import TrainingConfig
 from training.loop.trainer import AdapterTrainer
 from training.memory.estimate import best_remedy, device_memory, estimate
 from training.runs.checkpoints import Checkpoint
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,29 +65,40 @@ def free_and_halve(config: TrainingConfig, trainer: AdapterTrainer, micro_batch:
         raise UserError(
             "The optimizer's numbers do not fit into memory beside the model.",
             "Use --optim adamw_8bit, or a lower --text_lora_r.",
+            "optimizer-too-large",
+            change={"optim": "adamw_8bit"},
         )
     if smaller is None:
         raise UserError(
-            f"One example alone does not fit into memory: {', '.join(trainer.example_ids)}.",
-            what_helps(config),
+            "One example alone does not fit into memory: {examples}.",
+            "{remedy}",
+            "example-too-large",
+            examples=trainer.example_ids,
+            **what_helps(config),
         )
     if trainer.args.world_size > 1:
         # The other ranks wait for this one in the middle of the step: they can't be told to halve.
         raise UserError(
-            f"{micro_batch.size} examples at once do not fit into the memory of one process.",
-            f"Set batch_size: {smaller.size} and gradient_accumulation_steps: {smaller.times} in the run's "
+            "{count} examples at once do not fit into the memory of one process.",
+            "Set batch_size: {batch_size} and gradient_accumulation_steps: {steps} in the run's "
             "config.yaml and resume: the losses are the same.",
+            "batch-too-large",
+            count=micro_batch.size,
+            batch_size=smaller.size,
+            steps=smaller.times,
         )
     return smaller
 
 
-def what_helps(config: TrainingConfig) -> str:
-    """Returns the remedy that saves most, by the estimate."""
+def what_helps(config: TrainingConfig) -> dict[str, Any]:
+    """Returns the `remedy` that saves most, by the estimate, and the `change` that it is."""
     alone = config.model_copy(update={"batch_size": 1})
     # The estimate may say that one example fits, but it is known not to: anything must save at least a byte.
     room = min(device_memory(config.device), estimate(alone).total - 1)
     remedy = best_remedy(alone, room)
     if remedy is None or remedy.setting == "batch_size":
-        return "Use --quantization 4bit, or a smaller model."
-    value = "" if remedy.value is True else f" {remedy.value}"
-    return f"Use --{remedy.setting}{value}, which helps most, or remove the example."
+        smaller = Phrase("Use --quantization 4bit, or a smaller model.", "use-less-memory")
+        return {"remedy": smaller, "change": {"quantization": "4bit"}}
+    words = f"--{remedy.setting}" if remedy.value is True else f"--{remedy.setting} {remedy.value}"
+    best = Phrase("Use {setting}, which helps most, or remove the example.", "use-what-helps", setting=words)
+    return {"remedy": best, "change": {remedy.setting: remedy.value}}

@@ -25,8 +25,10 @@ def require_tracker(name: str) -> None:
     """
     if name != "none" and importlib.util.find_spec(name) is None:
         raise UserError(
-            f"--report_to {name} needs the package {name}, which is not installed.",
-            f"Install it: pip install {name}",
+            "--report_to {name} needs the package {name}, which is not installed.",
+            "Install it: pip install {name}",
+            "tracker-not-installed",
+            name=name,
         )
 
 

@@ -39,7 +39,7 @@ from training.memory.estimate import give_blocks_back
 from training.model_card import write_card
 from training.runs import Run, checkpoints
 from training.runs.checkpoints import Checkpoint
-from training.runs.events import EventLog
+from training.runs.events import EventLog, error_fields
 from vlm import adapters
 from vlm.errors import UserError
 from vlm.example import Example
@@ -55,6 +55,10 @@ logger = logging.getLogger(__name__)
 
 # What the numbers of a run depend on.
 VERSIONS_OF = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
+HALVED = (
+    "{count} examples at once do not fit into memory, so {smaller} {smaller:goes|go} through at once,"
+    " at the same loss."
+)
 ON_CARD = ("evaluated", "data", "started", "step", "blindfold")
 
 
@@ -130,7 +134,9 @@ def train(
         # Within the loop this is `fit`'s matter; what comes here is loading, encoding and evaluating.
         if not is_out_of_memory(error):
             raise
-        raise UserError(f"Memory ran out: {error}", what_helps(config)) from error
+        raise UserError(
+            "Memory ran out: {reason}", "{remedy}", "memory-ran-out", reason=error, **what_helps(config)
+        ) from error
 
 
 def load_model(context: RunContext) -> AdaptedModel:
@@ -194,11 +200,14 @@ def require_working_method(
         model.generate(**inputs, max_new_tokens=1, do_sample=False)
     for error in refusals:
         logger.info("what it raised", exc_info=error)
-        label, kind = METHODS[config.method].label, type(model.get_base_model()).__name__
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
-            f"{label} does not work with {kind}: {reason}",
+            "{method} does not work with {model}: {reason}",
             "Use --method lora; docs/models.md lists which methods work with which models.",
+            "method-fails",
+            change={"method": "lora"},
+            method=METHODS[config.method].label,
+            model=type(model.get_base_model()).__name__,
+            reason=next(iter(str(error).splitlines()), type(error).__name__),
         ) from error
 
 
@@ -252,13 +261,16 @@ def fit(
         # has reached the weights: it is repeated.
         micro_batch = free_and_halve(config, trainer, micro_batch)
         checkpoint = trainer.checkpoint_now() if trainer.state.global_step else checkpoint
-        problem = f"{trainer.args.train_batch_size} examples at once do not fit into memory"
-        logger.warning("%s: going on with %s, which gives the same losses", problem, micro_batch.flags)
-        log.append(
-            "warning",
-            problem=f"{problem}, so {micro_batch.size} go through at once, at the same loss.",
-            remedy=f"Start the next run with {micro_batch.flags}.",
+        warning = UserError(
+            HALVED,
+            "Start the next run with {flags}.",
+            "batch-halved",
+            count=trainer.args.train_batch_size,
+            smaller=micro_batch.size,
+            flags=micro_batch.flags,
         )
+        logger.warning("%s %s", warning.problem, warning.remedy)
+        log.append("warning", **error_fields(warning))
 
 
 def catch_up(
@@ -296,7 +308,13 @@ def finish(
     ended_early = step < total and best is not None and best.patience_is_over
     # The first rank judges alone: the others don't evaluate, and can't know of an early end.
     if first and step < total and not (callback.stopped or ended_early):
-        raise UserError(f"Training ended at step {step} of {total}.", "Read output.log, then resume the run.")
+        raise UserError(
+            "Training ended at step {step} of {total}.",
+            "Read output.log, then resume the run.",
+            "training-ended-early",
+            step=step,
+            total=total,
+        )
     if ended_early and best.step is not None:
         logger.info("nothing was better than step %s for %s evaluations", best.step, best.since)
     best_step = restore_best(run, log, trainer, callback) if evaluator.enabled else None
@@ -329,14 +347,24 @@ def restore_best(run: Run, log: EventLog, trainer: AdapterTrainer, callback: Run
     """Puts the best evaluation's adapter back in place. Returns its step; None where the last one is kept."""
     best, last = callback.best, trainer.state.global_step
     if best is not None and best.step is None and not callback.stopped:
-        problem = f"No evaluation could measure {best.metric}: the last step's adapter is kept."
-        log.append("warning", problem=problem, remedy="Choose another --best_metric.")
+        unmeasured = UserError(
+            "No evaluation could measure {metric}: the last step's adapter is kept.",
+            "Choose another --best_metric.",
+            "metric-not-measured",
+            metric=best.metric,
+        )
+        log.append("warning", **error_fields(unmeasured))
     if best is None or best.step in (None, last):
         return best and best.step
     folder = checkpoints.sealed(run.checkpoints_path, best.step)
     if folder is None:  # rotation spares it, but a person may have deleted it
-        problem = f"The checkpoint of the best step, {best.step}, is gone: the last one is kept."
-        log.append("warning", problem=problem, remedy="Train again with these settings.")
+        gone = UserError(
+            "The checkpoint of the best step, {step}, is gone: the last one is kept.",
+            "Train again with these settings.",
+            "best-checkpoint-gone",
+            step=best.step,
+        )
+        log.append("warning", **error_fields(gone))
         return None
     trainer.load_weights(folder)
     return best.step

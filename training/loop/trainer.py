@@ -42,6 +42,8 @@ from vlm.errors import UserError
 from vlm.example import Example
 from vlm.models.loading import LoadedModel
 
+NO_GPU = "Paged AdamW moves its numbers between a GPU and the memory, and there is no GPU here."
+
 
 class AdapterTrainer(Trainer):
     """Trains what requires a gradient, and seals each checkpoint: then `on_sealed(step, folder)` is called.
@@ -292,8 +294,11 @@ def training_arguments(config: TrainingConfig, loaded: LoadedModel, output_dir: 
     """
     if config.gradient_checkpointing and not loaded.model.supports_gradient_checkpointing:
         raise UserError(
-            f"{type(loaded.model).__name__} can't compute its activations again.",
+            "{model} can't compute its activations again.",
             "Leave --gradient_checkpointing out, and lower --batch_size instead.",
+            "no-gradient-checkpointing",
+            change={"gradient_checkpointing": False},
+            model=type(loaded.model).__name__,
         )
     check_speed(config, loaded.device.type)
     on_gpu = loaded.device.type == "cuda"
@@ -302,8 +307,7 @@ def training_arguments(config: TrainingConfig, loaded: LoadedModel, output_dir: 
         optimizer = "paged_adamw_8bit"  # who quantizes is short of memory
     elif config.optim == "paged_adamw_8bit" and not on_gpu:
         raise UserError(
-            "Paged AdamW moves its numbers between a GPU and the memory, and there is no GPU here.",
-            "Use --optim auto, or --optim adamw_8bit.",
+            NO_GPU, "Use --optim auto, or --optim adamw_8bit.", "paged-without-gpu", change={"optim": "auto"}
         )
     return TrainingArguments(
         output_dir=str(output_dir),

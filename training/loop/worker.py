@@ -25,10 +25,9 @@ from training.loop.context import (
     NOT_FINITE,
     STOPPED,
     UNEXPECTED,
-    NotFiniteError,
 )
 from training.runs import Run
-from training.runs.events import EventLog
+from training.runs.events import EventLog, error_fields
 from vlm.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -49,8 +48,7 @@ def main(run: Run, *, alone: bool = False) -> int:
         log, began = EventLog(run.events_path), time.monotonic()
 
         def fail(failure: Failure) -> int:
-            elapsed_s = time.monotonic() - began
-            log.append("failed", problem=failure.problem, remedy=failure.remedy, elapsed_s=elapsed_s)
+            log.append("failed", **error_fields(failure.error), elapsed_s=time.monotonic() - began)
             return failure.code
 
         def give_up(failure: Failure) -> None:
@@ -69,7 +67,7 @@ def main(run: Run, *, alone: bool = False) -> int:
                     # Where another rank ended, torch says no more than that the connection is gone.
                     if (lost := ranks.failure(RANK_GRACE_S)) is None:
                         raise
-                    logger.error("%s %s", lost.problem, lost.remedy)
+                    logger.error("%s %s", lost.error.problem, lost.error.remedy)
                     return fail(lost)
         except Exception as error:
             return fail(_failure_of(error, run))
@@ -120,17 +118,25 @@ def _failure_of(error: Exception, run: Run) -> Failure:
     """Returns an error in words, with its exit code."""
     if isinstance(error, UserError):
         logger.error("%s %s", error.problem, error.remedy)
-        code = NOT_FINITE if isinstance(error, NotFiniteError) else BAD_INPUT
-        return Failure(error.problem, error.remedy, code)
+        return Failure(error, NOT_FINITE if error.code == "not-finite" else BAD_INPUT)
     logger.error("the run ended", exc_info=error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = error.filename or run.path
-        return Failure(f"There is no room left to write {where}.", "Free some space, then resume.", DISK_FULL)
-    return Failure(
-        f"Unexpected {type(error).__name__}: {error}",
-        f"The traceback is in {run.output_log.name}, in the run's folder.",
-        UNEXPECTED,
+        full = UserError(
+            "There is no room left to write {path}.",
+            "Free some space, then resume.",
+            "disk-full",
+            path=error.filename or run.path,
+        )
+        return Failure(full, DISK_FULL)
+    unexpected = UserError(
+        "Unexpected {kind}: {text}",
+        "The traceback is in {log}, in the run's folder.",
+        "unexpected",
+        kind=type(error).__name__,
+        text=error,
+        log=run.output_log.name,
     )
+    return Failure(unexpected, UNEXPECTED)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Commands, settings (`from_adapter`) and page all ask here. What is in an adapter
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.program import command
 from training.runs.folder import Run, list_runs
 from vlm.errors import UserError
 from vlm.methods import ADAPTER_CONFIG_FILE
@@ -79,13 +80,22 @@ def require_adapter(workspace: Path, named: str) -> AdapterPlace:
     if found := find_adapter(workspace, named, run_first=False):
         return found
     if any(run.name == named for run in list_runs(workspace)):
-        raise UserError(f"{named} has no adapter yet.", f"Go on with it: python -m training resume {named}")
+        raise UserError(
+            "{name} has no adapter yet.",
+            "Go on with it: {command} resume {name}",
+            "run-without-adapter",
+            name=named,
+            command=command(),
+        )
     path = Path(named).expanduser()
     if path.is_dir():
         return AdapterPlace(path.name, path)  # reading it says what is wrong with it
     raise UserError(
-        f"There is no adapter {named}.",
-        "Give a folder, or one of those that python -m training adapters lists.",
+        "There is no adapter {name}.",
+        "Give a folder, or one of those that {command} adapters lists.",
+        "no-such-adapter",
+        name=named,
+        command=command(),
     )
 
 

@@ -72,8 +72,10 @@ def require_same_dataset(checkpoint: Checkpoint, dataset: str) -> None:
     """
     if checkpoint.dataset != dataset:
         raise UserError(
-            f"The dataset has changed since step {checkpoint.step}.",
+            "The dataset has changed since step {step}.",
             "Put the old files back, or start a new run with the same settings.",
+            "dataset-changed",
+            step=checkpoint.step,
         )
 
 
@@ -87,9 +89,14 @@ def require_same_ranks(checkpoint: Checkpoint, ranks: int) -> None:
     written = len(list(checkpoint.path.glob("rng_state_*.pth"))) or 1
     if written != ranks:
         raise UserError(
-            f"Step {checkpoint.step} was trained by {written} processes, and here are {ranks}.",
-            f"Resume it with as many: `torchrun --nproc_per_node {written}`, or `processes: {written}` in "
+            "Step {step} was trained by {written} {written:process|processes}, and here"
+            " {ranks:is|are} {ranks}.",
+            "Resume it with as many: `torchrun --nproc_per_node {written}`, or `processes: {written}` in "
             "its config.yaml. Or start a new run.",
+            "other-number-of-processes",
+            step=checkpoint.step,
+            written=written,
+            ranks=ranks,
         )
 
 

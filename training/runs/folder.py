@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.config import TrainingConfig, load, run_name
+from training.program import command
 from training.runs import events
 from training.runs.status import EVENTS, EXIT_CODE, LOCK, OUTPUT, STOP, Status, status_of
 from vlm.errors import UserError
@@ -93,9 +94,20 @@ def find(workspace: Path, name: str) -> Run:
 def no_such_run(workspace: Path, name: str) -> UserError:
     """Returns the error for a name that no run has; its remedy names the nearest."""
     near = difflib.get_close_matches(name, [run.name for run in list_runs(workspace)], n=1)
-    remedy = (
-        f"Did you mean {near[0]}?"
-        if near
-        else f"See what is there: python -m training list --workspace {workspace}"
+    if near:
+        return UserError(
+            "There is no run named {name!r} in {workspace}.",
+            "Did you mean {near}?",
+            "run-misspelt",
+            name=name,
+            workspace=workspace,
+            near=near[0],
+        )
+    return UserError(
+        "There is no run named {name!r} in {workspace}.",
+        "See what is there: {command} list --workspace {workspace}",
+        "no-such-run",
+        name=name,
+        workspace=workspace,
+        command=command(),
     )
-    return UserError(f"There is no run named {name!r} in {workspace}.", remedy)

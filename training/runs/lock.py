@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from training.program import command
 from vlm.errors import UserError
 
 _held: set[int] = set()
@@ -48,9 +49,12 @@ def hold(path: Path, wait_s: float = 5.0) -> Iterator[None]:
                 break
             except BlockingIOError:  # a reader's probe, or another worker
                 if time.monotonic() > deadline:
-                    name = path.parent.name
                     raise UserError(
-                        f"{name} is already running.", f"Stop it first: python -m training stop {name}"
+                        "{name} is already running.",
+                        "Stop it first: {command} stop {name}",
+                        "run-already-running",
+                        name=path.parent.name,
+                        command=command(),
                     ) from None
                 time.sleep(0.01)
         me = psutil.Process()

@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 
 from training import config as settings
+from training import program
 from training.config import TrainingConfig, run_name
 from training.data.synthetic.samples import SAMPLES
 from training.program import PROJECT
@@ -55,11 +56,19 @@ def prepare(config: TrainingConfig) -> Run:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             name = taken or folder.name
             raise UserError(
-                f"A run named {name} is already there.",
-                f"Choose another --name, or go on with that one: python -m training resume {name}",
+                "A run named {name} is already there.",
+                "Choose another --name, or go on with that one: {command} resume {name}",
+                "run-name-taken",
+                name=name,
+                command=program.command(),
             ) from error
-        problem = f"A run can't be written to {folder.parent}: {error.strerror}."
-        raise UserError(problem, "Choose another folder with --workspace.") from error
+        raise UserError(
+            "A run can't be written to {folder}: {reason}.",
+            "Choose another folder with --workspace.",
+            "run-not-written",
+            folder=folder.parent,
+            reason=error.strerror,
+        ) from error
     return Run(folder)
 
 
@@ -192,8 +201,14 @@ def reopen(run: Run) -> bool:
         if status.live:
             return False
         if not status.resumable:
-            repeat = f"python -m training run --config {run.config_path}"
-            raise UserError(f"{run.name} is finished.", f"Train anew with its settings: {repeat}")
+            raise UserError(
+                "{name} is finished.",
+                "Train anew with its settings: {command} run --config {config}",
+                "run-finished",
+                name=run.name,
+                command=program.command(),
+                config=run.config_path,
+            )
         run.stop_path.unlink(missing_ok=True)
         run.exit_code_path.unlink(missing_ok=True)
         events.EventLog(run.events_path).append("queued")
@@ -224,7 +239,13 @@ def delete(run: Run) -> Path:
     with _exclusive(run):
         # A worker releases its lock a moment after its last event.
         if run.status().live or lock.is_held(run.lock_path):
-            raise UserError(f"{run.name} is running.", f"Stop it first: python -m training stop {run.name}")
+            raise UserError(
+                "{name} is running.",
+                "Stop it first: {command} stop {name}",
+                "run-is-running",
+                name=run.name,
+                command=program.command(),
+            )
         trash = run.workspace / "trash"
         trash.mkdir(exist_ok=True)
         return run.path.rename(trash / f"{run.name}-{datetime.now():%Y%m%d-%H%M%S-%f}")

@@ -2,12 +2,15 @@
 
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from training.program import command
 from training.runs import lock
-from training.runs.events import FINAL, Event, read, tail
+from training.runs.events import FINAL, Event, error_of, read, tail
+from vlm.errors import Phrase, UserError
 
 # Files of a run folder. `stop` requests the worker to end; `exit_code` is there if its parent saw it end.
 EVENTS, OUTPUT, LOCK, STOP, EXIT_CODE = "events.jsonl", "output.log", "lock", "stop", "exit_code"
@@ -17,12 +20,16 @@ State = Literal["starting", "running", "finished", "stopped", "failed", "interru
 # Seconds that a worker has from its start to its lock: within 5 s a reader knows of one that died before.
 STARTING_S = 4.0
 
+GO_ON = "Go on with it: {command} resume {name}"
 _KINDS = FINAL | {"queued", "started", "phase", "drill", "step", "checkpoint"}
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where a run stands. `total` is None until it is known, `problem` and `remedy` if nothing is wrong."""
+    """Where a run stands. `total` is None until it is known, `problem` and `remedy` if nothing is wrong.
+
+    `change` has settings that would have helped, each alone, the best first.
+    """
 
     state: State
     step: int = 0
@@ -30,8 +37,9 @@ class Status:
     phase: str | None = None
     eta_s: float | None = None
     elapsed_s: float = 0.0
-    problem: str | None = None
+    problem: Phrase | None = None
     remedy: str | None = None
+    change: Mapping[str, Any] | None = None
 
     @property
     def live(self) -> bool:
@@ -62,7 +70,7 @@ def _read_status(folder: Path) -> tuple[Status, bool]:
     status = _progress_of(events, attempt)
     outcome = next((event for event in reversed(attempt) if event["kind"] in FINAL), None)
     if outcome is not None:
-        words = {field: outcome.get(field) for field in ("problem", "remedy")}
+        words = _said(error_of(outcome)) if outcome["kind"] == "failed" else {}
         return replace(
             status, state=outcome["kind"], eta_s=None, elapsed_s=outcome["elapsed_s"], **words
         ), True
@@ -72,7 +80,7 @@ def _read_status(folder: Path) -> tuple[Status, bool]:
         return replace(status, state="running" if has_started else "starting", elapsed_s=elapsed_s), False
     status = replace(status, eta_s=None)
     if len(attempt) > 1:  # the worker wrote something before it died
-        return replace(status, state="interrupted", **_why_interrupted(folder, status.step)), False
+        return replace(status, state="interrupted", **_said(_why_interrupted(folder, status.step))), False
     try:
         # abs: a clock that jumped back must not leave a run starting for hours.
         is_young = abs(time.time() - (folder / EVENTS).stat().st_mtime) < STARTING_S
@@ -80,9 +88,19 @@ def _read_status(folder: Path) -> tuple[Status, bool]:
         is_young = False
     if is_young and _exit_code(folder) is None:
         return replace(status, state="starting"), False
-    problem = f"The run failed to start: {_signal_words(_exit_code(folder)) or _last_line(folder)}"
-    remedy = f"Read its log: python -m training show {folder.name} --log"
-    return replace(status, state="failed", problem=problem, remedy=remedy), False
+    error = UserError(
+        "The run failed to start: {reason}",
+        "Read its log: {command} show {name} --log",
+        "run-not-started",
+        reason=killed_by(_exit_code(folder)) or _last_line(folder),
+        command=command(),
+        name=folder.name,
+    )
+    return replace(status, state="failed", **_said(error)), False
+
+
+def _said(error: UserError) -> dict[str, Any]:
+    return {"problem": error.problem, "remedy": error.remedy, "change": error.change or None}
 
 
 def _progress_of(events: list[Event], attempt: list[Event]) -> Status:
@@ -114,24 +132,43 @@ def _exit_code(folder: Path) -> int | None:
         return None
 
 
-def _why_interrupted(folder: Path, step: int) -> dict[str, str]:
-    code = _exit_code(folder)
+def _why_interrupted(folder: Path, step: int) -> UserError:
+    code, known = _exit_code(folder), {"step": step, "command": command(), "name": folder.name}
     if (folder / STOP).exists():
-        problem = f"The run was asked to stop and ended at step {step} without saving."
-    elif killed := _signal_words(code):
-        problem = f"The run was {killed} at step {step}."
-    elif code is not None:
-        problem = f"The run ended at step {step} with exit code {code}: {_last_line(folder)}"
-    else:
-        problem = f"The run ended at step {step} without a word: it was killed, or the machine went off."
-    return {"problem": problem, "remedy": f"Go on with it: python -m training resume {folder.name}"}
+        return UserError(
+            "The run was asked to stop and ended at step {step} without saving.",
+            GO_ON,
+            "run-stopped-unsaved",
+            **known,
+        )
+    if killed := killed_by(code):
+        return UserError("The run was {killed} at step {step}.", GO_ON, "run-killed", killed=killed, **known)
+    if code is not None:
+        return UserError(
+            "The run ended at step {step} with exit code {code}: {last_line}",
+            GO_ON,
+            "run-ended",
+            code=code,
+            last_line=_last_line(folder),
+            **known,
+        )
+    return UserError(
+        "The run ended at step {step} without a word: it was killed, or the machine went off.",
+        GO_ON,
+        "run-ended-silently",
+        **known,
+    )
 
 
-def _signal_words(code: int | None) -> str | None:
-    often = " (often: out of memory)" if code == -signal.SIGKILL else ""
-    return f"killed by signal {-code}{often}" if code is not None and code < 0 else None
+def killed_by(code: int | None) -> Phrase | None:
+    """Returns the signal that an exit code tells of, as a part of a sentence; None without one."""
+    if code is None or code >= 0:
+        return None
+    if code == -signal.SIGKILL:  # Linux' OOM killer sends it
+        return Phrase("killed by signal {signal} (often: out of memory)", "killed-for-memory", signal=-code)
+    return Phrase("killed by signal {signal}", "killed-by-signal", signal=-code)
 
 
 def _last_line(folder: Path) -> str:
     lines = [line.strip() for line in tail(folder / OUTPUT, 20)]
-    return next((line for line in reversed(lines) if line), "its log is empty.")
+    return next((line for line in reversed(lines) if line), Phrase("its log is empty.", "log-empty"))

@@ -1,5 +1,7 @@
 """The settings: what is refused and how it is said, all at once; what a file keeps; which names are safe."""
 
+import ast
+import inspect
 import re
 import unicodedata
 from pathlib import Path
@@ -9,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from training import TrainingConfig
-from training.config import allowed, build, check, load, run_name
+from training.config import allowed, build, check, load, rules, run_name, settings_error
 from vlm.errors import UserError
 
 
@@ -128,6 +130,48 @@ def test_an_unknown_setting_names_the_nearest(typed: str, meant: str):
     assert (problem.field, problem.remedy) == (typed, f"Did you mean --{meant}?")
 
 
+# What breaks each rule, by the code of what is said then.
+BROKEN_RULES = {
+    "no-tower-trained": {"use_text_lora": False},
+    "method-not-in-vision": {"method": "prompt_tuning", "use_vision_lora": True},
+    "method-not-in-connector": {"method": "prompt_tuning", "connector": "lora"},
+    "method-without-b": {"method": "ia3", "loraplus_lr_ratio": 2},
+    "method-not-quantized": {"method": "dora", "quantization": "8bit"},
+    "nothing-quantized": {"quantize_vision": True},
+    "warmup-not-whole": {"warmup_steps": 1.5},
+    "warmup-too-long": {"warmup_steps": 1, "max_steps": 1},
+    "answers-above-examples": {"sample_answers": 4, "eval_examples": 3},
+    "too-many-pinned": {"pinned_examples": ",".join("abcdefghi")},
+    "patience-without-metric": {"early_stopping_patience": 2},
+    "best-of-nothing": {"best_metric": "loss", "held_out": 0},
+    "blindfold-off": {"best_metric": "blindfold_gap", "blindfold_test": False},
+    "run-name-refused": {"name": "a/b"},
+    "columns-refused": {"columns": "image=a,what"},
+    "setting-invisible": {"dataset": "a\u200bb"},
+}
+
+
+@pytest.mark.parametrize(("code", "values"), BROKEN_RULES.items())
+def test_each_broken_rule_has_a_code_of_its_own(code: str, values: dict[str, object]):
+    (problem,) = check(values)
+    assert problem.field in values
+    refused = settings_error([problem])
+    assert refused.code == "setting-refused"
+    assert refused.values["problem"].code == code
+
+
+def test_every_rule_is_broken_above():
+    tree = ast.parse(inspect.getsource(rules.broken_rules))
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    codes = {call.args[2].value for call in calls if getattr(call.func, "id", "") == "UserError"}
+    assert codes == {*BROKEN_RULES}
+
+
+def test_numbers_of_things_are_said_in_their_plural():
+    (problem,) = check({"warmup_steps": 1, "max_steps": 1})
+    assert problem.message == "a warm-up of 1 step does not end within --max_steps 1."
+
+
 def test_settings_can_not_be_changed_or_extended():
     with pytest.raises(ValidationError):
         TrainingConfig().seed = 1
@@ -172,7 +216,7 @@ def test_a_file_written_by_hand_is_read(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"seed: 1\nepochs: [1\n", "line 3: not valid YAML"),
+        (b"seed: 1\nepochs: [1\n", "mine.yaml:3: not valid YAML"),
         (b"- seed\n", "holds no settings"),
         (b"just words\n", "holds no settings"),
         (b"0\n", "holds no settings"),

@@ -95,9 +95,9 @@ def test_the_verdict_is_given_where_the_pairs_of_answers_are_clear(
     if found.warning:
         assert (
             f"has {100 * blind / count:.0f} % right, with its own {100 * own / count:.0f} %"
-            in found.warning[0]
+            in found.warning.problem
         )
-        assert "--use_vision_lora" in found.warning[1]
+        assert "--use_vision_lora" in found.warning.remedy
 
 
 def test_the_same_rates_may_hide_that_every_answer_is_another() -> None:

@@ -122,6 +122,7 @@ def test_one_example_that_does_not_fit_is_named_with_the_setting_that_helps(tiny
     assert status.state == "failed"
     assert status.problem.startswith("One example alone does not fit into memory: ")
     assert "--" in status.remedy
+    assert status.change, "the page applies it"
     assert "Traceback" not in run.output_log.read_text()
 
 

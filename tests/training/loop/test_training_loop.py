@@ -19,7 +19,6 @@ from training.config import build
 from training.data.images import load_image
 from training.loop import worker
 from training.loop.callbacks import RunCallback
-from training.loop.context import NotFiniteError
 from training.runs import Run
 from training.runs.checkpoints import newest
 from training.runs.events import EventLog
@@ -237,7 +236,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_within_one_logging_step(
     status = run.status()
     assert status.state == "failed"
     assert status.step == min(logging_steps, 9)
-    assert "not finite" in status.problem
+    assert status.problem.code == "not-finite"
     assert "--learning_rate" in status.remedy
     assert run.events({"step"})[-1]["loss"] is None
     assert not run.adapter_path.exists()
@@ -256,7 +255,7 @@ def test_the_last_finite_checkpoints_outlive_a_loss_that_became_nan(tiny_config:
     config = tiny_config(save_steps=1, logging_steps=50, max_steps=20)
     setting, log = Setting(config), EventLog(config.workspace / "events.jsonl")
     callback = Poisoned(config, log, lambda step, batch_size: None, lambda: False)
-    with pytest.raises(NotFiniteError, match="at step 4"):
+    with pytest.raises(UserError, match="not finite at step 4"):
         setting.trainer(callback).train()
     checkpoint = newest(config.workspace / "checkpoints")
     assert checkpoint.step == 3

@@ -225,6 +225,7 @@ def test_a_full_disk_is_said_in_words_with_its_own_exit_code(
     status = run.status()
     assert (status.state, status.resumable) == ("failed", True)
     assert "no room left" in status.problem
+    assert status.problem.code == "disk-full"
     assert not run.adapter_path.exists()
 
 
@@ -235,6 +236,9 @@ def test_an_unexpected_end_is_a_failed_run_and_a_traceback_in_its_log(
     run.checkpoints_path.write_text("a file is in the way of the folder")
     assert worker.main(run) == worker.UNEXPECTED
     assert run.status().problem.startswith("Unexpected ")
+    (failed,) = run.events({"failed"})
+    assert failed["code"] == "unexpected"
+    assert failed["values"]["log"] == "output.log"
     assert "output.log" in run.status().remedy
     assert "Traceback" in run.output_log.read_text()
 

@@ -9,8 +9,8 @@ import pytest
 from training import runs
 from training.config import build
 from training.runs import Run
-from training.runs.events import EventLog
-from vlm.errors import UserError
+from training.runs.events import EventLog, error_fields
+from vlm.errors import Phrase, UserError
 
 
 @pytest.fixture
@@ -38,6 +38,7 @@ def test_a_worker_that_never_came_to_life_failed_to_start_after_five_seconds(run
     os.utime(run.events_path, (then, then))
     assert run.status().state == "failed"
     assert "its log is empty" in run.status().problem
+    assert run.status().problem.values["reason"].code == "log-empty"
 
 
 def test_a_failed_run_shows_what_the_worker_said(run: Run):
@@ -45,6 +46,30 @@ def test_a_failed_run_shows_what_the_worker_said(run: Run):
     status = run.status()
     assert (status.state, status.problem, status.remedy) == ("failed", "No image.", "Add one.")
     assert status.resumable
+
+
+def test_a_failed_run_gives_its_error_back_with_code_values_and_change(run: Run):
+    error = UserError(
+        "{count} images are {what}.",
+        "Use --batch_size 2.",
+        "too-many-images",
+        change={"batch_size": 2, "max_length": 64},
+        count=3,
+        what=Phrase("too large", "too-large"),
+    )
+    EventLog(run.events_path).append("failed", **error_fields(error), elapsed_s=3.0)
+    status = run.status()
+    assert (status.problem, status.remedy) == ("3 images are too large.", "Use --batch_size 2.")
+    assert (status.problem.code, status.problem.values["count"]) == ("too-many-images", 3)
+    assert status.problem.values["what"].code == "too-large"
+    assert list(status.change.items()) == [("batch_size", 2), ("max_length", 64)]
+
+
+def test_a_log_without_codes_has_sentences_alone(run: Run):
+    EventLog(run.events_path).append("failed", problem="No {image}.", remedy="Add --one.", elapsed_s=3.0)
+    status = run.status()
+    assert (status.problem, status.problem.code) == ("No {image}.", "")
+    assert (status.remedy, status.change) == ("Add --one.", None)
 
 
 def test_runs_are_listed_newest_first_and_strangers_are_left_out(workspace: Path):
