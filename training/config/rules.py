@@ -43,7 +43,7 @@ def broken_rules(config: TrainingConfig, unusable: Collection[str] = ()) -> list
     broken: dict[tuple[str, ...], UserError] = {}
     if not (config.use_text_lora or config.use_vision_lora or config.connector == "lora" or prompts):
         broken["use_text_lora", "use_vision_lora", "connector", "method"] = UserError(
-            "no tower is trained.", "Turn on --use_text_lora, --use_vision_lora or both.", "no-tower-trained"
+            "no tower is trained.", "Turn on --use_text_lora, --use_vision_lora or both.", "no-tower-chosen"
         )
     if config.quantization not in method.quantizations:
         broken["method", "quantization"] = UserError(
@@ -77,7 +77,7 @@ def broken_rules(config: TrainingConfig, unusable: Collection[str] = ()) -> list
         )
     if config.quantize_vision and config.quantization == "none":
         broken["quantize_vision", "quantization"] = UserError(
-            "nothing is quantized.", "Leave it out, or use --quantization 4bit.", "nothing-quantized"
+            "nothing is quantized.", "Leave it out, or use --quantization 4bit.", "quantized-nothing"
         )
     if config.name is not None and (problem := run_name.problem_with(config.name)):
         broken["name",] = UserError(

@@ -132,12 +132,12 @@ def test_an_unknown_setting_names_the_nearest(typed: str, meant: str):
 
 # What breaks each rule, by the code of what is said then.
 BROKEN_RULES = {
-    "no-tower-trained": {"use_text_lora": False},
+    "no-tower-chosen": {"use_text_lora": False},
     "method-not-in-vision": {"method": "prompt_tuning", "use_vision_lora": True},
     "method-not-in-connector": {"method": "prompt_tuning", "connector": "lora"},
     "method-without-b": {"method": "ia3", "loraplus_lr_ratio": 2},
     "method-not-quantized": {"method": "dora", "quantization": "8bit"},
-    "nothing-quantized": {"quantize_vision": True},
+    "quantized-nothing": {"quantize_vision": True},
     "warmup-not-whole": {"warmup_steps": 1.5},
     "warmup-too-long": {"warmup_steps": 1, "max_steps": 1},
     "answers-above-examples": {"sample_answers": 4, "eval_examples": 3},
