@@ -97,6 +97,8 @@ def test_three_steps_train_in_the_installed_copy_and_printed_commands_name_it(
     installed.run("run", "--name", "demo", "--dataset", scenes, *SMALL.split(), cwd=tmp_path)
     assert installed.run("list", cwd=tmp_path).stdout.startswith("demo: finished, step 3 of 3")
     assert (tmp_path / "workspace" / "runs" / "demo" / "adapter" / "adapter_config.json").is_file()
+    taken = installed.run("run", "--name", "demo", cwd=tmp_path, code=2).stderr
+    assert "go on with that one: lora-lens resume demo" in taken
 
 
 def test_the_page_answers(installed: Installed, tmp_path: Path) -> None:
