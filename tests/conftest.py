@@ -44,6 +44,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     raised_codes.files.add(report.nodeid.partition("::")[0])
 
 
+def pytest_runtest_setup() -> None:
+    raised_codes.of_this_test.clear()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """What a worker of xdist has made is its own until it ends."""

@@ -23,6 +23,8 @@ COLLECTED = "RAISED_CODES"
 
 # The first sentence of each code that was made in this process.
 made: dict[str, Phrase] = {}
+# All of the test that runs.
+of_this_test: list[Phrase] = []
 # The test files of which a test has run.
 files: set[str] = set()
 
@@ -33,7 +35,8 @@ def watch() -> None:
 
     def noted(phrase: Phrase) -> Phrase:
         if phrase.code:
-            made.setdefault(phrase.code, phrase)
+            made.setdefault(phrase.code.partition("/")[0], phrase)
+            of_this_test.append(phrase)
         return phrase
 
     def filled(cls: type[Phrase], *given: Any) -> Phrase:  # its own name: pickles find it by that

@@ -76,6 +76,7 @@ def test_a_value_that_cannot_be_used_is_marked_at_its_field_and_starts_nothing(p
 def test_one_switch_changes_the_language_of_the_whole_page_and_is_remembered(page, app):
     page.locator("#language").click()
     see(page, "#start", "Bắt đầu huấn luyện")
+    expect(page.locator("html")).to_have_attribute("lang", "vi")
     see(page, ".total", "Huấn luyện")
     see(page, ".preview", "một ngôn ngữ mới")
     see(page, ".welcome", "Lượt chạy đầu tiên")

@@ -13,7 +13,7 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from support.english import english_in
+from support.vietnamese import english_in
 from training.data.synthetic.phrases import QUESTION_TYPES
 from training.runs.status import State, Status
 from ui import (

@@ -16,7 +16,7 @@ import struct
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,9 @@ import pyarrow.parquet
 import pytest
 from PIL import Image, PngImagePlugin
 
+from support import raised_codes
 from support.families import FAMILIES, OTHER_TEXT_MODELS
+from support.vietnamese import untranslated
 from training.__main__ import main
 from training.data.open import open_dataset
 from training.runs import checkpoints
@@ -531,6 +533,13 @@ def models(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Callabl
         return made[name]
 
     return built
+
+
+@pytest.fixture(autouse=True)
+def told_in_vietnamese() -> Iterator[None]:
+    """Whatever a case makes the program say, a Vietnamese page says in Vietnamese."""
+    yield
+    assert [fault for said in [*raised_codes.of_this_test] for fault in untranslated(said)] == []
 
 
 def test_every_row_of_the_table_has_a_case() -> None:
