@@ -225,7 +225,9 @@ def drafted(
 ) -> Iterator[str]:
     """An answer as the model gives it, growing. Raises `UserError` where it can't be asked."""
     if len(images) != 1:
-        raise UserError("A draft is about one picture.", "Write the answer yourself.")
+        raise UserError(
+            "A draft is about one picture.", "Write the answer yourself.", "draft-needs-one-picture"
+        )
     settings = ModelSettings(model=values["model"], revision=values["revision"])
     folder = None if who == BASE else shelf.find(workspace, who).folder
     picture = load_image(images[0], name=images[0].name)

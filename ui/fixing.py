@@ -72,6 +72,7 @@ def row_text(workspace: Path, values: Mapping[str, Any], dataset: Dataset, key: 
             raise UserError(
                 "This conversation can't be edited as text: a line in it begins as a turn does.",
                 "Correct it in the file, or leave the row out.",
+                "not-editable-as-text",
             )
         return row
     wanted = Wanted.of(values)
@@ -116,8 +117,18 @@ def turn_over(workspace: Path, dataset: Dataset, key: str) -> PendingEdits:
 def save(workspace: Path, dataset: Dataset, name: str | None) -> Version:
     """The changes as a new dataset, called so or after the old. Raises `UserError` where it can't be."""
     name = (name or "").strip() or None
-    if name is not None and ((problem := problem_with(name)) or name in SAMPLES):
-        raise UserError(f"The name {name!r} {problem or 'is a sample'}.", "Give another, or none.")
+    if name in SAMPLES:
+        raise UserError(
+            "The name {name!r} is a sample.", "Give another, or none.", "version-named-as-sample", name=name
+        )
+    if name is not None and (problem := problem_with(name)):
+        raise UserError(
+            "The name {name!r} {problem}.",
+            "Give another, or none.",
+            "version-named-badly",
+            name=name,
+            problem=problem,
+        )
     changes = pending_edits(dataset, workspace).among(dataset.row_ids)
     version = save_version(dataset, changes.edits, workspace, name)
     discard_pending(changes)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 STARTER = TrainingConfig().model
+ADAPTER_FILES = {"config": ADAPTER_CONFIG_FILE, "weights": ADAPTER_WEIGHTS_FILE}
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def find(workspace: Path, key: str) -> Shelved:
         return Shelved(key, run.name, run.adapter_path, run)
     if found := _shelved(workspace / key, workspace):
         return found
-    raise UserError(f"The adapter {Path(key).name} is gone.", "Choose another one.")
+    raise UserError("The adapter {name} is gone.", "Choose another one.", "adapter-gone", name=Path(key).name)
 
 
 def named(workspace: Path, words: str) -> Shelved:
@@ -80,7 +81,10 @@ def named(workspace: Path, words: str) -> Shelved:
         return Shelved(f"/{run.name}", run.name, run.adapter_path, run)
     if place is None or place.run:
         raise UserError(
-            f"There is no adapter in {words}.", "Name a run that is over, or an adapter's folder."
+            "There is no adapter in {words}.",
+            "Name a run that is over, or an adapter's folder.",
+            "no-adapter-named",
+            words=words,
         )
     return Shelved(str(place.folder), place.name, place.folder)
 
@@ -94,13 +98,29 @@ def add_folder(workspace: Path, typed: str) -> Shelved:
     )
     if not path.resolve().is_relative_to(workspace.resolve()):
         raise UserError(
-            f"{typed} lies outside the workspace.", f"Copy it into {workspace}, then name it from there."
+            "{typed} lies outside the workspace.",
+            "Copy it into {workspace}, then name it from there.",
+            "adapter-outside",
+            typed=typed,
+            workspace=workspace,
         )
     if typed and (found := _shelved(adapter_in(path), workspace)):
         return found
+    if not typed:
+        raise UserError(
+            "There is no adapter in that folder.",
+            "Name a folder inside {workspace} that holds {config} and {weights}.",
+            "no-adapter-typed",
+            workspace=workspace,
+            **ADAPTER_FILES,
+        )
     raise UserError(
-        f"There is no adapter in {typed or 'that folder'}.",
-        f"Name a folder inside {workspace} that holds {ADAPTER_CONFIG_FILE} and {ADAPTER_WEIGHTS_FILE}.",
+        "There is no adapter in {typed}.",
+        "Name a folder inside {workspace} that holds {config} and {weights}.",
+        "no-adapter-in-folder",
+        typed=typed,
+        workspace=workspace,
+        **ADAPTER_FILES,
     )
 
 
@@ -110,8 +130,11 @@ def add_zip(workspace: Path, file: Path) -> Shelved:
     if found := _shelved(adapter_in(folder), workspace):
         return found
     raise UserError(
-        f"{file.name} holds no adapter.",
-        f"Zip a folder with {ADAPTER_CONFIG_FILE} and {ADAPTER_WEIGHTS_FILE}.",
+        "{file} holds no adapter.",
+        "Zip a folder with {config} and {weights}.",
+        "no-adapter-in-zip",
+        file=file.name,
+        **ADAPTER_FILES,
     )
 
 

@@ -34,8 +34,8 @@ def watch() -> None:
     make, read = Phrase.__new__, Phrase.filled.__func__
 
     def noted(phrase: Phrase) -> Phrase:
-        if phrase.code:
-            made.setdefault(phrase.code.partition("/")[0], phrase)
+        if code := phrase.code.partition("/")[0]:  # "code/remedy" is a remedy in another sentence
+            made.setdefault(code, phrase)
             of_this_test.append(phrase)
         return phrase
 
