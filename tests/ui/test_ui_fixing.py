@@ -81,7 +81,7 @@ def test_a_conversation_that_text_cannot_hold_is_known():
         (RowText((), "", "alone"), "neither a picture nor a question"),
         (RowText((), turns="hello"), "begins with no turn"),
         (RowText((), turns="assistant: hi\nuser: ?"), "roles come as assistant, user"),
-        (RowText((Path("a"),), turns=f"user: {IMAGE}{IMAGE}\nassistant: x"), "2 <image> stands in the text"),
+        (RowText((Path("a"),), turns=f"user: {IMAGE}{IMAGE}\nassistant: x"), "2 <image> stand in the text"),
         (RowText((Path("a"),), turns=f"user: x\nassistant: {IMAGE}"), "stands in the text"),
     ],
 )
