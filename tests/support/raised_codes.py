@@ -37,6 +37,11 @@ def watch() -> None:
         if code := phrase.code.partition("/")[0]:  # "code/remedy" is a remedy in another sentence
             made.setdefault(code, phrase)
             of_this_test.append(phrase)
+        # A constant was made before this watch began: it counts as soon as a sentence holds it.
+        for value in phrase.values.values():
+            for part in value if isinstance(value, list) else [value]:
+                if isinstance(part, Phrase):
+                    noted(part)
         return phrase
 
     def filled(cls: type[Phrase], *given: Any) -> Phrase:  # its own name: pickles find it by that

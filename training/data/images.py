@@ -81,7 +81,7 @@ def _decode(path: Path, name: str) -> tuple[Image.Image, int]:
             image.load()
             if image.mode in ("I", "F"):
                 raise UserError(
-                    "{image} has 32 bits in one channel", ANOTHER_FORMAT, "image-32-bits", image=shown
+                    "{file} has 32 bits in one channel", ANOTHER_FORMAT, "image-32-bits", file=shown
                 )
             picture = ImageOps.exif_transpose(image)
             if picture.mode.startswith("I;16"):
@@ -109,19 +109,19 @@ def _decode(path: Path, name: str) -> tuple[Image.Image, int]:
         # Pillow's own limit: a warning, an error from twice as many pixels on.
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise UserError(
-                "{image} has more than {limit} megapixels",
+                "{file} has more than {limit} megapixels",
                 "Scale the image down",
                 "image-too-large",
-                image=shown,
+                file=shown,
                 limit=MAX_PIXELS // 1_000_000,
             ) from error
         # Pillow answers broken bytes with OSError, SyntaxError, ValueError, struct.error, zlib.error, …
         except Exception as error:
             raise UserError(
-                "{image} can't be decoded: {reason}",
+                "{file} can't be decoded: {reason}",
                 "Save or download the image again",
                 "image-broken",
-                image=shown,
+                file=shown,
                 reason=quoted(str(error)),
             ) from error
 
@@ -130,25 +130,25 @@ def _no_image(shown: str, begin: bytes, what: Phrase | None) -> UserError:
     """Returns the error for a file that Pillow knows no format of; `what` it is, if its beginning tells."""
     if not begin:
         return UserError(
-            "{image} is not an image of a known format ({formats}): it is empty",
+            "{file} is not an image of a known format ({formats}): it is empty",
             ANOTHER_FORMAT,
             "image-file-empty",
-            image=shown,
+            file=shown,
             formats=FORMATS,
         )
     if what is None:
         return UserError(
-            "{image} is not an image of a known format ({formats})",
+            "{file} is not an image of a known format ({formats})",
             ANOTHER_FORMAT,
             "image-format-unknown",
-            image=shown,
+            file=shown,
             formats=FORMATS,
         )
     return UserError(
-        "{image} is not an image of a known format ({formats}): it is {what}",
+        "{file} is not an image of a known format ({formats}): it is {what}",
         ANOTHER_FORMAT,
         "image-format-other",
-        image=shown,
+        file=shown,
         formats=FORMATS,
         what=what,
     )
