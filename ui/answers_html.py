@@ -68,11 +68,11 @@ def others(language: Language, unfit: Sequence[tuple[str, UserError]], nobody: b
 
 def _reason(language: Language, name: str, reason: UserError) -> str:
     """What is wrong with an adapter, whose name stands out; at the front where the sentence has none."""
-    problem, remedy = map(escape, told(language, reason))
+    words, remedy = map(escape, told(language, reason))
     bold = f"<b>{escape(name)}</b>"
     named = reason.values.get("name") == name
-    problem = problem.replace(escape(name), bold, 1) if named else f"{bold}: {problem}"
-    return f"{problem} <span>{remedy}</span>"
+    words = words.replace(escape(name), bold, 1) if named else f"{bold}: {words}"
+    return f"{words} <span>{remedy}</span>"
 
 
 def waiting(language: Language) -> str:
