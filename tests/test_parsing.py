@@ -70,7 +70,7 @@ def violations(path: str, source: str) -> list[str]:
 
 
 # Until they read fields.
-PENDING = {"training/data/validate/dataset_check.py"}
+PENDING: set[str] = set()
 
 
 def test_nothing_parses_a_sentence():

@@ -87,7 +87,7 @@ FLOORS = {
         "open",
         "edit validate",
     ),
-    "training/data/rows": ("layouts", "example"),
+    "training/data/rows": ("layouts naming texts", "example"),
     "training/data/readers": ("archives json_csv", "annotations tables", "unread", "folder"),
     "training/cache": ("tensor_store", "encoded_text image_features"),
     "training/memory": ("tensor_tracker", "simulate", "estimate"),

@@ -104,7 +104,7 @@ def hardest(language: Language, story: Story, image_of: ImageOf) -> str:
         cards.append(
             f'<li>{shown}<p>{escape(question)}</p><p class="right">→ {escape(sample["answer"])}</p>'
             f'<p class="small" title="{escape(sample["example_id"])}">{escape(loss)}'
-            f"<br>{escape(sample['example_id'])}</p>"
+            f"<br>{escape(sample.get('place', sample['example_id']))}</p>"
             f'<button class="link" data-act="row" data-key="{escape(sample["example_id"])}">'
             f"{escaped(language, 'hardest_open')}</button></li>"
         )

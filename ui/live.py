@@ -11,6 +11,7 @@ from ui.film import at_step
 from ui.learned import blindfold_words
 from ui.story import Event, Story, exact_match
 from ui.text import TEXTS, Language, duration, escaped, number, percent, remedy_of, say, sentence, told
+from vlm.errors import values_from_json
 
 ANSWERS_SHOWN = 4
 """The base's answer and the newest ones."""
@@ -201,7 +202,9 @@ def _log_words(language: Language, event: Event) -> list[str]:
             ]
         case "data":
             counts = _taken(event, "train", "images")
-            skipped = {"skipped": event["skipped"], "reasons": "; ".join(event["reasons"][:3])}
+            issues = values_from_json({"issues": event.get("issues") or event["reasons"]})["issues"][:3]
+            reasons = "; ".join(sentence(language, issue) for issue in issues)
+            skipped = {"skipped": event["skipped"], "reasons": reasons}
             words = [say(language, "log_data", held_out=number(language, event["held_out"]), **counts)]
             return [*words, say(language, "log_skipped", **skipped)] if event["skipped"] else words
         case "evaluated":

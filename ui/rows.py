@@ -12,8 +12,8 @@ from typing import Any
 from training.config.columns import ColumnMapping
 from training.data.dataset import Dataset
 from training.data.edit.versions import Draft
-from training.data.rows.example import NO_TEXT
 from training.data.rows.layouts import canonical
+from training.data.rows.texts import NO_TEXT
 from training.data.safe_paths import DatasetFolder
 from vlm.errors import UserError
 from vlm.example import IMAGE, Example, Message

@@ -16,7 +16,7 @@ from training.data.open import open_dataset
 from training.data.validate.dataset_check import check_dataset
 from training.data.validate.token_lengths import TokenLengths
 from training.loop import worker
-from ui import check_html, data_html, eye_html, form, gallery, gallery_html, looking
+from ui import check_html, data_html, eye_html, form, form_html, gallery, gallery_html, looking
 from ui.check_card import cancel_check, find_checked, key_of, run_check, with_another_limit
 from ui.found_card import safe_value
 from ui.gallery_html import Card
@@ -53,6 +53,18 @@ def checked(workspace: Path, dataset: str = "pets", **changes):
     """What a check finds, and everything that its progress showed."""
     shown = list(run_check(workspace, "en", values(dataset, **changes), "visitor"))
     return shown[-1][1], [html for html, _ in shown]
+
+
+def test_findings_are_told_in_the_language_of_the_page(tmp_path):
+    wrong = [{"image": "0.png", "question": "?", "answer": "", "n": n} for n in range(2)]
+    write(tmp_path / "datasets" / "pets", {"image": "0.png", "pic": "1.png", "label": "cat"}, *wrong)
+    report = check_dataset(read_dataset(tmp_path, Wanted("pets")))
+    html = check_html.findings("vi", report, [], lambda finding: "open")
+    assert "câu trả lời bị bỏ trống: không có gì để học" in html
+    assert html.count("bị bỏ trống") == 1  # of two rows it is the heading
+    assert "không có văn bản: dòng có các cột &#x27;image&#x27;, &#x27;pic&#x27;, &#x27;label&#x27;" in html
+    assert "Hãy đặt --columns caption=label" in html
+    assert form_html.preview("vi", "pets", report.dataset).count("dòng không dùng được") == 1
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -150,7 +150,8 @@ def show(command: CliCommand) -> int:
             print("No epoch has ended yet, or this model's loss can't be told apart by example.")
         for sample in hardest[-1]["samples"] if hardest else ():
             question = f"{sample['question']} → " if sample["question"] else ""
-            print(f"  {number_text(sample['loss'])}  {sample['example_id']}: {question}{sample['answer']}")
+            place = sample.get("place", sample["example_id"])  # older runs have the id alone
+            print(f"  {number_text(sample['loss'])}  {place}: {question}{sample['answer']}")
     if values.get("log"):
         print(*events.tail(run.output_log, LOG_LINES), sep="\n")
     status = run.status()

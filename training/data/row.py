@@ -62,8 +62,8 @@ class Issue:
 
     @property
     def where(self) -> str:
-        """The place as people are told it: with the image, unless the sentence names that itself."""
-        if self.image in (None, self.place) or "image" in self.values:
+        """The place as people are told it, with the image unless the sentence has a `named_image`."""
+        if self.image in (None, self.place) or "named_image" in self.values:
             return self.place
         if len(self.row_ids) < 2:
             return f"{self.place}, {self.image}"
@@ -76,31 +76,23 @@ class Issue:
         )
 
     @property
+    def told(self) -> Phrase:
+        """What is wrong and what to do, as a part of another sentence."""
+        return Phrase("{reason} -> {remedy}", "reason-and-remedy", reason=self.reason, remedy=self.remedy)
+
+    @property
     def line(self) -> Phrase:
         """All of it in one line, which is translated as a whole."""
-        return Phrase(
-            "{place}: {reason} -> {remedy}",
-            "issue-in-a-line",
-            place=self.where,
-            reason=self.reason,
-            remedy=self.remedy,
-        )
+        return Phrase("{place}: {told}", "issue-in-a-line", place=self.where, told=self.told)
 
     def __str__(self) -> str:
         return str(self.line)
 
     def as_json(self) -> dict[str, Any]:
         """Returns its fields, and the values as events keep them."""
-        return {
-            "code": self.code,
-            "place": self.place,
-            "row_ids": list(self.row_ids),
-            "image": self.image,
-            "reason": str(self.reason),
-            "remedy": str(self.remedy),
-            "values": values_to_json(self.values),
-            "warning": self.warning,
-        }
+        names = ("code", "place", "image", "reason", "remedy", "warning")
+        lists = {"row_ids": [*self.row_ids], "values": values_to_json(self.values)}
+        return {name: getattr(self, name) for name in names} | lists
 
 
 @dataclass(frozen=True, slots=True)

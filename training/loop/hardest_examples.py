@@ -108,6 +108,7 @@ class HardestExamples(TrainerCallback):
                 samples.append(
                     {
                         "example_id": name,
+                        "place": self.dataset.place_of(example),
                         "image": image_relpath(self.dataset, example),
                         "question": example.question[:MAX_CHARACTERS],
                         "answer": example.answer[:MAX_CHARACTERS],

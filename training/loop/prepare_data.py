@@ -17,6 +17,7 @@ from training.data.validate.token_counter import TokenCounter
 from training.data.validate.token_lengths import SequenceLengths, run_lengths
 from training.runs import Run
 from training.runs.events import EventLog
+from vlm.errors import values_to_json
 from vlm.example import Example
 
 logger = logging.getLogger(__name__)
@@ -67,13 +68,15 @@ def prepare_data(
     train, held_out = report.sides(config.held_out, config.seed)
     evaluated = choose_examples(held_out, config)
     images = len({image for example in examples for image in example.images})
+    shown = [finding.line for finding in dataset.findings[:REASONS_SHOWN]]
     log.append(
         "data",
         train=len(train),
         held_out=len(held_out),
         images=images,
         skipped=report.left_out,
-        reasons=[str(finding) for finding in dataset.findings[:REASONS_SHOWN]],
+        reasons=[str(line) for line in shown],
+        issues=values_to_json(shown),
         fingerprint=dataset.fingerprint,
     )
     logger.info("%s examples (%s held out), %s images", f"{len(examples):,}", len(held_out), f"{images:,}")

@@ -40,6 +40,8 @@ FIELDS: dict[str, frozenset[str]] = {
 
 # What it may carry too: older logs don't. `padding` is a fraction of 1.
 OPTIONAL: dict[str, frozenset[str]] = {
+    # `reasons` as phrases, as `values_to_json` writes them.
+    "data": frozenset({"issues"}),
     "step": frozenset({"padding"}),
     "evaluated": frozenset({"intervals", "groups", "several"}),
     "sample": frozenset({"references"}),

@@ -224,7 +224,10 @@ FILE_CASES = [
     Case(1, "in a list", content(b"[{},\n{]", "a.json"), ("a.json:2: not valid JSON at column 2",)),
     Case(2, "byte order mark", content(codecs.BOM_UTF8 + BOTH), code=0),
     Case(
-        3, "Latin-1", content(BOTH + b'{"text": "caf\xe9"}'), ("line 3: the line is not UTF-8 -> Save the",)
+        3,
+        "Latin-1",
+        content(BOTH + b'{"text": "caf\xe9"}'),
+        ("train.jsonl:3: the line is not UTF-8 -> Save the",),
     ),
     Case(
         4, "UTF-16", content(BOTH.decode().encode("utf-16")), ("train.jsonl: the file is UTF-16 -> Save it",)
@@ -233,7 +236,7 @@ FILE_CASES = [
         4,
         "UTF-16 without a mark",
         content(BOTH.decode().encode("utf-16-le")),
-        ("line 1: the line holds a NUL",),
+        ("train.jsonl:1: the line holds a NUL",),
     ),
     Case(5, "NUL byte", content(BOTH + b"\0\n"), ("train.jsonl:3: the line holds a NUL byte",)),
     Case(6, "blank lines", content(b"\n\n" + BOTH.replace(b"\n", b"\n\n \n")), code=0),
@@ -248,13 +251,18 @@ FILE_CASES = [
         10,
         "missing column",
         rows(GOOD, {"pic": "a.png", "caption": "x"}),
-        ("line 2: no image: the row has the columns 'pic', 'caption' -> Each row needs file_name, image or",),
+        ("train.jsonl:2: no image: the row has the columns 'pic', 'caption' -> Give --columns image=pic",),
     ),
     Case(11, "unknown columns", rows(GOOD | {"licence": "y"}, GOOD_B), ("ignored: 'licence'",), 0),
-    Case(12, "mixed types", rows(row(), row(answer=3)), ("line 2: answer is int, not text",)),
-    Case(12, "mixed types", rows(row(), row(answer=[1])), ("line 2: answer 1 in 'answer' is int, not text",)),
+    Case(12, "mixed types", rows(row(), row(answer=3)), ("train.jsonl:2: answer is int, not text",)),
     Case(
-        13, "same ids", rows(row(id=7), row(id=7, question="And?")), ("1 ids stand in more than one row",), 0
+        12,
+        "mixed types",
+        rows(row(), row(answer=[1])),
+        ("train.jsonl:2: answer 1 in 'answer' is int, not text",),
+    ),
+    Case(
+        13, "same ids", rows(row(id=7), row(id=7, question="And?")), ("1 id stands in more than one row",), 0
     ),
     Case(13, "same rows", rows(GOOD, GOOD, GOOD_B), ("1 row repeats others",), 0),
     Case(14, "overlap", a_split_that_overlaps, ("1 held-out row shows a picture that is trained on",), 0),
@@ -262,18 +270,31 @@ FILE_CASES = [
         15, "val_size=5", rows(GOOD, GOOD_B), ("--held_out: '5' can't be used.",), flags=("--held_out", "5")
     ),
     Case(
-        16, "assistant first", rows(GOOD, talk("assistant", "user")), ("line 2: the roles come as assistant",)
+        16,
+        "assistant first",
+        rows(GOOD, talk("assistant", "user")),
+        ("train.jsonl:2: the roles come as assistant",),
     ),
-    Case(16, "user last", rows(GOOD, talk("user", "assistant", "user")), ("line 2: the roles come as user",)),
+    Case(
+        16,
+        "user last",
+        rows(GOOD, talk("user", "assistant", "user")),
+        ("train.jsonl:2: the roles come as user",),
+    ),
     Case(
         17,
         "all rows invalid",
         rows({"image": "a.png"}, {}),
-        ("line 1: no text", "line 2: no image", "A run would be refused"),
+        ("train.jsonl:1: no text", "train.jsonl:2: no image", "A run would be refused"),
     ),
     Case(17, "none left", rows({"image": "a.png"}), ("A run would",), flags=("--skip_bad_rows",)),
-    Case(18, "some rows invalid", rows(GOOD, GOOD_B, {}, {}), ("line 3: no image", "line 4: no image")),
-    Case(18, "skipped", rows(GOOD, GOOD_B, {}), ("line 3: no image",), 0, ("--skip_bad_rows",)),
+    Case(
+        18,
+        "some rows invalid",
+        rows(GOOD, GOOD_B, {}, {}),
+        ("train.jsonl:3: no image", "train.jsonl:4: no image"),
+    ),
+    Case(18, "skipped", rows(GOOD, GOOD_B, {}), ("train.jsonl:3: no image",), 0, ("--skip_bad_rows",)),
     Case(19, "CRLF", content(BOTH.replace(b"\n", b"\r\n")), code=0),
     Case(19, "CR alone", content(BOTH.replace(b"\n", b"\r")), code=0),
     Case(
@@ -289,7 +310,7 @@ FILE_CASES = [
         ("'train.jsonl' is a Parquet file, not .jsonl", "Call it .parquet"),
     ),
     Case(21, "a pickle", renamed(lambda path: path.write_bytes(pickle.dumps([1, 2]))), ("is a pickle",)),
-    Case(21, "a program", content("import os\nprint(1)\n"), ("line 1: not valid JSON",)),
+    Case(21, "a program", content("import os\nprint(1)\n"), ("train.jsonl:1: not valid JSON",)),
     Case(22, "a way out", zipped("../x.png"), ("'../x.png' leads outside",)),
     Case(
         22,
@@ -300,7 +321,7 @@ FILE_CASES = [
     Case(22, "a bomb", zipped("a.txt", bytes(20_000_000)), ("unpacks to more than 100 times its size",)),
     Case(22, "a million entries", a_million_entries, ("holds more than 200,000 files",)),
     Case(24, "a pipe", a_pipe, ("is a named pipe, not a file",)),
-    Case(24, "an image is a pipe", an_image_that_is_a_pipe, ("line 2: 'pipe.png' is a named pipe",)),
+    Case(24, "an image is a pipe", an_image_that_is_a_pipe, ("train.jsonl:2: 'pipe.png' is a named pipe",)),
     Case(24, "a device", lambda folder: Path("/dev/zero"), ("is no dataset",)),
     Case(
         24,
@@ -315,7 +336,7 @@ REFERENCE_CASES = [
         25,
         "missing files",
         rows(GOOD, {"image": ["x.png", "y.png"], "text": "x"}),
-        ("line 2: 'x.png' does not exist", "line 2: 'y.png' does not exist"),
+        ("train.jsonl:2: 'x.png' does not exist", "train.jsonl:2: 'y.png' does not exist"),
     ),
     Case(26, "parent folder", refers_to("../../x.jpg"), ("'../../x.jpg' lies outside the dataset folder",)),
     Case(27, "absolute path", refers_to("/etc/hostname"), ("'/etc/hostname' is an absolute path",)),
@@ -341,7 +362,7 @@ REFERENCE_CASES = [
         code=0,
         model="qwen2_vl",
     ),
-    Case(34, "null and no question", rows(GOOD, {"image": None, "text": "x"}), ("line 2: no image",)),
+    Case(34, "null and no question", rows(GOOD, {"image": None, "text": "x"}), ("train.jsonl:2: no image",)),
     Case(34, "text alone", rows(GOOD, row(image=None), row(images=[], image=None)), code=0),
     Case(
         34,
@@ -353,7 +374,7 @@ REFERENCE_CASES = [
         34,
         "null in a list",
         rows(GOOD, row(image=[None])),
-        ("line 2: an image must be a path, not NoneType",),
+        ("train.jsonl:2: an image must be a path, not NoneType",),
     ),
 ]
 
@@ -374,7 +395,7 @@ IMAGE_CASES = [
         38,
         "3000 x 4 for one that refuses",
         shown(Image.new("RGB", (3000, 4))),
-        ("line 3: 'x.png' has 3000 x 4 pixels: this model's processor refuses it: absolute aspect ratio",),
+        ("train.jsonl:3: 'x.png' has 3000 x 4 pixels: this model's processor refuses it: absolute aspect",),
         model="qwen2_vl",
     ),
     Case(38, "3000 x 4 for one that takes it", shown(Image.new("RGB", (3000, 4))), code=0, model="idefics3"),
@@ -413,9 +434,9 @@ TEXT_CASES = [
         55,
         "empty answer",
         rows(GOOD, row(answer=" \n")),
-        ("line 2: answer is empty: there is nothing to learn",),
+        ("train.jsonl:2: answer is empty: there is nothing to learn",),
     ),
-    Case(56, "empty question", rows(row(), row(question="")), ("1 of 2 rows have no question",), 0),
+    Case(56, "empty question", rows(row(), row(question="")), ("1 of 2 rows has no question",), 0),
     Case(
         56,
         "all questions empty",
@@ -427,7 +448,7 @@ TEXT_CASES = [
         57,
         "an answer of 1 MB",
         rows(GOOD, row(answer="red blue " * 111_112)),
-        ("line 2: the row has", "tokens, and 1,024 is the most", "1 of 2 are too long"),
+        ("train.jsonl:2: the row has", "tokens, and 1,024 is the most", "1 of 2 are too long"),
         **QWEN,
     ),
     Case(57, "which no model was asked about", rows(GOOD, row(answer="red blue " * 111_112)), code=0),
@@ -435,7 +456,10 @@ TEXT_CASES = [
         58,
         "image tokens cut off",
         shown(Image.new("RGB", (400, 300))),
-        ("line 3: 1 image and the template take", "image tokens would be cut off -> Give --max_length"),
+        (
+            "train.jsonl:3: 1 image and the template take",
+            "image tokens would be cut off -> Give --max_length",
+        ),
         flags=("--max_length", "40"),
         **QWEN,
     ),
@@ -443,7 +467,7 @@ TEXT_CASES = [
         59,
         "an image token",
         rows(GOOD, row(question="what is <|image_pad|>?")),
-        ("line 2: turn 1 holds '<|image_pad|>', a control token of this model",),
+        ("train.jsonl:2: turn 1 holds '<|image_pad|>', a control token of this model",),
         **QWEN,
     ),
     Case(
@@ -462,14 +486,14 @@ TEXT_CASES = [
         61,
         "another turn",
         rows(GOOD, row(question="hi<|im_end|><|im_start|>assistant")),
-        ("line 2: turn 1 holds '<|im_end|>', '<|im_start|>', a control token",),
+        ("train.jsonl:2: turn 1 holds '<|im_end|>', '<|im_start|>', a control token",),
         **QWEN,
     ),
     Case(
         62,
         "a stop token",
         rows(GOOD, row(answer="red<|im_end|>")),
-        ("line 2: turn 2 holds '<|im_end|>', which ends this model's answers",),
+        ("train.jsonl:2: turn 2 holds '<|im_end|>', which ends this model's answers",),
         **QWEN,
     ),
     Case(
@@ -483,20 +507,25 @@ TEXT_CASES = [
         64,
         "fewer <image>",
         rows(GOOD, row(image=["a.png"] * 3, question="<image>?")),
-        ("line 2: 1 <image> in",),
+        ("train.jsonl:2: 1 <image> in",),
     ),
     Case(
         64,
         "more <image>",
         rows(GOOD, row(question="<image> <image>")),
-        ("line 2: 2 <image> in the text for 1",),
+        ("train.jsonl:2: 2 <image> in the text for 1",),
     ),
-    Case(65, "NUL", rows(GOOD, row(answer="a\0b")), ("line 2: answer holds a NUL or half a surrogate pair",)),
+    Case(
+        65,
+        "NUL",
+        rows(GOOD, row(answer="a\0b")),
+        ("train.jsonl:2: answer holds a NUL or half a surrogate pair",),
+    ),
     Case(
         66,
         "lone surrogate",
         rows(GOOD, row(answer="\ud800")),
-        ("line 2: answer holds a NUL or half a surrogate",),
+        ("train.jsonl:2: answer holds a NUL or half a surrogate",),
     ),
     Case(
         67,
@@ -511,7 +540,7 @@ TEXT_CASES = [
         69,
         "an answer masked to nothing",
         rows(GOOD, row(answer="\u200b\u200d")),
-        ("line 2: turn 2: this model's tokenizer makes no token of the answer",),
+        ("train.jsonl:2: turn 2: this model's tokenizer makes no token of the answer",),
         model="vision-encoder-decoder with BERT",
     ),
 ]

@@ -116,7 +116,7 @@ def test_row_13_repeated_ids_and_rows_are_counted(tmp_path: Path) -> None:
         {"id": "7", "image": "same.png", "text": "red"},
         {"id": "8", "image": "a.png", "text": "another"},
     )
-    assert "1 ids stand in more than one row, '7' first" in told(report)
+    assert "1 id stands in more than one row, '7' first" in told(report)
     assert "1 row repeats others" in told(report)
     assert not report.refuses
 
@@ -165,7 +165,7 @@ def test_row_56_questions_that_are_missing_are_told(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     question = {"image": "a.png", "question": "What?", "answer": "red"}
     report = rows(tmp_path, question, {"image": "a.png", "question": "", "answer": "blue"})
-    assert "1 of 2 rows have no question" in told(report)
+    assert "1 of 2 rows has no question" in told(report)
     assert not report.refuses
 
 
@@ -186,3 +186,48 @@ def test_a_check_can_be_cancelled_and_counts_what_it_saw(tmp_path: Path) -> None
     report = check_dataset(dataset, progress=progress, cancelled=enough.is_set)
     assert seen[-1] == (10, 300)
     assert len(report.facts) == 10
+
+
+def test_an_issue_says_its_code_rows_and_image_in_fields(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "tiny.png", size=(2, 2))
+    (tmp_path / "broken.png").write_bytes(b"<html>not found</html>")
+    report = rows(
+        tmp_path,
+        {"id": "own", "image": "broken.png", "text": "red"},
+        {"image": "broken.png", "text": "green"},
+        {"image": "tiny.png", "text": "red"},
+        {"image": "a.png", "text": ""},
+    )
+    fields = {(issue.place, issue.row_ids, issue.image, issue.warning) for issue in report.findings}
+    assert fields == {
+        ("train.jsonl:1", ("own", "train.jsonl:2"), "broken.png", False),
+        ("train.jsonl:3", ("train.jsonl:3",), "tiny.png", True),
+        ("train.jsonl:4", ("train.jsonl:4",), None, False),
+    }
+    tiny = next(issue for issue in report.findings if issue.warning)
+    assert (tiny.code, tiny.values) == ("image-is-tiny", {"width": 2, "height": 2})
+    assert report.unusable() == {"own", "train.jsonl:2"}
+    assert report.left_out == 3
+    main(["check", str(tmp_path), "--workspace", str(tmp_path / "w"), "--json"])
+    found = json.loads(capsys.readouterr().out)["findings"]
+    assert found == [issue.as_json() for issue in report.findings]
+    assert {*found[0]} == {*("code", "place", "row_ids", "image", "reason", "remedy", "values", "warning")}
+    main(["check", str(tmp_path), "--workspace", str(tmp_path / "w")])
+    assert "train.jsonl:1 and 1 more row, broken.png: 'broken.png' is" in capsys.readouterr().out
+
+
+def test_what_holds_for_many_rows_is_told_once_with_what_they_have_in_common(tmp_path: Path) -> None:
+    for name, size in {"a": (1, 2), "b": (2, 2), "c": (2, 1)}.items():
+        picture(tmp_path / f"{name}.png", size=size)
+    both = {"image": "a.png", "question": "?", "text": "x", "answer": "y"}
+    values = [{"image": f"{name}.png", "text": name} for name in "abc"]
+    report = rows(
+        tmp_path, *values, both, both | {"caption": "z"}, {"image": "a.png", "text": "it's 'a'"} | both
+    )
+    groups = {found[0].code: (str(said), len(found)) for said, found in report.groups()}
+    assert groups["image-is-tiny"] == ("the image has … x … pixels: hardly a picture", 3)
+    assert groups["text-twice"][1] == 3
+    assert [found[0].warning for _, found in report.groups()] == [False, True]

@@ -70,9 +70,13 @@ def test_a_conversation_has_answers_for_its_last_turn(folder: Path) -> None:
     [
         (["cat", " "], "answer 2 in 'answers' is empty", "Write it, or take it out of the list"),
         (["", ""], "answer 1 in 'answers' is empty", "Write it, or take it out of the list"),
-        (["cat", 3], "answer 2 in 'answers' is int, not text", "Write it as text"),
+        (["cat", 3], "answer 2 in 'answers' is int, not text", 'Write it in quotes: "3"'),
         ([None, "cat"], "answer 1 in 'answers' is missing, not text", "Write it as text"),
-        ([{"answer": 3}, {"answer": "cat"}], "answer 1 in 'answers' is int, not text", "Write it as text"),
+        (
+            [{"answer": 3}, {"answer": "cat"}],
+            "answer 1 in 'answers' is int, not text",
+            'Write it in quotes: "3"',
+        ),
         (
             ["cat", "a\0b"],
             "answer 2 in 'answers' holds a NUL or half a surrogate pair",

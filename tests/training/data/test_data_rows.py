@@ -11,12 +11,12 @@ from training.data.open import open_dataset
 from vlm.example import IMAGE, Example, Message
 
 
-def dataset(folder: Path, content: str | bytes, file: str = "train.jsonl") -> Dataset:
+def dataset(folder: Path, content: str | bytes, file: str = "train.jsonl", columns: str = "") -> Dataset:
     """The dataset of one row file beside a.png and b.png."""
     for name in ("a.png", "b.png"):
         Image.new("RGB", (4, 4), "red").save(folder / name)
     (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return open_dataset(str(folder), folder / "workspace")
+    return open_dataset(str(folder), folder / "workspace", columns=columns)
 
 
 def only_example(folder: Path, row: dict[str, object]) -> Example:
@@ -137,13 +137,14 @@ FOUND = [
     ("1: not an object", '["a.png"]', "not a JSON object but list", "one JSON object"),
     ("1: bombs of brackets", "[" * 100_000, "nested too deeply", "one JSON object"),
     ("1: a number of 5,000 digits", "9" * 5000, "a number too long", "one JSON object"),
-    ("10: no text", '{"image": "a.png", "title": "x"}', "'image', 'title'", "question + answer"),
-    ("10: no image", '{"pic": "a.png", "text": "x"}', "'pic', 'text'", "file_name, image or images"),
-    ("10: a question's image misspelt", '{"pic": "a.png", "question": "x", "answer": "y"}', "'pic'", ""),
-    ("10: no answer", '{"image": "a.png", "question": "x"}', "answer is missing", "text"),
+    ("10: no text", '{"image": "a.png", "title": "x"}', "'image', 'title'", "caption=title"),
+    ("10: no image", '{"pic": "a.png", "text": "x"}', "'pic', 'text'", "Give --columns image=pic"),
+    ("10: a question's image", '{"pic": "a.png", "question": "x", "answer": "y"}', "'pic'", "image=pic"),
+    ("10: no answer", '{"image": "a.png", "question": "x"}', "answer is missing: the row", "text"),
+    ("10: an answer of null", row_of(answer=None), "answer is missing, not text", "as text"),
     ("10: two texts", row_of(text="red"), "question and answer and in text", "Keep one"),
     ("10: two image columns", row_of(file_name="b.png"), "file_name and in image", "Keep one"),
-    ("12: a number for text", row_of(answer=3), "answer is int, not text", "as text"),
+    ("12: a number for text", row_of(answer=3), "answer is int, not text", 'in quotes: "3"'),
     ("12: messages as text", row_of(question=None, answer=None, messages="hi"), "list of turns", "role"),
     ("16: assistant first", talk("assistant", "user"), "assistant, user", "take turns"),
     ("16: user last", talk("user", "assistant", "user"), "user, assistant, user", "assistant last"),
@@ -228,3 +229,45 @@ def test_a_bad_csv_row_is_found_with_its_line(
     assert finding.place == where
     assert reason in finding.reason
     assert len(opened.examples) == good
+
+
+# The row, the mapping that is given, and the one that is told; each is then followed.
+UNNAMED = [
+    ({"imgname": "a.png", "query": "How many?", "label": "3"}, "", "image=imgname,answer=label"),
+    ({"img_name": "a.png", "question": "?", "answer": "x", "q_lang": "en"}, "", "image=img_name"),
+    ({"filename": "a.png", "label": "cat"}, "", "caption=label"),
+    ({"images": ["a.png"], "prompt": "?", "chosen": "x", "rejected": "y"}, "", "answer=chosen"),
+    ({"image": "a.png", "answer": "a cat"}, "", "caption=answer"),
+    ({"image": "a.png", "question": "?", "said": "a cat"}, "", "answer=said"),
+    ({"image": "a.png", "ask": "?", "reply": "a cat"}, "", "question=ask,answer=reply"),
+    ({"photo 1": "a.png", "text": "a cat"}, "", "'image=photo 1'"),
+    ({"shown": "a.png", "ask": "?", "reply": "x"}, "question=ask", "question=ask,image=shown,answer=reply"),
+    ({"images": ["a.png"], "talk": turns("user", "assistant")}, "", "messages=talk"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "given", "told"), UNNAMED)
+def test_columns_that_would_read_a_row_are_told_with_its_own_names(
+    tmp_path: Path, row: dict, given: str, told: str
+) -> None:
+    (finding,) = dataset(tmp_path, json.dumps(row), columns=given).findings
+    assert finding.code in {"row-without-image", "row-without-text", "row-lacks-a-part"}
+    assert all(f"'{column}'" in finding.reason for column in row)
+    assert f"--columns {told}" in finding.remedy
+    followed = dataset(tmp_path, json.dumps(row), columns=told.strip("'"))
+    assert followed.findings == []
+    assert len(followed.examples) == 1
+
+
+@pytest.mark.parametrize("row", [{"image": "a.png"}, {"image": "a.png", "n": 3}, {"a,b": "a.png"}, {}])
+def test_no_columns_are_told_where_none_would_read_the_row(tmp_path: Path, row: dict) -> None:
+    (finding,) = dataset(tmp_path, json.dumps(row)).findings
+    assert "--columns" not in finding.remedy
+
+
+def test_turns_of_tools_are_said_to_be_unsupported(tmp_path: Path) -> None:
+    called = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+    foreign = {"image": "a.png", "conversations": [{"from": "human", "value": "?"}, {"from": "observation"}]}
+    for row in (json.loads(talk(messages=[*turns("user"), called])), foreign):
+        (finding,) = dataset(tmp_path, json.dumps(row)).findings
+        assert (finding.code, finding.values) == ("turn-of-a-tool", {"turn": 2})

@@ -72,7 +72,7 @@ def test_the_loss_of_each_example_is_the_one_it_has_alone(
     assert {sample["example_id"]: sample["loss"] for sample in told["samples"]} == pytest.approx(losses)
     ordered = [sample["loss"] for sample in told["samples"]]
     assert ordered == sorted(ordered, reverse=True)
-    assert told["samples"][0].keys() == {"example_id", "image", "question", "answer", "loss"}
+    assert told["samples"][0].keys() == {"example_id", "place", "image", "question", "answer", "loss"}
 
 
 def test_a_model_is_not_asked_once_more(tiny_config: MakeConfig, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def create_labels(images: Sequence[Path], workspace: Path, name: str = "labels")
         UserError: There is no image, or one can't be loaded.
     """
     if not images:
-        raise UserError("There is no picture to write about.", "Drop some images first.")
+        raise UserError("There is no picture to write about.", "Drop some images first.", "nothing-to-label")
     # All before the first is copied: a broken image should not turn up at the hundredth answer.
     for image in images:
         examine_image(image, name=image.name)
@@ -69,8 +69,10 @@ def labelled_images(folder: Path) -> list[LabelledImage]:
     """
     if is_junk(folder.name) or not (folder / MARK).is_file():
         raise UserError(
-            f"{folder.name!r} was not begun here: it is not written to.",
+            "{folder!r} was not begun here: it is not written to.",
             "Save your changes as a new version of the dataset.",
+            "labels-of-others",
+            folder=folder.name,
         )
     written: dict[str, list[QuestionAnswer]] = {}
     for row in read_jsonl(folder / ROWS, ROWS):
@@ -93,9 +95,11 @@ def save_labels(folder: Path, image: str, pairs: Sequence[QuestionAnswer]) -> No
     """
     known = {entry.image: entry.pairs for entry in labelled_images(folder)}
     if image not in known:
-        raise UserError(f"There is no picture {image!r} in this folder.", "Open it again.")
+        raise UserError(
+            "There is no picture {image!r} in this folder.", "Open it again.", "picture-unknown", image=image
+        )
     if any(not pair.answer.strip() for pair in pairs):
-        raise UserError("An answer is empty.", "Write it, or remove the question.")
+        raise UserError("An answer is empty.", "Write it, or remove the question.", "label-is-empty")
     rows = []
     for name, written in (known | {image: pairs}).items():
         for pair in written:

@@ -28,7 +28,7 @@ def thumbnail(image: Path, folder: Path) -> Path:
     """
     stamp = file_stamp(image)
     if stamp is None:
-        raise UserError(f"{image.name!r} has gone", "Put the file back")
+        raise UserError("{image!r} has gone", "Put the file back", "picture-has-gone", image=image.name)
     # The name has the image's size and time in it: a changed image gets another thumbnail, and no browser or
     # reader is left with the old one.
     identity = f"{image}\0{stamp.size}\0{stamp.mtime_ns}".encode(errors="surrogateescape")
@@ -41,7 +41,9 @@ def thumbnail(image: Path, folder: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, data)  # two requests at once may both make it: either is whole
     except OSError as error:
-        raise UserError(f"A thumbnail can't be written: {error.strerror}", "Free some space") from error
+        raise UserError(
+            "A thumbnail can't be written: {reason}", "Free some space", "no-thumbnail", reason=error.strerror
+        ) from error
     return path
 
 

@@ -153,7 +153,9 @@ def save_pending(edits: PendingEdits, dataset: Dataset) -> PendingEdits:
         edits.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(edits.folder / EDITS_FILE, text)
     except OSError as error:
-        raise UserError(f"The change can't be kept: {error.strerror}", "Free some space") from error
+        raise UserError(
+            "The change can't be kept: {reason}", "Free some space", "change-not-kept", reason=error.strerror
+        ) from error
     return edits
 
 
@@ -176,7 +178,9 @@ def put_in_image(image: Path, edits: PendingEdits) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(image, target)
     except OSError as error:
-        raise UserError(f"The picture can't be kept: {error.strerror}", "Free some space") from error
+        raise UserError(
+            "The picture can't be kept: {reason}", "Free some space", "image-not-kept", reason=error.strerror
+        ) from error
     return target
 
 
@@ -188,7 +192,9 @@ def save_version(dataset: Dataset, edits: Edits, workspace: Path, name: str | No
     """
     bad, known = dataset.unreadable, dataset.row_ids
     if strangers := sorted({*edits.fixed, *edits.excluded} - known):
-        raise UserError(f"There is no row {strangers[0]!r} to change.", "Open the dataset again.")
+        raise UserError(
+            "There is no row {row!r} to change.", "Open the dataset again.", "row-unknown", row=strangers[0]
+        )
     rows = list(_edited_rows(dataset, edits, bad))
     folder = workspace / "datasets" / (name or next_name(dataset.name, workspace))
     images = {image for example, _ in rows for image in example.images}
@@ -212,9 +218,13 @@ def save_version(dataset: Dataset, edits: Edits, workspace: Path, name: str | No
         # The reader decides what a good row is: rules of our own here would drift from it.
         version = open_dataset(str(draft), draft)
         if version.findings or not version.examples:
-            shown = [f"{finding.reason} -> {finding.remedy}" for finding in version.findings[:FAULTS_SHOWN]]
-            problem = "\n".join(["The new version would have bad rows:", *shown])
-            raise UserError(problem, "Correct them and save again.")
+            raise UserError(
+                "The new version would have bad rows:\n{rows:\n}",
+                "Correct them and save again.",
+                "version-of-bad-rows",
+                # Their places are of the draft, which nobody sees.
+                rows=[finding.told for finding in version.findings[:FAULTS_SHOWN]],
+            )
     return Version(folder, len(rows), **counts)
 
 

@@ -5,14 +5,13 @@ A row has its images in `file_name`, `image` or `images`, and its text in `messa
 ignored. Reading files is `training.data.readers`' matter.
 """
 
-import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
 
-from training.config.columns import SILENT, ColumnMapping
+from training.config.columns import OTHER_KINDS, SILENT, ColumnMapping
 from training.data.row import Issue, Progress, Row, say_nothing
 from training.data.rows.layouts import (
     OUR_IMAGES,
@@ -23,23 +22,19 @@ from training.data.rows.layouts import (
     texts_of,
     unpacked,
 )
+from training.data.rows.naming import suggested_columns
+from training.data.rows.texts import NO_TEXT, PARTS, Lacking, learned_text, messages_of, missing, text_of
 from training.data.safe_paths import DatasetFolder, quoted
-from vlm.errors import UserError
-from vlm.example import IMAGE, Example, Message, Role
+from vlm.errors import Phrase, UserError
+from vlm.example import Example
 
-CAPTION_COLUMNS = ("text", "caption")
-# What a row's text may stand in, one of these.
-TEXTS: dict[str, tuple[str, ...]] = {
-    "messages": ("messages",),
-    "question and answer": ("question", "answer"),
-    **{column: (column,) for column in CAPTION_COLUMNS},
-}
 # Layouts in which the answers stand in turns.
 CONVERSATIONS = ("messages", "conversations")
 OTHER_MEDIA = ("video", "videos", "audio", "audios")
 EXPECTED = "Each row needs file_name, image or images, and messages, question + answer, or text"
-# Characters that no tokenizer takes: NUL, and halves of a surrogate pair (JSON can spell both).
-NO_TEXT = re.compile("[\0\ud800-\udfff]")
+COLUMNS_NAMED = 10
+# Faults that say nothing against the columns that were read.
+OF_THIS_ROW_ALONE = ("part-is-a-number", "answer-is-empty", "part-with-nul")
 ROWS_BETWEEN_PROGRESS = 1000
 GROUP_SHOWN = 60
 
@@ -105,17 +100,29 @@ def read_examples(
         own = row.values.get("id")
         ids.append(str(own) if isinstance(own, str | int) else None)
     if not examples and not findings:
-        findings.append(Issue.at(name, UserError("0 examples", "Write one row for each example")))
+        error = UserError("0 examples", "Write one row for each example", "no-examples")
+        findings.append(Issue.at(name, error))
     unreadable = {place for found in findings for place in found.row_ids}
     examples, repeated = _with_own_ids(examples, ids, unreadable)
     if unasked:
-        reason = f"{len(unasked)} of {len(examples)} rows have no question: they are read as captions"
-        error = UserError(reason, "Write the question, if one is missing")
+        error = UserError(
+            "{unasked} of {rows} {rows:row|rows} {unasked:has|have} no question:"
+            " {unasked:it is read as a caption|they are read as captions}",
+            "Write the question, if one is missing",
+            "rows-without-question",
+            unasked=len(unasked),
+            rows=len(examples),
+        )
         asked_for = (examples[number].id for number in unasked)
         findings.append(Issue.at(places[unasked[0]], error, row_ids=asked_for, warning=True))
     if repeated:
-        reason = f"{len(repeated)} ids stand in more than one row, {quoted(repeated[0])} first"
-        error = UserError(reason, "Give each row an id of its own, or none")
+        error = UserError(
+            "{count} {count:id stands|ids stand} in more than one row, {first} first",
+            "Give each row an id of its own, or none",
+            "ids-repeat",
+            count=len(repeated),
+            first=quoted(repeated[0]),
+        )
         of_several = {*repeated}
         twins = (example.id for example, own in zip(examples, ids, strict=True) if own in of_several)
         findings.append(Issue.at(name, error, row_ids=twins, warning=True))
@@ -149,7 +156,12 @@ def _example_or_findings(
     try:
         values = canonical(row.values, mapping, layout)
         if found := [column for column in OTHER_MEDIA if row.values.get(column) not in (None, "", [])]:
-            raise UserError(f"the row has {found[0]}: only images are looked at", "Remove it, or the row")
+            raise UserError(
+                "the row has {column}: only images are looked at",
+                "Remove it, or the row",
+                "row-of-other-media",
+                column=found[0],
+            )
         references = _image_references(values)
         for reference in references:
             # `datasets` writes an image as an object of bytes and path; one without bytes is its path.
@@ -160,9 +172,11 @@ def _example_or_findings(
             except UserError as fault:
                 faults.append(fault)
         answers = _answers(row.values, mapping, layout)
-        messages = _messages(values, len(references))
+        messages = messages_of(values, len(references))
     except UserError as fault:
         faults.append(fault)
+    except Lacking as lacking:
+        faults.append(_lacking(lacking.kind, row.values, mapping))
     if faults:
         return [Issue.of_row(row.place, fault) for fault in faults]
     group = mapping.get("type", row.values)
@@ -177,6 +191,50 @@ def _example_or_findings(
     return replace(example, references=accepted) if len(accepted) > 1 else example
 
 
+def _lacking(kind: str, values: dict[str, object], mapping: ColumnMapping) -> UserError:
+    """Returns the error of a row without an image, a text, a question or an answer: its own columns, and the
+    `--columns` that would read them."""
+    if kind in ("question", "answer") and any(name in values for name in mapping.candidates(kind, values)):
+        return missing(PARTS[kind])  # the column is there, and its cell is empty
+    names = [quoted(column) for column in list(values)[:COLUMNS_NAMED]]
+    columns = Phrase(
+        "the row has the {count:column|columns} {names}", "columns-of-a-row", count=len(values), names=names
+    )
+    told = {"columns": columns if names else Phrase("the row has no columns", "row-without-columns")}
+    suggested = suggested_columns(values, mapping)
+    setting = shlex.quote(",".join(f"{kind}={column}" for kind, column in suggested.items()))
+    if not suggested or not _readable(suggested, values, mapping):
+        told["advice"] = Phrase(EXPECTED, "what-a-row-needs")
+    elif {"chosen", "rejected"} <= values.keys():
+        told["advice"] = Phrase(
+            "Preferences are not learned; give --columns {setting} to learn the answers that were chosen",
+            "give-columns-of-preferences",
+            setting=setting,
+        )
+    else:
+        told["advice"] = Phrase("Give --columns {setting}", "give-columns", setting=setting)
+    if kind == "image":
+        return UserError("no image: {columns}", "{advice}", "row-without-image", **told)
+    if kind == "text":
+        return UserError("no text: {columns}", "{advice}", "row-without-text", **told)
+    return UserError("{part} is missing: {columns}", "{advice}", "row-lacks-a-part", part=PARTS[kind], **told)
+
+
+def _readable(columns: dict[str, str], values: dict[str, object], mapping: ColumnMapping) -> bool:
+    """Returns whether these columns make the row one that can be read."""
+    named = ColumnMapping({OTHER_KINDS.get(kind, kind): column for kind, column in columns.items()}).over(
+        mapping
+    )
+    try:
+        found = canonical(values, named)
+        messages_of(found, len(_image_references(found)))
+    except Lacking:
+        return False
+    except UserError as fault:
+        return fault.code in OF_THIS_ROW_ALONE
+    return True
+
+
 def _answers(values: dict[str, object], mapping: ColumnMapping, layout: str) -> list[str]:
     """Returns the answers of a row that has a list of them."""
     found = unpacked(values, mapping)
@@ -185,11 +243,13 @@ def _answers(values: dict[str, object], mapping: ColumnMapping, layout: str) -> 
     column, written = (layout != "captions" and answer_list(found, mapping)) or ("", [])
     answers = []
     for number, said in enumerate(texts_of(written), start=1):
-        where = f"answer {number} in {quoted(column)}"
-        text = _text(said, where)
+        part = Phrase("answer {number} in {column}", "answer-of-a-list", number=number, column=quoted(column))
+        text = text_of(said, part)
         if not text.strip():
-            raise UserError(f"{where} is empty", "Write it, or take it out of the list")
-        answers.append(_answer(text, where))
+            raise UserError(
+                "{part} is empty", "Write it, or take it out of the list", "listed-answer-empty", part=part
+            )
+        answers.append(learned_text(text, part))
     return answers
 
 
@@ -202,114 +262,13 @@ def _image_references(values: dict[str, object]) -> list[object]:
     given = [column for column in OUR_IMAGES if values.get(column) not in SILENT]
     given = given or [column for column in OUR_IMAGES if values.get(column) == ""]
     if len(given) > 1:
-        raise UserError(f"images stand in {' and in '.join(given)}", "Keep one of these columns")
+        raise UserError(
+            "images stand in {columns:and in}", "Keep one of these columns", "images-twice", columns=given
+        )
     if given:
         references = values[given[0]]
         return references if isinstance(references, list) else [references]
     has_empty_column = any(column in values for column in OUR_IMAGES)
     if values.get("messages") in SILENT and not (has_empty_column and values.get("question") is not None):
-        raise UserError(f"no image: {_found(values)}", EXPECTED)
+        raise Lacking("image")
     return []
-
-
-def _found(values: dict[str, object]) -> str:
-    columns = ", ".join(quoted(column) for column in list(values)[:10])
-    return f"the row has the columns {columns}" if columns else "the row has no columns"
-
-
-def _messages(values: dict[str, object], images: int) -> tuple[Message, ...]:
-    """Returns the row's conversation, with a placeholder for each image.
-
-    A caption is the answer to an empty question. Where no placeholder is written, all of them open the first
-    user turn.
-    """
-    said = [name for name, columns in TEXTS.items() if any(values.get(c) not in SILENT for c in columns)]
-    if len(said) > 1:
-        raise UserError(f"the text stands in {' and in '.join(said)}", "Keep one of these columns")
-    # An empty text is reported as empty, not as missing.
-    empty = [name for name, columns in TEXTS.items() if any(values.get(c) is not None for c in columns)]
-    given = next(iter(said or empty), None)
-    if given is None:
-        raise UserError(f"no text: {_found(values)}", EXPECTED)
-    if given == "messages":
-        messages = _conversation(values["messages"])
-    else:
-        question = "" if given in CAPTION_COLUMNS else _text(values.get("question"), "question")
-        column = given if given in CAPTION_COLUMNS else "answer"
-        answer = _answer(_text(values.get(column), column), column)
-        messages = (Message("user", question), Message("assistant", answer))
-    places = sum(message.text.count(IMAGE) for message in messages)
-    if places == images:
-        return messages
-    if places:
-        remedy = f"Write {IMAGE} once for each image, or leave it out"
-        raise UserError(f"{places} {IMAGE} in the text for {images} image{'s' * (images != 1)}", remedy)
-    first = next(i for i, message in enumerate(messages) if message.role == "user")
-    opened = Message("user", IMAGE * images + messages[first].text)
-    return (*messages[:first], opened, *messages[first + 1 :])
-
-
-def _conversation(turns: object) -> tuple[Message, ...]:
-    if not isinstance(turns, list) or not turns:
-        raise UserError("messages is not a list of turns", 'Write [{"role": "user", "content": "…"}, …]')
-    messages = []
-    for number, turn in enumerate(turns, start=1):
-        where = f"turn {number}"
-        if not isinstance(turn, dict):
-            raise UserError(
-                f"{where} is not an object with role and content", 'Write {"role": "user", "content": "…"}'
-            )
-        role = turn.get("role")
-        if role not in get_args(Role):
-            shown = quoted(role) if isinstance(role, str) else "no text"
-            raise UserError(f"the role of {where} is {shown}", f"Use one of {', '.join(get_args(Role))}")
-        text = _content(turn.get("content"), where)
-        messages.append(Message(role, _answer(text, where) if role == "assistant" else text))
-    roles = [message.role for message in messages]
-    spoken = roles[1:] if roles[0] == "system" else roles
-    # Prompt styles are made for strict turns: chat templates of several families refuse any other order.
-    if not spoken or len(spoken) % 2 or spoken != ["user", "assistant"] * (len(spoken) // 2):
-        order = ", ".join(roles[:8]) + (", …" if len(roles) > 8 else "")
-        raise UserError(f"the roles come as {order}", "Let user and assistant take turns, the assistant last")
-    return tuple(messages)
-
-
-def _content(content: object, where: str) -> str:
-    """Returns a turn's text; an image block becomes a placeholder."""
-    if not isinstance(content, list):
-        return _text(content, where)
-    texts = []
-    for block in content:
-        kind = block.get("type") if isinstance(block, dict) else None
-        if kind == "text":
-            texts.append(_text(block.get("text"), where))
-            continue
-        if kind != "image":
-            remedy = 'Write {"type": "image"} or {"type": "text", "text": "…"}'
-            raise UserError(f"{where} has a block that is neither image nor text", remedy)
-        # `layouts` lifts images out of blocks, unless the row lists images too: which is meant is not known.
-        if any(value is not None for key, value in block.items() if key not in ("type", "text")):
-            raise UserError(
-                f"{where} has an image block with an image of its own",
-                "List the row's images in the column images",
-            )
-        texts.append(IMAGE)
-    return "".join(texts)
-
-
-def _text(value: object, where: str) -> str:
-    if not isinstance(value, str):
-        raise UserError(
-            f"{where} is {'missing' if value is None else type(value).__name__}, not text", "Write it as text"
-        )
-    if NO_TEXT.search(value):
-        raise UserError(f"{where} holds a NUL or half a surrogate pair", "Remove the character")
-    return value
-
-
-def _answer(text: str, where: str) -> str:
-    if IMAGE in text:
-        raise UserError(f"{where} has {IMAGE} in what the model should say", "Put images into user turns")
-    if not text.strip():
-        raise UserError(f"{where} is empty: there is nothing to learn", "Write the answer, or remove the row")
-    return text

@@ -159,7 +159,10 @@ def _renamed(values: Mapping[str, object], mapping: ColumnMapping, layout: str) 
     for number, pair in enumerate(history if isinstance(history, list) else [], start=1):
         if not isinstance(pair, list) or len(pair) != 2:
             raise UserError(
-                f"pair {number} of history is not a question and an answer", 'Write ["question", "answer"]'
+                "pair {number} of history is not a question and an answer",
+                'Write ["question", "answer"]',
+                "history-is-no-pair",
+                number=number,
             )
         turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]

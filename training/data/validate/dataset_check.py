@@ -5,7 +5,6 @@ What needs a model's processor or tokenizer stands in `training.data.validate.mo
 
 import hashlib
 import os
-import re
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -93,9 +92,7 @@ class Report:
         """Returns the findings by code, under what all of one have in common; faults and many come first."""
         grouped: dict[tuple[bool, str], list[Issue]] = defaultdict(list)
         for finding in self.findings:
-            # Only until every sentence of the readers has its code.
-            kind = finding.code or re.sub(r"\d", "", "…".join(finding.reason.split("'")[::2]))
-            grouped[finding.warning, kind].append(finding)
+            grouped[finding.warning, finding.code].append(finding)
         ordered = sorted(grouped.items(), key=lambda item: (item[0][0], -len(item[1])))
         return [(in_common([finding.reason for finding in found]), found) for _, found in ordered]
 

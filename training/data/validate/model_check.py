@@ -126,10 +126,10 @@ def _refused(
             if size in sizes:
                 name = image.relative_to(check.dataset.root).as_posix()
                 error = UserError(
-                    "{image} has {width} x {height} pixels: {reason}",
+                    "{named_image} has {width} x {height} pixels: {reason}",
                     "Crop or enlarge it, or choose another model",
                     "image-size-refused",
-                    image=quoted(name),
+                    named_image=quoted(name),
                     width=size[0],
                     height=size[1],
                     reason=sizes[size].problem,

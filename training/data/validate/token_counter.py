@@ -93,8 +93,12 @@ class TokenCounter:
             raise
         except Exception as error:  # each family's processor fails in its own way
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            problem = f"this model's processor refuses it: {reason[:200]}"
-            raise UserError(problem, "Change or remove it") from error
+            raise UserError(
+                "this model's processor refuses it: {reason}",
+                "Change or remove it",
+                "row-refused-by-processor",
+                reason=reason[:200],
+            ) from error
         labels = batch["labels"][0]
         trained = labels[labels != IGNORED].tolist()
         # VisionEncoderDecoder reads question and answer in its decoder; its encoder has the image alone.
