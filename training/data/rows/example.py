@@ -7,7 +7,7 @@ ignored. Reading files is `training.data.readers`' matter.
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -104,6 +104,20 @@ def read_examples(
         findings.append(Issue.at(name, error))
     unreadable = {place for found in findings for place in found.row_ids}
     examples, repeated = _with_own_ids(examples, ids, unreadable)
+    findings += _warnings(name, examples, places, unasked, ids, repeated)
+    written = tuple(layout for layout, _ in layouts.most_common(2))
+    return Reading(examples, findings, places, splits, written, columns, sorted(ignored))
+
+
+def _warnings(
+    name: str,
+    examples: Sequence[Example],
+    places: Sequence[str],
+    unasked: Sequence[int],
+    ids: Sequence[str | None],
+    repeated: Sequence[str],
+) -> Iterator[Issue]:
+    """Yields what is told of good rows together: those without a question, and those whose ids repeat."""
     if unasked:
         error = UserError(
             "{unasked} of {rows} {rows:row|rows} {unasked:has|have} no question:"
@@ -114,7 +128,7 @@ def read_examples(
             rows=len(examples),
         )
         asked_for = (examples[number].id for number in unasked)
-        findings.append(Issue.at(places[unasked[0]], error, row_ids=asked_for, warning=True))
+        yield Issue.at(places[unasked[0]], error, row_ids=asked_for, warning=True)
     if repeated:
         error = UserError(
             "{count} {count:id stands|ids stand} in more than one row, {first} first",
@@ -125,9 +139,7 @@ def read_examples(
         )
         of_several = {*repeated}
         twins = (example.id for example, own in zip(examples, ids, strict=True) if own in of_several)
-        findings.append(Issue.at(name, error, row_ids=twins, warning=True))
-    written = tuple(layout for layout, _ in layouts.most_common(2))
-    return Reading(examples, findings, places, splits, written, columns, sorted(ignored))
+        yield Issue.at(name, error, row_ids=twins, warning=True)
 
 
 def _with_own_ids(
