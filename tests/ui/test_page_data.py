@@ -302,6 +302,14 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_every_control_has_a_nam
         see(page, "#check", "Kiểm tra")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert page.evaluate(UNNAMED) == []
+        see(page, ".verdict", "Lượt chạy sẽ bị từ chối")
+        for told in ("JSON không hợp lệ", "nằm ngoài thư mục", "Hãy "):
+            see(page, "#findings", told)
+        page.get_by_role("tab", name="Huấn luyện").click()
+        page.locator("#start").click()
+        see(page, ".notice.bad", "Lượt chạy này thất bại", timeout=TRAINED_MS)
+        see(page, ".notice.bad", "có dòng lỗi")
+        see(page, ".notice.bad", "--skip_bad_rows")
 
 
 UNNAMED = """() => [...document.querySelectorAll('button, input, textarea')]
