@@ -4,6 +4,7 @@ Libraries write warnings and progress bars to stderr, some of them from C. While
 to a file: the output.log of a run, else one that is thrown away. What is for people goes to `stderr()`.
 """
 
+import faulthandler
 import logging
 import os
 import select
@@ -30,9 +31,8 @@ def stderr() -> TextIO:
 def folded() -> Iterator[None]:
     """Hides what libraries write to stderr until the process ends; a bug's traceback comes with it."""
     global _terminal
-    if sys.stderr is None:  # closed by the shell: `2>&-`
-        yield
-        return
+    if sys.stderr is None:  # closed by the shell: `2>&-`; `print` would write to stdout instead
+        sys.stderr = open(os.devnull, "w")
     try:
         chatter = tempfile.TemporaryFile()
     except OSError:  # no folder for it, or a full one
@@ -40,6 +40,7 @@ def folded() -> Iterator[None]:
     with chatter:
         descriptor = sys.stderr.fileno()
         _terminal = os.fdopen(os.dup(descriptor), "w", 1, sys.stderr.encoding, "backslashreplace")
+        faulthandler.enable(_terminal)  # a crash in C ends without the `except` below
         os.dup2(chatter.fileno(), descriptor)
         # For what is logged while nobody has set up logging.
         logging.lastResort = Messages(_terminal)
@@ -51,6 +52,7 @@ def folded() -> Iterator[None]:
             with suppress(OSError):
                 chatter.seek(0)
                 shutil.copyfileobj(chatter, _terminal.buffer)
+                _terminal.flush()
             raise
 
 

@@ -6,10 +6,13 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from ui.text import Language, escaped, number, say, sentence, told
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 
 if TYPE_CHECKING:
     from vlm.adapters import AdapterCheck, Probe
+
+# Of Unicode's private use: no text of an adapter is shown with it (`printable`).
+MARK = "\ue000"
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,14 @@ def others(language: Language, unfit: Sequence[tuple[str, UserError]], nobody: b
 
 def _reason(language: Language, name: str, reason: UserError) -> str:
     """What is wrong with an adapter, whose name stands out; at the front where the sentence has none."""
-    words, remedy = map(escape, told(language, reason))
-    bold = f"<b>{escape(name)}</b>"
-    named = reason.values.get("name") == name
-    words = words.replace(escape(name), bold, 1) if named else f"{bold}: {words}"
+    bold, told_of = f"<b>{escape(name)}</b>", reason.problem
+    if told_of.template and told_of.values.get("name") == name:
+        # Filled again with a mark for the name: its letters may stand in other words of the sentence, too.
+        marked = Phrase(told_of.template, told_of.code, **told_of.values | {"name": MARK})
+        words = escape(sentence(language, marked)).replace(MARK, bold)
+    else:
+        words = f"{bold}: {escape(sentence(language, told_of))}"
+    remedy = escape(told(language, reason)[1])
     return f"{words} <span>{remedy}</span>"
 
 

@@ -50,7 +50,7 @@ def pin_button(language: Language, pinned: bool) -> dict[str, Any]:
 
 
 def which(language: Language, index: int, total: int, place: str, refusal: str = "") -> str:
-    """Such as: 5 of 2,000 · train.jsonl line 8; and why it can't be pinned."""
+    """Such as: 5 of 2,000 · train.jsonl:8; and why it can't be pinned."""
     counted = say(language, "done_of", done=number(language, index + 1), total=number(language, total))
     refused = small(refusal) if refusal else ""
     return f"<p>{escaped(language, 'which', counted=counted, place=place)}</p>{refused}"

@@ -4,14 +4,13 @@ import time
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from training.runs.events import error_of
+from training.runs.events import error_of, skipped_reasons
 from training.runs.status import Status
 from ui.chart import loss_chart
 from ui.film import at_step
 from ui.learned import blindfold_words
 from ui.story import Event, Story, exact_match
 from ui.text import TEXTS, Language, duration, escaped, number, percent, remedy_of, say, sentence, told
-from vlm.errors import values_from_json
 
 ANSWERS_SHOWN = 4
 """The base's answer and the newest ones."""
@@ -108,7 +107,7 @@ def failure(language: Language, status: Status) -> str:
         remedy = remedy_of(language, status.problem, status.remedy)
         return _told(say(language, "failed_title"), sentence(language, status.problem), remedy)
     if status.state == "interrupted":
-        problem, remedy = sentence(language, status.problem), say(language, "can_resume")
+        problem, remedy = sentence(language, status.problem or ""), say(language, "can_resume")
         return _told(say(language, "interrupted_title"), problem, remedy)
     return ""
 
@@ -202,11 +201,10 @@ def _log_words(language: Language, event: Event) -> list[str]:
             ]
         case "data":
             counts = _taken(event, "train", "images")
-            issues = values_from_json({"issues": event.get("issues") or event["reasons"]})["issues"][:3]
-            reasons = "; ".join(sentence(language, issue) for issue in issues)
+            reasons = "; ".join(sentence(language, reason) for reason in skipped_reasons(event)[:3])
             skipped = {"skipped": event["skipped"], "reasons": reasons}
             words = [say(language, "log_data", held_out=number(language, event["held_out"]), **counts)]
-            return [*words, say(language, "log_skipped", **skipped)] if event["skipped"] else words
+            return [*words, say(language, "log_skipped", **skipped)] if reasons else words
         case "evaluated":
             loss = "–" if event["loss"] is None else number(language, event["loss"], 3)
             score = percent(language, exact_match(event), 1)

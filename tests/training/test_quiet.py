@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -112,6 +113,23 @@ def test_the_chatter_of_libraries_is_hidden_unless_a_bug_ends_the_command(
     for words in ("from C\n", "bar 100%\n", "UserWarning: Corrupt EXIF data", "OSError: bug"):
         assert (words in ended.stderr) == chatter
     assert "remark" not in ended.stderr
+    if chatter:
+        assert ended.stderr.index("from C") < ended.stderr.index("OSError: bug")
+
+
+def test_a_crash_in_c_tells_where_it_was() -> None:
+    program = CHATTER.replace("ENDS", "os.abort()")
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=SHELL, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == -signal.SIGABRT
+    assert "Fatal Python error: Aborted" in ended.stderr
+
+
+def test_an_error_does_not_go_to_stdout_where_stderr_is_closed() -> None:
+    shell = f"exec {sys.executable} -m training show nosuch 2>&-"
+    ended = subprocess.run(["sh", "-c", shell], cwd=ROOT, env=SHELL, stdout=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stdout) == (2, b"")
 
 
 def test_a_run_whose_watcher_has_gone_trains_on(tiny_config: Callable[..., TrainingConfig]) -> None:

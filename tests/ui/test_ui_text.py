@@ -103,3 +103,11 @@ def test_an_adapter_that_does_not_fit_is_told_with_its_name_in_bold_once(languag
     assert f"<li><b>run</b>: {{row}} &lt;b&gt;{words}" in answers_html.others(
         language, [("run", unfit())], nobody=False
     )
+
+
+def test_a_name_that_is_a_part_of_other_words_is_bold_where_it_is_a_name():
+    error = UserError(
+        "adapter_model.safetensors of {name} is gone.", "Copy it.", "adapter-gone", name="model"
+    )
+    shown = answers_html.others("en", [("model", error)], nobody=False)
+    assert "<li>adapter_model.safetensors of <b>model</b> is gone." in shown

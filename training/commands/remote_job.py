@@ -46,7 +46,7 @@ def main(folder: Path) -> int:
         status = run.status()
         died = UserError("The worker died.", "Read the log.", "worker-died")
         if status.problem is not None:
-            died = UserError.filled(status.problem, status.remedy)
+            died = UserError.filled(status.problem, status.remedy, status.change)
         final = failed | error_fields(died)
     elif final["kind"] != "failed":
         try:

@@ -109,6 +109,7 @@ def submit(command: CliCommand) -> int:
                     "{problem}",
                     "{remedy} The job: {url}",
                     "job-failed",
+                    change=error.change,
                     problem=error.problem,
                     remedy=error.remedy,
                     url=job.url,

@@ -202,7 +202,7 @@ def require_working_method(
         logger.info("what it raised", exc_info=error)
         raise UserError(
             "{method} does not work with {model}: {reason}",
-            "Use --method lora; docs/models.md lists which methods work with which models.",
+            "Use --method lora.",
             "method-fails",
             change={"method": "lora"},
             method=METHODS[config.method].label,

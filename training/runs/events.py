@@ -48,7 +48,7 @@ OPTIONAL: dict[str, frozenset[str]] = {
     "blindfold": frozenset({"gap_interval", "needed"}),
     "finished": frozenset({"best_step", "best_metric", "ended_early"}),
     "stopped": frozenset({"best_step", "best_metric"}),
-    # By these the page finds the sentence in its reader's language (`error_fields`, `problem_of`).
+    # By these the page finds the sentence in its reader's language (`error_fields`, `error_of`).
     "warning": frozenset({"code", "values"}),
     "failed": frozenset({"code", "values", "change"}),
 }
@@ -67,12 +67,21 @@ def error_fields(error: UserError) -> dict[str, Any]:
 
 def error_of(event: Event) -> UserError:
     """Returns the error that an event was written of; one of an older run has its sentences alone."""
+    values, change = event.get("values"), event.get("change")
     try:
-        values = values_from_json(event.get("values") or {})
+        values = values_from_json(values or {})
     except (KeyError, TypeError, AttributeError):  # a newer version's
         values = {}
     problem = Phrase.filled(event["problem"], str(event.get("code") or ""), values)
-    return UserError.filled(problem, event["remedy"], event.get("change"))
+    return UserError.filled(problem, event["remedy"], change if isinstance(change, dict) else None)
+
+
+def skipped_reasons(event: Event) -> list[str]:
+    """Returns why rows were skipped, of a `data` event: phrases, or texts where an older run has no more."""
+    try:
+        return values_from_json({"issues": event.get("issues") or event["reasons"]})["issues"]
+    except (KeyError, TypeError, AttributeError):  # a newer version's
+        return event["reasons"]
 
 
 BLOCK = 64 * 1024

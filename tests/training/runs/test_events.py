@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from training.runs.events import EventLog, follow, read, tail
+from training.runs.events import EventLog, error_of, follow, read, skipped_reasons, tail
 
 STEP = {
     "step": 1,
@@ -112,6 +112,14 @@ def test_a_reader_ignores_what_it_does_not_know(log: EventLog):
     with log.path.open("a") as file:
         file.write("\n".join(strange) + "\n" + '{"time": 2, "kind": "queued", "mood": "calm"}\n')
     assert [event["kind"] for event in read(log.path)] == ["queued", "queued"]
+
+
+@pytest.mark.parametrize("strange", ["abc", [1], {"a": {}}, 5])
+def test_what_a_newer_version_says_of_an_error_does_not_hide_its_sentence(strange: object):
+    event = {"kind": "failed", "problem": "It {broke}.", "remedy": "Mend it.", "code": "newer"}
+    error = error_of(event | {"values": strange, "change": strange})
+    assert (error.problem, error.remedy, error.values) == ("It {broke}.", "Mend it.", {})
+    assert skipped_reasons({"reasons": ["no text"], "issues": [{"newer": 1}]}) == ["no text"]
 
 
 def test_only_the_kinds_asked_for_are_read(log: EventLog):
