@@ -23,8 +23,8 @@ def facts(language: Language, dataset: Dataset) -> str:
         more = len(dataset.ignored) - COLUMNS_NAMED
         named = ", ".join(dataset.ignored[:COLUMNS_NAMED]) + (f", +{more}" if more > 0 else "")
         rows.append(("fact_ignored", named))
-    if unreadable := dataset.unreadable:
-        rows.append(("fact_unreadable", number(language, len(unreadable))))
+    if dataset.lost:
+        rows.append(("fact_unreadable", number(language, dataset.lost)))
     written = "".join(
         f"<dt>{escaped(language, key)}</dt><dd><bdi>{escape(value)}</bdi></dd>" for key, value in rows
     )

@@ -1,5 +1,7 @@
 """The Data tab without a browser: what is shown is safe and true, checks end when they are asked to."""
 
+import ast
+import inspect
 import json
 import re
 import time
@@ -11,8 +13,10 @@ from PIL import Image
 from support.foreign_layouts import COLOURS, LAYOUTS, packed
 from training import runs
 from training.config import build
+from training.data import open as opening
 from training.data.edit.uploads import add_upload
 from training.data.open import open_dataset
+from training.data.readers import folder
 from training.data.validate.dataset_check import check_dataset
 from training.data.validate.token_lengths import TokenLengths
 from training.loop import worker
@@ -86,6 +90,28 @@ def test_what_a_dataset_says_is_shown_as_text(tmp_path, language):
         assert "<script" not in html
         assert not re.search(r"<img[^>]* on", html)
     assert "&lt;script&gt;" in written[2]
+
+
+def kinds_of_files() -> set[str]:
+    """What readers call the files that they read: the table's, and those at the calls that make a source."""
+    found = {form.kind for form in folder.FORMATS.values()} | {"Parquet with images", folder.COCO}
+    calls = [node for module in (folder, opening) for node in ast.walk(ast.parse(inspect.getsource(module)))]
+    places = {"Source": 3, "_written_out": 3, "read_written_out": 2}
+    for call in (node for node in calls if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+        given = call.args[places[call.func.id] :][:1] if call.func.id in places else []
+        given += [keyword.value for keyword in call.keywords if keyword.arg == "kind"]
+        found |= {value.value for value in given if isinstance(value, ast.Constant)}
+    return found
+
+
+def test_kinds_of_files_that_are_words_are_told_in_the_language_of_the_page():
+    kinds = kinds_of_files()
+    assert {"images with .txt captions", "dataset of the Hub", "Arrow, saved to disk", "VQAv2"} < kinds
+    words = {kind for kind in kinds if re.search(r"\b[a-z]{2,}\b", kind)}
+    assert len(words) == 5
+    for kind in words:
+        assert data_html.kind("en", kind) == kind
+        assert data_html.kind("vi", kind) != kind
 
 
 def test_a_card_turns_no_direction_but_its_own(tmp_path):

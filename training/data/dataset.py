@@ -50,6 +50,11 @@ class Dataset:
         return {place for finding in self.findings for place in finding.row_ids}
 
     @property
+    def lost(self) -> int:
+        """How many rows are no examples; a file of which none can be told counts as one."""
+        return len(self.unreadable) + sum(not finding.row_ids for finding in self.findings)
+
+    @property
     def row_ids(self) -> set[str]:
         """What all rows are called: the examples' ids, and the places of those that are none."""
         return self.unreadable.union(example.id for example in self.examples)

@@ -7,7 +7,6 @@ matter, what a row means `rows.example`'s, what may be unpacked `readers.archive
 import difflib
 import hashlib
 import re
-import shlex
 from itertools import chain
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from training.data.readers.folder import REMEDY, TAKEN, Source, find_source, rea
 from training.data.readers.tables import HUB_NAME, read_hub, write_out
 from training.data.row import Issue, Progress, say_nothing
 from training.data.rows.example import read_examples
+from training.data.rows.naming import as_written, columns_setting, nameable
 from training.data.safe_paths import URL, DatasetFolder, open_regular, quoted
 from training.data.splits import TRAIN, choose_by_column, choose_parts, parse_part
 from training.data.synthetic.samples import SAMPLES, make_sample
@@ -162,7 +162,8 @@ def _no_dataset(source: str) -> UserError:
     )
 
 
-def _no_split(name: str, split: str, columns: list[str]) -> UserError:
+def _no_split(name: str, split: str, ignored: list[str], mapping: ColumnMapping) -> UserError:
+    columns = [*filter(nameable, ignored)]
     if not columns:
         return UserError(
             "{file} has no split {split}: its rows name none",
@@ -174,15 +175,15 @@ def _no_split(name: str, split: str, columns: list[str]) -> UserError:
     likely = (column for word in SPLIT_NAMES for column in columns if word in column.lower())
     return UserError(
         "{file} has no split {split}: its rows name none",
-        "Leave --dataset_split and --held_out_split out, or name the column: --columns split={column}.",
+        "Leave --dataset_split and --held_out_split out, or name the column: --columns {setting}.",
         "rows-without-known-split",
         file=quoted(name),
         split=quoted(split),
-        column=shlex.quote(next(likely, columns[0])),
+        setting=columns_setting(as_written(mapping) | {"split": next(likely, columns[0])}),
     )
 
 
-def _ignored(columns: list[str], known: set[str]) -> list[UserError]:
+def _ignored(columns: list[str], known: set[str], mapping: ColumnMapping) -> list[UserError]:
     """Returns what is said of columns that are not read: those that can't be, and how to name the others."""
     boxes = [quoted(column) for column in columns if plain(column) in BOXES]
     tools = [quoted(column) for column in columns if plain(column) in TOOLS]
@@ -206,17 +207,27 @@ def _ignored(columns: list[str], known: set[str]) -> list[UserError]:
                 columns=tools,
             )
         )
-    if others:
-        # A kind that is still free: `type` groups the results of an evaluation, and is what a column more
-        # mostly tells.
-        kind = next((kind for kind in ("type", "system", "id", "split") if kind not in known), "type")
+    # `type` groups the results of an evaluation: of all kinds only this one changes no example. What is given
+    # to `--columns` already stays.
+    told, named = [quoted(column) for column in others[:COLUMNS_SHOWN]], as_written(mapping)
+    first = None if "type" in known | named.keys() else next(filter(nameable, others), None)
+    if others and first is None:
+        errors.append(
+            UserError(
+                "ignored: {columns}",
+                "Name them with --columns if they matter",
+                "columns-ignored-untold",
+                columns=told,
+            )
+        )
+    elif others:
         errors.append(
             UserError(
                 "ignored: {columns}",
                 "Name them with --columns if they matter, such as --columns {setting}",
                 "columns-ignored",
-                columns=[quoted(column) for column in others[:COLUMNS_SHOWN]],
-                setting=shlex.quote(f"{kind}={others[0]}"),
+                columns=told,
+                setting=columns_setting(named | {"type": first}),
             )
         )
     return errors
@@ -240,9 +251,9 @@ def _read(
         if chosen:
             ignored = [column for column in ignored if column != read.columns.get("split")]
         elif read.examples and wanted not in TRAIN:
-            raise _no_split(source.name, wanted, ignored)
+            raise _no_split(source.name, wanted, ignored, source.mapping)
     if ignored and read.examples:
-        errors = _ignored(ignored, {*read.columns})
+        errors = _ignored(ignored, {*read.columns}, source.mapping)
         findings += [Issue.at(source.name, error, warning=True) for error in errors]
     examples, kept, parts = read.examples[:count], frozenset(), {}
     if chosen is not None:

@@ -10,7 +10,7 @@ from vlm.errors import Phrase, UserError, values_to_json
 # progress(what, done, total): `total` is 0 where it is not known.
 Progress = Callable[[str, int, int], None]
 
-# How places were written before they were "train.jsonl:8", in pending edits and pins that are still on disk.
+# How places were written before they were "train.jsonl:8", in pending edits that are still on disk.
 OLD_PLACE = re.compile(r"(?P<file>.+) (?:line|row|annotation|question) (?P<line>\d+)", re.DOTALL)
 
 

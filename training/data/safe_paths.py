@@ -29,6 +29,18 @@ NO_FILES = {
     stat.S_IFIFO: Phrase("a named pipe", "a-named-pipe"),
 }
 DEVICE = Phrase("a device or socket", "a-device-or-socket")
+# What a value of a row is, in JSON's words.
+A_NUMBER = Phrase("a number", "a-number")
+JSON_KINDS = {
+    type(None): Phrase("null", "a-null"),
+    bool: Phrase("true or false", "a-boolean"),
+    int: A_NUMBER,
+    float: A_NUMBER,
+    str: Phrase("text", "a-plain-text"),
+    list: Phrase("a list", "a-list"),
+    dict: Phrase("an object", "an-object"),
+}
+ANOTHER = Phrase("a value of another kind", "another-kind")  # tables have dates, and bytes
 
 
 def quoted(text: str) -> str:
@@ -40,6 +52,11 @@ def quoted(text: str) -> str:
 def quoted_path(path: str) -> str:
     """Returns a path in quotes: of a long one its end, where the file's name is."""
     return quoted(path if len(path) <= SHOWN_CHARACTERS else "…" + path[1 - SHOWN_CHARACTERS :])
+
+
+def kind_of(value: object) -> Phrase:
+    """Returns what a value is, for a message."""
+    return JSON_KINDS.get(type(value), ANOTHER)
 
 
 def open_regular(path: Path, name: str) -> BinaryIO:
@@ -224,7 +241,7 @@ def checked_reference(reference: object) -> str:
             "an image must be a path, not {kind}",
             "Write the path of an image file as text",
             "image-no-path",
-            kind=type(reference).__name__,
+            kind=kind_of(reference),
         )
     if fault := _not_in_the_folder(reference) or _badly_written(reference):
         raise fault

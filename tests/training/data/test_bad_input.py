@@ -254,12 +254,12 @@ FILE_CASES = [
         ("train.jsonl:2: no image: the row has the columns 'pic', 'caption' -> Give --columns image=pic",),
     ),
     Case(11, "unknown columns", rows(GOOD | {"licence": "y"}, GOOD_B), ("ignored: 'licence'",), 0),
-    Case(12, "mixed types", rows(row(), row(answer=3)), ("train.jsonl:2: answer is int, not text",)),
+    Case(12, "mixed types", rows(row(), row(answer=3)), ("train.jsonl:2: answer is a number, not text",)),
     Case(
         12,
         "mixed types",
         rows(row(), row(answer=[1])),
-        ("train.jsonl:2: answer 1 in 'answer' is int, not text",),
+        ("train.jsonl:2: answer 1 in 'answer' is a number, not text",),
     ),
     Case(
         13, "same ids", rows(row(id=7), row(id=7, question="And?")), ("1 id stands in more than one row",), 0
@@ -374,7 +374,7 @@ REFERENCE_CASES = [
         34,
         "null in a list",
         rows(GOOD, row(image=[None])),
-        ("train.jsonl:2: an image must be a path, not NoneType",),
+        ("train.jsonl:2: an image must be a path, not null",),
     ),
 ]
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from support.drafts import draft_of
 from training.__main__ import main
+from training.data.edit.versions import Edits, save_version
 from training.data.open import open_dataset
 from training.data.splits import split_dataset
 from training.data.validate.dataset_check import Report, check_dataset
@@ -217,6 +219,19 @@ def test_an_issue_says_its_code_rows_and_image_in_fields(
     assert {*found[0]} == {*("code", "place", "row_ids", "image", "reason", "remedy", "values", "warning")}
     main(["check", str(tmp_path), "--workspace", str(tmp_path / "w")])
     assert "train.jsonl:1 and 1 more row, broken.png: 'broken.png' is" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"image,image\na.png,b\n", b"image|text\na.png|b\n", b"\xff\xfei\0"])
+def test_a_file_that_is_lost_as_a_whole_counts_as_left_out(tmp_path: Path, content: bytes) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "train.csv").write_text("image,text\na.png,red\n")
+    (tmp_path / "test.csv").write_bytes(content)
+    dataset = open_dataset(str(tmp_path), tmp_path / "workspace")
+    assert (dataset.lost, check_dataset(dataset).left_out) == (1, 1)
+    image, draft = dataset.examples[0].images[0], tmp_path / "version"
+    draft.mkdir()
+    saved = save_version(dataset, Edits(added=[draft_of(image, "more?", "yes")]), draft)
+    assert saved.left_out == 1
 
 
 def test_what_holds_for_many_rows_is_told_once_with_what_they_have_in_common(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ GOOD = '{"image": "cat.png", "text": "a cat"}'
     [
         (f"[{GOOD},\n{GOOD},\n{{broken]", "train.json:3", "not valid JSON at column 2"),
         (f"[{GOOD}\n{GOOD}]", "train.json:2", "neither a comma"),
-        (f"[{GOOD},\n3]", "train.json:2", "not a JSON object but int"),
+        (f"[{GOOD},\n3]", "train.json:2", "not a JSON object but a number"),
         (f"[{GOOD},\n{GOOD}", "train.json:2", "neither a comma"),
         (
             '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 2, "caption": ""}]}',

@@ -70,11 +70,11 @@ def test_a_conversation_has_answers_for_its_last_turn(folder: Path) -> None:
     [
         (["cat", " "], "answer 2 in 'answers' is empty", "Write it, or take it out of the list"),
         (["", ""], "answer 1 in 'answers' is empty", "Write it, or take it out of the list"),
-        (["cat", 3], "answer 2 in 'answers' is int, not text", 'Write it in quotes: "3"'),
+        (["cat", 3], "answer 2 in 'answers' is a number, not text", 'Write it in quotes: "3"'),
         ([None, "cat"], "answer 1 in 'answers' is missing, not text", "Write it as text"),
         (
             [{"answer": 3}, {"answer": "cat"}],
-            "answer 1 in 'answers' is int, not text",
+            "answer 1 in 'answers' is a number, not text",
             'Write it in quotes: "3"',
         ),
         (

@@ -50,6 +50,15 @@ def test_a_table_under_another_ending_is_to_be_called_as_it_is_read(tmp_path: Pa
     assert len(opened(folder).examples) == 2
 
 
+@pytest.mark.parametrize("image", ["A" * 300 + " white box", "/etc/passwd", "../outside.jpg"])
+def test_what_is_no_path_in_the_folder_is_looked_for_nowhere_else(tmp_path: Path, image: str) -> None:
+    folder = tmp_path / "flickr8k"
+    pictures(tmp_path, "outside.jpg", "flickr8k/Images/1.jpg")
+    (folder / "captions.txt").write_text(f"image,caption\n{image},a box\n")
+    error = refused(folder)
+    assert (error.code, error.values["name"]) == ("folder-of-text-table", "'captions.csv'")
+
+
 def test_a_text_without_a_header_is_to_be_written_as_a_table(tmp_path: Path) -> None:
     folder = tmp_path / "flickr"
     pictures(folder, "a.jpg")
@@ -150,6 +159,55 @@ def test_a_column_that_is_ignored_is_read_with_the_setting_that_is_offered(tmp_p
     after = opened(folder, columns=setting)
     assert after.columns["type"] == "organ"
     assert "columns-ignored" not in warned(after)
+
+
+def test_the_setting_that_is_offered_has_what_is_given_already(tmp_path: Path) -> None:
+    folder = tmp_path / "more"
+    pictures(folder, "0.png")
+    more = {"a, b": 1, " c": 1, "d=e": "lung", "extra": 1}
+    rows(folder / "train.jsonl", {"pic": "0.png", "ask": "Where?", "said": "here"} | more)
+    before = opened(folder, columns="image=pic,question=ask,answer=said")
+    [setting] = [warning.values["setting"] for warning in before.warnings]
+    assert setting == "image=pic,question=ask,answer=said,type=d=e"
+    after = opened(folder, columns=setting)
+    assert (len(after.examples), after.columns["type"]) == (1, "d=e")
+    # `type` is taken: whatever else a column may be would change the examples.
+    assert [warning.code for warning in after.warnings] == ["columns-ignored-untold"]
+
+
+def test_a_split_is_named_beside_the_columns_that_are_given_already(tmp_path: Path) -> None:
+    folder = tmp_path / "split"
+    pictures(folder, "0.png", "1.png")
+    rows(folder / "train.jsonl", *({"pic": f"{n}.png", "say": "a box", "fold": "a"} for n in range(2)))
+    error = refused(folder, split="a", columns="image=pic,caption=say")
+    assert error.values["setting"] == "image=pic,caption=say,split=fold"
+    assert len(opened(folder, split="a", columns=error.values["setting"]).examples) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "setting"),
+    [
+        ({"image_url": "http://x/y.png", "caption": "a box"}, None),
+        ({"image_url": "http://x/y.png", "pic": "0.png", "caption": "a box"}, "image=pic"),
+        ({"image_urls": ["http://x/y.png"], "nhan": "0.png", "text": "a box"}, "image=nhan"),
+        ({"image": "0.png", "noi_dung_hoi": "a?", "noi_dung_dap_an": "a"}, "question=noi_dung_hoi,answer="),
+        ({"image": "0.png", "cau_hoi": "a?", "cau_tra_loi": "a"}, "question=cau_hoi,answer=cau_tra_loi"),
+        ({"image": "0.png", "ghi": "b", "Mo ta": "a"}, "caption=Mo ta"),
+        ({"image": "0.png", "ghi": "b", "chu-thich": "a"}, "caption=chu-thich"),
+        ({"image": "0.png", "choice": "a box", "demo_tag": "b"}, None),
+    ],
+)
+def test_columns_are_guessed_that_can_be_read(tmp_path: Path, row: dict, setting: str | None) -> None:
+    folder = tmp_path / "guess"
+    pictures(folder, "0.png")
+    rows(folder / "train.jsonl", row)
+    [found] = opened(folder).findings
+    if setting is None:
+        assert found.remedy.values["advice"].code == "what-a-row-needs"
+        return
+    assert setting in found.remedy
+    told = found.remedy.values["advice"].values["setting"].strip("'")
+    assert len(opened(folder, columns=told).examples) == 1
 
 
 @pytest.mark.parametrize(("more", "remedy"), [({"fold": "a"}, "--columns split=fold"), ({}, "out.")])

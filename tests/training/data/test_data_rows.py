@@ -134,7 +134,7 @@ def talk(*roles: str, **changes: object) -> str:
 # The number and the fault, content, reason, remedy; all of these in line 1.
 FOUND = [
     ("1: broken JSON", '{"image": red}', "not valid JSON at column 11", "one JSON object"),
-    ("1: not an object", '["a.png"]', "not a JSON object but list", "one JSON object"),
+    ("1: not an object", '["a.png"]', "not a JSON object but a list", "one JSON object"),
     ("1: bombs of brackets", "[" * 100_000, "nested too deeply", "one JSON object"),
     ("1: a number of 5,000 digits", "9" * 5000, "a number too long", "one JSON object"),
     ("10: no text", '{"image": "a.png", "title": "x"}', "'image', 'title'", "caption=title"),
@@ -144,7 +144,7 @@ FOUND = [
     ("10: an answer of null", row_of(answer=None), "answer is missing, not text", "as text"),
     ("10: two texts", row_of(text="red"), "question and answer and in text", "Keep one"),
     ("10: two image columns", row_of(file_name="b.png"), "file_name and in image", "Keep one"),
-    ("12: a number for text", row_of(answer=3), "answer is int, not text", 'in quotes: "3"'),
+    ("12: a number for text", row_of(answer=3), "answer is a number, not text", 'in quotes: "3"'),
     ("12: messages as text", row_of(question=None, answer=None, messages="hi"), "list of turns", "role"),
     ("16: assistant first", talk("assistant", "user"), "assistant, user", "take turns"),
     ("16: user last", talk("user", "assistant", "user"), "user, assistant, user", "assistant last"),
@@ -155,7 +155,7 @@ FOUND = [
     ("16: no content", talk(messages=[{"role": "user"}]), "turn 1 is missing", "text"),
     ("16: an unknown block", talk(messages=[{"role": "user", "content": [{"type": "video"}]}]), "block", ""),
     ("34: empty reference", row_of(image=""), "empty", "path"),
-    ("34: null in a list", row_of(image=None, images=[None]), "NoneType", "path"),
+    ("34: null in a list", row_of(image=None, images=[None]), "not null", "path"),
     ("34: a caption of nothing", '{"image": null, "text": "x"}', "no image", "image"),
     ("55: empty answer", row_of(answer=" \n"), "nothing to learn", "remove the row"),
     ("55: empty turn", talk(messages=[*turns("user"), {"role": "assistant", "content": ""}]), "turn 2", ""),

@@ -135,6 +135,39 @@ def test_what_stands_in_a_bad_row_can_be_read_for_a_form(workspace: Path) -> Non
     assert raw_row("train.jsonl:99", "pets", workspace) is None
 
 
+BROKEN = {"image_id": 7, "id": 1}
+NUMBERED = {
+    "captions": {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [BROKEN, BROKEN]},
+    "wrapped": {"data": [{"image": "a.png", "text": "a"}, "b.png"]},
+}
+
+
+@pytest.mark.parametrize("name", NUMBERED)
+def test_of_a_document_whose_rows_have_no_lines_no_other_line_is_shown(workspace: Path, name: str) -> None:
+    (workspace / "datasets/pets/train.jsonl").unlink()
+    (workspace / f"datasets/pets/{name}.json").write_text(json.dumps(NUMBERED[name], indent=1))
+    assert f"{name}.json:2" in opened(workspace, "pets").unreadable
+    assert raw_row(f"{name}.json:2", "pets", workspace) is None
+
+
+def test_of_questions_without_lines_no_other_line_is_shown(workspace: Path) -> None:
+    folder = workspace / "datasets/pets"
+    (folder / "train.jsonl").unlink()
+    (folder / "questions.json").write_text(json.dumps({"questions": [{"question_id": 1}] * 2}, indent=1))
+    (folder / "annotations.json").write_text(json.dumps({"annotations": []}))
+    assert "questions.json:2" in opened(workspace, "pets").unreadable
+    assert raw_row("questions.json:2", "pets", workspace) is None
+
+
+@pytest.mark.parametrize(
+    "written", ['[{"image": "a.png", "text": "a"},\n3]', '{"image": "a.png", "text": "a"}\n3]']
+)
+def test_of_a_list_and_of_an_object_a_line_the_line_is_shown(workspace: Path, written: str) -> None:
+    (workspace / "datasets/pets/train.jsonl").unlink()
+    (workspace / "datasets/pets/train.json").write_text(written)
+    assert raw_row("train.json:2", "pets", workspace) == "3]"
+
+
 def test_edits_that_were_kept_under_older_names_of_places_are_still_there(workspace: Path) -> None:
     pets = opened(workspace, "pets")
     folder = workspace / "datasets/.pending" / pets.fingerprint[:40]

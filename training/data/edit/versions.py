@@ -28,7 +28,7 @@ from training.data.edit.export import (
 )
 from training.data.images import examine_image
 from training.data.open import open_dataset, source_of
-from training.data.readers.json_csv import LONGEST_LINE
+from training.data.readers.json_csv import LONGEST_LINE, counts_lines
 from training.data.row import Issue, key_of_row
 from training.data.safe_paths import open_regular
 from training.data.synthetic.samples import SAMPLES
@@ -203,7 +203,7 @@ def save_version(dataset: Dataset, edits: Edits, workspace: Path, name: str | No
         "fixed": len(edits.fixed),
         "excluded": len({*edits.excluded} & known),
         "added": len(edits.added),
-        "left_out": len(bad - {*edits.fixed, *edits.excluded}),
+        "left_out": dataset.lost - len(bad & {*edits.fixed, *edits.excluded}),
     }
     made_from = {
         "name": dataset.name,
@@ -251,7 +251,7 @@ def raw_row(place: str, source: str, workspace: Path, **how: object) -> dict[str
             return {"image": row.image}
         name, _, number = place.rpartition(":")
         path = found.root / name
-        if number.isdecimal() and path.is_file():
+        if number.isdecimal() and path.is_file() and counts_lines(path, path.name):
             with open_regular(path, path.name) as file:
                 # In pieces, as the reader counts lines: a file without line ends may be larger than memory.
                 lines = iter(lambda: file.readline(LONGEST_LINE), b"")

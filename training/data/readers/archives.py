@@ -1,7 +1,7 @@
 """Zips: what may be unpacked, and unpacking it once, whole or not at all. No torch.
 
 A zip comes from anyone. It is judged by its directory before a byte is unpacked, and everything that is wrong
-with it is reported at once. Issue the rows in what was unpacked is `folder`'s matter.
+with it is reported at once. Finding the rows in what was unpacked is `folder`'s matter.
 """
 
 import hashlib

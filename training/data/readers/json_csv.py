@@ -15,7 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from training.data.row import Issue, Row, place
-from training.data.safe_paths import open_regular, quoted
+from training.data.safe_paths import kind_of, open_regular, quoted
 from vlm.errors import Phrase, UserError
 
 # Characters. Read whole, a line of 500 MB would be several GB of memory.
@@ -73,9 +73,7 @@ def _row_of_line(name: str, number: int, line: str) -> Row | Issue:
     else:
         if isinstance(values, dict):
             return Row(name, number, values)
-        fault = UserError(
-            "not a JSON object but {kind}", ONE_OBJECT, "jsonl-no-object", kind=type(values).__name__
-        )
+        fault = UserError("not a JSON object but {kind}", ONE_OBJECT, "jsonl-no-object", kind=kind_of(values))
     return Issue.of_row(place(name, number), fault)
 
 
@@ -211,13 +209,8 @@ def read_json(path: Path, name: str) -> tuple[Iterator[Row | Issue], dict | None
     if text[begin] == "[":
         return _items(text, begin + 1, name), None
     # JSONL that is called .json, as LLaMA-Factory allows: its first line is an object of its own.
-    first, _, rest = text[begin:].partition("\n")
-    if rest.strip() and first.strip().endswith("}"):
-        try:
-            if isinstance(json.loads(first), dict):
-                return read_jsonl(path, name), None
-        except (ValueError, RecursionError):
-            pass  # an object over several lines
+    if _is_jsonl(text[begin:]):
+        return read_jsonl(path, name), None
     document = _parsed(text, name)
     keys = document.keys() if isinstance(document, dict) else set()
     if {"images", "annotations"} <= keys:
@@ -227,6 +220,28 @@ def read_json(path: Path, name: str) -> tuple[Iterator[Row | Issue], dict | None
         raise UserError("{file} holds no list of rows", A_LIST, "json-no-rows", file=quoted(name))
     values = enumerate(document[wrapped[0]], start=1)
     return (_row(name, number, value) for number, value in values), None
+
+
+def _is_jsonl(text: str) -> bool:
+    first, _, rest = text.partition("\n")
+    if not rest.strip() or not first.strip().endswith("}"):
+        return False
+    try:
+        return isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):  # an object over several lines
+        return False
+
+
+def counts_lines(path: Path, name: str) -> bool:
+    """Returns whether rows of a file are called by their lines: a document's are by their number in a list.
+
+    Raises:
+        UserError: The file can't be read.
+    """
+    if path.suffix.lower() != ".json":
+        return True
+    text = _text(path, name).lstrip(" \t\r\n")
+    return text.startswith("[") or _is_jsonl(text)
 
 
 def read_document(path: Path, name: str) -> object:
@@ -328,5 +343,5 @@ def _items(text: str, position: int, name: str) -> Iterator[Row | Issue]:
 def _row(name: str, line: int, value: object) -> Row | Issue:
     if isinstance(value, dict):
         return Row(name, line, value)
-    fault = UserError("not a JSON object but {kind}", A_LIST, "json-row-no-object", kind=type(value).__name__)
+    fault = UserError("not a JSON object but {kind}", A_LIST, "json-row-no-object", kind=kind_of(value))
     return Issue.of_row(place(name, line), fault)

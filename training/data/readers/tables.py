@@ -211,7 +211,6 @@ def write_out(
                             "the disk is nearly full, and the dataset is not written out yet",
                             "Free some space, or take a part of it: --dataset_split train[:10000]",
                             "disk-nearly-full",
-                            change={"dataset_split": "train[:10000]"},
                         )
         # The mark comes last, and the rename after it: a folder that has it is whole.
         (unfinished / SOURCE_FILE).write_text(source, encoding="utf-8")

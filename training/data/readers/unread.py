@@ -110,9 +110,12 @@ def table_name(file: Path, root: Path) -> str | None:
     if "image" not in columns or not {"caption", "answer"} & columns.keys():
         return None
     image = dict(zip(header, *rows, strict=False)).get(columns["image"], "") if rows else ""
-    there = not image or (file.parent / image).is_file()
-    found = None if there else DatasetFolder(root).named(image)
-    return (Path(found) if found else file.relative_to(root)).with_name(f"{file.stem}.csv").as_posix()
+    folder, place, found = DatasetFolder(root), file.relative_to(root), None
+    try:
+        folder.file(image, place.parent.as_posix())
+    except UserError:
+        found = folder.named(image)
+    return (Path(found) if found else place).with_name(f"{file.stem}.csv").as_posix()
 
 
 def _begin(file: Path) -> str:

@@ -5,7 +5,6 @@ A row has its images in `file_name`, `image` or `images`, and its text in `messa
 ignored. Reading files is `training.data.readers`' matter.
 """
 
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from training.data.rows.layouts import (
     texts_of,
     unpacked,
 )
-from training.data.rows.naming import suggested_columns
+from training.data.rows.naming import columns_setting, suggested_columns
 from training.data.rows.texts import NO_TEXT, PARTS, Lacking, learned_text, messages_of, missing, text_of
 from training.data.safe_paths import DatasetFolder, quoted
 from vlm.errors import Phrase, UserError
@@ -214,7 +213,7 @@ def _lacking(kind: str, values: dict[str, object], mapping: ColumnMapping) -> Us
     )
     told = {"columns": columns if names else Phrase("the row has no columns", "row-without-columns")}
     suggested = suggested_columns(values, mapping)
-    setting = shlex.quote(",".join(f"{kind}={column}" for kind, column in suggested.items()))
+    setting = columns_setting(suggested)
     if not suggested or not _readable(suggested, values, mapping):
         told["advice"] = Phrase(EXPECTED, "what-a-row-needs")
     elif {"chosen", "rejected"} <= values.keys():

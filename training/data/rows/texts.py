@@ -5,7 +5,7 @@ import re
 from typing import get_args
 
 from training.config.columns import SILENT
-from training.data.safe_paths import quoted
+from training.data.safe_paths import kind_of, quoted
 from vlm.errors import Phrase, UserError
 from vlm.example import IMAGE, Message, Role
 
@@ -169,12 +169,12 @@ def text_of(value: object, part: Phrase) -> str:
             'Write it in quotes: "{value}"',
             "part-is-a-number",
             part=part,
-            kind=type(value).__name__,
+            kind=kind_of(value),
             value=json.dumps(value),
         )
     if not isinstance(value, str):
         raise UserError(
-            "{part} is {kind}, not text", "Write it as text", "not-text", part=part, kind=type(value).__name__
+            "{part} is {kind}, not text", "Write it as text", "not-text", part=part, kind=kind_of(value)
         )
     if NO_TEXT.search(value):
         raise UserError(

@@ -59,7 +59,7 @@ class Report:
     @property
     def left_out(self) -> int:
         """How many rows are not trained on where bad rows may be skipped."""
-        return len(self.dataset.unreadable) + len(self.unusable())
+        return self.dataset.lost + len(self.unusable())
 
     def unusable(self) -> set[str]:
         """Returns the ids of the examples that could be read and can't be trained on."""
