@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from ui.text import Language, escaped, number, say, sentence, told
-from vlm.errors import Phrase, UserError
+from vlm.errors import UserError
 
 if TYPE_CHECKING:
     from vlm.adapters import AdapterCheck, Probe
@@ -74,8 +74,7 @@ def _reason(language: Language, name: str, reason: UserError) -> str:
     bold, told_of = f"<b>{escape(name)}</b>", reason.problem
     if told_of.template and told_of.values.get("name") == name:
         # Filled again with a mark for the name: its letters may stand in other words of the sentence, too.
-        marked = Phrase(told_of.template, told_of.code, **told_of.values | {"name": MARK})
-        words = escape(sentence(language, marked)).replace(MARK, bold)
+        words = escape(sentence(language, told_of.with_values(name=MARK))).replace(MARK, bold)
     else:
         words = f"{bold}: {escape(sentence(language, told_of))}"
     remedy = escape(told(language, reason)[1])

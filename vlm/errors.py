@@ -59,6 +59,10 @@ class Phrase(str):
         self.code, self.values, self.template = code, values, template
         return self
 
+    def with_values(self, **values: object) -> "Phrase":
+        """Returns the phrase filled again, these values in place of its own; it needs its template."""
+        return Phrase(self.template, self.code, **self.values | values)
+
     # Pickling a `str` would make it again from its text alone.
     def __reduce__(self) -> tuple[Any, ...]:
         return Phrase.filled, (str(self), self.code, self.values, self.template)
