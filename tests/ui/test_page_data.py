@@ -211,7 +211,7 @@ def test_pictures_are_labelled_with_the_keyboard_alone(page, app, tmp_path):
         see(page, "#editor", f"{number + 1} of 3")
         page.keyboard.type(f"answer {number}")
         page.keyboard.press("Enter")
-        see(page, "#editor", f"{number + 1} of 3 pictures have a label")
+        see(page, "#editor", f"{number + 1} of 3 pictures {'has' if number == 0 else 'have'} a label")
     page.keyboard.press("Alt+ArrowLeft")
     expect(page.locator("#edit-answer textarea")).to_have_value("answer 2", timeout=SHOWN_MS)
     page.locator("#edit-close").click()
