@@ -204,7 +204,7 @@ def test_more_or_fewer_processes_do_not_go_on_with_a_run(pair: Pair) -> None:
         (pair.two.path / "config.yaml").read_text().replace("processes: 2", "processes: 1")
     )
     assert worker.main(pair.two) == worker.BAD_INPUT
-    assert "was trained by 2 processes, and here are 1" in pair.two.status().problem
+    assert "was trained by 2 processes, and here is 1" in pair.two.status().problem
 
 
 def test_the_background_is_refused_to_a_launcher(
