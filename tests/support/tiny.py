@@ -25,3 +25,15 @@ def tiny_tokenizer():
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=96
     )
+
+
+def tiny_captioner():
+    """An image encoder and GPT-2, equally and oddly wide: no connector, and no linear layers in the text."""
+    from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
+
+    sizes = {"hidden_size": 33, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 66}
+    vision = ViTConfig(**sizes, image_size=8, patch_size=4)
+    text = GPT2Config(
+        vocab_size=99, n_embd=33, n_layer=1, n_head=3, is_decoder=True, add_cross_attention=True
+    )
+    return VisionEncoderDecoderModel(VisionEncoderDecoderConfig.from_encoder_decoder_configs(vision, text))
