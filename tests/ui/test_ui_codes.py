@@ -1,0 +1,65 @@
+"""What the page refuses without a model is told by a code, and in Vietnamese too."""
+
+import json
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from training.data.open import open_dataset
+from ui import editor, fixing, form, try_tab
+from ui.answerers import BASE
+from ui.page import build_page
+from ui.text import LOCALES, told
+from vlm.errors import UserError
+
+VALUES = {name: form.default_of(name) for name in form.FIELDS} | {"dataset": "pets"}
+
+
+def corrected_as_text(workspace: Path) -> None:
+    """A conversation in which a line of an answer begins as a turn does."""
+    folder = workspace / "datasets" / "pets"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (16, 16)).save(folder / "1.png")
+    talk = ["what?", "a cat\nuser: and that?", "its colour?", "brown"]
+    turns = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(talk)]
+    (folder / "rows.jsonl").write_text(json.dumps({"image": "1.png", "messages": turns}))
+    fixing.row_text(workspace, VALUES, open_dataset("pets", workspace), "rows.jsonl:1")
+
+
+REFUSED: dict[str, Callable[[Path], object]] = {
+    "not-editable-as-text": corrected_as_text,
+    "draft-needs-one-picture": lambda workspace: [*editor.drafted(workspace, VALUES, (), "what?", BASE)],
+    "nobody-answers": lambda workspace: try_tab.answerers(workspace, "vi", None, []),
+}
+
+
+@pytest.mark.parametrize("code", REFUSED)
+def test_what_the_page_refuses_is_told_in_both_languages(tmp_path: Path, code: str) -> None:
+    with pytest.raises(UserError) as raised:
+        REFUSED[code](tmp_path)
+    error = raised.value
+    assert error.code == code
+    assert all(text and text not in str(error) for text in told("vi", error))
+
+
+def says(code: str, shown: str) -> bool:
+    """Whether HTML tells the error of this code in Vietnamese."""
+    return all(escape(text) in shown for text in LOCALES["vi"]["errors"][code].values())
+
+
+@pytest.mark.parametrize(("code", "question"), [("no-question", " "), ("no-image", "what?")])
+def test_asking_without_a_question_or_an_image_is_told(tmp_path: Path, code: str, question: str) -> None:
+    *_, shown = try_tab.answer(tmp_path, "vi", None, question, None, [BASE], None, {})
+    assert says(code, shown[0])
+
+
+def test_saving_without_a_dataset_is_told(tmp_path: Path) -> None:
+    handlers = {getattr(each.fn, "__qualname__", ""): each for each in build_page(tmp_path).fns.values()}
+    save = handlers["add_version_events.<locals>.save"]
+    gone = {"choose-dataset": "gone", "version-name": ""}
+    given = [gone.get(each.elem_id, getattr(each, "value", None)) for each in save.inputs]
+    shown = save.fn("vi", *given[1:])
+    assert says("nothing-to-save", shown[0])
