@@ -1,4 +1,4 @@
-"""What the tiny model is taught: pictures of one colour, a question about them, and its tokenizer."""
+"""What the tiny model is taught, pictures of one colour and a question; its tokenizer; a tiny captioner."""
 
 PICTURES = {"red": "màu đỏ", "green": "màu xanh lá", "blue": "màu xanh dương", "yellow": "màu vàng"}
 """Pictures of one colour each, and what the tiny model is taught to answer about them."""

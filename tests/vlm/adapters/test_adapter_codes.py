@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 from transformers import PreTrainedModel, VisionEncoderDecoderModel
 
 from support.tiny import tiny_captioner
@@ -13,6 +15,7 @@ from support.told import codes_raised
 from vlm import adapters
 from vlm.adapters.untrusted.files import TensorSpec
 from vlm.adapters.untrusted.tensors import MAX_TENSORS, classify_tensors
+from vlm.inference import Engine
 from vlm.methods import ADAPTER_CONFIG_FILE
 from vlm.models.loading import load_base
 from vlm.settings import AdapterSettings, ModelSettings
@@ -78,3 +81,15 @@ def test_an_adapter_of_depths_that_are_no_numbers(tiny_base: Path, tmp_path: Pat
     folder = changed(tmp_path / "adapter", tmp_path / "copy", **values)
     base = load_base(ModelSettings(model=str(tiny_base), device="cpu")).model
     assert "depths-no-numbers" in codes_raised(lambda: adapters.check_fit(folder, base, "tiny"))
+
+
+def test_an_adapter_that_leaves_the_base_changed(tiny_base: Path, tmp_path: Path) -> None:
+    settings = ModelSettings(model=str(tiny_base), device="cpu")
+    for name in ("first", "second"):
+        adapters.save(adapters.attach(load_base(settings).model, AdapterSettings(), "tiny"), tmp_path / name)
+    engine, picture = Engine(), Image.new("RGB", (48, 48))
+    [*engine.ask(settings, picture, "?", [tmp_path / "first"], 1)]
+    with torch.no_grad():
+        next(engine._loaded.model.language_model.parameters()).add_(0.1)
+    asked = engine.ask(settings, picture, "?", [tmp_path / "second"], 1)
+    assert codes_raised(lambda: [*asked]) == {"adapter-changes-base"}
