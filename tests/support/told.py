@@ -19,6 +19,20 @@ def codes_of(text: Phrase) -> set[str]:
     return found
 
 
+def told_in_both(code: str, error: UserError) -> None:
+    """Checks that the error has this code, and that neither of its sentences is in English in Vietnamese."""
+    assert error.code == code
+    assert all(text and text not in str(error) for text in told("vi", error))
+
+
+def refused(code: str, act: Callable[..., object], *given: object) -> UserError:
+    """The error of this code that a call must raise."""
+    with pytest.raises(UserError) as raised:
+        act(*given)
+    told_in_both(code, raised.value)
+    return raised.value
+
+
 def codes_raised(call: Callable[[], object]) -> set[str]:
     """The codes of the error that a call must raise."""
     with pytest.raises(UserError) as raised:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from support.adapter_folders import holds, saved
+from support.told import refused, told_in_both
 from training import TrainingConfig, runs
 from training.config import rules
 from training.config.fields import SpeedSettings
@@ -28,18 +29,6 @@ from vlm.settings import ModelSettings
 
 MakeConfig = Callable[..., TrainingConfig]
 Patch = pytest.MonkeyPatch
-
-
-def in_both(code: str, error: UserError) -> None:
-    assert error.code == code
-    assert all(text and text not in str(error) for text in told("vi", error))
-
-
-def refused(code: str, act: Callable[..., object], *given: object) -> UserError:
-    with pytest.raises(UserError) as raised:
-        act(*given)
-    in_both(code, raised.value)
-    return raised.value
 
 
 def test_compiling_where_it_can_t_be_is_refused(monkeypatch: Patch) -> None:
@@ -83,14 +72,14 @@ def test_a_run_without_an_adapter_and_one_that_ended_are_told(tiny_config: MakeC
     EventLog(run.events_path).append("phase", name="training", done=0, total=0)
     run.exit_code_path.write_text("3")
     status = run.status()
-    in_both("run-ended", UserError.filled(status.problem, status.remedy))
+    told_in_both("run-ended", UserError.filled(status.problem, status.remedy))
 
 
 @pytest.mark.parametrize(("code", "ending"), [("process-ended", "exit 3"), ("process-killed", "kill -9 $$")])
 def test_a_process_that_ended_is_told(code: str, ending: str) -> None:
     with subprocess.Popen(["sh", "-c", ending]) as child:
         child.wait()
-        in_both(code, _first_death([child], (None, 0)).error)
+        told_in_both(code, _first_death([child], (None, 0)).error)
 
 
 def test_a_model_quantized_in_an_unknown_way_is_refused() -> None:

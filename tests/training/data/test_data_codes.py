@@ -14,6 +14,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from support.told import refused
 from training import TrainingConfig
 from training.data.dataset import Dataset
 from training.data.edit.thumbnails import thumbnail
@@ -137,18 +138,9 @@ REFUSED = {
 }
 
 
-def refused_in_both(code: str, folder: Path, act: Callable[[Path], object]) -> UserError:
-    with pytest.raises(UserError) as raised:
-        act(folder)
-    error = raised.value
-    assert error.code == code
-    assert all(text and text not in str(error) for text in told("vi", error))
-    return error
-
-
 @pytest.mark.parametrize("code", REFUSED)
 def test_what_can_t_be_done_is_told_in_both_languages(tmp_path: Path, code: str) -> None:
-    refused_in_both(code, tmp_path, REFUSED[code])
+    refused(code, REFUSED[code], tmp_path)
 
 
 def tabled(folder: Path) -> None:
@@ -175,4 +167,4 @@ def test_a_disk_that_fails_is_told_in_both_languages(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(where, name, fail)
-    assert refused_in_both(code, tmp_path, act).values["reason"] == os.strerror(number)
+    assert refused(code, act, tmp_path).values["reason"] == os.strerror(number)
