@@ -38,8 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
     workspace = Path(flags.workspace)
     keep_to_itself(workspace)
     # Gradio reads its settings from the environment as it is imported, so it comes after them.
-    from ui.gate import middleware
     from ui.page import STYLES, build_page
+    from ui.security import middleware
     from ui.theme import build_theme
 
     password = os.environ.get("LORA_LENS_PASSWORD")

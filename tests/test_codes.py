@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pytest
 
 from support.source_tree import module_name, sources
-from ui.text import LOCALES
+from ui.i18n import LOCALES
 
 # Which arguments are templates, and which the code.
 CODED = {"UserError": ((0, 1), 2), "Phrase": ((0,), 1)}

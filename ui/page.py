@@ -10,17 +10,18 @@ from typing import Any
 import gradio as gr
 import psutil
 
-from ui import run_panel, shelf
-from ui.adapters_card import add_listing_events
-from ui.answerers import BASE, as_typed, listing
-from ui.data_tab import add_data_tab_events, build_data_tab
-from ui.engine import engine
+from ui import adapters as shelf
+from ui.ask.models_card import BASE, as_typed, listing
+from ui.ask.tab import TryTab, add_try_events, build_try_tab, opened_sample, pictures
+from ui.data.hard_samples import add_hard_sample_events
+from ui.data.tab import add_data_tab_events, build_data_tab
 from ui.events import QUEUED, QUIET
-from ui.hard_samples import add_hard_sample_events
-from ui.runs_tab import RunsTab, add_runs_events, build_runs_tab, runs_table
-from ui.text import Language, Wordings, number, say, warn
-from ui.train_tab import TrainTab, build_train_tab
-from ui.try_tab import TryTab, add_try_events, build_try_tab, opened_sample, pictures
+from ui.i18n import Language, Wordings, number, say, warn
+from ui.inference import engine
+from ui.run import panel as run_panel
+from ui.runs.adapters_card import add_listing_events
+from ui.runs.tab import RunsTab, add_runs_events, build_runs_tab, runs_table
+from ui.train.tab import TrainTab, build_train_tab
 from vlm.errors import UserError
 
 TICK_S = 1.0

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ui.text import sentence, told
+from ui.i18n import sentence, told
 from vlm.errors import Phrase, UserError
 
 

@@ -4,7 +4,7 @@ import html
 import re
 import string
 
-from ui.text import LOCALES, Language, remedy_of, sentence
+from ui.i18n import LOCALES, Language, remedy_of, sentence
 from vlm.errors import Phrase
 
 WORD = re.compile(r"[^\W\d_]+")

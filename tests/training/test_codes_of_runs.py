@@ -20,7 +20,7 @@ from training.distributed import _first_death, require_devices
 from training.loop.trainer import training_arguments
 from training.runs.adapters import require_adapter
 from training.runs.events import EventLog
-from ui.text import LOCALES, sentence, told
+from ui.i18n import LOCALES, sentence, told
 from vlm import adapters
 from vlm.errors import UserError
 from vlm.models.checkpoint_files import check_config

@@ -5,8 +5,8 @@ import pytest
 
 from training.config import build
 from training.memory import estimate
-from ui import advice, form, mixer
-from ui.advice import HIDDEN, advise, measure
+from ui.train import advice, form, mixer
+from ui.train.advice import HIDDEN, advise, measure
 
 DEFAULTS = {field: form.default_of(field) for field in form.FIELDS}
 

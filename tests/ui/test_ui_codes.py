@@ -10,10 +10,12 @@ from PIL import Image
 
 from support.told import refused
 from training.data.open import open_dataset
-from ui import editor, fixing, form, try_tab
-from ui.answerers import BASE
+from ui.ask import tab as try_tab
+from ui.ask.models_card import BASE
+from ui.data import editor, fixing
+from ui.i18n import LOCALES
 from ui.page import build_page
-from ui.text import LOCALES
+from ui.train import form
 
 VALUES = {name: form.default_of(name) for name in form.FIELDS} | {"dataset": "pets"}
 

@@ -20,13 +20,14 @@ from training.data.readers import folder
 from training.data.validate.dataset_check import check_dataset
 from training.data.validate.token_lengths import TokenLengths
 from training.loop import worker
-from ui import check_html, data_html, eye_html, form, form_html, gallery, gallery_html, looking
-from ui.check_card import cancel_check, find_checked, key_of, run_check, with_another_limit
-from ui.found_card import safe_value
-from ui.gallery_html import Card
-from ui.opened import Shelf, Wanted, read_dataset
-from ui.source_card import COLUMN_KINDS, NONE, drawings, mapped
-from ui.text import LANGUAGES
+from ui.data import check_html, data_html, eye_html, gallery, gallery_html, looking
+from ui.data.check_card import cancel_check, find_checked, key_of, run_check, with_another_limit
+from ui.data.found_card import safe_value
+from ui.data.gallery_html import Card
+from ui.data.source_card import COLUMN_KINDS, NONE, drawings, mapped
+from ui.dataset_cache import Shelf, Wanted, read_dataset
+from ui.i18n import LANGUAGES
+from ui.train import form, form_html
 from vlm.errors import UserError
 
 HOSTILE = "<script>window.broken=1</script>{{x}}${y}\u202e'\""

@@ -10,9 +10,10 @@ from training.data.dataset import Dataset
 from training.data.edit.versions import pending_edits
 from training.data.open import open_dataset
 from training.data.validate.dataset_check import check_dataset
-from ui import fixing, form, labelling
-from ui.labelling import Label
-from ui.rows import RowText, draft_of, is_same, of_example, of_messages, of_raw, read_turns
+from ui.data import fixing, labelling
+from ui.data.labelling import Label
+from ui.data.rows import RowText, draft_of, is_same, of_example, of_messages, of_raw, read_turns
+from ui.train import form
 from vlm.errors import UserError
 from vlm.example import IMAGE, Message
 

@@ -11,8 +11,8 @@ from training import config
 from training.commands import parser
 from training.data.open import open_dataset
 from training.program import COMMAND_VARIABLE
-from ui import form, form_html, mixer_html
-from ui.text import LANGUAGES, told
+from ui.i18n import LANGUAGES, told
+from ui.train import form, form_html, mixer_html
 from vlm.meta_model import tower_counts
 
 DEFAULTS = [form.default_of(field) for field in form.FIELDS]

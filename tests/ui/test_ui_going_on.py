@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from training.runs import Run
-from ui import form
-from ui.going_on import settings_of_adapter
-from ui.mixer import looks_of
+from ui.train import form
+from ui.train.going_on import settings_of_adapter
+from ui.train.mixer import looks_of
 from vlm.errors import UserError
 
 DEFAULTS = {field: form.default_of(field) for field in form.FIELDS}

@@ -16,38 +16,34 @@ from PIL import Image
 from support.vietnamese import english_in
 from training.data.synthetic.phrases import QUESTION_TYPES
 from training.runs.status import State, Status
-from ui import (
-    adapters_card,
-    answers_html,
+from ui.ask import answers_html
+from ui.ask.answers_html import Reply
+from ui.data import (
     check_html,
     editor_html,
     eye_card,
     eye_html,
-    form,
-    form_html,
     found_card,
     gallery,
     gallery_html,
-    learned,
-    live,
     looking,
-    mixer,
-    mixer_html,
-    model_card,
     pinning,
-    run_panel,
-    runs_tab,
     source_card,
 )
-from ui.answers_html import Reply
-from ui.check_card import run_check
-from ui.film import film
-from ui.form import Chosen
-from ui.gallery_html import Card
-from ui.opened import Wanted, read_dataset
+from ui.data.check_card import run_check
+from ui.data.gallery_html import Card
+from ui.dataset_cache import Wanted, read_dataset
+from ui.i18n import TEXTS, ago, duration
 from ui.page import build_page
-from ui.story import gather
-from ui.text import TEXTS, ago, duration
+from ui.run import panel as run_panel
+from ui.run import results as learned
+from ui.run import view as live
+from ui.run.samples import film
+from ui.run.summary import gather
+from ui.runs import adapters_card
+from ui.runs import tab as runs_tab
+from ui.train import form, form_html, mixer, mixer_html, model_card
+from ui.train.form import Chosen
 from vlm import catalog
 from vlm.methods import METHODS
 from vlm.param_counts import TowerCount, TowerCounts

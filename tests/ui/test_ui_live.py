@@ -8,12 +8,14 @@ import pytest
 
 from training.runs.events import error_fields
 from training.runs.status import Status
-from ui import answers_html, learned, live
-from ui.answers_html import Reply
-from ui.chart import ceiling, loss_chart, thinned
-from ui.film import film
-from ui.story import Story, exact_match, gather, is_right
-from ui.text import LANGUAGES
+from ui.ask import answers_html
+from ui.ask.answers_html import Reply
+from ui.i18n import LANGUAGES
+from ui.run import results as learned
+from ui.run import view as live
+from ui.run.loss_chart import ceiling, loss_chart, thinned
+from ui.run.samples import film
+from ui.run.summary import Story, exact_match, gather, is_right
 from vlm.errors import UserError
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>{{value}} ${alert(3)}"

@@ -3,7 +3,7 @@
 import gradio as gr
 import pytest
 
-from ui import form, form_html, model_card
+from ui.train import form, form_html, model_card
 from vlm import catalog
 from vlm.errors import UserError
 

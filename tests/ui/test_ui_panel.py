@@ -9,11 +9,11 @@ from PIL import Image
 from training import runs
 from training.config import TrainingConfig
 from training.runs.events import EventLog
-from ui import run_panel
-from ui.answerers import BASE, listing
-from ui.run_panel import NEWEST
-from ui.runs_tab import runs_table
-from ui.text import Wordings
+from ui.ask.models_card import BASE, listing
+from ui.i18n import Wordings
+from ui.run import panel as run_panel
+from ui.run.panel import NEWEST
+from ui.runs.tab import runs_table
 
 SKIP = gr.skip()
 

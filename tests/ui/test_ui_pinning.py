@@ -9,8 +9,8 @@ from support.page_driver import SHOWN_MS, opened, see, served, visitor
 from training.config.fields import MOST_PINNED, ids_in
 from training.data.open import open_dataset
 from training.data.splits import split_dataset
-from ui import form
-from ui.pinning import toggled
+from ui.data.pinning import toggled
+from ui.train import form
 
 
 def values(**changes) -> dict:

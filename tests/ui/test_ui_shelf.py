@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from training.runs import Run
-from ui import adapters_card, answerers, shelf
-from ui.answerers import BASE, listed_again, listing
+from ui import adapters as shelf
+from ui.ask import models_card as answerers
+from ui.ask.models_card import BASE, listed_again, listing
+from ui.runs import adapters_card
 from vlm.errors import UserError
 from vlm.settings import ModelSettings
 

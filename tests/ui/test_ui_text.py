@@ -9,8 +9,9 @@ import pytest
 
 from training.config import TrainingConfig
 from training.runs.status import State
-from ui import answers_html, form
-from ui.text import LANGUAGES, TEXTS, ago, duration, number, percent, say, told
+from ui.ask import answers_html
+from ui.i18n import LANGUAGES, TEXTS, ago, duration, number, percent, say, told
+from ui.train import form
 from vlm.catalog import CATALOG
 from vlm.errors import Phrase, UserError
 

@@ -9,8 +9,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 VISITORS = """
 import sys, threading, time
 from training.config import build
-from ui.engine import engine
-from ui.shelf import architecture_of
+from ui.inference import engine
+from ui.adapters import architecture_of
 from vlm.meta_model import tower_counts
 from training.memory.estimate import estimate
 from vlm.settings import ModelSettings

@@ -24,7 +24,7 @@ from training.data.readers.archives import unpack
 from training.data.readers.tables import write_out
 from training.data.row import Issue
 from training.data.splits import choose_examples
-from ui.text import sentence, told
+from ui.i18n import sentence, told
 from vlm.errors import UserError
 
 SAID = {"question": "what?", "answer": "a cat"}

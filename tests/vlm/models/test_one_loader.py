@@ -13,8 +13,8 @@ from training.batching.collator import Collator
 from training.data.images import load_image
 from training.data.open import open_dataset
 from training.data.validate.dataset_check import check_dataset
-from ui.text import Wordings
-from ui.try_tab import image_card
+from ui.ask.tab import image_card
+from ui.i18n import Wordings
 from vlm.example import IMAGE, Message
 from vlm.models.loading import load_processor, read_config
 from vlm.prompting import PromptStyle, prompt_style

@@ -1,0 +1,187 @@
+"""The Adapter card, a mixer of towers: method, vision, connector, text, what they cost, and the fold.
+
+What is drawn beside the controls is `mixer_html`'s.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from training.config import TrainingConfig
+from training.memory import estimate
+from ui.events import QUIET
+from ui.i18n import Language, Wordings, say
+from ui.train import form, mixer_html
+from ui.train.form import Chosen
+from ui.widgets import Form, choice_of, drawn, link, setting, title
+from vlm.meta_model import tower_counts
+from vlm.methods import METHODS
+from vlm.param_counts import TowerCounts
+
+TOWERS = ("vision", "connector", "text")
+DEFAULTS = {field: form.default_of(field) for field in form.FIELDS}
+IDLE_AT_FIRST = form.idle(DEFAULTS, form.STARTER)
+
+
+def first_counts() -> TowerCounts:
+    """The counts of the form as it is drawn, from the committed table: no torch is needed to see them."""
+    return tower_counts(TrainingConfig())
+
+
+def first_memory(language: Language) -> str:
+    """The memory that it takes, from a committed table as well."""
+    needed = estimate.estimate(TrainingConfig())
+    there = estimate.device_memory(needed.device)
+    return mixer_html.memory_line(language, needed.total, there, estimate.fit(needed, there))
+
+
+def adapter_card(built: Form, wordings: Wordings) -> None:
+    with gr.Column(elem_classes="card"):
+        title(wordings, "adapter", 3)
+        with gr.Row(visible=False, elem_classes="advice") as built.parts["going_on"]:
+            built.parts["going_on_words"] = drawn(wordings)
+            built.parts["afresh"] = link(wordings, "afresh", elem_id="afresh")
+        built.parts["continued"] = gr.State(None)
+        methods = [(method.label, name) for name, method in METHODS.items()]
+        with gr.Row(elem_classes="pick"):
+            built.controls["method"] = choice_of(wordings, "method", methods)
+        about = mixer_html.method_about("en", form.default_of("method"))
+        built.parts["method_about"] = drawn(
+            wordings, value=about, elem_classes="about", elem_id="method-about"
+        )
+        for tower in TOWERS:
+            tower_row(built, wordings, tower)
+        counts = mixer_html.counts_line("en", first_counts())
+        built.parts["counts"] = drawn(wordings, value=counts, elem_classes="counts")
+        with gr.Row(elem_classes="fit"):
+            size = mixer_html.adapter_size("en", first_counts())
+            built.parts["size"] = drawn(wordings, value=size)
+            built.parts["memory"] = drawn(wordings, value=first_memory("en"))
+        built.parts["memory_error"] = drawn(wordings)
+        with gr.Row(visible=False, elem_classes="advice") as built.parts["advice"]:
+            built.parts["advice_words"] = drawn(wordings)
+            built.parts["apply"] = link(wordings, "apply", elem_id="apply")
+        built.parts["advised"] = gr.State(None)
+        fold(built, wordings)
+
+
+def tower_row(built: Form, wordings: Wordings, tower: str) -> None:
+    """One tower: its name, with a switch or a list of modes; how much of it trains; its rank."""
+    with gr.Row(elem_classes=["tower", tower]):
+        if tower == "connector":
+            drawn(wordings, lambda language: mixer_html.tower_name(language, tower))
+        else:
+            use = f"use_{tower}_lora"
+            switch = gr.Checkbox(
+                form.default_of(use),
+                label=say("en", tower),
+                elem_classes="switch",
+                interactive=True,
+                elem_id=use,
+            )
+            built.controls[use] = wordings.bind(switch, label=tower)
+            # A method without layers needs no switch: the tower's name stands alone then.
+            built.parts[f"{tower}_name"] = drawn(
+                wordings, lambda language: mixer_html.tower_name(language, tower), visible=False
+            )
+        built.parts[f"{tower}_share"] = drawn(
+            wordings, value=mixer_html.tower_share("en", first_counts(), tower)
+        )
+        if tower == "connector":
+            mode = gr.Dropdown(
+                connector_modes("en"),
+                value=form.default_of("connector"),
+                label=say("en", "connector"),
+                show_label=False,
+                filterable=False,
+                interactive=True,
+                elem_classes="mode",
+                elem_id="connector",
+                min_width=76,
+            )
+            built.controls["connector"] = wordings.bind(mode, label="connector", choices=connector_modes)
+        rank = f"{tower}_lora_r"
+        number = gr.Number(
+            form.default_of(rank),
+            label=say("en", f"{tower}_rank"),
+            show_label=False,
+            elem_classes="rank",
+            interactive=True,
+            visible=rank not in IDLE_AT_FIRST,
+            elem_id=rank,
+        )
+        built.controls[rank] = wordings.bind(number, label=f"{tower}_rank")
+
+
+def connector_modes(language: Language) -> list[tuple[str, str]]:
+    return [(say(language, f"connector_{mode}"), mode) for mode in form.choices_of("connector")]
+
+
+def fold(built: Form, wordings: Wordings) -> None:
+    """Everything else, in groups; a group hides where nothing in it is read."""
+    with gr.Accordion(say("en", "advanced"), open=False, elem_classes="fold", elem_id="advanced") as folded:
+        for group, names in form.ADVANCED.items():
+            with gr.Column(visible=not IDLE_AT_FIRST.issuperset(names), elem_classes="group") as column:
+                title(wordings, group)
+                with gr.Row(elem_classes="fields"):
+                    for name in names:
+                        built.controls[name] = setting(wordings, name, visible=name not in IDLE_AT_FIRST)
+            built.parts[f"fold_{group}"] = column
+    built.parts["fold"] = wordings.bind(folded, label="advanced")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a control or part looks: whether it is there, can be changed, and what is wrong with its value."""
+
+    seen: bool = True
+    trouble: str | None = None
+    free: bool = True
+
+
+Looks = dict[str, Look]
+"""By the name of a control or part in `Form`."""
+
+
+def looks_of(values: Mapping[str, Any], chosen: Chosen, troubles: Mapping[str, str]) -> Looks:
+    """What is to be seen as the settings stand. What comes with an adapter can't be changed."""
+    idle, own = form.idle(values, chosen), set(form.OF_ADAPTER if values["from_adapter"] else ())
+    groups = {f"fold_{group}": not idle.issuperset(names) for group, names in form.ADVANCED.items()}
+    names = {f"{tower}_name": f"use_{tower}_lora" in idle for tower in ("vision", "text")}
+    parts = groups | names | {"going_on": bool(values["from_adapter"])}
+    controls = {
+        name: Look(name not in idle, troubles.get(name), name not in own)
+        for name in form.FIELDS
+        if name not in ("dataset", "model")
+    }
+    return controls | {name: Look(seen) for name, seen in parts.items()}
+
+
+def look(name: str, now: Look) -> dict[str, Any]:
+    """The update of a control or part. A setting's hint is its flag, or what is wrong with it.
+
+    Gradio's `validator` loses its marks.
+    """
+    if name not in form.FIELDS:
+        return gr.update(visible=now.seen)
+    if name == "method":
+        return gr.update(interactive=now.free)
+    own = "switch" if form.is_switch(name) else "rank" if name.endswith("_lora_r") else "setting"
+    classes = ["mode" if name == "connector" else own, *(["wrong"] if now.trouble else [])]
+    # What stands in the rows has no room for a hint: what is wrong with it is said in the counts' place.
+    hint = {} if name in form.BASIC else {"info": now.trouble or f"--{name}"}
+    return gr.update(visible=now.seen, interactive=now.free, elem_classes=classes, **hint)
+
+
+def add_layer_events(built: Form) -> None:
+    """In a list of layers, a word for many of them and names do not stand together."""
+    for name in (name for name in form.FIELDS if form.is_layers(name)):
+        presets = form.choices_of(name)
+
+        def tidied(layers: list[str], presets: tuple[str, ...] = presets) -> Any:
+            kept = form.layers_chosen(layers, presets)
+            return gr.skip() if kept == layers else kept
+
+        built.controls[name].input(tidied, built.controls[name], built.controls[name], **QUIET)
