@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     workspace = Path(flags.workspace)
     keep_to_itself(workspace)
     # Gradio reads its settings from the environment as it is imported, so it comes after them.
-    from ui.page import STYLES, build_page
+    from ui.page import STYLES, build_page, head
     from ui.security import middleware
     from ui.theme import build_theme
 
@@ -55,6 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         auth=(user, password) if password else None,
         theme=build_theme(),
         css_paths=STYLES,
+        head=head(),
         footer_links=[],
         run_history=False,
         enable_monitoring=False,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import gradio as gr
 import yaml
@@ -132,32 +132,3 @@ def ago(language: Language, seconds: float) -> str:
 
 # A key of TEXTS, or a function of the language for what is more than one text (HTML, a list of choices).
 Wording = str | Callable[[Language], Any]
-
-
-Bound = TypeVar("Bound", bound=gr.blocks.Block)
-
-
-class Wordings:
-    """Which property of which component shows which text, so that one event switches the whole page."""
-
-    def __init__(self) -> None:
-        self._bound: list[tuple[gr.blocks.Block, dict[str, Wording]]] = []
-
-    def bind(self, component: Bound, **wordings: Wording) -> Bound:
-        self._bound.append((component, wordings))
-        return component
-
-    @property
-    def components(self) -> list[gr.blocks.Block]:
-        return [component for component, _ in self._bound]
-
-    def updates(self, language: Language) -> list[dict[str, Any]]:
-        """One update for each of `components`, in order."""
-        return [
-            gr.update(**{name: _worded(language, wording) for name, wording in wordings.items()})
-            for _, wordings in self._bound
-        ]
-
-
-def _worded(language: Language, wording: Wording) -> Any:
-    return wording(language) if callable(wording) else say(language, wording)

@@ -16,7 +16,7 @@ from ui.ask.tab import TryTab, add_try_events, build_try_tab, opened_sample, pic
 from ui.data.hard_samples import add_hard_sample_events
 from ui.data.tab import add_data_tab_events, build_data_tab
 from ui.events import QUEUED, QUIET
-from ui.i18n import Language, Wordings, number, say, warn
+from ui.i18n import LANGUAGES, Language, number, say, warn
 from ui.inference import engine
 from ui.run import panel as run_panel
 from ui.runs.adapters_card import add_listing_events
@@ -25,88 +25,78 @@ from ui.train.tab import TrainTab, build_train_tab
 from vlm.errors import UserError
 
 TICK_S = 1.0
-STYLES = [Path(__file__).with_name(name) for name in ("page.css", "data.css")]
+STATIC = Path(__file__).with_name("static")
+STYLES = [STATIC / name for name in ("page.css", "data.css")]
+SCRIPTS = [STATIC / name for name in ("page.js",)]
 
-OTHER_LANGUAGE = "(language) => language === 'vi' ? 'en' : 'vi'"
-# A screen reader reads by it.
-NAME_LANGUAGE = "(language) => { document.documentElement.lang = language }"
-TOGGLE_THEME = """() => {
-  const dark = document.body.classList.toggle('dark');
-  localStorage.setItem('lora-lens-theme', dark ? 'dark' : 'light');
-}"""
-RESTORE_THEME = """() => {
-  const kept = localStorage.getItem('lora-lens-theme');
-  const asked = new URLSearchParams(location.search).has('__theme');
-  if (kept && !asked) document.body.classList.toggle('dark', kept === 'dark');
-}"""
+PATHS: dict[Language, str] = {"en": "", "vi": "vi"}
+"""Where the page of each language lies, under the page's own address."""
+
+
+def head() -> str:
+    """The page's own scripts, for `launch(head=…)`: they run before the first paint."""
+    return "".join(f"<script>{path.read_text(encoding='utf-8')}</script>" for path in SCRIPTS)
 
 
 def build_page(workspace: Path, *, can_train: bool = True) -> gr.Blocks:
-    """The whole page over one workspace. With `can_train` False it shows and asks, and changes no run."""
-    wordings = Wordings()
+    """The whole page over one workspace, once for each language, each under a path of its own.
+
+    With `can_train` False it shows and asks, and changes no run.
+    """
     with gr.Blocks(
         title="LoRA Lens", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)
     ) as demo:
-        language = gr.BrowserState("en", storage_key="lora-lens-language", secret="remembers-only-a-choice")
-        # In no tab: what lies in one that is not selected is not read at load.
-        pins = gr.BrowserState({}, storage_key="lora-lens-pins", secret="remembers-only-names")
-        selected = gr.State("train")
-        gr.HTML("<h1>LoRA Lens</h1>", elem_id="brand", apply_default_css=False)
-        switch = build_tools(wordings)
-        with gr.Tabs(selected="train", elem_id="pages") as tabs:
-            with gr.Tab(say("en", "train"), id="train") as train_page:
-                train = build_train_tab(workspace, can_train, wordings, language)
-            with gr.Tab(say("en", "data"), id="data") as data_page:
-                data = build_data_tab(workspace, train.form, wordings, language, pins)
-            with gr.Tab(say("en", "try"), id="try") as try_page:
-                trying = build_try_tab(wordings)
-            with gr.Tab(say("en", "runs"), id="runs") as runs_page:
-                listed = build_runs_tab(wordings)
-        pages = ((train_page, "train"), (data_page, "data"), (try_page, "try"), (runs_page, "runs"))
-        for page, key in pages:
-            wordings.bind(page, label=key)
-            page.select(lambda key=key: key, None, selected, **QUIET)
-        look_closer = train.form.parts["look_closer"].click(
-            lambda: (gr.Tabs(selected="data"), "data"), None, [tabs, selected], **QUIET
-        )
-        row_opened = add_hard_sample_events(data, train.panel, language, tabs, selected)
-        add_data_tab_events(data, (data_page.select, look_closer.then, row_opened), selected)
-        add_try_events(trying, workspace, language, try_page.select)
-        add_runs_events(listed, workspace, can_train, language, train.opened, tabs)
-        add_listing_events(
-            listed.adapters, workspace, can_train, language, runs_page.select, listed.table.change
-        )
-        add_adapter_actions(train, trying, listed, workspace, can_train, language, tabs)
-        add_language_events(switch, language, wordings)
-        add_tick(demo, train, listed, selected, workspace, can_train, language)
-        demo.load(None, js=RESTORE_THEME)
-        demo.load(warm_up, **QUIET)
+        build_in(demo, "en", workspace, can_train)
+    for language in LANGUAGES[1:]:
+        with demo.route(language, PATHS[language], show_in_navbar=False):
+            build_in(demo, language, workspace, can_train)
     return demo
 
 
-def build_tools(wordings: Wordings) -> gr.Button:
-    """The right end of the bar; returns the language switch."""
+def build_in(demo: gr.Blocks, words: Language, workspace: Path, can_train: bool) -> None:
+    """One language's page: its bar and its tabs. No text on it changes its language."""
+    language = gr.State(words)
+    gr.Navbar(visible=False)
+    # In no tab: what lies in one that is not selected is not read at load.
+    pins = gr.BrowserState({}, storage_key="lora-lens-pins", secret="remembers-only-names")
+    selected = gr.State("train")
+    gr.HTML("<h1>LoRA Lens</h1>", elem_id="brand", apply_default_css=False)
+    build_tools(words)
+    with gr.Tabs(selected="train", elem_id="pages") as tabs:
+        with gr.Tab(say(words, "train"), id="train"):
+            train = build_train_tab(workspace, can_train, words, language)
+        with gr.Tab(say(words, "data"), id="data") as data_page:
+            data = build_data_tab(workspace, train.form, words, language, pins)
+        with gr.Tab(say(words, "try"), id="try") as try_page:
+            trying = build_try_tab(words)
+        with gr.Tab(say(words, "runs"), id="runs") as runs_page:
+            listed = build_runs_tab(words)
+    for page, key in ((data_page, "data"), (try_page, "try"), (runs_page, "runs")):
+        page.select(lambda key=key: key, None, selected, **QUIET)
+    look_closer = train.form.parts["look_closer"].click(
+        lambda: (gr.Tabs(selected="data"), "data"), None, [tabs, selected], **QUIET
+    )
+    row_opened = add_hard_sample_events(data, train.panel, language, tabs, selected)
+    add_data_tab_events(data, (data_page.select, look_closer.then, row_opened), selected)
+    add_try_events(trying, workspace, language, try_page.select)
+    add_runs_events(listed, workspace, can_train, language, train.opened, tabs)
+    add_listing_events(listed.adapters, workspace, can_train, language, runs_page.select, listed.table.change)
+    add_adapter_actions(train, trying, listed, workspace, can_train, language, tabs)
+    add_tick(demo, train, listed, selected, workspace, can_train, language)
+    demo.load(warm_up, **QUIET)
+
+
+def build_tools(words: Language) -> None:
+    """The right end of the bar: the machine, the other language, light or dark. page.js has the clicks."""
     with gr.Row(elem_id="tools"):
-        pill = gr.HTML(hardware("en"), elem_classes="hw", apply_default_css=False)
-        wordings.bind(pill, value=hardware)
-        switch = wordings.bind(
-            gr.Button(say("en", "other_language"), elem_id="language"), value="other_language"
-        )
-        theme = wordings.bind(gr.Button(say("en", "theme"), elem_id="theme"), value="theme")
-        theme.click(None, js=TOGGLE_THEME)
-    return switch
+        gr.HTML(hardware(words), elem_classes="hw", apply_default_css=False)
+        gr.Button(say(words, "other_language"), elem_id="language")
+        gr.Button(say(words, "theme"), elem_id="theme")
 
 
 def hardware(language: Language) -> str:
     memory = number(language, psutil.virtual_memory().total / 2**30)
     return f'<span class="pill">{say(language, "hardware", cores=os.cpu_count(), memory=memory)}</span>'
-
-
-def add_language_events(switch: gr.Button, language: gr.BrowserState, wordings: Wordings) -> None:
-    """One switch for every text. The browser remembers the choice; its `change` comes at load as well."""
-    switch.click(None, language, language, js=OTHER_LANGUAGE)
-    language.change(None, language, js=NAME_LANGUAGE)
-    language.change(wordings.updates, language, wordings.components, trigger_mode="always_last", **QUIET)
 
 
 def add_adapter_actions(

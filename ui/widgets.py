@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import gradio as gr
 
-from ui.i18n import TEXTS, Language, Wording, Wordings, escaped, say
+from ui.i18n import TEXTS, Language, Wording, escaped, say
 from ui.train import form
 
 UNSET = {
@@ -17,12 +17,14 @@ UNSET = {
 """What an empty box of an optional setting stands for, by the end of its name."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Form:
     """The controls by setting, and the parts drawn beside them by name."""
 
     controls: dict[str, gr.components.Component] = field(default_factory=dict)
     parts: dict[str, gr.blocks.Block] = field(default_factory=dict)
+    settings: gr.HTML | None = None
+    """Every setting by its name, as typed, in one value: what events take. `{"set": {…}}` changes some."""
 
     @property
     def inputs(self) -> list[gr.components.Component]:
@@ -30,45 +32,45 @@ class Form:
         return [self.controls[name] for name in form.FIELDS]
 
 
-def title(wordings: Wordings, key: str, step: int | None = None) -> gr.HTML:
+def title(words: Language, key: str, step: int | None = None) -> gr.HTML:
     """A card's heading, with its number where the cards are steps."""
 
     def written(language: Language) -> str:
         return f"<h2>{f'<i>{step}</i>' if step else ''}{escaped(language, key)}</h2>"
 
-    return drawn(wordings, written)
+    return drawn(words, written)
 
 
-def drawn(wordings: Wordings, wording: Wording | None = None, **settings: object) -> gr.HTML:
+def drawn(words: Language, wording: Wording | None = None, **settings: object) -> gr.HTML:
     """HTML that is only looked at; with a wording it follows the language."""
     if wording is None:
         return gr.HTML(apply_default_css=False, **settings)
-    value = wording("en") if callable(wording) else say("en", wording)
-    return wordings.bind(gr.HTML(value, apply_default_css=False, **settings), value=wording)
+    value = wording(words) if callable(wording) else say(words, wording)
+    return gr.HTML(value, apply_default_css=False, **settings)
 
 
-def link(wordings: Wordings, key: str, **settings: object) -> gr.Button:
-    return wordings.bind(gr.Button(say("en", key), size="sm", elem_classes="link", **settings), value=key)
+def link(words: Language, key: str, **settings: object) -> gr.Button:
+    return gr.Button(say(words, key), size="sm", elem_classes="link", **settings)
 
 
-def choice_of(wordings: Wordings, name: str, choices: Sequence, label: str | None = None) -> gr.Dropdown:
+def choice_of(words: Language, name: str, choices: Sequence, label: str | None = None) -> gr.Dropdown:
     """A closed list that fills the width of its card; a note may lie over its right end."""
     control = gr.Dropdown(
         choices,
         value=form.default_of(name),
-        label=say("en", label or name),
+        label=say(words, label or name),
         show_label=False,
         filterable=False,
         interactive=True,
         elem_id=f"choose-{name}",
     )
-    return wordings.bind(control, label=label or name)
+    return control
 
 
-def setting(wordings: Wordings, name: str, visible: bool) -> gr.components.Component:
+def setting(words: Language, name: str, visible: bool) -> gr.components.Component:
     """One setting of the fold, edited as its type asks; its flag is the hint below the label."""
     shared = {
-        "label": say("en", name),
+        "label": say(words, name),
         "info": f"--{name}",
         "interactive": True,
         "elem_id": name,
@@ -83,12 +85,12 @@ def setting(wordings: Wordings, name: str, visible: bool) -> gr.components.Compo
     elif form.is_optional(name) and form.choices_of(name):
 
         def options(language: Language) -> list[tuple[str, str]]:
-            words = ((choice, f"metric_{choice}") for choice in form.choices_of(name))
-            named = ((say(language, key) if key in TEXTS else choice, choice) for choice, key in words)
+            named = ((choice, f"metric_{choice}") for choice in form.choices_of(name))
+            named = ((say(language, key) if key in TEXTS else choice, choice) for choice, key in named)
             return [(say(language, UNSET[name]), ""), *named]
 
-        control = gr.Dropdown(options("en"), value=form.shown(name, default), filterable=False, **shared)
-        return wordings.bind(control, label=name, choices=options)
+        control = gr.Dropdown(options(words), value=form.shown(name, default), filterable=False, **shared)
+        return control
     elif choices := form.choices_of(name):
         control = gr.Dropdown(list(choices), value=default, filterable=False, **shared)
     elif form.is_switch(name):
@@ -98,8 +100,8 @@ def setting(wordings: Wordings, name: str, visible: bool) -> gr.components.Compo
     elif form.is_optional(name):
         unset = next((key for end, key in UNSET.items() if name.endswith(end)), "as_given_none")
         # "" and not None: a browser takes each for a change of the other, again and again.
-        control = gr.Textbox(form.shown(name, default), placeholder=say("en", unset), max_lines=1, **shared)
-        return wordings.bind(control, label=name, placeholder=unset)
+        control = gr.Textbox(form.shown(name, default), placeholder=say(words, unset), max_lines=1, **shared)
+        return control
     else:
         control = gr.Number(default, step=10 ** math.floor(math.log10(default)) if default else 1, **shared)
-    return wordings.bind(control, label=name)
+    return control

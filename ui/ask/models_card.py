@@ -13,7 +13,7 @@ from ui import adapters as shelf
 from ui.adapters import STARTER, Shelved
 from ui.ask import answers_html
 from ui.events import QUEUED, QUIET
-from ui.i18n import Language, Wordings, say
+from ui.i18n import Language, say
 from ui.inference import engine
 from ui.run.panel import story_of
 from ui.run.view import exact_words
@@ -55,61 +55,57 @@ class WhoCard:
         return [self.base, self.base_error, self.who, self.others, self.listed_for]
 
 
-def build_who_card(wordings: Wordings) -> WhoCard:
+def build_who_card(words: Language) -> WhoCard:
     with gr.Column(elem_classes="card"):
-        title(wordings, "who", 2)
+        title(words, "who", 2)
         with gr.Row(elem_classes="pick"):
             base = gr.Dropdown(
-                [(say("en", "starter"), STARTER)],
+                [(say(words, "starter"), STARTER)],
                 value=STARTER,
-                label=say("en", "base_model"),
+                label=say(words, "base_model"),
                 show_label=False,
                 allow_custom_value=True,
                 interactive=True,
                 elem_id="base",
             )
-            wordings.bind(base, label="base_model")
-        base_error = drawn(wordings)
+        base_error = drawn(words)
         who = gr.CheckboxGroup(
             [],
-            label=say("en", "answerers"),
+            label=say(words, "answerers"),
             show_label=False,
             interactive=True,
             elem_classes="switch who",
             elem_id="who",
         )
-        wordings.bind(who, label="answerers")
-        checks = drawn(wordings, elem_classes="checks")
-        others = gr.HTML(form_html.small(say("en", "looking_for_adapters")), apply_default_css=False)
+        checks = drawn(words, elem_classes="checks")
+        others = gr.HTML(form_html.small(say(words, "looking_for_adapters")), apply_default_css=False)
         with gr.Row(elem_classes="links"):
-            add = link(wordings, "add_adapter", elem_id="add-adapter")
-        adding = adding_box(wordings)
+            add = link(words, "add_adapter", elem_id="add-adapter")
+        adding = adding_box(words)
         listed_for = gr.Textbox(visible=False)
     return WhoCard(base, base_error, who, checks, others, add, *adding, gr.State([]), listed_for)
 
 
-def adding_box(wordings: Wordings) -> tuple[Any, ...]:
+def adding_box(words: Language) -> tuple[Any, ...]:
     """A folder of the workspace, or a zip; hidden until it is asked for."""
     with gr.Column(visible=False, elem_classes="adding") as adding:
         folder = gr.Textbox(
-            label=say("en", "folder"),
-            info=say("en", "adapter_hint"),
+            label=say(words, "folder"),
+            info=say(words, "adapter_hint"),
             placeholder="adapters/my-adapter",
             max_lines=1,
             elem_id="adapter-folder",
         )
-        wordings.bind(folder, label="folder", info="adapter_hint")
         with gr.Row(elem_classes="links"):
-            use_folder = link(wordings, "use_folder", elem_id="use-adapter-folder")
+            use_folder = link(words, "use_folder", elem_id="use-adapter-folder")
             upload = gr.UploadButton(
-                say("en", "upload_zip"),
+                say(words, "upload_zip"),
                 file_types=[".zip"],
                 size="sm",
                 elem_classes="link",
                 elem_id="adapter-zip",
             )
-            wordings.bind(upload, label="upload_zip")
-        error = drawn(wordings)
+        error = drawn(words)
     return adding, folder, use_folder, upload, error
 
 
@@ -160,7 +156,7 @@ def add_who_events(card: WhoCard, workspace: Path, language: gr.BrowserState) ->
     gr.on([card.use_folder.click, card.folder.submit], add, [*inputs, card.folder], outputs, **heavy)
     card.upload.upload(add_zip, [*inputs, card.upload], outputs, **heavy)
     gr.on(
-        [card.who.change, card.base.change, language.change],
+        [card.who.change, card.base.change],
         lambda *given: checks(workspace, *given),
         [*given, card.who],
         card.checks,

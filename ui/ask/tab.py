@@ -27,7 +27,7 @@ from ui.ask.models_card import (
     listed_again,
 )
 from ui.events import QUEUED, QUIET, Trigger
-from ui.i18n import Language, Wordings, say
+from ui.i18n import Language, say
 from ui.inference import engine
 from ui.run.panel import settings_of
 from ui.train import form_html
@@ -76,54 +76,48 @@ class TryTab:
         return [self.image, self.question, self.picked]
 
 
-def build_try_tab(wordings: Wordings) -> TryTab:
+def build_try_tab(words: Language) -> TryTab:
     with gr.Row(elem_classes="page"):
         with gr.Column(elem_classes="settings"):
-            image, thumbnails = image_card(wordings)
-            who = build_who_card(wordings)
+            image, thumbnails = image_card(words)
+            who = build_who_card(words)
         with gr.Column(elem_classes="asking"):
             with gr.Column(elem_classes="card"):
                 with gr.Row(elem_classes="ask"):
                     question = gr.Textbox(
-                        label=say("en", "question"),
+                        label=say(words, "question"),
                         show_label=False,
-                        placeholder=say("en", "question_hint"),
+                        placeholder=say(words, "question_hint"),
                         max_lines=3,
                         elem_id="question",
                     )
-                    wordings.bind(question, label="question", placeholder="question_hint")
-                    ask = wordings.bind(
-                        gr.Button(say("en", "ask"), variant="primary", elem_id="ask"), value="ask"
-                    )
-                    stop = wordings.bind(
-                        gr.Button(say("en", "stop"), visible=False, elem_id="stop-answer"), value="stop"
-                    )
-                drawn(wordings, lambda language: form_html.small(say(language, "ask_note")))
-            answers = drawn(wordings, answers_html.waiting)
-            earlier = drawn(wordings)
+                    ask = gr.Button(say(words, "ask"), variant="primary", elem_id="ask")
+                    stop = gr.Button(say(words, "stop"), visible=False, elem_id="stop-answer")
+                drawn(words, lambda language: form_html.small(say(language, "ask_note")))
+            answers = drawn(words, answers_html.waiting)
+            earlier = drawn(words)
     shown = (question, ask, stop, answers, earlier)
     return TryTab(image, thumbnails, gr.State([]), gr.State(None), who, *shown, gr.State({}))
 
 
-def image_card(wordings: Wordings) -> tuple[gr.Image, gr.HTML]:
+def image_card(words: Language) -> tuple[gr.Image, gr.HTML]:
     """The picture to ask about, and pictures to choose from."""
     with gr.Column(elem_classes="card"):
-        title(wordings, "image", 1)
+        title(words, "image", 1)
         image = gr.Image(
             type="filepath",
             image_mode=None,
             format="png",
             sources=["upload", "clipboard", "webcam"],
-            label=say("en", "image"),
+            label=say(words, "image"),
             show_label=False,
             buttons=[],
             height=270,
-            placeholder=say("en", "image_hint"),
+            placeholder=say(words, "image_hint"),
             interactive=True,
             elem_id="image",
         )
-        wordings.bind(image, label="image", placeholder="image_hint")
-        thumbnails = drawn(wordings, elem_classes="pickable", js_on_load=TELL_PICKED)
+        thumbnails = drawn(words, elem_classes="pickable", js_on_load=TELL_PICKED)
     return image, thumbnails
 
 
@@ -144,7 +138,7 @@ def add_try_events(tab: TryTab, workspace: Path, language: gr.BrowserState, sele
         yield from answer(workspace, *inputs)
 
     listed = gr.on(
-        [select, language.change],
+        [select],
         lambda *inputs: listed_again(workspace, *inputs),
         [language, who.base, who.who, who.added, who.listed_for],
         who.listed,
@@ -162,7 +156,7 @@ def add_try_events(tab: TryTab, workspace: Path, language: gr.BrowserState, sele
     add_who_events(who, workspace, language)
     tab.thumbnails.pick(pick, tab.samples, tab.opened, **QUIET)
     gr.on(
-        [tab.image.change, language.change],
+        [tab.image.change],
         show_earlier,
         [language, tab.image, tab.asked],
         tab.earlier,

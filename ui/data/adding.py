@@ -9,7 +9,7 @@ import gradio as gr
 
 from training.data.edit.uploads import add_upload
 from ui.dataset_cache import OF_DATASET, Wanted, read_dataset
-from ui.i18n import Language, Wordings, say
+from ui.i18n import Language, say
 from ui.train import form, form_html
 from ui.train.cards import dataset_choices
 from ui.widgets import drawn, link
@@ -35,36 +35,34 @@ class AddingBox:
     error: gr.HTML
 
 
-def build_adding_box(wordings: Wordings) -> AddingBox:
+def build_adding_box(words: Language) -> AddingBox:
     with gr.Column(visible=False, elem_classes="adding", elem_id="data-adding") as box:
-        files = drop_zone(wordings, "drop_data", "data-files")
-        drawn(wordings, lambda language: form_html.small(say(language, "drop_hint")))
+        files = drop_zone(words, "drop_data", "data-files")
+        drawn(words, lambda language: form_html.small(say(language, "drop_hint")))
         folder = gr.Textbox(
-            label=say("en", "folder_or_hub"),
+            label=say(words, "folder_or_hub"),
             placeholder="datasets/my-pictures",
             max_lines=1,
             elem_id="data-folder",
         )
-        wordings.bind(folder, label="folder_or_hub")
         with gr.Row(elem_classes="links"):
-            use_folder = link(wordings, "use_this", elem_id="data-use-folder")
-        error = drawn(wordings)
+            use_folder = link(words, "use_this", elem_id="data-use-folder")
+        error = drawn(words)
     return AddingBox(box, folder, use_folder, files, error)
 
 
-def drop_zone(wordings: Wordings, words: str, name: str) -> gr.File:
+def drop_zone(words: Language, key: str, name: str) -> gr.File:
     """A place to drop files on, in our own words: Gradio's know no Vietnamese, and are hidden."""
     with gr.Column(elem_classes="drop"):
         files = gr.File(
             file_count="multiple",
-            label=say("en", words),
+            label=say(words, key),
             show_label=False,
             height=84,
             interactive=True,
             elem_id=name,
         )
-        wordings.bind(files, label=words)
-        drawn(wordings, lambda language: form_html.small(say(language, words)), elem_classes="dropwords")
+        drawn(words, lambda language: form_html.small(say(language, key)), elem_classes="dropwords")
     return files
 
 

@@ -7,7 +7,7 @@ import gradio as gr
 
 from training.data.edit.versions import PendingEdits
 from ui.data import editor_html
-from ui.i18n import Language, Wordings, say
+from ui.i18n import Language, say
 from ui.widgets import drawn, link, title
 
 
@@ -29,27 +29,25 @@ class ChangesCard:
         return [self.box, self.words]
 
 
-def build_changes_card(wordings: Wordings) -> ChangesCard:
-    said = drawn(wordings, visible=False)
+def build_changes_card(words: Language) -> ChangesCard:
+    said = drawn(words, visible=False)
     with gr.Column(visible=False, elem_classes="card on", elem_id="changes") as box:
-        title(wordings, "changes_title")
-        words = drawn(wordings)
+        title(words, "changes_title")
+        waiting = drawn(words)
         with gr.Row(elem_classes="ask version"):
             name = gr.Textbox(
-                label=say("en", "version_name"),
+                label=say(words, "version_name"),
                 show_label=False,
-                placeholder=say("en", "version_name_hint"),
+                placeholder=say(words, "version_name_hint"),
                 max_lines=1,
                 interactive=True,
                 elem_id="version-name",
             )
-            wordings.bind(name, label="version_name", placeholder="version_name_hint")
-            save = gr.Button(say("en", "save_version"), elem_id="save-version")
-            wordings.bind(save, value="save_version")
+            save = gr.Button(say(words, "save_version"), elem_id="save-version")
         with gr.Row(elem_classes="links"):
-            discard = link(wordings, "discard", elem_id="discard")
-        error = drawn(wordings)
-    return ChangesCard(box, words, name, save, discard, error, said)
+            discard = link(words, "discard", elem_id="discard")
+        error = drawn(words)
+    return ChangesCard(box, waiting, name, save, discard, error, said)
 
 
 def drawings(language: Language, changes: PendingEdits | None) -> list[Any]:

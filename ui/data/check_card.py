@@ -18,7 +18,7 @@ from training.config import TrainingConfig
 from training.data.validate.dataset_check import Report, check_dataset
 from ui.data import check_html
 from ui.dataset_cache import OF_DATASET, Shelf, Wanted, read_dataset
-from ui.i18n import Language, Wordings, say
+from ui.i18n import Language, say
 from ui.train import form, form_html
 from ui.widgets import drawn, title
 from vlm.errors import UserError
@@ -76,26 +76,23 @@ class CheckCard:
     """The key of the newest check of this visitor."""
 
 
-def build_check_card(wordings: Wordings) -> CheckCard:
+def build_check_card(words: Language) -> CheckCard:
     with gr.Column(elem_classes="card"):
-        title(wordings, "check_title", 3)
-        drawn(wordings, lambda language: form_html.small(say(language, "check_about")))
+        title(words, "check_title", 3)
+        drawn(words, lambda language: form_html.small(say(language, "check_about")))
         with gr.Row(elem_classes="fields"):
             skip = gr.Checkbox(
                 form.default_of("skip_bad_rows"),
-                label=say("en", "skip_bad_rows"),
+                label=say(words, "skip_bad_rows"),
                 info="--skip_bad_rows",
                 elem_classes="switch",
                 interactive=True,
                 elem_id="data-skip",
             )
-        wordings.bind(skip, label="skip_bad_rows")
         with gr.Row(elem_classes="pair"):
-            check = gr.Button(say("en", "check"), variant="primary", elem_id="check")
-            wordings.bind(check, value="check")
-            cancel = gr.Button(say("en", "cancel"), visible=False, elem_id="cancel-check")
-            wordings.bind(cancel, value="cancel")
-        progress = drawn(wordings)
+            check = gr.Button(say(words, "check"), variant="primary", elem_id="check")
+            cancel = gr.Button(say(words, "cancel"), visible=False, elem_id="cancel-check")
+        progress = drawn(words)
     return CheckCard(skip, check, cancel, progress, gr.State(None))
 
 

@@ -1,7 +1,7 @@
 """The editor of the Data tab: a row's pictures, and beside them what is asked and answered about them.
 
-Correcting rows (`ui.data.fixing`) and labelling from scratch (`ui.data.labelling`) both fill it. The keyboard is
-enough: Enter saves and goes on, Alt with an arrow moves.
+Correcting rows and labelling from scratch both fill it. The keyboard is enough: Enter
+saves and goes on, Alt with an arrow moves.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from training.data.images import load_image
 from ui import adapters as shelf
 from ui.data import editor_html
 from ui.data.rows import RowText
-from ui.i18n import Language, Wordings, say
+from ui.i18n import Language, say
 from ui.inference import engine
 from ui.train import form_html
 from ui.train.model_card import model_name
@@ -91,74 +91,70 @@ class EditorCard:
         return [self.images, self.question, self.answer, self.turns]
 
 
-def build_editor_card(wordings: Wordings) -> EditorCard:
+def build_editor_card(words: Language) -> EditorCard:
     with gr.Column(visible=False, elem_classes="card", elem_id="editor") as box:
         with gr.Row(elem_classes="browse"):
-            title(wordings, "editor_title")
-            head = drawn(wordings, elem_classes="small", js_on_load=KEYS)
+            title(words, "editor_title")
+            head = drawn(words, elem_classes="small", js_on_load=KEYS)
             back = gr.Button("‹", size="sm", elem_id="edit-back")
             on = gr.Button("›", size="sm", elem_id="edit-on")
-            close = link(wordings, "close", elem_id="edit-close")
+            close = link(words, "close", elem_id="edit-close")
         with gr.Row(elem_classes="editing"):
             with gr.Column():
-                picture = drawn(wordings, elem_id="edit-picture")
+                picture = drawn(words, elem_id="edit-picture")
                 put_in = gr.UploadButton(
-                    say("en", "put_in"),
+                    say(words, "put_in"),
                     file_types=["image"],
                     size="sm",
                     elem_classes="link",
                     elem_id="edit-put-in",
                 )
-                wordings.bind(put_in, label="put_in")
             with gr.Column():
-                question = _text(wordings, "question", "edit_question_hint")
-                answer = _text(wordings, "answer", "edit_answer_hint")
-                turns = _text(wordings, "turns", "edit_turns_hint", lines=8, visible=False)
-                drafting, who, draft = _drafting(wordings)
+                question = _text(words, "question", "edit_question_hint")
+                answer = _text(words, "answer", "edit_answer_hint")
+                turns = _text(words, "turns", "edit_turns_hint", lines=8, visible=False)
+                drafting, who, draft = _drafting(words)
                 with gr.Row(elem_classes="pair"):
-                    save = gr.Button(say("en", "save_and_next"), variant="primary", elem_id="edit-save")
-                    wordings.bind(save, value="save_and_next")
+                    save = gr.Button(say(words, "save_and_next"), variant="primary", elem_id="edit-save")
                 with gr.Row(elem_classes="links"):
-                    another = link(wordings, "another_question", elem_id="edit-another")
-                    leave = link(wordings, "row_leave", elem_id="edit-leave")
-                    take_back = link(wordings, "row_back", elem_id="edit-take-back")
-                    remove = link(wordings, "label_remove", elem_id="edit-remove")
-                notice = drawn(wordings)
-                drawn(wordings, lambda language: form_html.small(say(language, "editor_keys")))
-                raw = drawn(wordings)
+                    another = link(words, "another_question", elem_id="edit-another")
+                    leave = link(words, "row_leave", elem_id="edit-leave")
+                    take_back = link(words, "row_back", elem_id="edit-take-back")
+                    remove = link(words, "label_remove", elem_id="edit-remove")
+                notice = drawn(words)
+                drawn(words, lambda language: form_html.small(say(language, "editor_keys")))
+                raw = drawn(words)
     states = gr.State(None), gr.State(None), gr.State(())
     writing = (question, answer, turns, who, draft, drafting, save)
     others = (another, leave, take_back, remove, notice, raw)
     return EditorCard(box, head, back, on, close, picture, put_in, *writing, *others, *states)
 
 
-def _text(wordings: Wordings, name: str, hint: str, lines: int = 1, visible: bool = True) -> gr.Textbox:
+def _text(words: Language, name: str, hint: str, lines: int = 1, visible: bool = True) -> gr.Textbox:
     text = gr.Textbox(
-        label=say("en", f"edit_{name}"),
-        placeholder=say("en", hint),
+        label=say(words, f"edit_{name}"),
+        placeholder=say(words, hint),
         lines=lines,
         max_lines=12,
         visible=visible,
         interactive=True,
         elem_id=f"edit-{name}",
     )
-    return wordings.bind(text, label=f"edit_{name}", placeholder=hint)
+    return text
 
 
-def _drafting(wordings: Wordings) -> tuple[gr.Row, gr.Dropdown, gr.Button]:
+def _drafting(words: Language) -> tuple[gr.Row, gr.Dropdown, gr.Button]:
     with gr.Row(elem_classes="fields drafting") as row:
         who = gr.Dropdown(
-            [(say("en", "base_model"), BASE)],
+            [(say(words, "base_model"), BASE)],
             value=BASE,
-            label=say("en", "draft_by"),
+            label=say(words, "draft_by"),
             filterable=False,
             interactive=True,
             min_width=120,
             elem_id="draft-by",
         )
-        wordings.bind(who, label="draft_by")
-        draft = gr.Button(say("en", "draft"), size="sm", elem_id="draft")
-        wordings.bind(draft, value="draft")
+        draft = gr.Button(say(words, "draft"), size="sm", elem_id="draft")
     return row, who, draft
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from ui.i18n import Language, Wordings, escaped, number, say
+from ui.i18n import Language, escaped, number, say
 from ui.train.form_html import small
 from ui.widgets import drawn, link, title
 
@@ -30,18 +30,18 @@ class EyeCard:
         return [self.box, self.head, self.pin, self.body]
 
 
-def build_eye_card(wordings: Wordings) -> EyeCard:
+def build_eye_card(words: Language) -> EyeCard:
     with gr.Column(visible=False, elem_classes="card", elem_id="eye") as box:
         with gr.Row(elem_classes="browse"):
-            title(wordings, "eye_title")
-            head = drawn(wordings, elem_classes="small")
+            title(words, "eye_title")
+            head = drawn(words, elem_classes="small")
             back = gr.Button("‹", size="sm", elem_id="eye-back")
             on = gr.Button("›", size="sm", elem_id="eye-on")
-            pin = gr.Button(say("en", "pin"), size="sm", elem_classes="link", elem_id="eye-pin")
-            edit = link(wordings, "edit", elem_id="eye-edit")
-            leave = link(wordings, "row_leave", elem_id="eye-leave")
-            close = link(wordings, "close", elem_id="eye-close")
-        body = drawn(wordings, elem_id="eye-body")
+            pin = gr.Button(say(words, "pin"), size="sm", elem_classes="link", elem_id="eye-pin")
+            edit = link(words, "edit", elem_id="eye-edit")
+            leave = link(words, "row_leave", elem_id="eye-leave")
+            close = link(words, "close", elem_id="eye-close")
+        body = drawn(words, elem_id="eye-body")
     return EyeCard(box, head, back, on, pin, edit, leave, close, body, gr.State(None))
 
 

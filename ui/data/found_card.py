@@ -10,7 +10,7 @@ from ui.data import check_html
 from ui.data.check_card import Checked, key_of
 from ui.data.check_html import StateOf
 from ui.data.gallery import TELL_ACT
-from ui.i18n import Language, Wordings, number, say
+from ui.i18n import Language, number, say
 from ui.train import form_html
 from ui.train.model_card import model_name
 from ui.widgets import drawn, link, title
@@ -43,17 +43,17 @@ class FoundCard:
         ]
 
 
-def build_found_card(wordings: Wordings) -> FoundCard:
+def build_found_card(words: Language) -> FoundCard:
     with gr.Column(visible=False, elem_classes="story") as box:
         with gr.Column(elem_classes="card"):
-            title(wordings, "findings_title")
-            verdict = drawn(wordings)
+            title(words, "findings_title")
+            verdict = drawn(words)
             with gr.Row(elem_classes="links"):
-                leave_all = link(wordings, "leave_all", visible=False, elem_id="leave-all")
-            findings = drawn(wordings, elem_classes="found", js_on_load=TELL_ACT, elem_id="findings")
+                leave_all = link(words, "leave_all", visible=False, elem_id="leave-all")
+            findings = drawn(words, elem_classes="found", js_on_load=TELL_ACT, elem_id="findings")
         with gr.Column(visible=False, elem_classes="card") as lengths_box:
-            title(wordings, "lengths_title")
-            lengths = drawn(wordings)
+            title(words, "lengths_title")
+            lengths = drawn(words)
             with gr.Row(elem_classes="links"):
                 apply = gr.Button(visible=False, size="sm", elem_classes="link", elem_id="apply-safe")
     return FoundCard(box, verdict, findings, leave_all, gr.State([]), lengths_box, lengths, apply)

@@ -13,7 +13,7 @@ from training.data.edit.thumbnails import thumbnail_uri, thumbnails_of
 from ui.data import gallery_html
 from ui.data.gallery_html import Card
 from ui.dataset_cache import Shelf
-from ui.i18n import Language, Wordings, say
+from ui.i18n import Language, say
 from ui.widgets import drawn, title
 from vlm.example import Example
 
@@ -46,32 +46,30 @@ class GalleryCard:
         return [self.shown, self.where, self.back, self.on, self.first]
 
 
-def build_gallery_card(wordings: Wordings) -> GalleryCard:
+def build_gallery_card(words: Language) -> GalleryCard:
     with gr.Column(elem_classes="card"):
         with gr.Row(elem_classes="browse"):
-            title(wordings, "examples_title")
+            title(words, "examples_title")
             search = gr.Textbox(
-                label=say("en", "search"),
+                label=say(words, "search"),
                 show_label=False,
-                placeholder=say("en", "search_hint"),
+                placeholder=say(words, "search_hint"),
                 max_lines=1,
                 elem_id="search",
             )
-            wordings.bind(search, label="search", placeholder="search_hint")
             view = gr.Radio(
-                views("en"),
+                views(words),
                 value="gallery",
-                label=say("en", "view"),
+                label=say(words, "view"),
                 show_label=False,
                 interactive=True,
                 elem_classes="views-choice",
                 elem_id="view",
             )
-            wordings.bind(view, label="view", choices=views)
-        shown = drawn(wordings, elem_classes="examples-shown", js_on_load=TELL_ACT, elem_id="examples")
+        shown = drawn(words, elem_classes="examples-shown", js_on_load=TELL_ACT, elem_id="examples")
         with gr.Row(elem_classes="pager"):
             back = gr.Button("‹", size="sm", elem_id="page-back", interactive=False)
-            where = drawn(wordings, elem_classes="small")
+            where = drawn(words, elem_classes="small")
             on = gr.Button("›", size="sm", elem_id="page-on", interactive=False)
     return GalleryCard(search, view, shown, where, back, on, gr.State(0))
 

@@ -17,7 +17,7 @@ from ui.data.gallery import GalleryCard, build_gallery_card
 from ui.data.source_card import SourceCard, build_source_card
 from ui.dataset_cache import Wanted, read_dataset
 from ui.events import QUEUED
-from ui.i18n import Language, Wordings
+from ui.i18n import Language
 from ui.train import form
 from ui.train.form import Chosen
 from ui.widgets import Form
@@ -105,16 +105,16 @@ class Given:
 
 
 def build_data_tab(
-    workspace: Path, built: Form, wordings: Wordings, language: gr.BrowserState, pins: gr.BrowserState
+    workspace: Path, built: Form, words: Language, language: gr.BrowserState, pins: gr.BrowserState
 ) -> DataTab:
     with gr.Row(elem_classes="page"):
         with gr.Column(elem_classes="settings"):
-            source = build_source_card(wordings)
-            check = build_check_card(wordings)
+            source = build_source_card(words)
+            check = build_check_card(words)
         with gr.Column(elem_classes="story"):
-            changes = build_changes_card(wordings)
-            found = build_found_card(wordings)
-            editor = build_editor_card(wordings)
-            looking = build_eye_card(wordings)
-            examples = build_gallery_card(wordings)
+            changes = build_changes_card(words)
+            found = build_found_card(words)
+            editor = build_editor_card(words)
+            looking = build_eye_card(words)
+            examples = build_gallery_card(words)
     return DataTab(workspace, built, language, source, check, changes, found, editor, looking, examples, pins)

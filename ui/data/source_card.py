@@ -16,7 +16,7 @@ from training.data.synthetic.samples import SAMPLES
 from ui.data import data_html
 from ui.data.adding import AddingBox, build_adding_box, drop_zone
 from ui.dataset_cache import Shelf, Wanted, read_dataset
-from ui.i18n import Language, Wordings, say
+from ui.i18n import Language, say
 from ui.train import form, form_html
 from ui.widgets import drawn, link, title
 from vlm.errors import UserError
@@ -63,76 +63,74 @@ class SourceCard:
         return [self.note, self.facts, self.error, *self.columns.values(), self.sides]
 
 
-def build_source_card(wordings: Wordings) -> SourceCard:
+def build_source_card(words: Language) -> SourceCard:
     with gr.Column(elem_classes="card"):
-        title(wordings, "dataset", 1)
+        title(words, "dataset", 1)
         with gr.Row(elem_classes="pick"):
             dataset = gr.Dropdown(
                 [*SAMPLES],
                 value=form.default_of("dataset"),
-                label=say("en", "dataset"),
+                label=say(words, "dataset"),
                 show_label=False,
                 filterable=False,
                 interactive=True,
                 elem_id="data-dataset",
             )
-            wordings.bind(dataset, label="dataset")
-            note = drawn(wordings, elem_classes="note")
-        facts, error = drawn(wordings), drawn(wordings)
+            note = drawn(words, elem_classes="note")
+        facts, error = drawn(words), drawn(words)
         with gr.Row(elem_classes="links"):
-            add = link(wordings, "add_yours", elem_id="data-add")
-            label = link(wordings, "label_yours", elem_id="data-label")
-        adding, pictures = build_adding_box(wordings), build_pictures_box(wordings)
+            add = link(words, "add_yours", elem_id="data-add")
+            label = link(words, "label_yours", elem_id="data-label")
+        adding, pictures = build_adding_box(words), build_pictures_box(words)
         with gr.Accordion(
-            say("en", "columns"), open=False, elem_classes="fold", elem_id="data-columns"
+            say(words, "columns"), open=False, elem_classes="fold", elem_id="data-columns"
         ) as fold:
-            drawn(wordings, lambda language: form_html.small(say(language, "columns_hint")))
+            drawn(words, lambda language: form_html.small(say(language, "columns_hint")))
             with gr.Row(elem_classes="fields"):
-                columns = {kind: _column(wordings, kind) for kind in COLUMN_KINDS}
-        wordings.bind(fold, label="columns")
+                columns = {kind: _column(words, kind) for kind in COLUMN_KINDS}
     with gr.Column(elem_classes="card"):
-        title(wordings, "split_title", 2)
+        title(words, "split_title", 2)
         with gr.Row(elem_classes="fields"):
-            mirrored = {name: _mirror(wordings, name) for name in MIRRORED}
-        sides = drawn(wordings)
+            mirrored = {name: _mirror(words, name) for name in MIRRORED}
+        sides = drawn(words)
     return SourceCard(
         dataset, note, facts, error, add, label, adding, pictures, fold, columns, mirrored, sides
     )
 
 
-def build_pictures_box(wordings: Wordings) -> PicturesBox:
+def build_pictures_box(words: Language) -> PicturesBox:
     with gr.Column(visible=False, elem_classes="adding", elem_id="label-adding") as box:
-        files = drop_zone(wordings, "drop_pictures", "label-files")
-        drawn(wordings, lambda language: form_html.small(say(language, "label_hint")))
-        error = drawn(wordings)
+        files = drop_zone(words, "drop_pictures", "label-files")
+        drawn(words, lambda language: form_html.small(say(language, "label_hint")))
+        error = drawn(words)
     return PicturesBox(box, files, error)
 
 
-def _column(wordings: Wordings, kind: str) -> gr.Dropdown:
+def _column(words: Language, kind: str) -> gr.Dropdown:
     column = gr.Dropdown(
         [NONE],
         value=NONE,
-        label=say("en", f"kind_{kind}"),
+        label=say(words, f"kind_{kind}"),
         filterable=False,
         interactive=True,
         min_width=120,
         elem_id=f"column-{kind}",
     )
-    return wordings.bind(column, label=f"kind_{kind}")
+    return column
 
 
-def _mirror(wordings: Wordings, name: str) -> gr.Number:
+def _mirror(words: Language, name: str) -> gr.Number:
     default = form.default_of(name)
     number = gr.Number(
         default,
-        label=say("en", name),
+        label=say(words, name),
         info=f"--{name}",
         step=0.05 if isinstance(default, float) else 1,
         interactive=True,
         min_width=120,
         elem_id=f"data-{name}",
     )
-    return wordings.bind(number, label=name)
+    return number
 
 
 def drawings(

@@ -37,7 +37,6 @@ def add_data_tab_events(tab: DataTab, select: Sequence[Trigger], selected: gr.St
     everything = data_drawing.everything(tab)
     for trigger in select:
         trigger(**everything)
-    gr.on(tab.language.change, **data_drawing.only_if_seen(everything, selected))
     add_source_events(tab)
     add_check_events(tab)
     add_gallery_events(tab)
@@ -208,5 +207,5 @@ def add_eye_events(tab: DataTab, select: Sequence[Trigger]) -> None:
     ):
         data_drawing.look(tab, event.then)
         event.then(**examples)
-    for trigger in (*select, tab.language.change):
+    for trigger in select:
         data_drawing.look(tab, trigger)

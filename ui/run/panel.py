@@ -17,7 +17,7 @@ from training.data.synthetic.samples import SAMPLES
 from training.runs import Run, Status
 from training.runs.events import tail
 from ui.data.gallery import TELL_ACT
-from ui.i18n import Language, Wordings, say
+from ui.i18n import Language, say
 from ui.run import results as learned
 from ui.run import view as live
 from ui.run.remedies import usable_change
@@ -48,24 +48,19 @@ class RunPanel:
         return [*self.parts.values(), self.showing, self.sent]
 
 
-def build_run_panel(wordings: Wordings) -> RunPanel:
+def build_run_panel(words: Language) -> RunPanel:
     """The empty state and the live run; one of the two is visible."""
     parts: dict[str, gr.blocks.Block] = {}
     with gr.Column(elem_id="live"):
         with gr.Column(elem_classes="card welcome") as parts["welcome"]:
-            wordings.bind(_html(welcome("en")), value=welcome)
+            _html(welcome(words))
         with gr.Column(visible=False, elem_classes="story") as parts["story"]:
             with gr.Column(elem_classes="card runcard"):
                 with gr.Row(elem_classes="run"):
                     parts["head"] = _html(elem_classes="runhead")
-                    parts["stop"] = gr.Button(say("en", "stop"), visible=False, elem_id="stop")
-                    parts["resume"] = wordings.bind(
-                        gr.Button(say("en", "resume"), visible=False, elem_id="resume"), value="resume"
-                    )
-                    parts["try_it"] = wordings.bind(
-                        gr.Button(say("en", "try_it"), visible=False, elem_id="try-it"),
-                        value="try_it",
-                    )
+                    parts["stop"] = gr.Button(say(words, "stop"), visible=False, elem_id="stop")
+                    parts["resume"] = gr.Button(say(words, "resume"), visible=False, elem_id="resume")
+                    parts["try_it"] = gr.Button(say(words, "try_it"), visible=False, elem_id="try-it")
                 parts["tiles"] = _html()
             with gr.Column(visible=False, elem_classes="card notice bad") as parts["failure"]:
                 parts["failure_words"] = _html()
@@ -76,9 +71,8 @@ def build_run_panel(wordings: Wordings) -> RunPanel:
             parts["film"] = _html()
             parts["hardest"] = _html(visible=False, js_on_load=TELL_ACT)
             parts["log"] = _html()
-            with gr.Accordion(say("en", "output"), open=False, elem_classes="log fold") as output:
+            with gr.Accordion(say(words, "output"), open=False, elem_classes="log fold"):
                 parts["output"] = _html()
-            wordings.bind(output, label="output")
     return RunPanel(parts, gr.State(None), gr.State({}))
 
 

@@ -13,7 +13,7 @@ from ui import adapters as shelf
 from ui.adapters import Shelved
 from ui.ask import answers_html
 from ui.events import QUEUED, Trigger
-from ui.i18n import Language, Wordings, ago, escaped, number, percent, say, told
+from ui.i18n import Language, ago, escaped, number, percent, say, told
 from ui.run import view as live
 from ui.run.panel import story_of
 from ui.train.model_card import model_name
@@ -29,11 +29,11 @@ element.addEventListener('click', (event) => {
 COLUMNS = ("col_adapter", "col_base", "method", "col_ranks", "col_size", "col_exact", "col_saved")
 
 
-def build_adapters_card(wordings: Wordings) -> gr.HTML:
+def build_adapters_card(words: Language) -> gr.HTML:
     """The table; its buttons name an action and an adapter's key."""
     with gr.Column(elem_classes="card"):
-        title(wordings, "adapters_title")
-        return drawn(wordings, elem_classes="runs", js_on_load=TELL_ACTION)
+        title(words, "adapters_title")
+        return drawn(words, elem_classes="runs", js_on_load=TELL_ACTION)
 
 
 def add_listing_events(
@@ -41,7 +41,7 @@ def add_listing_events(
 ) -> None:
     """The table is drawn when its tab is opened, and after what else may have changed it."""
     gr.on(
-        [*shown_again, language.change],
+        [*shown_again],
         lambda language: adapters_table(workspace, language, can_train),
         language,
         table,

@@ -14,7 +14,7 @@ import gradio as gr
 from training import runs
 from training.runs import Run
 from ui.events import QUIET
-from ui.i18n import Language, Wordings, ago, escaped, warn
+from ui.i18n import Language, ago, escaped, warn
 from ui.run import view as live
 from ui.run.panel import settings_of, story_of
 from ui.runs.adapters_card import build_adapters_card
@@ -42,12 +42,12 @@ class RunsTab:
     asked: gr.State
 
 
-def build_runs_tab(wordings: Wordings) -> RunsTab:
+def build_runs_tab(words: Language) -> RunsTab:
     with gr.Column(elem_classes="page single"):
         with gr.Column(elem_classes="card"):
-            title(wordings, "runs_title")
-            table = drawn(wordings, elem_classes="runs", js_on_load=TELL_ACTION)
-        adapters = build_adapters_card(wordings)
+            title(words, "runs_title")
+            table = drawn(words, elem_classes="runs", js_on_load=TELL_ACTION)
+        adapters = build_adapters_card(words)
     return RunsTab(table, adapters, gr.State(None))
 
 

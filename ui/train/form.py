@@ -130,6 +130,13 @@ def values_of(controls: Sequence[Any], workspace: Path, chosen: Chosen = STARTER
     return values | {field: default_of(field) for field in idle(values, chosen)} | {"workspace": workspace}
 
 
+def values_in(settings: Mapping[str, Any], workspace: Path) -> dict[str, Any]:
+    """The settings that `Form.settings` carries, as `values_of` gives them; no model is read for it."""
+    model = str(settings["model"] or "")
+    place = "starter" if model == STARTER.model else "two" if "+" in model else "hub"
+    return values_of([settings[field] for field in FIELDS], workspace, Chosen(model, place=place))
+
+
 def idle(values: Mapping[str, Any], chosen: Chosen) -> set[str]:
     """The settings that nothing reads, as the others stand: of a tower that is off, of another method."""
     method = METHODS[values["method"]]

@@ -12,7 +12,7 @@ import gradio as gr
 from training.config import TrainingConfig
 from training.memory import estimate
 from ui.events import QUIET
-from ui.i18n import Language, Wordings, say
+from ui.i18n import Language, say
 from ui.train import form, mixer_html
 from ui.train.form import Chosen
 from ui.widgets import Form, choice_of, drawn, link, setting, title
@@ -37,63 +37,61 @@ def first_memory(language: Language) -> str:
     return mixer_html.memory_line(language, needed.total, there, estimate.fit(needed, there))
 
 
-def adapter_card(built: Form, wordings: Wordings) -> None:
+def adapter_card(built: Form, words: Language) -> None:
     with gr.Column(elem_classes="card"):
-        title(wordings, "adapter", 3)
+        title(words, "adapter", 3)
         with gr.Row(visible=False, elem_classes="advice") as built.parts["going_on"]:
-            built.parts["going_on_words"] = drawn(wordings)
-            built.parts["afresh"] = link(wordings, "afresh", elem_id="afresh")
+            built.parts["going_on_words"] = drawn(words)
+            built.parts["afresh"] = link(words, "afresh", elem_id="afresh")
         built.parts["continued"] = gr.State(None)
         methods = [(method.label, name) for name, method in METHODS.items()]
         with gr.Row(elem_classes="pick"):
-            built.controls["method"] = choice_of(wordings, "method", methods)
-        about = mixer_html.method_about("en", form.default_of("method"))
-        built.parts["method_about"] = drawn(
-            wordings, value=about, elem_classes="about", elem_id="method-about"
-        )
+            built.controls["method"] = choice_of(words, "method", methods)
+        about = mixer_html.method_about(words, form.default_of("method"))
+        built.parts["method_about"] = drawn(words, value=about, elem_classes="about", elem_id="method-about")
         for tower in TOWERS:
-            tower_row(built, wordings, tower)
-        counts = mixer_html.counts_line("en", first_counts())
-        built.parts["counts"] = drawn(wordings, value=counts, elem_classes="counts")
+            tower_row(built, words, tower)
+        counts = mixer_html.counts_line(words, first_counts())
+        built.parts["counts"] = drawn(words, value=counts, elem_classes="counts")
         with gr.Row(elem_classes="fit"):
-            size = mixer_html.adapter_size("en", first_counts())
-            built.parts["size"] = drawn(wordings, value=size)
-            built.parts["memory"] = drawn(wordings, value=first_memory("en"))
-        built.parts["memory_error"] = drawn(wordings)
+            size = mixer_html.adapter_size(words, first_counts())
+            built.parts["size"] = drawn(words, value=size)
+            built.parts["memory"] = drawn(words, value=first_memory(words))
+        built.parts["memory_error"] = drawn(words)
         with gr.Row(visible=False, elem_classes="advice") as built.parts["advice"]:
-            built.parts["advice_words"] = drawn(wordings)
-            built.parts["apply"] = link(wordings, "apply", elem_id="apply")
+            built.parts["advice_words"] = drawn(words)
+            built.parts["apply"] = link(words, "apply", elem_id="apply")
         built.parts["advised"] = gr.State(None)
-        fold(built, wordings)
+        fold(built, words)
 
 
-def tower_row(built: Form, wordings: Wordings, tower: str) -> None:
+def tower_row(built: Form, words: Language, tower: str) -> None:
     """One tower: its name, with a switch or a list of modes; how much of it trains; its rank."""
     with gr.Row(elem_classes=["tower", tower]):
         if tower == "connector":
-            drawn(wordings, lambda language: mixer_html.tower_name(language, tower))
+            drawn(words, lambda language: mixer_html.tower_name(language, tower))
         else:
             use = f"use_{tower}_lora"
             switch = gr.Checkbox(
                 form.default_of(use),
-                label=say("en", tower),
+                label=say(words, tower),
                 elem_classes="switch",
                 interactive=True,
                 elem_id=use,
             )
-            built.controls[use] = wordings.bind(switch, label=tower)
+            built.controls[use] = switch
             # A method without layers needs no switch: the tower's name stands alone then.
             built.parts[f"{tower}_name"] = drawn(
-                wordings, lambda language: mixer_html.tower_name(language, tower), visible=False
+                words, lambda language: mixer_html.tower_name(language, tower), visible=False
             )
         built.parts[f"{tower}_share"] = drawn(
-            wordings, value=mixer_html.tower_share("en", first_counts(), tower)
+            words, value=mixer_html.tower_share(words, first_counts(), tower)
         )
         if tower == "connector":
             mode = gr.Dropdown(
-                connector_modes("en"),
+                connector_modes(words),
                 value=form.default_of("connector"),
-                label=say("en", "connector"),
+                label=say(words, "connector"),
                 show_label=False,
                 filterable=False,
                 interactive=True,
@@ -101,35 +99,35 @@ def tower_row(built: Form, wordings: Wordings, tower: str) -> None:
                 elem_id="connector",
                 min_width=76,
             )
-            built.controls["connector"] = wordings.bind(mode, label="connector", choices=connector_modes)
+            built.controls["connector"] = mode
         rank = f"{tower}_lora_r"
         number = gr.Number(
             form.default_of(rank),
-            label=say("en", f"{tower}_rank"),
+            label=say(words, f"{tower}_rank"),
             show_label=False,
             elem_classes="rank",
             interactive=True,
             visible=rank not in IDLE_AT_FIRST,
             elem_id=rank,
         )
-        built.controls[rank] = wordings.bind(number, label=f"{tower}_rank")
+        built.controls[rank] = number
 
 
 def connector_modes(language: Language) -> list[tuple[str, str]]:
     return [(say(language, f"connector_{mode}"), mode) for mode in form.choices_of("connector")]
 
 
-def fold(built: Form, wordings: Wordings) -> None:
+def fold(built: Form, words: Language) -> None:
     """Everything else, in groups; a group hides where nothing in it is read."""
-    with gr.Accordion(say("en", "advanced"), open=False, elem_classes="fold", elem_id="advanced") as folded:
+    with gr.Accordion(say(words, "advanced"), open=False, elem_classes="fold", elem_id="advanced") as folded:
         for group, names in form.ADVANCED.items():
             with gr.Column(visible=not IDLE_AT_FIRST.issuperset(names), elem_classes="group") as column:
-                title(wordings, group)
+                title(words, group)
                 with gr.Row(elem_classes="fields"):
                     for name in names:
-                        built.controls[name] = setting(wordings, name, visible=name not in IDLE_AT_FIRST)
+                        built.controls[name] = setting(words, name, visible=name not in IDLE_AT_FIRST)
             built.parts[f"fold_{group}"] = column
-    built.parts["fold"] = wordings.bind(folded, label="advanced")
+    built.parts["fold"] = folded
 
 
 @dataclass(frozen=True)

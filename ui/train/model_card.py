@@ -12,8 +12,8 @@ from typing import Any, Literal
 import gradio as gr
 
 from training import config
-from ui.events import QUEUED, QUIET
-from ui.i18n import Language, Wordings, say
+from ui.events import QUEUED
+from ui.i18n import Language, say
 from ui.train import form, form_html, mixer_html
 from ui.train.form import Chosen
 from ui.train.mixer import TOWERS, first_counts
@@ -70,39 +70,39 @@ Updates = dict[str, Any]
 """By the name of a control or part in `Form`."""
 
 
-def model_card(built: Form, wordings: Wordings) -> None:
+def model_card(built: Form, words: Language) -> None:
     with gr.Column(elem_classes="card"):
-        title(wordings, "model", 2)
+        title(words, "model", 2)
         with gr.Row(elem_classes="pick"):
             control = gr.Dropdown(
-                model_choices("en"),
+                model_choices(words),
                 value=form.default_of("model"),
-                label=say("en", "base_model"),
+                label=say(words, "base_model"),
                 show_label=False,
                 allow_custom_value=True,
                 interactive=True,
                 elem_id="choose-model",
             )
-            built.controls["model"] = wordings.bind(control, label="base_model")
-            note = form_html.model_note("en", form.STARTER, first_counts())
-            built.parts["model_note"] = drawn(wordings, value=note, elem_classes="note")
-        built.parts["model_error"] = drawn(wordings, visible=False)
-        about = form_html.model_about("en", form.STARTER)
+            built.controls["model"] = control
+            note = form_html.model_note(words, form.STARTER, first_counts())
+            built.parts["model_note"] = drawn(words, value=note, elem_classes="note")
+        built.parts["model_error"] = drawn(words, visible=False)
+        about = form_html.model_about(words, form.STARTER)
         built.parts["model_about"] = gr.HTML(about, apply_default_css=False, elem_classes="about")
         with gr.Column(visible=False, elem_classes="adding") as built.parts["composing"]:
-            drawn(wordings, lambda language: form_html.small(say(language, "compose_hint")))
+            drawn(words, lambda language: form_html.small(say(language, "compose_hint")))
             for part, suggested in (("vision_tower", VISION_TOWERS), ("text_model", TEXT_MODELS)):
                 box = gr.Dropdown(
                     list(suggested),
                     value=suggested[0],
-                    label=say("en", part),
+                    label=say(words, part),
                     allow_custom_value=True,
                     interactive=True,
                     elem_id=part,
                 )
-                built.parts[part] = wordings.bind(box, label=part)
+                built.parts[part] = box
             with gr.Row(elem_classes="links"):
-                built.parts["use_both"] = link(wordings, "use_both", elem_id="use-both")
+                built.parts["use_both"] = link(words, "use_both", elem_id="use-both")
     built.parts["chosen"] = gr.State(form.STARTER)
 
 
@@ -266,12 +266,6 @@ def add_model_events(built: Form, workspace: Path, language: gr.BrowserState) ->
         for updates in settle(language, from_here("+".join(halves)), chosen, values):
             yield {blocks[name]: update for name, update in updates.items()}
 
-    language.change(
-        lambda language, chosen: gr.update(choices=model_choices(language, chosen.model)),
-        [language, parts["chosen"]],
-        controls["model"],
-        **QUIET,
-    )
     known, outputs = [language, parts["chosen"]], list(blocks.values())
     wired = {"concurrency_id": "model", "trigger_mode": "always_last", **QUEUED}
     revision = controls["revision"]

@@ -74,8 +74,8 @@ def add_drawing_events(built: Form, workspace: Path, language: gr.BrowserState, 
     )
     touched = [control.change for name, control in built.controls.items() if name != "model"]
     # Counts first: a browser sends these one after the other. An estimate beside them would slow them down.
-    counting = [gr.on([language.change, *touched], **counted), *(event.then(**counted) for event in settled)]
-    gr.on([language.change, *touched], **drawn)
+    counting = [gr.on([*touched], **counted), *(event.then(**counted) for event in settled)]
+    gr.on([*touched], **drawn)
     for event in settled:
         event.then(**drawn)
     for event in counting:

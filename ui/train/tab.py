@@ -1,5 +1,6 @@
 """The Train tab: form on the left, live run on the right, and what happens when a person touches them."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from training.config.run_name import new_name
 from ui.data.adding import add_files, add_typed, in_the_box, read_by_itself
 from ui.dataset_cache import OF_DATASET, Wanted, read_dataset
 from ui.events import QUEUED, QUIET
-from ui.i18n import Language, Wordings, warn
+from ui.i18n import Language, warn
 from ui.run.panel import NEWEST, RunPanel, build_run_panel, change_of, run_named
 from ui.train import form, form_html
 from ui.train.advice import add_advice_events
@@ -40,16 +41,15 @@ class TrainTab:
     """The name of the run that a person opened, or `NEWEST`."""
 
 
-def build_train_tab(
-    workspace: Path, can_train: bool, wordings: Wordings, language: gr.BrowserState
-) -> TrainTab:
+def build_train_tab(workspace: Path, can_train: bool, words: Language, language: gr.BrowserState) -> TrainTab:
     """The whole tab, with its events. `can_train` is False on a public page without a password."""
     opened = gr.BrowserState(NEWEST, storage_key="lora-lens-run", secret="remembers-only-a-name")
     with gr.Row(elem_classes="page"):
-        built = build_form(workspace, can_train, wordings)
-        panel = build_run_panel(wordings)
+        built = build_form(workspace, can_train, words)
+        panel = build_run_panel(words)
     add_data_events(built, workspace, language)
     add_layer_events(built)
+    built.settings = carried(built)
     settled = [
         *add_model_events(built, workspace, language),
         *add_going_on_events(built, workspace, language),
@@ -79,7 +79,7 @@ def add_data_events(built: Form, workspace: Path, language: gr.BrowserState) -> 
 
     changed = [parts["adding"], parts["adding_error"], *reading]
     gr.on(
-        [language.change, *(control.change for control in reading)],
+        [*(control.change for control in reading)],
         show,
         [language, *reading],
         [parts["dataset_note"], parts["preview"]],
@@ -166,3 +166,23 @@ def add_run_events(
     panel.parts["retry"].click(retry, seen, opened, trigger_mode="once", **QUIET)
     panel.parts["stop"].click(act(runs.stop), seen, None, **QUIET)
     panel.parts["resume"].click(act(runs.resume), seen, None, **QUIET)
+
+
+def carried(built: Form) -> gr.HTML:
+    names = json.dumps(form.FIELDS)
+    first = {name: form.shown(name, form.default_of(name)) for name in form.FIELDS}
+    settings = gr.HTML(first, html_template="", apply_default_css=False, visible="hidden", elem_id="settings")
+    gr.on(
+        [control.change for control in built.controls.values()],
+        None,
+        built.inputs,
+        settings,
+        js=f"(...typed) => Object.fromEntries({names}.map((name, at) => [name, typed[at]]))",
+    )
+    settings.change(
+        None,
+        settings,
+        built.inputs,
+        js=f"(now) => {names}.map((name) => name in (now?.set ?? {{}}) ? now.set[name] : {{__type__: 'update'}})",
+    )
+    return settings
