@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,24 +9,20 @@ from typing import Any
 import gradio as gr
 import psutil
 
-from ui import adapters as shelf
-from ui.ask.models_card import BASE, as_typed, listing
-from ui.ask.tab import TryTab, add_try_events, build_try_tab, opened_sample, pictures
+from ui.ask.tab import add_try_events, build_try_tab
 from ui.data.hard_samples import add_hard_sample_events
 from ui.data.tab import add_data_tab_events, build_data_tab
-from ui.events import QUEUED, QUIET
-from ui.i18n import LANGUAGES, Language, number, say, warn
+from ui.events import QUIET
+from ui.i18n import LANGUAGES, Language, number, say
 from ui.inference import engine
 from ui.run import panel as run_panel
-from ui.runs.adapters_card import add_listing_events
-from ui.runs.tab import RunsTab, add_runs_events, build_runs_tab, runs_table
+from ui.runs.tab import add_runs_events, build_runs_tab
 from ui.train.tab import TrainTab, build_train_tab
-from vlm.errors import UserError
 
 TICK_S = 1.0
 STATIC = Path(__file__).with_name("static")
-STYLES = [STATIC / name for name in ("page.css", "data.css")]
-SCRIPTS = [STATIC / name for name in ("page.js",)]
+STYLES = [STATIC / name for name in ("page.css", "data.css", "ask.css", "runs.css")]
+SCRIPTS = [STATIC / name for name in ("page.js", "parts.js", "runs.js", "ask.js")]
 
 PATHS: dict[Language, str] = {"en": "", "vi": "vi"}
 """Where the page of each language lies, under the page's own address."""
@@ -68,9 +63,9 @@ def build_in(demo: gr.Blocks, words: Language, workspace: Path, can_train: bool)
         with gr.Tab(say(words, "data"), id="data") as data_page:
             data = build_data_tab(workspace, train.form, words, language, pins)
         with gr.Tab(say(words, "try"), id="try") as try_page:
-            trying = build_try_tab(words)
+            trying = build_try_tab(workspace, words)
         with gr.Tab(say(words, "runs"), id="runs") as runs_page:
-            listed = build_runs_tab(words)
+            listed = build_runs_tab(workspace, can_train, words)
     for page, key in ((data_page, "data"), (try_page, "try"), (runs_page, "runs")):
         page.select(lambda key=key: key, None, selected, **QUIET)
     look_closer = train.form.parts["look_closer"].click(
@@ -78,11 +73,12 @@ def build_in(demo: gr.Blocks, words: Language, workspace: Path, can_train: bool)
     )
     row_opened = add_hard_sample_events(data, train.panel, language, tabs, selected)
     add_data_tab_events(data, (data_page.select, look_closer.then, row_opened), selected)
-    add_try_events(trying, workspace, language, try_page.select)
-    add_runs_events(listed, workspace, can_train, language, train.opened, tabs)
-    add_listing_events(listed.adapters, workspace, can_train, language, runs_page.select, listed.table.change)
-    add_adapter_actions(train, trying, listed, workspace, can_train, language, tabs)
-    add_tick(demo, train, listed, selected, workspace, can_train, language)
+    add_try_events(trying, workspace, words)
+    add_runs_events(listed, workspace, words, train.opened, tabs, train.form.parts["continued"])
+    # The name of the run that is shown stands in its head.
+    shown = "document.querySelector('#live .runline .name').title"
+    train.panel.parts["try_it"].click(None, js=f"() => lens.tryAdapter('/' + {shown})", **QUIET)
+    add_tick(demo, train, workspace, can_train, language)
     demo.load(warm_up, **QUIET)
 
 
@@ -99,78 +95,18 @@ def hardware(language: Language) -> str:
     return f'<span class="pill">{say(language, "hardware", cores=os.cpu_count(), memory=memory)}</span>'
 
 
-def add_adapter_actions(
-    train: TrainTab,
-    trying: TryTab,
-    listed: RunsTab,
-    workspace: Path,
-    can_train: bool,
-    language: gr.BrowserState,
-    tabs: gr.Tabs,
-) -> None:
-    """From an adapter to a first question, beside its base and about a held-out picture; or to a new run."""
-    who = trying.who
-    outputs = [tabs, *who.listed, trying.samples, trying.thumbnails, *trying.opened]
-
-    def ask(language: Language, added: list[str], key: str) -> list[Any]:
-        chosen = [BASE, key]
-        base = shelf.base_of(shelf.find(workspace, key), workspace)
-        samples, thumbnails = pictures(workspace, language, chosen)
-        first = opened_sample(samples[0]) if samples else [gr.skip()] * len(trying.opened)
-        listed = listing(workspace, language, as_typed(*base), chosen, added)
-        return [gr.Tabs(selected="try"), *listed, samples, thumbnails, *first]
-
-    def act(language: Language, added: list[str], event: gr.EventData) -> list[Any]:
-        moved = [gr.skip()] * (len(outputs) + 1)
-        try:
-            adapter = shelf.find(workspace, event.adapter)
-            if event.action == "try":
-                moved = [*ask(language, added, adapter.key), gr.skip()]
-            elif event.action == "continue" and can_train:
-                named = adapter.run.name if adapter.run else str(adapter.folder)
-                moved[0], moved[-1] = gr.Tabs(selected="train"), (named, time.time())
-        except UserError as trouble:
-            warn(language, trouble)
-        return moved
-
-    wired = {"concurrency_id": "data", **QUEUED}
-    train.panel.parts["try_it"].click(
-        lambda language, added, showing: ask(language, added, f"/{showing}"),
-        [language, who.added, train.panel.showing],
-        outputs,
-        **wired,
-    )
-    continued = train.form.parts["continued"]
-    listed.adapters.act(act, [language, who.added], [*outputs, continued], **wired)
-
-
 def add_tick(
-    demo: gr.Blocks,
-    train: TrainTab,
-    listed: RunsTab,
-    selected: gr.State,
-    workspace: Path,
-    can_train: bool,
-    language: gr.BrowserState,
+    demo: gr.Blocks, train: TrainTab, workspace: Path, can_train: bool, language: gr.BrowserState
 ) -> None:
-    """The full state each second and at load; what did not change is not sent, nor a table nobody sees."""
+    """The full state each second and at load; what did not change is not sent."""
 
-    def tick(
-        language: Language, opened: str, sent: dict[str, int], selected: str, asked: str | None
-    ) -> list[Any]:
-        panel = run_panel.tick(train.panel, workspace, can_train, language, opened, sent)
-        if selected != "runs":
-            return [*panel, gr.skip()]
-        table = runs_table(workspace, language, asked, can_train)
-        unchanged = sent.get("table") == hash(table)
-        panel[-1]["table"] = hash(table)
-        return [*panel, gr.skip() if unchanged else table]
+    def tick(language: Language, opened: str, sent: dict[str, int]) -> list[Any]:
+        return run_panel.tick(train.panel, workspace, can_train, language, opened, sent)
 
     timer = gr.Timer(TICK_S)
-    inputs = [language, train.opened, train.panel.sent, selected, listed.asked]
-    outputs = [*train.panel.outputs, listed.table]
+    inputs = [language, train.opened, train.panel.sent]
     # "once": where the server is slow, ticks must not pile up.
-    gr.on([timer.tick, demo.load], tick, inputs, outputs, trigger_mode="once", **QUIET)
+    gr.on([timer.tick, demo.load], tick, inputs, train.panel.outputs, trigger_mode="once", **QUIET)
 
 
 @cache
