@@ -212,7 +212,7 @@ def base_of(adapter: Adapter, workspace: Path) -> tuple[str, str | None]:
 
 
 def base_called(model: str) -> str:
-    """Returns a base as adapters name it: a folder by its last part, since they hold no paths of a machine."""
+    """Returns a base as adapters name it: a folder by its last part, as they hold no path of a machine."""
     return "+".join(Path(part).name if Path(part).is_absolute() else part for part in model.split("+"))
 
 

@@ -29,7 +29,10 @@ BASE = "base"
 """The base's value among those who can answer; an adapter's is its key."""
 
 Choice = Mapping[str, Any]
-"""What the card's value is: `base` as it was typed, `who` answers, and the keys of `added` adapters."""
+"""What the card's value is: `base` as it was typed, `who` answers, and the keys of `added` adapters.
+
+With `try`, the key of an adapter, the base is that adapter's own.
+"""
 
 # Of Unicode's private use: no text of an adapter is shown with it (`printable`).
 NAME_MARK = "\ue000"
@@ -48,7 +51,7 @@ def build_models_card(workspace: Path, language: Language) -> gr.HTML:
         return with_added(workspace, language, choice)
 
     return gr.HTML(
-        {"base": STARTER, "who": [BASE], "added": []},
+        {"base": STARTER, "who": [], "added": []},
         html_template=render("ask_models_card", language),
         apply_default_css=False,
         elem_classes="models",
@@ -61,16 +64,11 @@ def build_models_card(workspace: Path, language: Language) -> gr.HTML:
 def listing(workspace: Path, language: Language, choice: Choice) -> dict[str, Any]:
     """The choice where it still can be made, as `value`; the bases and adapters to choose from, as `html`.
 
-    With `who` None the base and the newest adapter are chosen; `try` is the key of an adapter to choose
-    beside its own base.
+    Where nobody that is chosen can answer, it is the base and the newest adapter.
     """
     who, added, trouble = choice.get("who"), list(choice.get("added", [])), None
     try:
-        if wanted := choice.get("try"):
-            model, revision = adapters.base_of(adapters.find(workspace, wanted), workspace)
-            settings, who = ModelSettings(model=model, revision=revision), [BASE, wanted]
-        else:
-            settings = base_settings(choice.get("base"))
+        settings = base_of(workspace, choice)
         if settings.model != STARTER:
             adapters.architecture_of(settings)
     except UserError as misfit:
@@ -126,6 +124,18 @@ def uploaded(path: str) -> Path:
     return file
 
 
+def base_of(workspace: Path, choice: Choice) -> ModelSettings:
+    """The base that was chosen.
+
+    Raises:
+        UserError: as `base_settings`, or the adapter to try is gone.
+    """
+    if wanted := choice.get("try"):
+        model, revision = adapters.base_of(adapters.find(workspace, wanted), workspace)
+        return ModelSettings(model=model, revision=revision)
+    return base_settings(choice.get("base"))
+
+
 def base_settings(typed: str | None) -> ModelSettings:
     """The base as it was typed or chosen; a model of the Hub may have its revision behind an @.
 
@@ -173,7 +183,7 @@ def described(language: Language, adapter: Adapter) -> str:
 
 def reason(language: Language, name: str, misfit: UserError) -> dict[str, Any]:
     """Why an adapter can't be used: its name in bold, at the front where the sentence does not tell it."""
-    bold, problem = Markup("<b translate='no'>{}</b>").format(name), misfit.problem
+    bold, problem = Markup('<b translate="no">{}</b>').format(name), misfit.problem
     if problem.template and problem.values.get("name") == name:
         # Filled again with a mark for the name: its letters may stand in other words of the sentence, too.
         marked = escape(sentence(language, problem.with_values(name=NAME_MARK)))
@@ -188,7 +198,7 @@ def checks(workspace: Path, language: Language, choice: Choice) -> str:
         if key == BASE:
             continue
         try:
-            adapter, settings = adapters.find(workspace, key), base_settings(choice.get("base"))
+            adapter, settings = adapters.find(workspace, key), base_of(workspace, choice)
             found = adapters.check(adapter, settings)
             loaded = engine().load_report(adapter.folder)
             probe = loaded.probe if loaded and loaded.check.base_name == settings.model else None
@@ -210,4 +220,4 @@ def answerers(
         raise UserError("Nobody is chosen to answer.", "Switch on the base or an adapter.", "nobody-answers")
     chosen = [None if key == BASE else adapters.find(workspace, key) for key in choice["who"]]
     named = [(each.name, each.folder) if each else (say(language, "base_model"), None) for each in chosen]
-    return base_settings(choice["base"]), named
+    return base_of(workspace, choice), named

@@ -192,7 +192,7 @@ def add_try_events(tab: TryTab, workspace: Path, language: Language) -> None:
 
 def held_out_from(workspace: Path, choice: Choice) -> str:
     """The name of the first run that was chosen; empty where none was."""
-    chosen = {str(key) for key in choice.get("who") or []} | {str(choice.get("try"))}
+    chosen = choice.get("who") or []
     return next((run.name for run in runs.list_runs(workspace) if f"/{run.name}" in chosen), "")
 
 
@@ -248,10 +248,10 @@ def answered(tab: TryTab, workspace: Path, language: Language, given: Given) -> 
     except UserError as trouble:
         yield {tab.answers: answers_html(language, earlier=earlier, trouble=trouble)}
         return
-    earlier = [*earlier, (question, [(reply.who, reply.text) for reply in replies])]
+    said_now = (question, [(reply.who, reply.text) for reply in replies])
     yield {
         tab.answers: answers_html(language, replies, right, earlier),
-        tab.asked: asked | {digest(picture): earlier},
+        tab.asked: asked | {digest(picture): [*earlier, said_now]},
     }
 
 

@@ -13,7 +13,6 @@ import gradio as gr
 
 from training import runs
 from training.config import TrainingConfig
-from training.runs import Run
 from ui import adapters
 from ui.events import QUIET
 from ui.html import render
@@ -50,9 +49,7 @@ def server_functions(workspace: Path, can_train: bool, language: Language) -> li
     """What the list asks for, and the changes of a run where this page may make any."""
 
     def list_rows(asked: dict[str, Any]) -> dict[str, Any]:
-        listed = [(run, run.status()) for run in runs.list_runs(workspace)]
-        html = runs_table(language, listed, can_train, undone=asked.get("undone"))
-        return {"html": html, "again_s": AGAIN_S[any(status.live for _, status in listed)]}
+        return list_runs(workspace, language, can_train, asked.get("undone"))
 
     def changing(name: str, change: Callable[[str], object]) -> Callable[..., Any]:
         def changed(asked: dict[str, Any]) -> dict[str, Any]:
@@ -100,12 +97,14 @@ def add_runs_events(
         listed.act(act, None, {opened, tabs, continued}, **QUIET)
 
 
-def runs_table(
-    language: Language, listed: list[tuple[Run, runs.Status]], can_train: bool, undone: str | None = None
-) -> str:
-    """Every run, newest first. `undone` is a run that was deleted just now, and may come back."""
-    rows = []
-    for run, status in listed:
+def list_runs(
+    workspace: Path, language: Language, can_train: bool, undone: str | None = None
+) -> dict[str, Any]:
+    """Every run, newest first, as HTML. `undone` is a run that was deleted just now, and may come back."""
+    rows, live = [], False
+    for run in runs.list_runs(workspace):
+        status = run.status()
+        live = live or status.live
         story, settings = story_of(run), settings_of(run)
         rows.append(
             {
@@ -120,7 +119,8 @@ def runs_table(
                 "deletable": can_train and not status.live,
             }
         )
-    return render("runs_table", language, rows=rows, undone=undone)
+    html = render("runs_table", language, rows=rows, undone=undone)
+    return {"html": html, "again_s": AGAIN_S[live]}
 
 
 def adapter_of(language: Language, settings: TrainingConfig) -> str:

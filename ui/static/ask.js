@@ -1,7 +1,7 @@
 /* The Try tab: who answers, pictures to pick, answers as they come. Read when the tab is opened. */
 (() => {
   const lens = window.lens;
-  const tab = { wanted: null, models: null, pictures: null, answers: null };
+  const tab = { wanted: null, models: null, listed: null, pictures: null, answers: null };
 
   /** Opens the tab with this adapter beside its base, and asks about its first held-out picture. */
   lens.tryAdapter = (key) => {
@@ -40,7 +40,7 @@
     }
 
     function chooseBase(base) {
-      if (base) return read({ ...props.value, base, who: null });
+      if (base) return read({ base, who: [], added: props.value.added });
       const typed = list.querySelector("#base-typed");
       typed.closest("label").hidden = false;
       return typed.focus();
@@ -81,18 +81,21 @@
     folder.addEventListener("keydown", (event) => {
       if (event.key === "Enter") clicks["use-adapter-folder"](adding.querySelector("#use-adapter-folder"));
     });
-    tab.models = { read, check, choice: () => props.value };
+    tab.models = { read, check, choice: () => props.value, choose: (value) => (props.value = value) };
     lens.whenShown(element, () => opened(tab.wanted));
   };
 
   /** What the opened tab asks for: those who can answer, and pictures; a wanted adapter is then asked. */
   async function opened(wanted) {
     tab.wanted = null;
-    const choice = { ...tab.models.choice(), ...(wanted && { try: wanted }) };
-    if (wanted) tab.answers?.classList.add("stale");
-    const [, found] = await Promise.all([tab.models.read(choice), tab.pictures.read(choice)]);
-    if (wanted && found) tab.pictures.pick(0);
-    else tab.answers?.classList.remove("stale");
+    if (wanted) {
+      tab.models.choose({ ...tab.models.choice(), try: wanted, who: ["base", wanted] });
+      tab.answers.classList.add("stale");
+    }
+    const choice = tab.models.choice();
+    tab.listed = tab.models.read(choice);
+    if (await tab.pictures.read(choice) && wanted) tab.pictures.pick(0);
+    else tab.answers.classList.remove("stale");
   }
 
   lens.pictures = (element, props, server, ask) => {
@@ -109,13 +112,14 @@
       return list.querySelector("button[data-index]") !== null;
     }
 
-    function pick(place) {
+    async function pick(place) {
       const button = list.querySelectorAll("button[data-index]")[place];
       list.querySelectorAll("button").forEach((each) => each.setAttribute("aria-pressed", each === button));
       button.setAttribute("aria-busy", "true");
       // An answer that still comes is about the picture before.
       if (tab.answers?.querySelector("[aria-busy=true]")) server.stop_answer({});
       tab.answers?.classList.add("stale");
+      if (!tab.models.choice().who.length) await tab.listed;
       props.value = { of, index: Number(button.dataset.index) };
       ask();
     }
