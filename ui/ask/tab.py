@@ -17,6 +17,7 @@ from training.data.images import load_image
 from training.data.open import open_configured
 from training.data.splits import split_dataset
 from ui.ask.models_card import Choice, answerers, build_models_card
+from ui.dataset_cache import Wanted, read_dataset
 from ui.events import QUEUED, QUIET
 from ui.html import render, small
 from ui.i18n import Language, say
@@ -203,9 +204,12 @@ def samples(workspace: Path, run: str) -> list[Sample]:
     found = next((each for each in runs.list_runs(workspace) if each.name == run), None)
     config = (settings_of(found) if found else None) or TrainingConfig()
     try:
-        dataset = open_configured(config.model_copy(update={"workspace": workspace}))
+        dataset = read_dataset(workspace, Wanted.of(config.model_dump()))
     except UserError:
-        return []  # the dataset was moved since: a person's own image can still be asked about
+        try:  # a run that was started from a shell may have taken it from outside the workspace
+            dataset = open_configured(config.model_copy(update={"workspace": workspace}))
+        except UserError:
+            return []  # it was moved since: a person's own image can still be asked about
     _, held_out = split_dataset(dataset, config.held_out, config.seed)
     by_image = {
         example.images[0]: example
