@@ -15,7 +15,7 @@ from training.config import TrainingConfig
 from training.data.readers.archives import is_junk, unpack
 from training.runs import Run, find_adapter, list_adapters
 from training.runs.adapters import adapter_in
-from ui.run.panel import has_adapter, settings_of
+from ui.run.summary import has_adapter, settings_of
 from vlm.errors import UserError
 from vlm.lazy_torch import import_torch
 from vlm.methods import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE

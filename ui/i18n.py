@@ -132,3 +132,29 @@ def ago(language: Language, seconds: float) -> str:
 
 # A key of TEXTS, or a function of the language for what is more than one text (HTML, a list of choices).
 Wording = str | Callable[[Language], Any]
+
+
+LABELS = {
+    "use_vision_lora": "vision",
+    "use_text_lora": "text",
+    "vision_lora_r": "vision_rank",
+    "connector_lora_r": "connector_rank",
+    "text_lora_r": "text_rank",
+}
+"""Where a setting's label is another key than its name."""
+
+
+def setting_name(language: Language, field: str) -> str:
+    """What the page calls a setting of a run."""
+    key = LABELS.get(field, field)
+    return say(language, key) if key in TEXTS else field
+
+
+def setting_to(language: Language, field: str, value: object) -> str:
+    """Such as: batch size 8; checkpoint gradients on."""
+    if isinstance(value, bool):
+        value = say(language, "on" if value else "off")
+    elif isinstance(value, float):
+        value = f"{value:g}"
+    name = setting_name(language, field)
+    return say(language, "set_to", setting=name[0].lower() + name[1:], value="–" if value is None else value)

@@ -1,33 +1,28 @@
-"""The page: its bar, its four tabs, the timer that reads the run folders, and its two switches."""
+"""The page: its bar, the strip and the four tabs, built once for each language."""
 
 import os
 import threading
-import time
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 import psutil
 
-from ui import adapters as shelf
-from ui.ask.models_card import BASE, as_typed, listing
-from ui.ask.tab import TryTab, add_try_events, build_try_tab, opened_sample, pictures
+from ui.ask.tab import add_try_events, build_try_tab
 from ui.data.hard_samples import add_hard_sample_events
 from ui.data.tab import add_data_tab_events, build_data_tab
-from ui.events import QUEUED, QUIET
-from ui.i18n import LANGUAGES, Language, number, say, warn
+from ui.events import QUIET
+from ui.i18n import LANGUAGES, Language, number, say
 from ui.inference import engine
-from ui.run import panel as run_panel
+from ui.run.board import RunBoard
+from ui.run.panel import build_strip
 from ui.runs.adapters_card import add_listing_events
-from ui.runs.tab import RunsTab, add_runs_events, build_runs_tab, runs_table
-from ui.train.tab import TrainTab, build_train_tab
-from vlm.errors import UserError
+from ui.runs.tab import add_runs_events, build_runs_tab
+from ui.train.tab import build_train_tab
 
-TICK_S = 1.0
 STATIC = Path(__file__).with_name("static")
-STYLES = [STATIC / name for name in ("page.css", "data.css")]
-SCRIPTS = [STATIC / name for name in ("page.js",)]
+STYLES = [STATIC / name for name in ("page.css", "form.css", "run.css", "data.css")]
+SCRIPTS = [STATIC / name for name in ("page.js", "run.js", "form.js")]
 
 PATHS: dict[Language, str] = {"en": "", "vi": "vi"}
 """Where the page of each language lies, under the page's own address."""
@@ -35,7 +30,9 @@ PATHS: dict[Language, str] = {"en": "", "vi": "vi"}
 
 def head() -> str:
     """The page's own scripts, for `launch(head=…)`: they run before the first paint."""
-    return "".join(f"<script>{path.read_text(encoding='utf-8')}</script>" for path in SCRIPTS)
+    style = (STATIC / "document.css").read_text(encoding="utf-8")
+    scripts = "".join(f"<script>{path.read_text(encoding='utf-8')}</script>" for path in SCRIPTS)
+    return f"<style>{style}</style>{scripts}"
 
 
 def build_page(workspace: Path, *, can_train: bool = True) -> gr.Blocks:
@@ -43,18 +40,20 @@ def build_page(workspace: Path, *, can_train: bool = True) -> gr.Blocks:
 
     With `can_train` False it shows and asks, and changes no run.
     """
+    board = RunBoard(workspace, can_train)
     with gr.Blocks(
         title="LoRA Lens", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)
     ) as demo:
-        build_in(demo, "en", workspace, can_train)
+        build_in(demo, "en", board)
     for language in LANGUAGES[1:]:
         with demo.route(language, PATHS[language], show_in_navbar=False):
-            build_in(demo, language, workspace, can_train)
+            build_in(demo, language, board)
     return demo
 
 
-def build_in(demo: gr.Blocks, words: Language, workspace: Path, can_train: bool) -> None:
+def build_in(demo: gr.Blocks, words: Language, board: RunBoard) -> None:
     """One language's page: its bar and its tabs. No text on it changes its language."""
+    workspace, can_train = board.workspace, board.can_train
     language = gr.State(words)
     gr.Navbar(visible=False)
     # In no tab: what lies in one that is not selected is not read at load.
@@ -62,9 +61,10 @@ def build_in(demo: gr.Blocks, words: Language, workspace: Path, can_train: bool)
     selected = gr.State("train")
     gr.HTML("<h1>LoRA Lens</h1>", elem_id="brand", apply_default_css=False)
     build_tools(words)
+    build_strip(words, board)
     with gr.Tabs(selected="train", elem_id="pages") as tabs:
         with gr.Tab(say(words, "train"), id="train"):
-            train = build_train_tab(workspace, can_train, words, language)
+            train = build_train_tab(words, workspace, board)
         with gr.Tab(say(words, "data"), id="data") as data_page:
             data = build_data_tab(workspace, train.form, words, language, pins)
         with gr.Tab(say(words, "try"), id="try") as try_page:
@@ -73,16 +73,11 @@ def build_in(demo: gr.Blocks, words: Language, workspace: Path, can_train: bool)
             listed = build_runs_tab(words)
     for page, key in ((data_page, "data"), (try_page, "try"), (runs_page, "runs")):
         page.select(lambda key=key: key, None, selected, **QUIET)
-    look_closer = train.form.parts["look_closer"].click(
-        lambda: (gr.Tabs(selected="data"), "data"), None, [tabs, selected], **QUIET
-    )
     row_opened = add_hard_sample_events(data, train.panel, language, tabs, selected)
-    add_data_tab_events(data, (data_page.select, look_closer.then, row_opened), selected)
+    add_data_tab_events(data, (data_page.select, row_opened), selected)
     add_try_events(trying, workspace, language, try_page.select)
     add_runs_events(listed, workspace, can_train, language, train.opened, tabs)
     add_listing_events(listed.adapters, workspace, can_train, language, runs_page.select, listed.table.change)
-    add_adapter_actions(train, trying, listed, workspace, can_train, language, tabs)
-    add_tick(demo, train, listed, selected, workspace, can_train, language)
     demo.load(warm_up, **QUIET)
 
 
@@ -97,80 +92,6 @@ def build_tools(words: Language) -> None:
 def hardware(language: Language) -> str:
     memory = number(language, psutil.virtual_memory().total / 2**30)
     return f'<span class="pill">{say(language, "hardware", cores=os.cpu_count(), memory=memory)}</span>'
-
-
-def add_adapter_actions(
-    train: TrainTab,
-    trying: TryTab,
-    listed: RunsTab,
-    workspace: Path,
-    can_train: bool,
-    language: gr.BrowserState,
-    tabs: gr.Tabs,
-) -> None:
-    """From an adapter to a first question, beside its base and about a held-out picture; or to a new run."""
-    who = trying.who
-    outputs = [tabs, *who.listed, trying.samples, trying.thumbnails, *trying.opened]
-
-    def ask(language: Language, added: list[str], key: str) -> list[Any]:
-        chosen = [BASE, key]
-        base = shelf.base_of(shelf.find(workspace, key), workspace)
-        samples, thumbnails = pictures(workspace, language, chosen)
-        first = opened_sample(samples[0]) if samples else [gr.skip()] * len(trying.opened)
-        listed = listing(workspace, language, as_typed(*base), chosen, added)
-        return [gr.Tabs(selected="try"), *listed, samples, thumbnails, *first]
-
-    def act(language: Language, added: list[str], event: gr.EventData) -> list[Any]:
-        moved = [gr.skip()] * (len(outputs) + 1)
-        try:
-            adapter = shelf.find(workspace, event.adapter)
-            if event.action == "try":
-                moved = [*ask(language, added, adapter.key), gr.skip()]
-            elif event.action == "continue" and can_train:
-                named = adapter.run.name if adapter.run else str(adapter.folder)
-                moved[0], moved[-1] = gr.Tabs(selected="train"), (named, time.time())
-        except UserError as trouble:
-            warn(language, trouble)
-        return moved
-
-    wired = {"concurrency_id": "data", **QUEUED}
-    train.panel.parts["try_it"].click(
-        lambda language, added, showing: ask(language, added, f"/{showing}"),
-        [language, who.added, train.panel.showing],
-        outputs,
-        **wired,
-    )
-    continued = train.form.parts["continued"]
-    listed.adapters.act(act, [language, who.added], [*outputs, continued], **wired)
-
-
-def add_tick(
-    demo: gr.Blocks,
-    train: TrainTab,
-    listed: RunsTab,
-    selected: gr.State,
-    workspace: Path,
-    can_train: bool,
-    language: gr.BrowserState,
-) -> None:
-    """The full state each second and at load; what did not change is not sent, nor a table nobody sees."""
-
-    def tick(
-        language: Language, opened: str, sent: dict[str, int], selected: str, asked: str | None
-    ) -> list[Any]:
-        panel = run_panel.tick(train.panel, workspace, can_train, language, opened, sent)
-        if selected != "runs":
-            return [*panel, gr.skip()]
-        table = runs_table(workspace, language, asked, can_train)
-        unchanged = sent.get("table") == hash(table)
-        panel[-1]["table"] = hash(table)
-        return [*panel, gr.skip() if unchanged else table]
-
-    timer = gr.Timer(TICK_S)
-    inputs = [language, train.opened, train.panel.sent, selected, listed.asked]
-    outputs = [*train.panel.outputs, listed.table]
-    # "once": where the server is slow, ticks must not pile up.
-    gr.on([timer.tick, demo.load], tick, inputs, outputs, trigger_mode="once", **QUIET)
 
 
 @cache

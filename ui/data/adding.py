@@ -8,10 +8,11 @@ from typing import Any
 import gradio as gr
 
 from training.data.edit.uploads import add_upload
+from training.data.synthetic.samples import SAMPLES
 from ui.dataset_cache import OF_DATASET, Wanted, read_dataset
 from ui.i18n import Language, say
-from ui.train import form, form_html
-from ui.train.cards import dataset_choices
+from ui.train import form_values as form
+from ui.html import error as html_error, small
 from ui.widgets import drawn, link
 from vlm.errors import UserError
 
@@ -38,7 +39,7 @@ class AddingBox:
 def build_adding_box(words: Language) -> AddingBox:
     with gr.Column(visible=False, elem_classes="adding", elem_id="data-adding") as box:
         files = drop_zone(words, "drop_data", "data-files")
-        drawn(words, lambda language: form_html.small(say(language, "drop_hint")))
+        drawn(words, lambda language: small(say(language, "drop_hint")))
         folder = gr.Textbox(
             label=say(words, "folder_or_hub"),
             placeholder="datasets/my-pictures",
@@ -62,7 +63,7 @@ def drop_zone(words: Language, key: str, name: str) -> gr.File:
             interactive=True,
             elem_id=name,
         )
-        drawn(words, lambda language: form_html.small(say(language, key)), elem_classes="dropwords")
+        drawn(words, lambda language: small(say(language, key)), elem_classes="dropwords")
     return files
 
 
@@ -81,6 +82,13 @@ def _added(workspace: Path, find_source: Callable[[], str]) -> Added:
     read_dataset(workspace, Wanted(source))
     source = as_a_worker_finds_it(source, workspace)
     return Added(source, choices_with(workspace, source))
+
+
+def dataset_choices(workspace: Path) -> list[str]:
+    """The samples, and the folders in the workspace's datasets."""
+    folder = workspace / "datasets"
+    found = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return [*SAMPLES, *(name for name in found if name not in SAMPLES and not name.startswith("."))]
 
 
 def choices_with(workspace: Path, source: str) -> list[str | tuple[str, str]]:
@@ -102,7 +110,7 @@ def in_the_box(language: Language, find: Callable[[], Added]) -> tuple[Any, ...]
     try:
         added = find()
     except UserError as trouble:
-        return gr.skip(), form_html.error(language, trouble), *[gr.skip()] * len(OF_DATASET)
+        return gr.skip(), html_error(language, trouble), *[gr.skip()] * len(OF_DATASET)
     chosen = gr.update(choices=added.choices, value=added.source)
     return gr.update(visible=False), "", chosen, *read_by_itself()
 

@@ -17,7 +17,7 @@ from training.config import TrainingConfig
 from training.runs import Run, Status
 from training.runs.events import error_of, tail
 from ui.html import render
-from ui.i18n import Language, percent
+from ui.i18n import Language, percent, setting_to
 from ui.run import view
 from ui.run.summary import (
     Summary,
@@ -196,7 +196,7 @@ class RunBoard:
             "run_notices",
             language,
             failure=view.failure(language, status),
-            change=change and view.change_words(language, *change),
+            change=change and setting_to(language, *change),
             warnings=[error_of(warning) for warning in summary.warnings],
             other=other,
         )
