@@ -22,7 +22,7 @@ from ui.train.tab import build_train_tab
 
 STATIC = Path(__file__).with_name("static")
 STYLES = [STATIC / name for name in ("page.css", "form.css", "run.css", "data.css")]
-SCRIPTS = [STATIC / name for name in ("page.js", "run.js", "form.js")]
+SCRIPTS = [STATIC / name for name in ("page.js", "busy.js", "run.js", "counts.js", "form.js")]
 
 PATHS: dict[Language, str] = {"en": "", "vi": "vi"}
 """Where the page of each language lies, under the page's own address."""
