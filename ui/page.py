@@ -13,7 +13,6 @@ import psutil
 from ui import adapters as shelf
 from ui.ask.models_card import BASE, as_typed, listing
 from ui.ask.tab import TryTab, add_try_events, build_try_tab, opened_sample, pictures
-from ui.data.hard_samples import add_hard_sample_events
 from ui.data.tab import add_data_tab_events, build_data_tab
 from ui.events import QUEUED, QUIET
 from ui.i18n import LANGUAGES, Language, number, say, warn
@@ -27,7 +26,7 @@ from vlm.errors import UserError
 TICK_S = 1.0
 STATIC = Path(__file__).with_name("static")
 STYLES = [STATIC / name for name in ("page.css", "data.css")]
-SCRIPTS = [STATIC / name for name in ("page.js",)]
+SCRIPTS = [STATIC / name for name in ("page.js", "adding.js", "data.js")]
 
 PATHS: dict[Language, str] = {"en": "", "vi": "vi"}
 """Where the page of each language lies, under the page's own address."""
@@ -57,8 +56,6 @@ def build_in(demo: gr.Blocks, words: Language, workspace: Path, can_train: bool)
     """One language's page: its bar and its tabs. No text on it changes its language."""
     language = gr.State(words)
     gr.Navbar(visible=False)
-    # In no tab: what lies in one that is not selected is not read at load.
-    pins = gr.BrowserState({}, storage_key="lora-lens-pins", secret="remembers-only-names")
     selected = gr.State("train")
     gr.HTML("<h1>LoRA Lens</h1>", elem_id="brand", apply_default_css=False)
     build_tools(words)
@@ -66,7 +63,8 @@ def build_in(demo: gr.Blocks, words: Language, workspace: Path, can_train: bool)
         with gr.Tab(say(words, "train"), id="train"):
             train = build_train_tab(workspace, can_train, words, language)
         with gr.Tab(say(words, "data"), id="data") as data_page:
-            data = build_data_tab(workspace, train.form, words, language, pins)
+            build_data_tab(workspace, train.form, words)
+            train.form.controls["dataset"].allow_custom_value = True  # its choices are those of the page's start
         with gr.Tab(say(words, "try"), id="try") as try_page:
             trying = build_try_tab(words)
         with gr.Tab(say(words, "runs"), id="runs") as runs_page:
@@ -76,14 +74,25 @@ def build_in(demo: gr.Blocks, words: Language, workspace: Path, can_train: bool)
     look_closer = train.form.parts["look_closer"].click(
         lambda: (gr.Tabs(selected="data"), "data"), None, [tabs, selected], **QUIET
     )
-    row_opened = add_hard_sample_events(data, train.panel, language, tabs, selected)
-    add_data_tab_events(data, (data_page.select, look_closer.then, row_opened), selected)
+    add_data_tab_events(train.form, (data_page.select, look_closer.then), demo.load)
+    open_hard_rows(train.panel)
     add_try_events(trying, workspace, language, try_page.select)
     add_runs_events(listed, workspace, can_train, language, train.opened, tabs)
     add_listing_events(listed.adapters, workspace, can_train, language, runs_page.select, listed.table.change)
     add_adapter_actions(train, trying, listed, workspace, can_train, language, tabs)
     add_tick(demo, train, listed, selected, workspace, can_train, language)
     demo.load(warm_up, **QUIET)
+
+
+def open_hard_rows(panel: run_panel.RunPanel) -> None:
+    """A click on one of a run's hardest examples opens its row on the Data tab."""
+    row = gr.HTML({}, html_template="", apply_default_css=False, visible="hidden")
+
+    def find(showing: str, event: gr.EventData) -> dict[str, Any]:
+        return {"run": showing, "row": event.key, "at": time.time()}
+
+    panel.parts["hardest"].act(find, panel.showing, row, **QUIET)
+    row.change(None, row, None, js="(found) => lens.openRow(found.run, found.row)", **QUIET)
 
 
 def build_tools(words: Language) -> None:

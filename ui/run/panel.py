@@ -16,7 +16,6 @@ from training.data.edit.thumbnails import thumbnail_uri
 from training.data.synthetic.samples import SAMPLES
 from training.runs import Run, Status
 from training.runs.events import tail
-from ui.data.gallery import TELL_ACT
 from ui.i18n import Language, say
 from ui.run import results as learned
 from ui.run import view as live
@@ -85,6 +84,13 @@ def welcome(language: Language) -> str:
     return f"<h3>{say(language, 'no_run_title')}</h3><ol>{steps}</ol>"
 
 
+TELL_ACT = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-act]');
+  if (button) trigger('act', {...button.dataset});
+});
+"""
+"""One listener for what is drawn: a button says what it does, and to which row."""
 NEWEST = "/newest"
 """Stands for "no run was opened": a browser remembers no empty value, and no run's name holds a slash."""
 

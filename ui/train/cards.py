@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 
 from training.config.run_name import new_name
-from training.data.synthetic.samples import SAMPLES
+from ui.datasets import dataset_choices
 from ui.i18n import Language, say
 from ui.train import form, form_html
 from ui.train.mixer import adapter_card
@@ -24,13 +24,6 @@ def build_form(workspace: Path, can_train: bool, words: Language) -> Form:
         adapter_card(built, words)
         action_bar(built, workspace, can_train, words)
     return built
-
-
-def dataset_choices(workspace: Path) -> list[str]:
-    """The samples, and the folders in the workspace's datasets."""
-    folder = workspace / "datasets"
-    found = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    return [*SAMPLES, *(name for name in found if name not in SAMPLES and not name.startswith("."))]
 
 
 def data_card(built: Form, workspace: Path, words: Language) -> None:

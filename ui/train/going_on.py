@@ -9,8 +9,7 @@ import gradio as gr
 
 from ui import adapters as shelf
 from ui.adapters import Shelved
-from ui.data.adding import choices_with
-from ui.dataset_cache import OF_DATASET
+from ui.datasets import OF_DATASET, choices_with
 from ui.events import QUEUED, QUIET
 from ui.i18n import Language
 from ui.train import form

@@ -10,8 +10,15 @@ import gradio as gr
 
 from training import config, runs
 from training.config.run_name import new_name
-from ui.data.adding import add_files, add_typed, in_the_box, read_by_itself
-from ui.dataset_cache import OF_DATASET, Wanted, read_dataset
+from ui.datasets import (
+    OF_DATASET,
+    Wanted,
+    add_files,
+    add_typed,
+    choices_with,
+    read_by_itself,
+    read_dataset,
+)
 from ui.events import QUEUED, QUIET
 from ui.i18n import Language, warn
 from ui.run.panel import NEWEST, RunPanel, build_run_panel, change_of, run_named
@@ -93,15 +100,25 @@ def add_data_events(built: Form, workspace: Path, language: gr.BrowserState) -> 
     for event, box, add in (
         (parts["use_folder"].click, parts["folder"], add_typed),
         (parts["folder"].submit, parts["folder"], add_typed),
-        (parts["upload"].upload, parts["upload"], lambda workspace, upload: add_files(workspace, [upload])),
+        (parts["upload"].upload, parts["upload"], lambda workspace, upload: add_files(workspace, [Path(upload)])),
     ):
         event(
-            lambda language, given, add=add: in_the_box(language, lambda: add(workspace, given)),
+            lambda language, given, add=add: in_the_box(workspace, language, lambda: add(workspace, given)),
             [language, box],
             changed,
             concurrency_id="data",
             **QUEUED,
         )
+
+
+def in_the_box(workspace: Path, language: Language, find: Callable[[], str]) -> tuple[Any, ...]:
+    """Updates of the box, its error, and the settings `OF_DATASET`: the new one chosen, or what is wrong."""
+    try:
+        added = find()
+    except UserError as trouble:
+        return gr.skip(), form_html.error(language, trouble), *[gr.skip()] * len(OF_DATASET)
+    chosen = gr.update(choices=choices_with(workspace, added), value=added)
+    return gr.update(visible=False), "", chosen, *read_by_itself()
 
 
 def add_start_event(built: Form, opened: gr.BrowserState, workspace: Path, language: gr.BrowserState) -> None:
