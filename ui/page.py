@@ -9,7 +9,6 @@ import gradio as gr
 import psutil
 
 from ui.ask.tab import add_try_events, build_try_tab
-from ui.data.hard_samples import add_hard_sample_events
 from ui.data.tab import add_data_tab_events, build_data_tab
 from ui.events import QUIET
 from ui.i18n import LANGUAGES, Language, number, say
@@ -22,7 +21,7 @@ from ui.train.tab import build_train_tab
 
 STATIC = Path(__file__).with_name("static")
 STYLES = [STATIC / name for name in ("page.css", "form.css", "run.css", "data.css")]
-SCRIPTS = [STATIC / name for name in ("page.js", "busy.js", "run.js", "counts.js", "form.js")]
+SCRIPTS = [STATIC / name for name in ("page.js", "busy.js", "run.js", "counts.js", "form.js", "adding.js", "data.js")]
 
 PATHS: dict[Language, str] = {"en": "", "vi": "vi"}
 """Where the page of each language lies, under the page's own address."""
@@ -56,8 +55,6 @@ def build_in(demo: gr.Blocks, words: Language, board: RunBoard) -> None:
     workspace, can_train = board.workspace, board.can_train
     language = gr.State(words)
     gr.Navbar(visible=False)
-    # In no tab: what lies in one that is not selected is not read at load.
-    pins = gr.BrowserState({}, storage_key="lora-lens-pins", secret="remembers-only-names")
     selected = gr.State("train")
     gr.HTML("<h1>LoRA Lens</h1>", elem_id="brand", apply_default_css=False)
     build_tools(words)
@@ -66,15 +63,14 @@ def build_in(demo: gr.Blocks, words: Language, board: RunBoard) -> None:
         with gr.Tab(say(words, "train"), id="train"):
             train = build_train_tab(words, workspace, board)
         with gr.Tab(say(words, "data"), id="data") as data_page:
-            data = build_data_tab(workspace, train.form, words, language, pins)
+            build_data_tab(workspace, train.form, words)
         with gr.Tab(say(words, "try"), id="try") as try_page:
             trying = build_try_tab(words)
         with gr.Tab(say(words, "runs"), id="runs") as runs_page:
             listed = build_runs_tab(words)
     for page, key in ((data_page, "data"), (try_page, "try"), (runs_page, "runs")):
         page.select(lambda key=key: key, None, selected, **QUIET)
-    row_opened = add_hard_sample_events(data, train.panel, language, tabs, selected)
-    add_data_tab_events(data, (data_page.select, row_opened), selected)
+    add_data_tab_events(train.form, (data_page.select,), demo.load)
     add_try_events(trying, workspace, language, try_page.select)
     add_runs_events(listed, workspace, can_train, language, train.opened, tabs)
     add_listing_events(listed.adapters, workspace, can_train, language, runs_page.select, listed.table.change)

@@ -231,7 +231,7 @@
     compose: (button) => choose(HALVES.map((part) => find(`[data-half="${part}"]`).value).join("+"), button),
     afresh: () => continueFrom(""),
     apply: (button) => (MODEL in extra.change ? choose(extra.change.model, button) : take({ set: extra.change })),
-    add: () => lens.form.toggleAdding?.(),
+    add: () => lens.showAdding(root()),
   };
 
   function clicked(event) {

@@ -6,7 +6,7 @@ from typing import Any
 
 from ui import adapters
 from ui.adapters import Shelved
-from ui.dataset_cache import OF_DATASET
+from ui.datasets import OF_DATASET
 from ui.train import form_values
 from ui.train.base_model import read_model
 from ui.train.form_values import Chosen

@@ -13,9 +13,7 @@ from training.config import Problem, TrainingConfig
 from training.data.edit.thumbnails import thumbnail_uri
 from training.data.synthetic.samples import SAMPLES
 from training.memory import estimate
-from ui import dataset_cache
-from ui.data.adding import choices_with
-from ui.dataset_cache import Wanted
+from ui.datasets import Wanted, choices_with, read_dataset
 from ui.html import error, render, small
 from ui.i18n import TEXTS, Language, duration, number, say, setting_name, setting_to, told
 from ui.train import form_values
@@ -252,7 +250,7 @@ def preview(language: Language, workspace: Path, values: Mapping[str, Any]) -> d
     source = str(values["dataset"] or "")
     kind = say(language, "sample_note" if source in SAMPLES else "own_note")
     try:
-        dataset = dataset_cache.read_dataset(workspace, Wanted.of(values))
+        dataset = read_dataset(workspace, Wanted.of(values))
     except UserError as trouble:
         return {"dataset_note": kind, "preview": error(language, trouble)}
     pictured = [example for example in dataset.examples if example.images]

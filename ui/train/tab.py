@@ -13,8 +13,7 @@ import gradio as gr
 
 from training import config, runs
 from training.config.run_name import new_name
-from ui.data.adding import add_files, add_typed
-from ui.dataset_cache import OF_DATASET, Wanted, read_dataset
+from ui.datasets import Wanted, adding_box, read_dataset
 from ui.html import error, render
 from ui.i18n import Language, told
 from ui.run.board import RunBoard
@@ -44,16 +43,17 @@ class TrainTab:
 
 def build_train_tab(language: Language, workspace: Path, board: RunBoard) -> TrainTab:
     asked = FormServer(language, workspace, board)
+    first = {name: form_values.shown(name, form_values.default_of(name)) for name in form_values.FIELDS}
+    hidden = {"html_template": "", "visible": "hidden", "elem_id": "settings"}
+    settings = scripted(first, "lens.form.carry(props, watch)", **hidden)
     with gr.Row(elem_classes="page"):
         with gr.Column(elem_classes="settings", elem_id="form"):
             attach = "lens.form.attach(element, server)"
             data, rest = form_view.cards(language, workspace, board.can_train)
-            scripted(data, attach, [asked.preview, asked.add])
+            scripted(data, attach, [asked.preview])
+            adding_box(workspace, language, settings)
             scripted(rest, attach, asked.functions())
         panel = build_panel(language)
-    first = {name: form_values.shown(name, form_values.default_of(name)) for name in form_values.FIELDS}
-    hidden = {"html_template": "", "visible": "hidden", "elem_id": "settings"}
-    settings = scripted(first, "lens.form.carry(props, watch)", **hidden)
     return TrainTab(Form(settings=settings), panel)
 
 
@@ -99,22 +99,6 @@ class FormServer:
     def preview(self, asked: Asked) -> Answer:
         values = form_values.values_of(asked["settings"], self.workspace)
         return {"parts": form_view.preview(self.language, self.workspace, values)}
-
-    def add(self, asked: Asked) -> Answer:
-        """Chooses a dataset that was typed, or uploaded to `files`. Answers with `trouble` where it is none."""
-        try:
-            added = (
-                add_typed(self.workspace, asked["typed"])
-                if "typed" in asked
-                else add_files(self.workspace, asked["files"])
-            )
-        except UserError as trouble:
-            return {"trouble": error(self.language, trouble)}
-        return self._chosen_dataset(added.source)
-
-    def _chosen_dataset(self, source: str) -> Answer:
-        afresh = {name: form_values.shown(name, form_values.default_of(name)) for name in OF_DATASET[1:]}
-        return self._set({"dataset": source} | afresh)
 
     def choose(self, asked: Asked) -> Answer:
         """A model was chosen or typed, or two halves of one; or the layers of the one that is there are asked.

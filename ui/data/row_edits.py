@@ -3,8 +3,7 @@
 Nothing is changed in place: the changes are kept beside the dataset and become a new version of it.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,12 @@ from training.data.edit.versions import (
     save_pending,
     save_version,
 )
-from training.data.row import Issue
 from training.data.synthetic.samples import SAMPLES
 from training.data.validate.dataset_check import Report
-from ui.data.rows import RowText, draft_of, is_same, of_example, of_messages, of_raw
-from ui.dataset_cache import OF_DATASET, Wanted
+from ui.data.row_text import RowText, draft_of, is_same, of_example, of_messages, of_raw
+from ui.datasets import Wanted
 from vlm.errors import UserError
 from vlm.example import Example
-
-
-@dataclass(frozen=True)
-class At:
-    """The row that is corrected, and among which others: the examples, or those that were found faulty."""
-
-    key: str
-    faulty: bool = False
 
 
 def examples_by_id(dataset: Dataset) -> dict[str, Example]:
@@ -46,18 +36,11 @@ def faulty_rows(report: Report) -> list[str]:
     return list(dict.fromkeys(key for finding in listed for key in finding.row_ids))
 
 
-def mark_of(changes: PendingEdits, key: str) -> str:
+def mark_of(changes: PendingEdits | None, key: str) -> str:
     """What was done to a row, as a word of `mark_…`; "" where nothing was."""
+    if changes is None:
+        return ""
     return "left_out" if key in changes.excluded else "changed" if key in changes.fixed else ""
-
-
-def state_of(changes: PendingEdits) -> Callable[[Issue], str]:
-    """For `check_html.findings`. A picture that many rows show is as its first row is."""
-
-    def state(issue: Issue) -> str:
-        return (mark_of(changes, issue.row_ids[0]) or "open") if issue.row_ids else ""
-
-    return state
 
 
 def row_text(workspace: Path, values: Mapping[str, Any], dataset: Dataset, key: str) -> RowText:
@@ -76,15 +59,7 @@ def row_text(workspace: Path, values: Mapping[str, Any], dataset: Dataset, key: 
             )
         return row
     wanted = Wanted.of(values)
-    found = raw_row(
-        key,
-        wanted.source,
-        workspace,
-        inside=workspace,
-        columns=wanted.columns,
-        split=wanted.split,
-        held_out_split=wanted.held_out_split,
-    )
+    found = raw_row(key, wanted.source, workspace, inside=workspace, **wanted.how)
     return of_raw(found, dataset, wanted.columns)
 
 
@@ -139,8 +114,3 @@ def beside(keys: list[str], key: str, step: int) -> str:
     """The key so many steps on, from the end to the beginning again."""
     at = keys.index(key) if key in keys else 0
     return keys[(at + step) % len(keys)] if keys else key
-
-
-def same_dataset(values: Mapping[str, Any], key: tuple[Any, ...] | None) -> bool:
-    """Whether a check with this key was of the dataset that these settings read."""
-    return key is not None and key[: len(OF_DATASET)] == tuple(values[name] for name in OF_DATASET)
