@@ -42,7 +42,9 @@ def link(words: Language, key: str, **settings: object) -> gr.Button:
     return gr.Button(say(words, key), size="sm", elem_classes="link", **settings)
 
 
-def scripted(value: Any, script: str, functions: Sequence[Callable[..., Any]] = (), **settings: Any) -> gr.HTML:
+def scripted(
+    value: Any, script: str, functions: Sequence[Callable[..., Any]] = (), **settings: Any
+) -> gr.HTML:
     """HTML with a script that begins where it is drawn, and the functions that it may ask the server."""
     return gr.HTML(
         value,

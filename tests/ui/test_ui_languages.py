@@ -16,8 +16,8 @@ from PIL import Image
 from support.vietnamese import english_in
 from training.data.synthetic.phrases import QUESTION_TYPES
 from training.runs.status import State, Status
-from ui.ask import answers_html
-from ui.ask.answers_html import Reply
+from ui.ask.models_card import listing
+from ui.ask.tab import Reply, answers_html
 from ui.data import (
     check_html,
     editor_html,
@@ -33,6 +33,7 @@ from ui.data import (
 from ui.data.check_card import run_check
 from ui.data.gallery_html import Card
 from ui.dataset_cache import Wanted, read_dataset
+from ui.html import render
 from ui.i18n import TEXTS, ago, duration
 from ui.page import build_page
 from ui.run import panel as run_panel
@@ -41,7 +42,7 @@ from ui.run import view as live
 from ui.run.samples import film
 from ui.run.summary import gather
 from ui.runs import adapters_card
-from ui.runs import tab as runs_tab
+from ui.runs.tab import list_runs
 from ui.train import form, form_html, mixer, mixer_html, model_card
 from ui.train.form import Chosen
 from vlm import catalog
@@ -274,17 +275,25 @@ def test_a_dataset_and_what_a_check_found_are_told_without_an_english_word(pets)
 def test_answers_adapters_and_runs_are_told_without_an_english_word(taught, tmp_path):
     shutil.copytree(taught.path, tmp_path / "runs" / "demo")
     check, probe = SimpleNamespace(matched=1, total=1, notes=[]), SimpleNamespace(differs=False)
+    checked = [{"name": "demo", "found": check, "probe": probe, "trouble": None}]
+    replies = [Reply("x", "đỏ", 1, 1.0, True, right=True), Reply("x", right=False), Reply("x", done=True)]
     drawn = [
         adapters_card.adapters_table(tmp_path, "vi", can_train=True),
         adapters_card.adapters_table(tmp_path / "none", "vi", can_train=True),
-        *(runs_tab.runs_table(tmp_path, "vi", asked, can_train=True) for asked in (None, "demo")),
-        runs_tab.runs_table(tmp_path / "none", "vi", None, can_train=True),
-        answers_html.check("vi", "demo", check, probe),
-        answers_html.thumbnails("vi", ["data:,"]),
-        answers_html.waiting("vi"),
-        answers_html.answers("vi", [Reply("x", "đỏ", 1, 1.0, True), Reply("x"), Reply("x", done=True)], "đỏ"),
-        answers_html.earlier("vi", [("màu gì?", [("x", "đỏ")])]),
-        answers_html.others("vi", [], nobody=True),
+        list_runs(tmp_path, "vi", True, undone="demo")["html"],
+        list_runs(tmp_path / "none", "vi", True)["html"],
+        listing(tmp_path, "vi", {"base": "starter"})["html"],
+        listing(tmp_path / "none", "vi", {"base": "starter"})["html"],
+        render("ask_checks", "vi", rows=checked),
+        render("ask_models_card", "vi"),
+        render("ask_pictures", "vi", loading=True),
+        *(
+            render("ask_pictures", "vi", loading=False, pictures=[(0, "data:,")], held_out=held_out)
+            for held_out in (True, False)
+        ),
+        answers_html("vi"),
+        answers_html("vi", replies, ("đỏ",), [("màu gì?", [("x", "đỏ")])]),
+        answers_html("vi", replies, busy=True),
         *(ago("vi", seconds) for seconds in (0, 90, 9000, 900000)),
         *(duration("vi", seconds) for seconds in (0, 90, 9000)),
     ]
