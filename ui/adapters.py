@@ -16,7 +16,7 @@ from training.data.readers.archives import is_junk, unpack
 from training.runs import Run, find_adapter, list_adapters
 from training.runs.adapters import adapter_in
 from ui.i18n import Language, number, say
-from ui.run.panel import has_adapter, settings_of
+from ui.run.summary import has_adapter, settings_of
 from vlm.errors import Phrase, UserError
 from vlm.filesystem import FileStamp, file_stamp
 from vlm.lazy_torch import import_torch
@@ -259,7 +259,3 @@ def _checked(
         return check_fit(folder, architecture(model, revision), base_called(model))
     except UserError as trouble:
         return trouble
-
-
-# The names that the Train and Data tabs still call these by.
-Shelved, shelf, look = Adapter, available, read

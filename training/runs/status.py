@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from vlm.errors import Phrase, UserError
 
 # Files of a run folder. `stop` requests the worker to end; `exit_code` is there if its parent saw it end.
 EVENTS, OUTPUT, LOCK, STOP, EXIT_CODE = "events.jsonl", "output.log", "lock", "stop", "exit_code"
+ADAPTER = "adapter"
 
 State = Literal["starting", "running", "finished", "stopped", "failed", "interrupted"]
 
@@ -21,12 +22,15 @@ State = Literal["starting", "running", "finished", "stopped", "failed", "interru
 STARTING_S = 4.0
 
 GO_ON = "Go on with it: {command} resume {name}"
-_KINDS = FINAL | {"queued", "started", "phase", "drill", "step", "checkpoint"}
+# The events that tell of it.
+KINDS = FINAL | {"queued", "started", "phase", "drill", "step", "checkpoint"}
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
     """Where a run stands. `total` is None until it is known, `problem` and `remedy` if nothing is wrong.
+
+    A run that was stopped has a problem where it was stopped too early to have an adapter.
 
     `change` has settings that would have helped, each alone, the best first.
     """
@@ -52,25 +56,40 @@ class Status:
         return self.state in ("stopped", "failed", "interrupted")
 
 
-def status_of(folder: Path) -> Status:
-    """Returns the status by the folder alone, so that every reader sees the same."""
-    status, by_the_worker = _read_status(folder)
+def status_of(folder: Path, read_events: Callable[[], list[Event]] | None = None) -> Status:
+    """Returns the status by the folder alone, so that every reader sees the same.
+
+    `read_events` is for who reads the log on from where it was: it returns the events of `KINDS` so far, of
+    which a `step` or `phase` may be left out where one of the same kind follows it.
+    """
+    read_events = read_events or (lambda: read(folder / EVENTS, KINDS))
+    status, by_the_worker = _read_status(folder, read_events)
     if status.live or by_the_worker:
         return status
     # A worker that took its lock after it was probed would seem dead: a second look is sure.
-    return _read_status(folder)[0]
+    return _read_status(folder, read_events)[0]
 
 
-def _read_status(folder: Path) -> tuple[Status, bool]:
+def _read_status(folder: Path, read_events: Callable[[], list[Event]]) -> tuple[Status, bool]:
     """Returns the status, and whether the worker itself gave the outcome."""
     held = lock.is_held(folder / LOCK)  # before the events: a worker writes its outcome, then lets go
-    events = read(folder / EVENTS, _KINDS)
+    events = read_events()
     starts = [index for index, event in enumerate(events) if event["kind"] == "queued"]
     attempt = events[starts[-1] :] if starts else events  # since it was last started or resumed
     status = _progress_of(events, attempt)
     outcome = next((event for event in reversed(attempt) if event["kind"] in FINAL), None)
     if outcome is not None:
         words = _said(error_of(outcome)) if outcome["kind"] == "failed" else {}
+        if outcome["kind"] == "stopped" and not (folder / ADAPTER).is_dir():
+            words = _said(
+                UserError(
+                    "The run was stopped too early to have an adapter.",
+                    GO_ON,
+                    "run-stopped-early",
+                    command=command(),
+                    name=folder.name,
+                )
+            )
         return replace(
             status, state=outcome["kind"], eta_s=None, elapsed_s=outcome["elapsed_s"], **words
         ), True

@@ -20,8 +20,8 @@ from ui.adapters import STARTER, Adapter
 from ui.html import error, render
 from ui.i18n import Language, percent, say, sentence
 from ui.inference import engine
-from ui.run.panel import story_of
-from ui.train.model_card import from_here, model_name
+from ui.run.summary import summary_of
+from ui.train.base_model import from_here, model_name
 from vlm.errors import UserError
 from vlm.settings import ModelSettings
 
@@ -175,7 +175,7 @@ def described(language: Language, adapter: Adapter) -> str:
     except UserError:
         return adapter.name
     method = "" if info.method == TrainingConfig().method else info.label
-    score = story_of(adapter.run).score if adapter.run else None
+    score = summary_of(adapter.run).score if adapter.run else None
     parts = [adapter.name, method, adapters.ranks(language, info.ranks)]
     parts += [] if score is None else [percent(language, score)]
     return " · ".join(part for part in parts if part).replace(" %", "\xa0%")

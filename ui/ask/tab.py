@@ -22,8 +22,7 @@ from ui.events import QUEUED, QUIET
 from ui.html import render, small
 from ui.i18n import Language, say
 from ui.inference import engine
-from ui.run.panel import settings_of
-from ui.run.summary import is_right
+from ui.run.summary import is_right, settings_of
 from ui.widgets import title
 from vlm.errors import UserError
 

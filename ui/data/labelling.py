@@ -4,27 +4,17 @@ What is written is saved at once, in a dataset folder of its own, which is the f
 """
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import gradio as gr
 
 from training.data.edit import labels
 from training.data.edit.labels import LabelledImage, QuestionAnswer
 from training.data.readers.annotations import pictures_in
 from training.data.readers.archives import unpack
 from training.data.synthetic.samples import SAMPLES
-from ui.data import drawing as data_drawing
-from ui.data import editor_html
-from ui.data.adding import choices_with, read_by_itself
-from ui.data.editor import TO_THE_EDITOR, drafters, filled
-from ui.data.parts import DATA, DataTab, Given
-from ui.data.rows import RowText
-from ui.dataset_cache import OF_DATASET
-from ui.train import form_html
-from vlm.errors import UserError
+from ui.data.row_text import RowText
 from vlm.filesystem import free_name, slug
 
 
@@ -39,6 +29,18 @@ class Label:
     at: int = 0
     pair: int = 0
     question: str = ""
+
+    @classmethod
+    def read(cls, workspace: Path, sent: Mapping[str, Any]) -> "Label":
+        """What a page sent. Raises `UserError` where its folder was not begun here."""
+        # By its name alone: a page may say anything, and a path must lead nowhere else.
+        folder = Path(str(sent["folder"])).name
+        label = cls(folder, int(sent["at"]), int(sent["pair"]), str(sent["question"]))
+        return within(label, entries(workspace, label))
+
+    @property
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def entries(workspace: Path, label: Label) -> list[LabelledImage]:
@@ -96,26 +98,26 @@ def _before(label: Label, listed: Sequence[LabelledImage]) -> Label:
     return replace(label, at=at, pair=max(0, len(listed[at].pairs) - 1))
 
 
-def show(tab: DataTab, given: Given, label: Label) -> list[Any]:
-    """For `EditorCard.drawn`: the picture, what was written about it, and how far it is."""
-    listed = entries(tab.workspace, label)
-    entry = listed[label.at]
+def within(label: Label, listed: Sequence[LabelledImage]) -> Label:
+    """The label where its picture and its question are there; a page may say anything."""
+    at = label.at if 0 <= label.at < len(listed) else 0
+    return replace(label, at=at, pair=max(0, min(label.pair, len(listed[at].pairs))))
+
+
+def row_of(workspace: Path, label: Label, entry: LabelledImage) -> RowText:
+    """What was written about the picture; of a new one its question is the one that was asked last."""
+    image = workspace / "datasets" / label.folder / entry.image
     written = entry.pairs[label.pair] if label.pair < len(entry.pairs) else QuestionAnswer(label.question, "")
-    image = tab.workspace / "datasets" / label.folder / entry.image
-    done = sum(bool(other.pairs) for other in listed)
-    return filled(
-        given.language,
-        RowText((image,), written.question, written.answer),
-        editor_html.place(given.language, label.at, len(listed), entry.image),
-        labels=True,
-        drafters=drafters(tab.workspace, given.language, given.values),
-        notice=editor_html.labelled(given.language, done, len(listed)),
-    )
+    return RowText((image,), written.question, written.answer)
 
 
-def begin(workspace: Path, files: Sequence[str]) -> str:
+def image_of(workspace: Path, label: Label) -> Path:
+    listed = entries(workspace, label)
+    return workspace / "datasets" / label.folder / listed[within(label, listed).at].image
+
+
+def begin(workspace: Path, paths: Sequence[Path]) -> str:
     """The name of a new dataset of these pictures, or of those in a zip. Raises `UserError` without any."""
-    paths = [Path(file) for file in files]
     if len(paths) == 1 and paths[0].suffix.lower() == ".zip":
         unpacked = unpack(paths[0], workspace / "datasets" / ".unlabelled")
         try:
@@ -126,49 +128,3 @@ def begin(workspace: Path, files: Sequence[str]) -> str:
         finally:
             shutil.rmtree(unpacked, ignore_errors=True)
     return labels.create_labels(paths, workspace).name
-
-
-def add_labelling_start(tab: DataTab) -> None:
-    """The link opens a box for pictures; of a dataset that was begun here, the first one without a label."""
-    source, card = tab.source, tab.editor
-    reading = [tab.built.controls[name] for name in OF_DATASET]
-    nothing = [gr.skip()] * (1 + len(card.drawn))
-
-    def open_label(given: Given, folder: str) -> tuple[Any, ...]:
-        label = first_without(tab.workspace, folder)
-        return label, *show(tab, given, label)
-
-    def go_on(*inputs: Any) -> tuple[Any, ...]:
-        given = Given.of(tab, inputs)
-        if not can_go_on(tab.workspace, given.values["dataset"]):
-            return gr.update(visible=True), None, *nothing
-        return gr.update(visible=False), None, *open_label(given, given.values["dataset"])
-
-    def start(files: list[str], *inputs: Any) -> tuple[Any, ...]:
-        given = Given.of(tab, inputs)
-        try:
-            folder = begin(tab.workspace, files)
-        except UserError as trouble:
-            return (
-                gr.skip(),
-                form_html.error(given.language, trouble),
-                None,
-                *[gr.skip()] * len(reading),
-                None,
-                *nothing,
-            )
-        chosen = gr.update(choices=choices_with(tab.workspace, folder), value=folder)
-        return gr.update(visible=False), "", None, chosen, *read_by_itself(), None, *open_label(given, folder)
-
-    source.label.click(
-        go_on, [*tab.known, *tab.controls], [source.pictures.box, card.row, card.label, *card.drawn], **DATA
-    ).then(None, js=TO_THE_EDITOR)
-    source.pictures.files.upload(
-        start,
-        [source.pictures.files, *tab.known, *tab.controls],
-        [
-            *(source.pictures.box, source.pictures.error, source.pictures.files, *reading),
-            *(card.row, card.label, *card.drawn),
-        ],
-        **DATA,
-    ).then(None, js=TO_THE_EDITOR).then(**data_drawing.everything(tab))

@@ -1,24 +1,21 @@
 """The Dataset card of the Data tab: which dataset, how it is read, which column is which, what is held out.
 
-What is chosen here are the Train form's own settings: its controls are changed, and nothing is kept twice.
+What is chosen here are the form's own settings, and nothing is kept twice.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-
 from training.data.dataset import Dataset
+from training.data.open import source_of
+from training.data.row import Row
 from training.data.splits import split_dataset
 from training.data.synthetic.samples import SAMPLES
-from ui.data import data_html
-from ui.data.adding import AddingBox, build_adding_box, drop_zone
-from ui.dataset_cache import Shelf, Wanted, read_dataset
-from ui.i18n import Language, say
-from ui.train import form, form_html
-from ui.widgets import drawn, link, title
+from ui.data.asked import Answer, Asked
+from ui.data.columns import guessed
+from ui.datasets import Shelf, Wanted, added, choices_with, chosen, read_dataset
+from ui.i18n import TEXTS, Language, say
 from vlm.errors import UserError
 
 COLUMN_KINDS = ("image", "question", "answer", "caption", "conversation")
@@ -27,148 +24,100 @@ TURNS = ("messages", "conversations")
 """The two kinds of columns that hold a conversation."""
 NONE = "–"
 SPLITS_KEPT = 32
-MIRRORED = ("held_out", "seed")
-"""Settings of the form that are edited here too."""
+COLUMNS_NAMED = 12
+ROWS_SHOWN, ROWS_LOOKED_AT = 3, 50
+"""Of a table whose columns nobody knows."""
+
+AFRESH: Mapping[str, Any] = {"at": None, "first": 0, "opened": [], "guessed": False, "saved": None}
+"""What was looked at and edited was of another dataset."""
 
 
-@dataclass(frozen=True)
-class PicturesBox:
-    """The box that asks for pictures to label; hidden until it is wanted."""
-
-    box: gr.Column
-    files: gr.File
-    error: gr.HTML
+def choose(asked: Asked) -> Answer:
+    """Another dataset, read as it reads by itself."""
+    return {"set": chosen(asked.now["value"]), "now": AFRESH, "parts": {"pane": ""}, "redraw": True}
 
 
-@dataclass(frozen=True)
-class SourceCard:
-    """The parts of the card, by what they show; `columns` and `mirrored` by kind and by setting."""
-
-    dataset: gr.Dropdown
-    note: gr.HTML
-    facts: gr.HTML
-    error: gr.HTML
-    add: gr.Button
-    label: gr.Button
-    adding: AddingBox
-    pictures: PicturesBox
-    fold: gr.Accordion
-    columns: dict[str, gr.Dropdown]
-    mirrored: dict[str, gr.Number]
-    sides: gr.HTML
-
-    @property
-    def drawn(self) -> list[gr.blocks.Block]:
-        """What `drawings` updates."""
-        return [self.note, self.facts, self.error, *self.columns.values(), self.sides]
+def add(asked: Asked) -> Answer:
+    """What a person dropped or typed, chosen; or what is wrong with it."""
+    answer = added(asked.workspace, asked.language, asked.now)
+    return answer if "trouble" in answer else {**answer, "now": AFRESH, "parts": {"pane": ""}, "redraw": True}
 
 
-def build_source_card(words: Language) -> SourceCard:
-    with gr.Column(elem_classes="card"):
-        title(words, "dataset", 1)
-        with gr.Row(elem_classes="pick"):
-            dataset = gr.Dropdown(
-                [*SAMPLES],
-                value=form.default_of("dataset"),
-                label=say(words, "dataset"),
-                show_label=False,
-                filterable=False,
-                interactive=True,
-                elem_id="data-dataset",
-            )
-            note = drawn(words, elem_classes="note")
-        facts, error = drawn(words), drawn(words)
-        with gr.Row(elem_classes="links"):
-            add = link(words, "add_yours", elem_id="data-add")
-            label = link(words, "label_yours", elem_id="data-label")
-        adding, pictures = build_adding_box(words), build_pictures_box(words)
-        with gr.Accordion(
-            say(words, "columns"), open=False, elem_classes="fold", elem_id="data-columns"
-        ) as fold:
-            drawn(words, lambda language: form_html.small(say(language, "columns_hint")))
-            with gr.Row(elem_classes="fields"):
-                columns = {kind: _column(words, kind) for kind in COLUMN_KINDS}
-    with gr.Column(elem_classes="card"):
-        title(words, "split_title", 2)
-        with gr.Row(elem_classes="fields"):
-            mirrored = {name: _mirror(words, name) for name in MIRRORED}
-        sides = drawn(words)
-    return SourceCard(
-        dataset, note, facts, error, add, label, adding, pictures, fold, columns, mirrored, sides
-    )
+def map_columns(asked: Asked) -> Answer:
+    columns = mapped(asked.workspace, asked.values, asked.now["columns"])
+    return {"set": {"columns": columns}, "now": {"guessed": False}, "redraw": True}
 
 
-def build_pictures_box(words: Language) -> PicturesBox:
-    with gr.Column(visible=False, elem_classes="adding", elem_id="label-adding") as box:
-        files = drop_zone(words, "drop_pictures", "label-files")
-        drawn(words, lambda language: form_html.small(say(language, "label_hint")))
-        error = drawn(words)
-    return PicturesBox(box, files, error)
+def map_by_content(asked: Asked) -> Answer:
+    """Columns that no name explains, taken for what is in them; nothing where that gives no example."""
+    dataset = asked.dataset
+    if dataset is None or dataset.examples or asked.values["columns"] or not dataset.unreadable:
+        return {}
+    columns = guessed(raw_rows(asked), dataset.root)
+    if columns and _examples_read(asked.workspace, asked.values, columns):
+        return {"set": {"columns": columns}, "now": {"guessed": True}}
+    return {}
 
 
-def _column(words: Language, kind: str) -> gr.Dropdown:
-    column = gr.Dropdown(
-        [NONE],
-        value=NONE,
-        label=say(words, f"kind_{kind}"),
-        filterable=False,
-        interactive=True,
-        min_width=120,
-        elem_id=f"column-{kind}",
-    )
-    return column
-
-
-def _mirror(words: Language, name: str) -> gr.Number:
-    default = form.default_of(name)
-    number = gr.Number(
-        default,
-        label=say(words, name),
-        info=f"--{name}",
-        step=0.05 if isinstance(default, float) else 1,
-        interactive=True,
-        min_width=120,
-        elem_id=f"data-{name}",
-    )
-    return number
-
-
-def drawings(
-    workspace: Path, language: Language, values: Mapping[str, Any]
-) -> tuple[Dataset | None, list[Any]]:
-    """The dataset of these settings, and what `SourceCard.drawn` should show."""
-    wanted = Wanted.of(values)
-    try:
-        dataset = read_dataset(workspace, wanted)
-        sides = sides_words(language, dataset, values)
-    except UserError as trouble:
-        return None, [
-            form_html.dataset_note(language, wanted.source),
-            "",
-            form_html.error(language, trouble),
-            *[gr.skip()] * len(COLUMN_KINDS),
-            "",
-        ]
-    return dataset, [
-        form_html.dataset_note(language, wanted.source, dataset),
-        data_html.facts(language, dataset),
-        "",
-        *(_shown_column(dataset, kind, values["columns"]) for kind in COLUMN_KINDS),
-        sides,
+def drawn(asked: Asked) -> Answer:
+    """The parts of the card. The mapping opens by itself where the columns say nothing."""
+    source = str(asked.values["dataset"] or "")
+    choices = [
+        each if isinstance(each, tuple) else (each, each) for each in choices_with(asked.workspace, source)
     ]
+    parts = {"datasets": asked.render("data_choices", choices=choices, chosen=source)}
+    dataset = asked.dataset
+    if dataset is None:
+        facts = asked.render("trouble", trouble=asked.trouble)
+        return {"parts": {**parts, "facts": facts, "columns": "", "sides": ""}}
+    unknown = not dataset.examples and bool(dataset.unreadable)
+    rows = raw_rows(asked)[:ROWS_SHOWN] if unknown or asked.values["columns"] else []
+    taken = {kind: taken_for(dataset, kind, asked.values["columns"]) for kind in COLUMN_KINDS}
+    parts["facts"] = facts_of(asked, dataset)
+    parts["columns"] = asked.render(
+        "data_columns",
+        kinds=taken,
+        there=columns_of(dataset, asked.values["columns"], rows),
+        rows=rows,
+        none=NONE,
+        guessed=asked.now.get("guessed"),
+        unknown=unknown,
+    )
+    parts["sides"] = sides(asked)
+    return {"parts": parts, "mapping": unknown or bool(asked.now.get("guessed"))}
 
 
-def sides_words(language: Language, dataset: Dataset, values: Mapping[str, Any]) -> str:
-    """How many examples stand on each side; nothing while the settings of the split can't be used."""
-    held_out, seed = values["held_out"], values["seed"]
+def facts_of(asked: Asked, dataset: Dataset) -> str:
+    """Format, counts, the dataset's own split, and the columns that say nothing."""
+    layouts = [asked.say(f"layout_{name.replace(' ', '_')}") for name in dataset.layouts]
+    layout = asked.say("two_layouts", layouts=layouts)
+    return asked.render(
+        "data_facts",
+        sample=dataset.name in SAMPLES,
+        kind=" · ".join(filter(None, (kind_of(asked.language, dataset.kind), layout))),
+        dataset=dataset,
+        images=len({image for example in dataset.examples for image in example.images}),
+        named=COLUMNS_NAMED,
+    )
+
+
+def kind_of(language: Language, name: str) -> str:
+    """How the file is written; most kinds have a name of their own."""
+    key = f"format_{name}"
+    return say(language, key) if key in TEXTS else name
+
+
+def sides(asked: Asked) -> str:
+    """How many examples stand on each side; a word while the settings of the split can't be used."""
+    values, dataset = asked.values, asked.there
     if not can_split(values):
-        return form_html.small(say(language, "split_unusable"))
-    key = (dataset.fingerprint, len(dataset.examples), held_out, seed)
+        return asked.render("data_sides", counts=None, own=False)
+    key = (dataset.fingerprint, len(dataset.examples), values["held_out"], values["seed"])
     found = _sides.find(key)
     if found is None:
-        train, kept = split_dataset(dataset, held_out, seed)
+        train, kept = split_dataset(dataset, values["held_out"], values["seed"])
         found = _sides.keep(key, (len(train), len(kept)))
-    return data_html.sides(language, *found, bool(dataset.held_out))
+    return asked.render("data_sides", counts=found, own=bool(dataset.held_out))
 
 
 def can_split(values: Mapping[str, Any]) -> bool:
@@ -181,15 +130,37 @@ _sides: Shelf[tuple[int, int]] = Shelf(SPLITS_KEPT)
 """How many stand on each side: whether two files are the same picture is found out once."""
 
 
-def _shown_column(dataset: Dataset, kind: str, columns: str | None) -> dict[str, Any]:
-    """The columns to choose from, and the one that is taken for this kind.
+def raw_rows(asked: Asked) -> list[dict[str, Any]]:
+    """The first rows as they stand in the file."""
+    wanted = Wanted.of(asked.values)
+    how = wanted.how | {"columns": None, "inside": asked.workspace}
+    try:
+        found, _ = source_of(wanted.source, asked.workspace, **how)
+        rows: list[dict[str, Any]] = []
+        for row in (row for part in found.rows.values() for row in part):
+            if isinstance(row, Row):
+                rows.append(dict(row.values))
+            if len(rows) == ROWS_LOOKED_AT:
+                break
+        return rows
+    except UserError:
+        return []  # what is wrong with it stands among the facts
 
-    What a person has chosen stands there also while no row can be read yet: the next choice may mend that.
-    """
-    chosen = dict(part.split("=", 1) for part in (columns or "").split(",") if "=" in part)
-    there = [*dict.fromkeys([*chosen.values(), *dataset.columns.values(), *dataset.ignored])]
-    taken = _of_kind(chosen, kind) or _of_kind(dataset.columns, kind)
-    return gr.update(choices=[NONE, *there], value=taken or NONE)
+
+def columns_of(dataset: Dataset, columns: str | None, rows: list[dict[str, Any]]) -> list[str]:
+    """The columns to choose from: what a person has chosen stands there also while no row can be read yet."""
+    named = [*_parts(columns).values(), *dataset.columns.values(), *dataset.ignored]
+    return [*dict.fromkeys([*named, *(name for row in rows for name in row)])]
+
+
+def taken_for(dataset: Dataset, kind: str, columns: str | None) -> str:
+    """The column that is taken for this kind; `NONE` where none is."""
+    return _of_kind(_parts(columns), kind) or _of_kind(dataset.columns, kind) or NONE
+
+
+def _parts(columns: str | None) -> dict[str, str]:
+    pairs = (part.split("=", 1) for part in (columns or "").split(",") if "=" in part)
+    return {kind.strip(): column.strip() for kind, column in pairs}
 
 
 def _of_kind(columns: Mapping[str, str], kind: str) -> str | None:
@@ -197,23 +168,20 @@ def _of_kind(columns: Mapping[str, str], kind: str) -> str | None:
     return next((columns[name] for name in kinds if name in columns), None)
 
 
-def mapped(workspace: Path, values: Mapping[str, Any], chosen: Mapping[str, str]) -> str:
+def mapped(workspace: Path, values: Mapping[str, Any], picked: Mapping[str, str]) -> str:
     """`--columns` for what a person chose: empty where that is what is guessed.
 
     A column of turns may be written in two ways: the way that gives more examples is meant.
     """
-    named = {kind: column for kind, column in chosen.items() if column and column != NONE}
+    named = {kind: column for kind, column in picked.items() if kind in COLUMN_KINDS and column != NONE}
     turns = named.pop("conversation", None)
     plain = ",".join(f"{kind}={column}" for kind, column in named.items())
-    wanted = Wanted.of(dict(values) | {"columns": None})
     try:
-        guess = read_dataset(workspace, wanted)
+        guess = read_dataset(workspace, Wanted.of({**values, "columns": None}))
+        if all((_of_kind(guess.columns, kind) or NONE) == (picked[kind] or NONE) for kind in COLUMN_KINDS):
+            return ""
     except UserError:
-        guess = None
-    if guess and all(
-        (_of_kind(guess.columns, kind) or NONE) == (chosen[kind] or NONE) for kind in COLUMN_KINDS
-    ):
-        return ""
+        pass  # nothing is guessed of what can't be read: what was chosen is all there is
     if turns is None:
         return plain
     ways = [",".join(filter(None, (plain, f"{kind}={turns}"))) for kind in TURNS]
@@ -222,6 +190,6 @@ def mapped(workspace: Path, values: Mapping[str, Any], chosen: Mapping[str, str]
 
 def _examples_read(workspace: Path, values: Mapping[str, Any], columns: str) -> int:
     try:
-        return len(read_dataset(workspace, Wanted.of(dict(values) | {"columns": columns})).examples)
+        return len(read_dataset(workspace, Wanted.of({**values, "columns": columns})).examples)
     except UserError:
         return 0

@@ -1,211 +1,122 @@
 """The Data tab: a dataset as it was read, checked, shown as the model sees it, labelled and mended.
 
-It is drawn when it is selected, not before: the first paint has nothing of it. What is chosen here are the
-Train form's own settings.
+It is one piece of HTML with a script of its own (data.js), which asks `answer` for what it shows. That is no
+event of Gradio, and nothing of it happens before the tab is opened. What is chosen here are the form's own
+settings: the browser hands them along, and takes on what an answer changes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from ui.data import drawing as data_drawing
-from ui.data.adding import add_files, add_typed, choices_with, in_the_box, read_by_itself
-from ui.data.check_card import cancel_check, find_checked, run_check, with_another_limit
-from ui.data.editing import add_editing_events
-from ui.data.found_card import safe_value
-from ui.data.gallery import A_PAGE
-from ui.data.parts import DATA, DataTab, Given, build_data_tab
-from ui.data.pinning import add_pinning_events
-from ui.data.source_card import MIRRORED, mapped, sides_words
-from ui.dataset_cache import OF_DATASET
-from ui.events import QUEUED, QUIET, Trigger
-from ui.train import form
-from ui.train.form import Chosen
-
-__all__ = ["DataTab", "add_data_tab_events", "build_data_tab"]
-
-TO_THE_EYE = "() => document.getElementById('eye')?.scrollIntoView({behavior: 'smooth', block: 'start'})"
-TO_THE_FINDINGS = (
-    "() => { if (innerWidth < 1100) document.getElementById('findings')"
-    "?.scrollIntoView({behavior: 'smooth', block: 'center'}) }"
-)
+from ui.data import check_card, examples_card, model_view, pins, row_editor, source_card
+from ui.data.asked import Answer, Asked
+from ui.datasets import Wanted, notice, rows_read
+from ui.events import QUIET, Trigger
+from ui.html import render
+from ui.i18n import Language
+from ui.widgets import Form
+from vlm.errors import UserError
 
 
-def add_data_tab_events(tab: DataTab, select: Sequence[Trigger], selected: gr.State) -> None:
-    """`select` are the ways into the tab; `selected` says which tab is seen."""
-    everything = data_drawing.everything(tab)
-    for trigger in select:
-        trigger(**everything)
-    add_source_events(tab)
-    add_check_events(tab)
-    add_gallery_events(tab)
-    add_eye_events(tab, select)
-    add_editing_events(tab)
-    add_pinning_events(tab)
+def draw(asked: Asked) -> Answer:
+    """All of the tab but for its pane; while the dataset is read, how far that is."""
+    if (done := rows_read(asked.workspace, Wanted.of(asked.values))) is not None:
+        facts = check_card.progress(asked.language, "rows", done, 0)
+        return {"parts": {"facts": facts}, "again": "draw"}
+    guess = source_card.map_by_content(asked)
+    asked = asked.after(guess)
+    answer = source_card.drawn(asked)
+    saved = asked.now.get("saved")
+    answer["parts"] |= {
+        "saved": asked.render("data_saved", **saved) if saved else "",
+        "changes": row_editor.changes(asked),
+        "found": check_card.drawn(asked),
+        "examples": examples_card.drawn(asked),
+    }
+    return answer | guess
 
 
-def add_source_events(tab: DataTab) -> None:
-    """A dataset that is chosen or added, columns that are corrected, and the settings of the split."""
-    source, controls = tab.source, tab.built.controls
-    everything = data_drawing.everything(tab)
-    reading = [controls[name] for name in OF_DATASET]
-    fresh = [
-        tab.eye.looking,
-        tab.eye.box,
-        tab.editor.row,
-        tab.editor.label,
-        tab.editor.box,
-        tab.gallery.first,
-    ]
-
-    def start_afresh() -> tuple[Any, ...]:
-        """What was looked at and edited was of another dataset."""
-        hidden = gr.update(visible=False)
-        return None, hidden, None, None, hidden, 0
-
-    def choose(dataset: str) -> tuple[Any, ...]:
-        chosen = gr.update(choices=choices_with(tab.workspace, dataset), value=dataset)
-        return chosen, *read_by_itself(), *start_afresh()
-
-    def correct(*inputs: Any) -> str:
-        given = Given.of(tab, inputs)
-        return mapped(tab.workspace, given.values, dict(zip(source.columns, given.own, strict=True)))
-
-    source.dataset.input(choose, source.dataset, [*reading, *fresh], **DATA).then(**everything)
-    source.add.click(lambda: gr.update(visible=True), None, source.adding.box, **QUIET)
-    for event, box, add in (
-        (source.adding.use_folder.click, source.adding.folder, add_typed),
-        (source.adding.folder.submit, source.adding.folder, add_typed),
-        (source.adding.files.upload, source.adding.files, add_files),
-    ):
-        event(
-            lambda language, given, add=add: (
-                *in_the_box(language, lambda: add(tab.workspace, given)),
-                None,
-                *start_afresh(),
-            ),
-            [tab.language, box],
-            [source.adding.box, source.adding.error, *reading, source.adding.files, *fresh],
-            **DATA,
-        ).then(**everything)
-    gr.on(
-        [column.input for column in source.columns.values()],
-        correct,
-        [*tab.known, *source.columns.values(), *tab.controls],
-        controls["columns"],
-        **DATA,
-    ).then(**everything)
-    add_split_events(tab)
+def more_findings(asked: Asked) -> Answer:
+    return {"now": {"opened": [*asked.now["opened"], int(asked.now["kind"])]}, "redraw": True}
 
 
-def add_split_events(tab: DataTab) -> None:
-    mirrored = tab.source.mirrored.values()
+def examples(asked: Asked) -> Answer:
+    """Another page, another search, another view."""
+    return {"parts": {"examples": examples_card.drawn(asked)}}
 
-    def split_again(language: str, chosen: Chosen, *inputs: Any) -> tuple[Any, ...]:
-        typed, controls = inputs[: len(MIRRORED)], [*inputs[len(MIRRORED) :]]
-        places = [form.FIELDS.index(name) for name in MIRRORED]
-        if [controls[place] for place in places] == [*typed]:
-            return tuple([gr.skip()] * (len(MIRRORED) + 1))
-        for place, value in zip(places, typed, strict=True):
-            controls[place] = value
-        values = tab.values(chosen, controls)
-        dataset = tab.dataset(values)
-        return *typed, sides_words(language, dataset, values) if dataset else ""
 
-    gr.on(
-        [mirror.change for mirror in mirrored],
-        split_again,
-        [*tab.known, *mirrored, *tab.controls],
-        [*(tab.built.controls[name] for name in MIRRORED), tab.source.sides],
-        trigger_mode="always_last",
-        **DATA,
+def set_value(asked: Asked) -> Answer:
+    """A setting of the form that is edited here too; `values` are already as they are from now on."""
+    sides = source_card.sides(asked) if asked.dataset else ""
+    return {"parts": {"sides": sides, "found": check_card.drawn(asked)}}
+
+
+ACTS: dict[str, Callable[[Asked], Answer]] = {
+    "draw": draw,
+    "examples": examples,
+    "setting": set_value,
+    "choose": source_card.choose,
+    "add": source_card.add,
+    "columns": source_card.map_columns,
+    "check": check_card.check,
+    "cancel": check_card.cancel_check,
+    "safe": check_card.take_safe_length,
+    "more": more_findings,
+    "look": row_editor.look,
+    "fix": row_editor.fix,
+    "see": model_view.see,
+    "move": row_editor.move,
+    "leave": row_editor.leave,
+    "leave_all": row_editor.leave_all,
+    "put_in": row_editor.put_in,
+    "draft": row_editor.draft,
+    "label": row_editor.go_on_labelling,
+    "start_labels": row_editor.start_labels,
+    "save_version": row_editor.save_version,
+    "discard": row_editor.discard,
+    "pin": pins.pin,
+    "hard": pins.open_hard_row,
+}
+"""What the page may ask for, by name."""
+
+
+def answered(workspace: Path, language: Language, sent: dict[str, Any]) -> Answer:
+    """What was asked for, done, and what the page shows then. A refusal is a notice over the page."""
+    asked = Asked(workspace, language, sent["settings"], sent["now"])
+    try:
+        answer = ACTS[sent["act"]](asked)
+        if not answer.get("redraw"):
+            return answer
+        drawn = draw(asked.after(answer))
+    except UserError as trouble:
+        return {"warning": notice(language, trouble)}
+    both = {name: {**drawn.get(name, {}), **answer.get(name, {})} for name in ("parts", "now")}
+    settings = {**answer.get("set", {}), **drawn.get("set", {})}
+    both["now"] |= drawn.get("now", {})
+    return {**drawn, **answer, **both, **({"set": settings} if settings else {})}
+
+
+def build_data_tab(workspace: Path, built: Form, language: Language) -> gr.HTML:
+    def data(sent: dict[str, Any]) -> Answer:
+        return answered(workspace, language, sent)
+
+    page = gr.HTML(
+        render("data_tab", language),
+        apply_default_css=False,
+        server_functions=[data],
+        elem_id="data-tab",
+        js_on_load="lens.data(element, upload, server.data, (set) => trigger('set', set))",
     )
+    # Only the browser's: no request follows.
+    page.set(None, None, built.settings, js="() => lens.changes()", **QUIET)
+    return page
 
 
-def add_check_events(tab: DataTab) -> None:
-    """Check and Cancel, what follows from skipping bad rows, and the safe value."""
-    card, controls = tab.check, tab.built.controls
-    found_again = data_drawing.found_again(tab)
-
-    def check(request: gr.Request, *inputs: Any) -> Iterator[tuple[Any, ...]]:
-        given = Given.of(tab, inputs)
-        busy = gr.update(interactive=False), gr.update(visible=True)
-        session = str(request.session_hash)
-        for shown, found in run_check(tab.workspace, given.language, given.values, session):
-            yield shown, *busy, found.key if found else gr.skip(), []
-        yield gr.skip(), gr.update(interactive=True), gr.update(visible=False), gr.skip(), []
-
-    def cancel(request: gr.Request) -> None:
-        cancel_check(str(request.session_hash))
-
-    def apply(checked: tuple[Any, ...] | None) -> Any:
-        return safe_value(find_checked(checked)) or gr.skip()
-
-    def check_again(*inputs: Any) -> Any:
-        given = Given.of(tab, inputs)
-        found = find_checked(given.own[0])
-        return with_another_limit(tab.workspace, found, given.values).key if found else gr.skip()
-
-    card.check.click(
-        check,
-        [*tab.known, *tab.controls],
-        [card.progress, card.check, card.cancel, card.checked, tab.found.opened],
-        concurrency_id="check",
-        concurrency_limit=2,
-        trigger_mode="once",
-        **QUEUED,
-    ).then(**found_again).then(None, js=TO_THE_FINDINGS)
-    card.cancel.click(cancel, None, None, **QUIET)
-    card.skip.input(lambda skip: skip, card.skip, controls["skip_bad_rows"], **QUIET).then(**found_again)
-    tab.found.apply.click(apply, card.checked, controls["max_length"], **QUIET).then(
-        check_again,
-        [*tab.known, card.checked, *tab.controls],
-        card.checked,
-        concurrency_id="model",
-        **QUEUED,
-    ).then(**found_again)
-
-
-def add_gallery_events(tab: DataTab) -> None:
-    """Search, another view, another page."""
-    shown = tab.gallery
-    # Not `input`: Gradio swallows the first one after it has updated a label.
-    shown.search.change(**data_drawing.examples(tab, None))
-    shown.view.input(**data_drawing.examples(tab))
-    shown.back.click(**data_drawing.examples(tab, -A_PAGE))
-    shown.on.click(**data_drawing.examples(tab, A_PAGE))
-
-
-def add_eye_events(tab: DataTab, select: Sequence[Trigger]) -> None:
-    """A click on an example, and the ones beside it.
-
-    A change of a State is not told where events pass by the queue: each that sets `looking` draws itself.
-    """
-    card = tab.eye
-
-    def pick(event: gr.EventData) -> Any:
-        return int(event.index) if event.act == "look" else gr.skip()
-
-    def step(by: int) -> Callable[..., Any]:
-        def stepped(*inputs: Any) -> Any:
-            given = Given.of(tab, inputs)
-            (looking,), dataset = given.own, tab.dataset(given.values)
-            if looking is None or not dataset or not dataset.examples:
-                return None
-            return (looking + by) % len(dataset.examples)
-
-        return stepped
-
-    stepped = {"inputs": [*tab.known, card.looking, *tab.controls], "outputs": card.looking, **QUIET}
-    examples = data_drawing.examples(tab)
-    for event in (
-        tab.gallery.shown.act(pick, None, card.looking, **QUIET).then(None, js=TO_THE_EYE),
-        card.back.click(step(-1), **stepped),
-        card.on.click(step(1), **stepped),
-        card.close.click(lambda: None, None, card.looking, **QUIET),
-    ):
-        data_drawing.look(tab, event.then)
-        event.then(**examples)
-    for trigger in select:
-        data_drawing.look(tab, trigger)
+def add_data_tab_events(built: Form, ways: Sequence[Trigger], load: Trigger) -> None:
+    """`ways` are those into the tab. They hand it the settings as they are then."""
+    for way in ways:
+        way(None, built.settings, None, js="(settings) => lens.openData(settings)", **QUIET)
+    pins.keep_pins(built.settings, load)

@@ -13,8 +13,8 @@ from ui import adapters
 from ui.adapters import Adapter
 from ui.html import render
 from ui.i18n import Language
-from ui.run.panel import story_of
-from ui.train.model_card import model_name
+from ui.run.summary import summary_of
+from ui.train.base_model import model_name
 from vlm.errors import UserError
 
 COLUMNS = ("col_adapter", "col_base", "method", "col_ranks", "col_size", "col_exact", "col_saved")
@@ -48,7 +48,7 @@ def _row(language: Language, adapter: Adapter) -> dict[str, Any]:
     except UserError as trouble:
         return {"adapter": adapter, "trouble": trouble}
     # Its run's exact match, or the one that the adapter's own card tells.
-    score = story_of(adapter.run).score if adapter.run else None
+    score = summary_of(adapter.run).score if adapter.run else None
     return {
         "adapter": adapter,
         "trouble": None,

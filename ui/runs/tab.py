@@ -17,8 +17,9 @@ from ui import adapters
 from ui.events import QUIET
 from ui.html import render
 from ui.i18n import Language, told, warn
-from ui.run.panel import settings_of, story_of
+from ui.run.summary import settings_of, status_of_run, summary_of
 from ui.runs.adapters_card import build_adapters_card
+from ui.widgets import Form
 from vlm.errors import UserError
 from vlm.methods import METHODS
 
@@ -71,30 +72,18 @@ def server_functions(workspace: Path, can_train: bool, language: Language) -> li
     return [list_rows, *(changes if can_train else [])]
 
 
-def add_runs_events(
-    tab: RunsTab,
-    workspace: Path,
-    language: Language,
-    opened: gr.BrowserState,
-    tabs: gr.Tabs,
-    continued: gr.State,
-) -> None:
-    """From a run to its story on the Train tab; from an adapter to the form there, to go on from it."""
+def add_runs_events(tab: RunsTab, workspace: Path, language: Language, form: Form) -> None:
+    """From an adapter to the form on the Train tab, to continue from it."""
 
-    def act(event: gr.EventData) -> dict[Any, Any]:
+    def continue_from(event: gr.EventData) -> Any:
         try:
-            if event.action == "open":
-                moved = {opened: runs.find(workspace, event.key).name}
-            else:
-                adapter = adapters.find(workspace, event.key)
-                moved = {continued: (adapter.run.name if adapter.run else str(adapter.folder), time.time())}
+            adapter = adapters.find(workspace, event.key)
         except UserError as trouble:
             warn(language, trouble)
-            return {}
-        return moved | {tabs: gr.Tabs(selected="train")}
+            return gr.skip()
+        return {"continue_from": adapter.run.name if adapter.run else str(adapter.folder)}
 
-    for listed in (tab.runs, tab.adapters):
-        listed.act(act, None, {opened, tabs, continued}, **QUIET)
+    tab.adapters.act(continue_from, None, form.settings, **QUIET)
 
 
 def list_runs(
@@ -103,18 +92,18 @@ def list_runs(
     """Every run, newest first, as HTML. `undone` is a run that was deleted just now, and may come back."""
     rows, live = [], False
     for run in runs.list_runs(workspace):
-        status = run.status()
+        status = status_of_run(run)
         live = live or status.live
-        story, settings = story_of(run), settings_of(run)
+        summary, settings = summary_of(run), settings_of(run)
         rows.append(
             {
                 "name": run.name,
                 "adapter": adapter_of(language, settings) if settings else "–",
                 "state": status.state,
                 "dataset": Path(settings.dataset).name if settings else "–",
-                "before": story.base_score,
-                "after": story.score,
-                "age_s": time.time() - (story.log[0]["time"] if story.log else time.time()),
+                "before": summary.base_score,
+                "after": summary.score,
+                "age_s": time.time() - (summary.log[0]["time"] if summary.log else time.time()),
                 "resumable": can_train and status.resumable,
                 "deletable": can_train and not status.live,
             }

@@ -1,0 +1,73 @@
+"""What the browser asks of the Data tab: the form's settings, what is seen, and what was touched.
+
+The page keeps what is seen and sends it along with each question: nothing of a visitor is kept here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from training.data.dataset import Dataset
+from training.data.edit.versions import PendingEdits, pending_edits
+from ui import html
+from ui.datasets import Wanted, read_dataset
+from ui.i18n import Language, say
+from ui.train import form_values
+from vlm.errors import UserError
+
+Answer = dict[str, Any]
+"""`parts` of the tab by name, as HTML; `set`: settings of the form; `now`: what is seen from here on; `redraw`."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """`now` is what the page sent: what is seen of the tab, and what a touched button says of itself."""
+
+    workspace: Path
+    language: Language
+    settings: Mapping[str, Any]
+    now: Mapping[str, Any]
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        return form_values.values_of(self.settings, self.workspace)
+
+    @cached_property
+    def trouble(self) -> UserError | None:
+        """Why there is no dataset."""
+        try:
+            read_dataset(self.workspace, Wanted.of(self.values))
+        except UserError as trouble:
+            return trouble
+        return None
+
+    @cached_property
+    def dataset(self) -> Dataset | None:
+        return None if self.trouble else read_dataset(self.workspace, Wanted.of(self.values))
+
+    @property
+    def there(self) -> Dataset:
+        """The dataset. Raises `UserError` where there is none."""
+        if self.dataset is None:
+            raise self.trouble or UserError("There is no dataset.", "Choose one first.", "nothing-to-save")
+        return self.dataset
+
+    @property
+    def changes(self) -> PendingEdits | None:
+        """What waits to be saved, as it is now."""
+        return pending_edits(self.dataset, self.workspace) if self.dataset else None
+
+    def after(self, answer: Answer) -> "Asked":
+        """The same with what an answer has changed."""
+        settings = {**self.settings, **answer.get("set", {})}
+        return replace(self, settings=settings, now={**self.now, **answer.get("now", {})})
+
+    def say(self, key: str, **values: Any) -> str:
+        return say(self.language, key, **values)
+
+    def render(self, template: str, **values: Any) -> Markup:
+        return html.render(template, self.language, **values)
