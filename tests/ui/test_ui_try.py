@@ -19,7 +19,7 @@ from ui.i18n import LOCALES
 @pytest.fixture
 def tab(tmp_path: Path) -> TryTab:
     with gr.Blocks():
-        return try_tab.build_try_tab(tmp_path, "vi")
+        return try_tab.drawn_tab(tmp_path, "vi")
 
 
 def asked(tab: TryTab, workspace: Path, question: str, image: str | None = None) -> Iterator[dict[Any, Any]]:
