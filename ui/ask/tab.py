@@ -159,14 +159,8 @@ def add_events(tab: TryTab, workspace: Path, language: Language) -> None:
         shown = {tab.image: load_image(sample.image), tab.question: sample.question, tab.sample: sample}
         return shown | {tab.answers: answers_html(language, place=sample.place, busy=True)}
 
-    def new_image(given: Given) -> Updates:
-        """Answers about another picture go; what was asked about this one before comes back."""
-        image, trouble, earlier = given[tab.image], None, []
-        try:
-            earlier = given[tab.asked].get(digest(load_image(Path(image))), []) if image else []
-        except UserError as unread:
-            trouble = unread
-        return {tab.sample: None, tab.answers: answers_html(language, earlier=earlier, trouble=trouble)}
+    def another_image() -> Updates:
+        return {tab.sample: None, tab.answers: answers_html(language)}
 
     # Not in one event with the answers: a generator's later updates break an image that its first one set.
     picked = tab.pictures.pick(
@@ -186,7 +180,7 @@ def add_events(tab: TryTab, workspace: Path, language: Language) -> None:
     gr.on([tab.ask.click, tab.question.submit], trigger_mode="once", **asking)
     # "always_last": a picture that is picked while an answer still comes is asked about after it.
     picked.success(trigger_mode="always_last", **asking)
-    tab.image.input(new_image, {tab.image, tab.asked}, {tab.sample, tab.answers}, **QUIET)
+    gr.on([tab.image.upload, tab.image.clear], another_image, None, {tab.sample, tab.answers}, **QUIET)
     tab.stop.click(lambda: engine().stop(), None, None, **QUIET)
 
 
