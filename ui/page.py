@@ -64,7 +64,9 @@ def build_in(demo: gr.Blocks, words: Language, workspace: Path, can_train: bool)
             train = build_train_tab(workspace, can_train, words, language)
         with gr.Tab(say(words, "data"), id="data") as data_page:
             build_data_tab(workspace, train.form, words)
-            train.form.controls["dataset"].allow_custom_value = True  # its choices are those of the page's start
+            train.form.controls[
+                "dataset"
+            ].allow_custom_value = True  # its choices are those of the page's start
         with gr.Tab(say(words, "try"), id="try") as try_page:
             trying = build_try_tab(words)
         with gr.Tab(say(words, "runs"), id="runs") as runs_page:

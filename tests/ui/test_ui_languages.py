@@ -13,26 +13,17 @@ import gradio as gr
 import pytest
 from PIL import Image
 
+from support.data_tab import asked
 from support.vietnamese import english_in
 from training.data.synthetic.phrases import QUESTION_TYPES
 from training.runs.status import State, Status
 from ui.ask import answers_html
 from ui.ask.answers_html import Reply
-from ui.data import (
-    check_html,
-    editor_html,
-    eye_card,
-    eye_html,
-    found_card,
-    gallery,
-    gallery_html,
-    looking,
-    pinning,
-    source_card,
-)
-from ui.data.check_card import run_check
-from ui.data.gallery_html import Card
-from ui.dataset_cache import Wanted, read_dataset
+from ui.data import check_card, model_view, pins, row_editor, source_card
+from ui.data.examples_card import Card
+from ui.data.row_text import RowText
+from ui.datasets import Wanted, read_dataset
+from ui.html import render
 from ui.i18n import TEXTS, ago, duration
 from ui.page import build_page
 from ui.run import panel as run_panel
@@ -53,6 +44,7 @@ METRICS = [key.removeprefix("metric_") for key in TEXTS if key.startswith("metri
 PHASES = ("loading", "reading data", "encoding images", "fire drill", "training", "evaluating", "saving")
 VERDICTS = [("looks", 1), ("guesses", 1), ("unclear", 9), ("unclear", None), ("untestable", 1)]
 # Shown as they are: settings' values, names of models, devices and files.
+NOT_OURS = re.compile(r'<(\w+)[^>]* translate="no"[^>]*>.*?</\1>', re.DOTALL)
 NAMES = "LoRA starter base small word auto none encoder decoder train shapes pictures metadata b t s"
 
 
@@ -220,55 +212,85 @@ def pets(tmp_path: Path) -> Path:
 
 
 def test_a_dataset_and_what_a_check_found_are_told_without_an_english_word(pets):
-    values = VALUES | {"dataset": "pets"}
-    dataset, source = source_card.drawings(pets, "vi", values)
-    shown = [*run_check(pets, "vi", values, "visitor")]
-    found = shown[-1][1]
-    card = Card(0, "rows.jsonl:1", None, 0, "số?", "1")
+    wants = asked(pets, language="vi", at={"row": "rows.jsonl:1"})
+    again, shown = wants.after({"now": {"again": True}}), [check_card.check(wants)]
+    while shown[-1].get("again"):
+        shown.append(check_card.check(again))
+    checked = wants.after(shown[-1])
+    found = check_card.checked_of(checked)
+    example = wants.dataset.examples[0]
+    card = Card("rows.jsonl:1", "rows.jsonl:1", 0, None, 0, "số?", "1")
+    bad = replace(card, index=None, reason=wants.dataset.findings[0].reason)
+    page = {"chosen": None, "first": 0, "a_page": 24, "longest": 280}
+    chart = check_card.chart(found.report.lengths)
     drawn = [
-        *(each for each in source if isinstance(each, str)),
-        *(progress for progress, _ in shown),
+        render("data_tab", "vi"),
+        *(part for answer in shown for part in answer["parts"].values()),
         *(
-            check_html.progress("vi", what, 1, 2)
+            check_card.progress("vi", what, 1, 2)
             for what in ("rows", "images", "tokens", "model", "rows written out")
         ),
+        *source_card.drawn(wants)["parts"].values(),
         *(
-            check_html.verdict("vi", report, skips=skips, model=model, elapsed_s=1.0, cancelled=skips)
-            for report, skips, model in ((found.report, True, None), (found.report, False, "tên"))
+            render(
+                "data_columns",
+                "vi",
+                kinds=dict.fromkeys(source_card.COLUMN_KINDS, "x"),
+                there=["x"],
+                rows=[{}],
+                none="–",
+                guessed=guessed,
+                unknown=True,
+            )
+            for guessed in (True, False)
         ),
-        check_html.lengths("vi", found.report.lengths),
-        check_html.lengths("vi", replace(found.report.lengths, limit=1)),
-        check_html.lengths("vi", replace(found.report.lengths, tokens=())),
+        render("data_sides", "vi", counts=None, own=False),
+        check_card.drawn(checked),
+        check_card.drawn(checked.after({"set": {"skip_bad_rows": True, "max_length": 9}})),
         *(
-            each
-            for each in found_card.drawings("vi", found, VALUES, [], lambda finding: "open")
-            if isinstance(each, str)
+            render("data_examples", "vi", cards=cards, table=table, found=count, total=2, **page)
+            for table in (False, True)
+            for cards in (
+                [],
+                [card, bad],
+                [replace(card, mark=key[5:]) for key in TEXTS if key.startswith("mark_")],
+            )
+            for count in (0, 1, 2)
+        ),
+        model_view.waiting(wants, example),
+        model_view.view(wants, example),
+        *(
+            part
+            for row in ("rows.jsonl:1", "rows.jsonl:5")
+            for part in row_editor.shown(wants, {"row": row})["parts"].values()
         ),
         *(
-            draw("vi", cards, 0)
-            for draw in (gallery_html.gallery, gallery_html.table)
-            for cards in ([], [card])
+            render(
+                "data_pane_head",
+                "vi",
+                at=0,
+                total=1,
+                place="x",
+                done=done,
+                pinned=pinned,
+                label=False,
+                refusal="",
+            )
+            for done, pinned in (("left_out", True), ("changed", False))
         ),
-        *(
-            gallery_html.gallery("vi", [replace(card, mark=key[5:])], 0)
-            for key in TEXTS
-            if key.startswith("mark_")
-        ),
-        *(gallery_html.where("vi", 0, 1, of, 2) for of in (0, 1, 2)),
-        *(name for name, _ in gallery.views("vi")),
-        eye_html.waiting("vi", dataset.examples[0]),
-        looking.eye("vi", values, dataset, dataset.examples[0]),
-        eye_card.which("vi", 0, 1, "x", "x"),
-        *(eye_card.pin_button("vi", pinned)["value"] for pinned in (True, False)),
-        pinning.toggled("vi", dataset, dataset.examples[0], values | {"held_out": 0})[1],
-        editor_html.place("vi", 0, 1, "x"),
-        editor_html.raw("vi", "x"),
-        editor_html.waiting("vi", 1, 1),
-        editor_html.saved("vi", "x", 1, 1),
-        editor_html.labelled("vi", 1, 1),
-        editor_html.pictures("vi", []),
+        pins.toggled("vi", wants.dataset, example, wants.values | {"held_out": 0})[1],
+        row_editor.fields(wants, RowText((), "?", "x", raw="x"), done=1, total=1, examples=1),
+        render("data_saved", "vi", name="x", examples=1, left_out=1),
+        render("data_drafting", "vi"),
     ]
-    assert [told for html in drawn if (told := english_in(html, NAMES + " rows jsonl pets test x"))] == []
+    assert chart["bars"]
+    names = (
+        NAMES
+        + " rows jsonl pets test x held_out seed skip_bad_rows LLaMA Factory ms swift LLaVA TRL COCO Hub"
+    )
+    names += " datasets my pictures"
+    drawn = [NOT_OURS.sub("", html) for html in drawn]
+    assert [told for html in drawn if (told := english_in(html, names))] == []
 
 
 def test_answers_adapters_and_runs_are_told_without_an_english_word(taught, tmp_path):

@@ -9,7 +9,7 @@ from support.page_driver import SHOWN_MS, opened, see, served, visitor
 from training.config.fields import MOST_PINNED, ids_in
 from training.data.open import open_dataset
 from training.data.splits import split_dataset
-from ui.data.pinning import toggled
+from ui.data.pins import toggled
 from ui.train import form
 
 
@@ -51,7 +51,7 @@ def test_a_pinned_example_is_the_next_runs_and_a_reload_keeps_it(chromium: Brows
             page.locator("#page-on").click()
             see(page, ".pager", f"{24 * (turned + 1) + 1:,}–")
         page.locator("#examples .example").nth(place % 24).click()
-        see(page, "#eye", f"{place + 1:,} of 2,000")
+        see(page, "#pane", f"{place + 1:,} of 2,000")
         page.locator("#eye-pin").click()
         expect(page.locator("#eye-pin")).to_have_text("Unpin", timeout=SHOWN_MS)
         see(page, "#examples .example.on i", "pinned")

@@ -177,7 +177,11 @@ def drawn(asked: Asked) -> str:
     report, skips = found.report, bool(asked.values["skip_bad_rows"])
     usable = len(report.cleaned().examples)
     groups = [
-        {"said": said, "found": listed, "shown": listed[: SHOWN_MOST if at in asked.now["opened"] else SHOWN_FIRST]}
+        {
+            "said": said,
+            "found": listed,
+            "shown": listed[: SHOWN_MOST if at in asked.now["opened"] else SHOWN_FIRST],
+        }
         for at, (said, listed) in enumerate(report.groups())
     ]
     changes = asked.changes
@@ -229,7 +233,12 @@ def chart(found: TokenLengths) -> dict[str, Any]:
         for each in bins
         if each.count
     ]
-    return {"bars": bars, "most": most, "end": round(end), "limit_at": 100 * found.limit / end if near else None}
+    return {
+        "bars": bars,
+        "most": most,
+        "end": round(end),
+        "limit_at": 100 * found.limit / end if near else None,
+    }
 
 
 def faulty(asked: Asked) -> list[str]:

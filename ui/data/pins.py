@@ -14,8 +14,8 @@ from training.config.fields import MOST_PINNED, ids_in
 from training.data.dataset import Dataset
 from training.data.splits import split_dataset
 from ui.data.asked import Answer, Asked
-from ui.data.row_edits import examples_by_id
 from ui.data.row_editor import shown
+from ui.data.row_edits import examples_by_id
 from ui.data.source_card import AFRESH, can_split
 from ui.datasets import OF_DATASET
 from ui.i18n import Language, say

@@ -62,7 +62,11 @@ def shown(asked: Asked, at: Mapping[str, Any]) -> Answer:
     issues = [issue for issue in dataset.findings if key in issue.row_ids]
     see = waiting(asked, example) if example else asked.render("data_unreadable", issues=issues)
     now = {"at": dict(at), "put_in": None, "refusal": ""}
-    return {"parts": {"pane": head, "edit": edit(asked, key), "see": see}, "now": now, "ask_see": bool(example)}
+    return {
+        "parts": {"pane": head, "edit": edit(asked, key), "see": see},
+        "now": now,
+        "ask_see": bool(example),
+    }
 
 
 def keys_of(asked: Asked, at: Mapping[str, Any]) -> list[str]:
@@ -110,7 +114,14 @@ def label_shown(asked: Asked, label: Label) -> Answer:
     entry = listed[label.at]
     done = sum(bool(other.pairs) for other in listed)
     head = asked.render(
-        "data_pane_head", at=label.at, total=len(listed), place=entry.image, label=True, done="", pinned=None, refusal=""
+        "data_pane_head",
+        at=label.at,
+        total=len(listed),
+        place=entry.image,
+        label=True,
+        done="",
+        pinned=None,
+        refusal="",
     )
     written = labelling.row_of(asked.workspace, label, entry)
     examples = sum(len(other.pairs) for other in listed)
@@ -210,7 +221,9 @@ def leave(asked: Asked) -> Answer:
 def leave_all(asked: Asked) -> Answer:
     """Every faulty row left out that was not corrected."""
     changes = asked.changes or PendingEdits(Path())
-    row_edits.leave_out(asked.workspace, asked.there, *(key for key in faulty(asked) if key not in changes.fixed))
+    row_edits.leave_out(
+        asked.workspace, asked.there, *(key for key in faulty(asked) if key not in changes.fixed)
+    )
     return {"redraw": True}
 
 
@@ -222,7 +235,12 @@ def save_version(asked: Asked) -> Answer:
         return {"parts": {"version": asked.render("trouble", trouble=trouble)}}
     saved = {"name": version.folder.name, "examples": version.examples, "left_out": version.left_out}
     now = {"at": None, "first": 0, "opened": [], "checked": None, "saved": saved}
-    return {"set": chosen(version.folder.name), "now": now, "parts": {"pane": "", "version": ""}, "redraw": True}
+    return {
+        "set": chosen(version.folder.name),
+        "now": now,
+        "parts": {"pane": "", "version": ""},
+        "redraw": True,
+    }
 
 
 def discard(asked: Asked) -> Answer:

@@ -100,7 +100,11 @@ def add_data_events(built: Form, workspace: Path, language: gr.BrowserState) -> 
     for event, box, add in (
         (parts["use_folder"].click, parts["folder"], add_typed),
         (parts["folder"].submit, parts["folder"], add_typed),
-        (parts["upload"].upload, parts["upload"], lambda workspace, upload: add_files(workspace, [Path(upload)])),
+        (
+            parts["upload"].upload,
+            parts["upload"],
+            lambda workspace, upload: add_files(workspace, [Path(upload)]),
+        ),
     ):
         event(
             lambda language, given, add=add: in_the_box(workspace, language, lambda: add(workspace, given)),
