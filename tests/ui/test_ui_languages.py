@@ -288,7 +288,7 @@ def test_a_dataset_and_what_a_check_found_are_told_without_an_english_word(pets)
         NAMES
         + " rows jsonl pets test x held_out seed skip_bad_rows LLaMA Factory ms swift LLaVA TRL COCO Hub"
     )
-    names += " datasets my pictures"
+    names += " datasets my pictures columns type"  # --columns type=…
     drawn = [NOT_OURS.sub("", html) for html in drawn]
     assert [told for html in drawn if (told := english_in(html, names))] == []
 
