@@ -225,7 +225,7 @@ def adding_box(workspace: Path, language: Language, settings: gr.HTML) -> gr.HTM
         return added(workspace, language, asked)
 
     box = gr.HTML(
-        render("data_adding", language, kind="data"),
+        render("data_adding", language, kind="train"),
         apply_default_css=False,
         server_functions=[add_dataset],
         js_on_load="lens.adding(element, upload, server.add_dataset, (set) => trigger('set', set))",

@@ -1,12 +1,12 @@
 """Every word the page shows, in English and Vietnamese, and errors and findings in the reader's language."""
 
-from collections.abc import Callable, Mapping
-from html import escape
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
 import yaml
+from markupsafe import Markup
 
 from vlm.errors import Filler, Phrase, UserError
 
@@ -78,7 +78,7 @@ def told(language: Language, error: UserError) -> tuple[str, str]:
 def warn(language: Language, error: UserError) -> None:
     """A notice over the page that goes by itself."""
     problem, remedy = told(language, error)
-    gr.Warning(escape(remedy), title=escape(problem))
+    gr.Warning(Markup("{}").format(remedy), title=Markup("{}").format(problem))
 
 
 def _template(language: Language, code: str, part: str) -> str | None:
@@ -96,11 +96,6 @@ def _filled(language: Language, template: str, values: Mapping[str, Any], otherw
         return _TRANSLATORS[language].vformat(template, (), values)
     except (KeyError, ValueError, IndexError, TypeError):
         return otherwise
-
-
-def escaped(language: Language, key: str, **values: Any) -> str:
-    """`say`, made safe to stand in HTML."""
-    return escape(say(language, key, **values))
 
 
 def number(language: Language, value: float, decimals: int = 0) -> str:
@@ -130,5 +125,27 @@ def ago(language: Language, seconds: float) -> str:
     return say(language, "just_now")
 
 
-# A key of TEXTS, or a function of the language for what is more than one text (HTML, a list of choices).
-Wording = str | Callable[[Language], Any]
+LABELS = {
+    "use_vision_lora": "vision",
+    "use_text_lora": "text",
+    "vision_lora_r": "vision_rank",
+    "connector_lora_r": "connector_rank",
+    "text_lora_r": "text_rank",
+}
+"""Where a setting's label is another key than its name."""
+
+
+def setting_name(language: Language, field: str) -> str:
+    """What the page calls a setting of a run."""
+    key = LABELS.get(field, field)
+    return say(language, key) if key in TEXTS else field
+
+
+def setting_to(language: Language, field: str, value: object) -> str:
+    """Such as: batch size 8; checkpoint gradients on."""
+    if isinstance(value, bool):
+        value = say(language, "on" if value else "off")
+    elif isinstance(value, float):
+        value = f"{value:g}"
+    name = setting_name(language, field)
+    return say(language, "set_to", setting=name[0].lower() + name[1:], value="–" if value is None else value)

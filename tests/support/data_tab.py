@@ -7,7 +7,7 @@ from typing import Any
 
 from ui.data.asked import Asked
 from ui.i18n import Language
-from ui.train import form
+from ui.train import form_values
 
 NOW = {
     **{"visitor": "visitor", "query": "", "view": "gallery", "first": 0, "opened": [], "checked": None},
@@ -24,7 +24,7 @@ def asked(
     **now: Any,
 ) -> Asked:
     """With the form as it is at first, but for these `settings`, and the tab as it is opened, but for `now`."""
-    shown = {name: form.shown(name, form.default_of(name)) for name in form.FIELDS}
+    shown = {name: form_values.shown(name, form_values.default_of(name)) for name in form_values.FIELDS}
     return Asked(workspace, language, shown | {"dataset": dataset} | (settings or {}), NOW | now)
 
 

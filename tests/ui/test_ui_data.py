@@ -28,7 +28,7 @@ from ui.data.tab import answered
 from ui.datasets import Shelf, Wanted, read_dataset, rows_read
 from ui.html import render
 from ui.i18n import LANGUAGES
-from ui.train import form, form_html
+from ui.train import form_values, form_view
 from vlm.errors import UserError
 
 HOSTILE = "<script>window.broken=1</script>{{x}}${y}\u202e'\""
@@ -41,7 +41,7 @@ def sent(workspace: Path, act: str, dataset: str = "pets", **now) -> dict:
 
 
 def values(dataset: str, **changes) -> dict:
-    return {name: form.default_of(name) for name in form.FIELDS} | {"dataset": dataset} | changes
+    return {name: form_values.default_of(name) for name in form_values.FIELDS} | {"dataset": dataset} | changes
 
 
 def write(folder: Path, *rows: dict | str, name: str = "rows.jsonl", pictures: int = 3) -> None:
@@ -86,7 +86,7 @@ def test_findings_are_told_in_the_language_of_the_page(tmp_path):
     assert "không có văn bản: dòng có các cột &#39;image&#39;, &#39;pic&#39;, &#39;label&#39;" in html
     assert "Hãy đặt --columns caption=label" in html
     dataset = read_dataset(tmp_path, Wanted("pets"))
-    assert form_html.preview("vi", "pets", dataset).count("dòng không dùng được") == 1
+    assert form_view.preview("vi", tmp_path, values("pets"))["preview"].count("dòng không dùng được") == 1
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

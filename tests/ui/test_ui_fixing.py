@@ -14,11 +14,11 @@ from training.data.validate.dataset_check import check_dataset
 from ui.data import labelling, row_editor, row_edits
 from ui.data.labelling import Label
 from ui.data.row_text import RowText, draft_of, is_same, of_example, of_messages, of_raw, read_turns
-from ui.train import form
+from ui.train import form_values
 from vlm.errors import UserError
 from vlm.example import IMAGE, Message
 
-VALUES = {name: form.default_of(name) for name in form.FIELDS} | {"dataset": "pets"}
+VALUES = {name: form_values.default_of(name) for name in form_values.FIELDS} | {"dataset": "pets"}
 TALK = (
     Message("system", "Be brief."),
     Message("user", f"{IMAGE}What is it?"),

@@ -17,12 +17,18 @@ from support.data_tab import asked
 from support.vietnamese import english_in
 from training.data.synthetic.phrases import QUESTION_TYPES
 from training.runs.status import State, Status
+<<<<<<< HEAD
 from ui.ask import answers_html
 from ui.ask.answers_html import Reply
 from ui.data import check_card, model_view, pins, row_editor, source_card
 from ui.data.examples_card import Card
 from ui.data.row_text import RowText
 from ui.datasets import Wanted, read_dataset
+=======
+from ui.ask.models_card import listing
+from ui.ask.tab import Reply, answers_html
+from ui.datasets import Wanted, read_dataset
+>>>>>>> page
 from ui.html import render
 from ui.i18n import TEXTS, ago, duration
 from ui.page import build_page
@@ -32,7 +38,7 @@ from ui.run import view as live
 from ui.run.samples import film
 from ui.run.summary import gather
 from ui.runs import adapters_card
-from ui.runs import tab as runs_tab
+from ui.runs.tab import list_runs
 from ui.train import form, form_html, mixer, mixer_html, model_card
 from ui.train.form import Chosen
 from vlm import catalog
@@ -193,120 +199,28 @@ def test_the_form_is_told_without_an_english_word(tiny_base, tmp_path):
     assert [found for html in drawn if (found := english_in(html, names))] == []
 
 
-@pytest.fixture
-def pets(tmp_path: Path) -> Path:
-    """A dataset of questions and captions, with its own split, an ignored column and a fault."""
-    folder = tmp_path / "datasets" / "pets"
-    folder.mkdir(parents=True)
-    Image.new("RGB", (16, 16), "red").save(folder / "1.png")
-    rows = [
-        *(
-            {"image": "1.png", "question": f"số {n}?", "answer": f"{n}", "split": "train", "thêm": 1}
-            for n in range(3)
-        ),
-        {"image": "1.png", "text": "đỏ", "split": "test"},
-        {"image": "1.png", "question": "?", "answer": ""},
-    ]
-    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    return tmp_path
-
-
-def test_a_dataset_and_what_a_check_found_are_told_without_an_english_word(pets):
-    wants = asked(pets, language="vi", at={"row": "rows.jsonl:1"})
-    again, shown = wants.after({"now": {"again": True}}), [check_card.check(wants)]
-    while shown[-1].get("again"):
-        shown.append(check_card.check(again))
-    checked = wants.after(shown[-1])
-    found = check_card.checked_of(checked)
-    example = wants.dataset.examples[0]
-    card = Card("rows.jsonl:1", "rows.jsonl:1", 0, None, 0, "số?", "1")
-    bad = replace(card, index=None, reason=wants.dataset.findings[0].reason)
-    page = {"chosen": None, "first": 0, "a_page": 24, "longest": 280}
-    chart = check_card.chart(found.report.lengths)
-    drawn = [
-        render("data_tab", "vi"),
-        *(part for answer in shown for part in answer["parts"].values()),
-        *(
-            check_card.progress("vi", what, 1, 2)
-            for what in ("rows", "images", "tokens", "model", "rows written out")
-        ),
-        *source_card.drawn(wants)["parts"].values(),
-        *(
-            render(
-                "data_columns",
-                "vi",
-                kinds=dict.fromkeys(source_card.COLUMN_KINDS, "x"),
-                there=["x"],
-                rows=[{}],
-                none="–",
-                guessed=guessed,
-                unknown=True,
-            )
-            for guessed in (True, False)
-        ),
-        render("data_sides", "vi", counts=None, own=False),
-        check_card.drawn(checked),
-        check_card.drawn(checked.after({"set": {"skip_bad_rows": True, "max_length": 9}})),
-        *(
-            render("data_examples", "vi", cards=cards, table=table, found=count, total=2, **page)
-            for table in (False, True)
-            for cards in (
-                [],
-                [card, bad],
-                [replace(card, mark=key[5:]) for key in TEXTS if key.startswith("mark_")],
-            )
-            for count in (0, 1, 2)
-        ),
-        model_view.waiting(wants, example),
-        model_view.view(wants, example),
-        *(
-            part
-            for row in ("rows.jsonl:1", "rows.jsonl:5")
-            for part in row_editor.shown(wants, {"row": row})["parts"].values()
-        ),
-        *(
-            render(
-                "data_pane_head",
-                "vi",
-                at=0,
-                total=1,
-                place="x",
-                done=done,
-                pinned=pinned,
-                label=False,
-                refusal="",
-            )
-            for done, pinned in (("left_out", True), ("changed", False))
-        ),
-        pins.toggled("vi", wants.dataset, example, wants.values | {"held_out": 0})[1],
-        row_editor.fields(wants, RowText((), "?", "x", raw="x"), done=1, total=1, examples=1),
-        render("data_saved", "vi", name="x", examples=1, left_out=1),
-        render("data_drafting", "vi"),
-    ]
-    assert chart["bars"]
-    names = (
-        NAMES
-        + " rows jsonl pets test x held_out seed skip_bad_rows LLaMA Factory ms swift LLaVA TRL COCO Hub"
-    )
-    names += " datasets my pictures columns type"  # --columns type=…
-    drawn = [NOT_OURS.sub("", html) for html in drawn]
-    assert [told for html in drawn if (told := english_in(html, names))] == []
-
-
 def test_answers_adapters_and_runs_are_told_without_an_english_word(taught, tmp_path):
     shutil.copytree(taught.path, tmp_path / "runs" / "demo")
     check, probe = SimpleNamespace(matched=1, total=1, notes=[]), SimpleNamespace(differs=False)
+    checked = [{"name": "demo", "found": check, "probe": probe, "trouble": None}]
+    replies = [Reply("x", "đỏ", 1, 1.0, True, right=True), Reply("x", right=False), Reply("x", done=True)]
     drawn = [
         adapters_card.adapters_table(tmp_path, "vi", can_train=True),
         adapters_card.adapters_table(tmp_path / "none", "vi", can_train=True),
-        *(runs_tab.runs_table(tmp_path, "vi", asked, can_train=True) for asked in (None, "demo")),
-        runs_tab.runs_table(tmp_path / "none", "vi", None, can_train=True),
-        answers_html.check("vi", "demo", check, probe),
-        answers_html.thumbnails("vi", ["data:,"]),
-        answers_html.waiting("vi"),
-        answers_html.answers("vi", [Reply("x", "đỏ", 1, 1.0, True), Reply("x"), Reply("x", done=True)], "đỏ"),
-        answers_html.earlier("vi", [("màu gì?", [("x", "đỏ")])]),
-        answers_html.others("vi", [], nobody=True),
+        list_runs(tmp_path, "vi", True, undone="demo")["html"],
+        list_runs(tmp_path / "none", "vi", True)["html"],
+        listing(tmp_path, "vi", {"base": "starter"})["html"],
+        listing(tmp_path / "none", "vi", {"base": "starter"})["html"],
+        render("ask_checks", "vi", rows=checked),
+        render("ask_models_card", "vi"),
+        render("ask_pictures", "vi", loading=True),
+        *(
+            render("ask_pictures", "vi", loading=False, pictures=[(0, "data:,")], held_out=held_out)
+            for held_out in (True, False)
+        ),
+        answers_html("vi"),
+        answers_html("vi", replies, ("đỏ",), [("màu gì?", [("x", "đỏ")])]),
+        answers_html("vi", replies, busy=True),
         *(ago("vi", seconds) for seconds in (0, 90, 9000, 900000)),
         *(duration("vi", seconds) for seconds in (0, 90, 9000)),
     ]

@@ -8,8 +8,7 @@ import pytest
 
 from training.runs.events import error_fields
 from training.runs.status import Status
-from ui.ask import answers_html
-from ui.ask.answers_html import Reply
+from ui.ask.tab import Reply, answers_html
 from ui.i18n import LANGUAGES
 from ui.run import results as learned
 from ui.run import view as live
@@ -268,8 +267,12 @@ def test_hostile_text_is_inert_wherever_a_run_is_told(language):
         live.warnings(language, story),
         live.log(language, story),
         live.output([HOSTILE]),
-        answers_html.answers(language, [Reply(HOSTILE, HOSTILE, 3, 0.1)], HOSTILE),
-        answers_html.earlier(language, [(HOSTILE, [(HOSTILE, HOSTILE)])]),
+        answers_html(
+            language,
+            [Reply(HOSTILE, HOSTILE, 3, 0.1)],
+            (HOSTILE,),
+            [(HOSTILE, [(HOSTILE, HOSTILE)])],
+        ),
     ]
     for part in shown:
         assert "<script" not in part

@@ -9,11 +9,9 @@ from PIL import Image
 from training import runs
 from training.config import TrainingConfig
 from training.runs.events import EventLog
-from ui.ask.models_card import BASE, listing
 from ui.i18n import Wordings
 from ui.run import panel as run_panel
 from ui.run.panel import NEWEST
-from ui.runs.tab import runs_table
 
 SKIP = gr.skip()
 
@@ -95,8 +93,6 @@ def test_a_run_whose_settings_are_broken_is_still_told_and_listed(panel, tmp_pat
     updates, showing, _ = tick(panel, tmp_path, {})
     assert showing == "broken"
     assert "màu gì?" in updates["film"]["value"]
-    assert "broken" in runs_table(tmp_path, "en", None, can_train=True)
-    assert listing(tmp_path, "en", None, [], [])[2]["value"] == [BASE]
 
 
 def test_a_picture_outside_the_dataset_is_not_shown(tmp_path):
@@ -106,21 +102,3 @@ def test_a_picture_outside_the_dataset_is_not_shown(tmp_path):
     run = folder(tmp_path, "one")
     assert run_panel.picture_of(run, "../../secret.png") is None
     assert run_panel.picture_of(run, str(secret)) is None
-
-
-def test_the_list_of_runs_offers_what_can_be_done_and_asks_before_it_deletes(tmp_path):
-    folder(tmp_path, "done", ends="finished", step=3, elapsed_s=1.0, adapter="adapter")
-    folder(tmp_path, "broken", ends="failed", problem="x", remedy="y", elapsed_s=1.0)
-    table = runs_table(tmp_path, "en", None, can_train=True)
-    assert 'data-action="resume" data-run="broken"' in table
-    assert 'data-action="resume" data-run="done"' not in table
-    assert 'data-action="delete"' not in table
-    assert 'data-action="delete" data-run="done"' in runs_table(tmp_path, "en", "done", can_train=True)
-
-
-def test_where_nobody_may_train_the_list_of_runs_only_opens(tmp_path):
-    folder(tmp_path, "broken", ends="failed", problem="x", remedy="y", elapsed_s=1.0)
-    table = runs_table(tmp_path, "en", None, can_train=False)
-    assert 'data-action="open"' in table
-    assert 'data-action="resume"' not in table
-    assert 'data-action="ask"' not in table

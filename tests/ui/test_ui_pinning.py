@@ -10,11 +10,11 @@ from training.config.fields import MOST_PINNED, ids_in
 from training.data.open import open_dataset
 from training.data.splits import split_dataset
 from ui.data.pins import toggled
-from ui.train import form
+from ui.train import form_values
 
 
 def values(**changes) -> dict:
-    return {name: form.default_of(name) for name in form.FIELDS} | changes
+    return {name: form_values.default_of(name) for name in form_values.FIELDS} | changes
 
 
 def test_a_click_pins_and_the_next_one_unpins(scenes: Path, tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_what_cannot_be_pinned_is_refused_in_words(scenes: Path, tmp_path: Path)
 def test_a_pinned_example_is_the_next_runs_and_a_reload_keeps_it(chromium: Browser, tmp_path: Path) -> None:
     with served(tmp_path) as app, visitor(chromium, app) as page:
         dataset = open_dataset("shapes-vi", tmp_path)
-        _, kept = split_dataset(dataset, form.default_of("held_out"), form.default_of("seed"))
+        _, kept = split_dataset(dataset, form_values.default_of("held_out"), form_values.default_of("seed"))
         page.get_by_role("tab", name="Data", exact=True).click()
         place = dataset.examples.index(kept[0])
         for turned in range(place // 24):

@@ -87,6 +87,8 @@ def skipped_reasons(event: Event) -> list[str]:
 BLOCK = 64 * 1024
 # A tail never reads more bytes than this, however long the lines are.
 TAIL_LIMIT = 1024 * 1024
+# A reader knows a log again by as many bytes as this.
+KNOWN_BY = 256
 
 
 class EventLog:
@@ -147,22 +149,46 @@ def read(path: Path, kinds: Collection[str] | None = None) -> list[Event]:
     return [event for line in lines if (event := _parse(line, wanted)) is not None]
 
 
+class EventLogReader:
+    """Reads a log on from where it was: a long one is parsed once. One caller at a time, nothing here locks.
+
+    `restarted` says of the last `new_events` that the log is no longer the one read before (deleted, cut,
+    replaced): those events are all that the new one has, and what came of the old one is void.
+    """
+
+    def __init__(self, path: Path, kinds: Collection[str] | None = None) -> None:
+        self.path, self.restarted = path, False
+        self._kinds = FIELDS.keys() if kinds is None else kinds
+        self._offset, self._last = 0, b""
+
+    def new_events(self) -> list[Event]:
+        """Returns the events since the last call; a line that is still being written waits for its end."""
+        written = self._read_from(self._offset - len(self._last))
+        # Inode numbers are reused: what stands before the offset, with its time, tells logs apart.
+        self.restarted = not written.startswith(self._last)
+        if self.restarted:
+            self._offset, self._last = 0, b""
+            written = self._read_from(0)
+        whole = written[len(self._last) : written.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        self._last = (self._last + whole)[-KNOWN_BY:]
+        return [event for line in whole.split(b"\n") if (event := _parse(line, self._kinds)) is not None]
+
+    def _read_from(self, offset: int) -> bytes:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                return file.read()
+        except FileNotFoundError:
+            return b""
+
+
 def follow(path: Path, until: Callable[[], bool], poll_s: float = 0.2) -> Iterator[Event]:
     """Yields the events so far and those to come, until `until()` is true and all written before is given."""
-    offset = 0
+    reader = EventLogReader(path)
     while True:
         last_look = until()  # before the file is read: what was written until then is given
-        try:
-            with path.open("rb") as file:
-                file.seek(offset)
-                written = file.read()
-        except FileNotFoundError:
-            written = b""
-        whole = written[: written.rfind(b"\n") + 1]  # the rest is a line that is still being written
-        offset += len(whole)
-        for line in whole.split(b"\n"):
-            if (event := _parse(line, FIELDS.keys())) is not None:
-                yield event
+        yield from reader.new_events()
         if last_look:
             return
         time.sleep(poll_s)

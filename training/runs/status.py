@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,8 @@ State = Literal["starting", "running", "finished", "stopped", "failed", "interru
 STARTING_S = 4.0
 
 GO_ON = "Go on with it: {command} resume {name}"
-_KINDS = FINAL | {"queued", "started", "phase", "drill", "step", "checkpoint"}
+# The events that tell of it.
+KINDS = FINAL | {"queued", "started", "phase", "drill", "step", "checkpoint"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +53,24 @@ class Status:
         return self.state in ("stopped", "failed", "interrupted")
 
 
-def status_of(folder: Path) -> Status:
-    """Returns the status by the folder alone, so that every reader sees the same."""
-    status, by_the_worker = _read_status(folder)
+def status_of(folder: Path, read_events: Callable[[], list[Event]] | None = None) -> Status:
+    """Returns the status by the folder alone, so that every reader sees the same.
+
+    `read_events` is for who reads the log on from where it was: it returns the events of `KINDS` so far, of
+    which a `step` or `phase` may be left out where one of the same kind follows it.
+    """
+    read_events = read_events or (lambda: read(folder / EVENTS, KINDS))
+    status, by_the_worker = _read_status(folder, read_events)
     if status.live or by_the_worker:
         return status
     # A worker that took its lock after it was probed would seem dead: a second look is sure.
-    return _read_status(folder)[0]
+    return _read_status(folder, read_events)[0]
 
 
-def _read_status(folder: Path) -> tuple[Status, bool]:
+def _read_status(folder: Path, read_events: Callable[[], list[Event]]) -> tuple[Status, bool]:
     """Returns the status, and whether the worker itself gave the outcome."""
     held = lock.is_held(folder / LOCK)  # before the events: a worker writes its outcome, then lets go
-    events = read(folder / EVENTS, _KINDS)
+    events = read_events()
     starts = [index for index, event in enumerate(events) if event["kind"] == "queued"]
     attempt = events[starts[-1] :] if starts else events  # since it was last started or resumed
     status = _progress_of(events, attempt)

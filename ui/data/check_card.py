@@ -24,7 +24,7 @@ from ui.data.work import Work
 from ui.datasets import OF_DATASET, Shelf, Wanted, read_dataset
 from ui.html import render
 from ui.i18n import TEXTS, Language, duration, number, say
-from ui.train.model_card import model_name
+from ui.train.base_model import model_name
 from vlm.errors import UserError
 from vlm.lazy_torch import import_torch
 

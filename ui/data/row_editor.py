@@ -13,7 +13,7 @@ from training.config import TrainingConfig
 from training.config.fields import ids_in
 from training.data.edit.versions import PendingEdits, discard_pending, pending_edits, put_in_image
 from training.data.images import load_image
-from ui import adapters as shelf
+from ui import adapters
 from ui.data import labelling, row_edits, work
 from ui.data.asked import Answer, Asked
 from ui.data.check_card import checked_of, faulty
@@ -23,7 +23,7 @@ from ui.data.row_text import RowText
 from ui.data.work import Work
 from ui.datasets import chosen, uploaded
 from ui.inference import engine
-from ui.train.model_card import model_name
+from ui.train.base_model import model_name
 from vlm.errors import UserError
 from vlm.settings import ModelSettings
 
@@ -258,9 +258,9 @@ def changes(asked: Asked) -> str:
 def drafters(asked: Asked) -> list[tuple[str, str]]:
     """The model chosen on Train, and the adapters that were trained on it."""
     base = (asked.values["model"], asked.values["revision"])
-    adapters = [adapter for adapter in shelf.shelf(asked.workspace) if adapter.base == base]
+    trained = [adapter for adapter in adapters.available(asked.workspace) if adapter.base == base]
     named = asked.say("draft_base", model=model_name(asked.values["model"]))
-    return [(named, BASE), *((adapter.name, adapter.key) for adapter in adapters)]
+    return [(named, BASE), *((adapter.name, adapter.key) for adapter in trained)]
 
 
 def draft(asked: Asked) -> Answer:
@@ -295,7 +295,7 @@ def _drafted(
             "A draft is about one picture.", "Write the answer yourself.", "draft-needs-one-picture"
         )
     settings = ModelSettings(model=values["model"], revision=values["revision"])
-    folder = None if who == BASE else shelf.find(workspace, who).folder
+    folder = None if who == BASE else adapters.find(workspace, who).folder
     shown_to_it = load_image(images[0], name=images[0].name)
     tokens = TrainingConfig().max_new_tokens
     for answers in engine().ask(settings, shown_to_it, question.strip(), [folder], tokens):

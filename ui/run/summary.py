@@ -1,17 +1,27 @@
-"""A run's events gathered into what the page tells about it: counts, curve, evaluations, answers. No HTML."""
+"""A run's events gathered into what the page tells of it: counts, curve, evaluations, answers. No HTML."""
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 
+from training.config import TrainingConfig
+from training.data.edit.thumbnails import thumbnail_uri
+from training.data.synthetic.samples import SAMPLES
 from training.evaluation import compare
 from training.evaluation.metrics import normalize
-from training.runs.events import FINAL, Event
+from training.runs import Run, Status
+from training.runs.events import FINAL, Event, EventLogReader
+from training.runs.status import KINDS, status_of
+from vlm.errors import UserError
+from vlm.methods import ADAPTER_CONFIG_FILE
 
-__all__ = ["Event", "Story", "exact_match", "gather", "is_right"]
+RUNS_KEPT = 64
 
 
 @dataclass
-class Story:
+class Summary:
     """What the events tell so far. A list holds a step once: after a resume the later word stands."""
 
     towers: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -38,41 +48,121 @@ class Story:
         _, after = compare.base_and_kept(self.evaluations, self.best_step)
         return None if after is None else exact_match(after)
 
-
-def gather(events: Iterable[Event]) -> Story:
-    story = Story()
-    for event in events:
-        match event["kind"]:
-            case "step":
-                _add(story.steps, event)
-            case "sample":
-                _add(story.samples.setdefault(event["example_id"], []), event)
-            case "phase":
-                story.phase = event
-            case "hard":
-                story.hard = event
-            case kind:
-                story.log.append(event)
-                if kind == "started":
-                    story.towers = event["towers"]
-                elif kind == "evaluated":
-                    _add(story.evaluations, event)
-                elif kind == "warning":
-                    story.warnings.append(event)
-                elif kind == "blindfold":
-                    story.blindfold = event
-                elif kind in FINAL | {"queued"}:
-                    story.best_step = event.get("best_step")
-                    story.best_metric = event.get("best_metric", "")
-                    story.ended_early = event.get("ended_early", False)
-    return story
+    def add(self, events: Iterable[Event]) -> None:
+        for event in events:
+            match event["kind"]:
+                case "step":
+                    _append(self.steps, event)
+                case "sample":
+                    _append(self.samples.setdefault(event["example_id"], []), event)
+                case "phase":
+                    self.phase = event
+                case "hard":
+                    self.hard = event
+                case kind:
+                    self.log.append(event)
+                    if kind == "started":
+                        self.towers = event["towers"]
+                    elif kind == "evaluated":
+                        _append(self.evaluations, event)
+                    elif kind == "warning":
+                        self.warnings.append(event)
+                    elif kind == "blindfold":
+                        self.blindfold = event
+                    elif kind in FINAL | {"queued"}:
+                        self.best_step = event.get("best_step")
+                        self.best_metric = event.get("best_metric", "")
+                        self.ended_early = event.get("ended_early", False)
 
 
-def _add(earlier: list[Event], event: Event) -> None:
-    """Append, and forget what a resumed run says anew."""
+def _append(earlier: list[Event], event: Event) -> None:
+    """Appends, and drops what a resumed run says anew."""
     while earlier and earlier[-1]["step"] >= event["step"]:
         earlier.pop()
     earlier.append(event)
+
+
+def summary_of(run: Run) -> Summary:
+    """The run's summary; its log is read on from where it was."""
+    return _followed(run).summary()
+
+
+def status_of_run(run: Run) -> Status:
+    """`Run.status`, without reading again what was read before."""
+    followed = _followed(run)
+    return status_of(run.path, followed.outline)
+
+
+class _Followed:
+    """One run's log and what it told so far; for all viewers together."""
+
+    def __init__(self, run: Run) -> None:
+        self._reader, self._summary = EventLogReader(run.events_path), Summary()
+        self._outline: list[Event] = []
+        self._lock = threading.Lock()
+
+    def summary(self) -> Summary:
+        with self._lock:
+            self._read_on()
+            return self._summary
+
+    def outline(self) -> list[Event]:
+        """The events that make the status; of steps or phases in a row the last."""
+        with self._lock:
+            self._read_on()
+            return [*self._outline]
+
+    def _read_on(self) -> None:
+        new = self._reader.new_events()
+        if self._reader.restarted:
+            self._summary, self._outline = Summary(), []
+        self._summary.add(new)
+        for event in new:
+            if event["kind"] not in KINDS:
+                continue
+            if self._outline and self._outline[-1]["kind"] == event["kind"] in ("step", "phase"):
+                self._outline.pop()
+            self._outline.append(event)
+
+
+@lru_cache(maxsize=RUNS_KEPT)
+def _followed(run: Run) -> _Followed:
+    return _Followed(run)
+
+
+def settings_of(run: Run) -> TrainingConfig | None:
+    """The run's settings, parsed again only where the file changed; None where it can't be read."""
+    try:
+        return _settings(run, run.config_path.stat().st_mtime_ns)
+    except (OSError, UserError):
+        return None
+
+
+@lru_cache(maxsize=RUNS_KEPT)
+def _settings(run: Run, _changed: int) -> TrainingConfig:
+    return run.config()
+
+
+def has_adapter(run: Run, status: Status) -> bool:
+    return status.state in ("finished", "stopped") and (run.adapter_path / ADAPTER_CONFIG_FILE).is_file()
+
+
+def picture_of(run: Run, image: str) -> str | None:
+    """A sample's picture as a data: URI, if its path stays inside the dataset's folder."""
+    settings = settings_of(run)
+    if settings is None:
+        return None
+    root = _dataset_root(settings.dataset, run.workspace).resolve()
+    path = (root / image).resolve()
+    return thumbnail_uri(path) if path.is_relative_to(root) else None
+
+
+def _dataset_root(source: str, workspace: Path) -> Path:
+    named = workspace / "datasets" / source
+    if source in SAMPLES or named.is_dir():
+        return named
+    path = Path(source)
+    return path if path.is_dir() else path.parent
 
 
 def exact_match(evaluated: Event) -> float:

@@ -1,43 +1,37 @@
-"""A run as it goes: its story in, HTML out. Every value from a run or a dataset is escaped."""
+"""What a run shows, part by part, as HTML: each part has its template; what that can't say by itself is here.
+
+Every value from a run or a dataset is escaped by the templates.
+"""
 
 import time
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any
 
-from training.runs.events import error_of, skipped_reasons
+from markupsafe import Markup
+
+from training.config.fields import BestMetric
+from training.evaluation import compare
+from training.runs.events import Event, error_of, skipped_reasons
 from training.runs.status import Status
-from ui.i18n import TEXTS, Language, duration, escaped, number, percent, remedy_of, say, sentence, told
-from ui.run.loss_chart import loss_chart
-from ui.run.results import blindfold_words
-from ui.run.samples import at_step
-from ui.run.summary import Event, Story, exact_match
+from ui.html import render
+from ui.i18n import TEXTS, Language, duration, number, percent, remedy_of, say, sentence, told
+from ui.run.loss_chart import plotted
+from ui.run.summary import Summary, exact_match, is_right
 
 ANSWERS_SHOWN = 4
-"""The base's answer and the newest ones."""
+"""Of the evaluations' scores the base's and the newest ones."""
+FILM_SHOWN = 12
+"""Of the film's evaluations the base's and the newest ones."""
 
 STEPS_BEFORE_ETA = 5
 LOG_LINES = 60
 
-
-def run_head(language: Language, name: str, status: Status, story: Story) -> str:
-    """Name, state, progress bar, and where the run is in words."""
-    step, total = status.step, status.total or 0
-    share = 100 * step / total if total else 0
-    words = " · ".join(where_it_is(language, status, story))
-    return (
-        f'<div class="runline"><b class="name" title="{escape(name)}">{escape(name)}</b>'
-        f"{state_pill(language, status.state)}"
-        f'<div class="bar" role="progressbar" aria-valuenow="{share:.0f}" aria-label="{escape(words)}">'
-        f'<u style="width:{share:.1f}%"></u></div>'
-        f'<span class="where">{escape(words)}</span></div>'
-    )
+ImageOf = Callable[[str], str | None]
+"""From an image's path within the dataset to something an <img> can show."""
 
 
-def state_pill(language: Language, state: str) -> str:
-    return f'<span class="state {escape(state)}">{escaped(language, f"state_{state}")}</span>'
-
-
-def where_it_is(language: Language, status: Status, story: Story) -> list[str]:
+def where_it_is(language: Language, status: Status, summary: Summary) -> list[str]:
     """Such as: step 37 of 200; evaluating 40 of 200; 21 s left."""
     words = []
     if status.total and status.step:
@@ -45,140 +39,184 @@ def where_it_is(language: Language, status: Status, story: Story) -> list[str]:
         words.append(say(language, "step_of", step=step, total=total))
     if not status.live:
         return [*words, say(language, "took", time=duration(language, status.elapsed_s))]
-    if story.phase and not (words and story.phase["name"] == "training"):
-        words.append(phase_words(language, story.phase))
+    if summary.phase and not (words and summary.phase["name"] == "training"):
+        words.append(phase_words(language, summary.phase))
     if status.eta_s is not None and status.step >= STEPS_BEFORE_ETA:
         words.append(say(language, "time_left", time=duration(language, status.eta_s)))
     return words
 
 
 def phase_words(language: Language, phase: Event) -> str:
-    key = "phase_" + phase["name"].replace(" ", "_")
-    name = say(language, key) if key in TEXTS else phase["name"]
+    name = named(language, "phase_" + phase["name"].replace(" ", "_"), phase["name"])
     if phase["total"] <= 1:
         return name
     done, total = number(language, phase["done"]), number(language, phase["total"])
     return say(language, "phase_count", phase=name, done=done, total=total)
 
 
-def tiles(language: Language, story: Story) -> str:
+def named(language: Language, key: str, otherwise: str) -> str:
+    """The text of a key; of a name that this page doesn't know, the name as it stands in the log."""
+    return say(language, key) if key in TEXTS else otherwise
+
+
+def share(status: Status) -> float:
+    """How far the run is, in percent."""
+    return 100 * status.step / status.total if status.total else 0.0
+
+
+def tiles(language: Language, summary: Summary) -> Markup:
     """Trainable counts, exact match before and after, speed, memory; a dash for what is not known yet."""
-    newest = story.steps[-1] if story.steps else {}
-    trainable = {tower: number(language, counts["trainable"]) for tower, counts in story.towers.items()}
+    newest = summary.steps[-1] if summary.steps else {}
+    trainable = {tower: number(language, counts["trainable"]) for tower, counts in summary.towers.items()}
     speed, memory = newest.get("examples_per_s"), newest.get("memory_gib")
-    facts = [
-        ("tile_vision", trainable.get("vision")),
-        ("tile_text", trainable.get("text")),
-        ("tile_exact", before_after(language, story)),
-        ("tile_speed", None if speed is None else number(language, speed)),
-        (
-            "tile_memory",
-            None if memory is None else say(language, "gigabytes", size=number(language, memory, 1)),
-        ),
-    ]
-    return (
-        '<div class="tiles">'
-        + "".join(
-            f'<div class="tile"><span>{escaped(language, key)}</span><b>{escape(fact or "–")}</b></div>'
-            for key, fact in facts
-        )
-        + "</div>"
-    )
+    size = None if memory is None else say(language, "gigabytes", size=number(language, memory, 1))
+    facts = {
+        "tile_vision": trainable.get("vision"),
+        "tile_text": trainable.get("text"),
+        "tile_exact": before_after(language, summary),
+        "tile_speed": None if speed is None else number(language, speed),
+        "tile_memory": size,
+    }
+    return render("run_tiles", language, facts=facts)
 
 
-def before_after(language: Language, story: Story) -> str | None:
+def before_after(language: Language, summary: Summary) -> str | None:
     """Such as: 3 % → 71 %. None where nothing was evaluated yet."""
-    before, after = story.base_score, story.score
-    if before is None:
-        return None if after is None else percent(language, after)
-    if after is None:
-        return percent(language, before)
-    return say(language, "before_after", before=percent(language, before), after=percent(language, after))
+    rates = [rate for rate in (summary.base_score, summary.score) if rate is not None]
+    shown = [percent(language, rate) for rate in rates]
+    if len(shown) < 2:
+        return next(iter(shown), None)
+    return say(language, "before_after", before=shown[0], after=shown[1])
 
 
-def exact_words(language: Language, story: Story) -> str | None:
+def exact_words(language: Language, summary: Summary) -> str | None:
     """The adapter's newest exact match."""
-    return None if story.score is None else percent(language, story.score)
+    return None if summary.score is None else percent(language, summary.score)
 
 
-def failure(language: Language, status: Status) -> str:
-    """What ended a run before its time, in one sentence, and what to do about it; else empty."""
+def failure(language: Language, status: Status) -> tuple[str, str, str] | None:
+    """Title, problem and remedy of what ended a run before its time; None of a good one."""
     if status.state == "failed":
         remedy = remedy_of(language, status.problem, status.remedy)
-        return _told(say(language, "failed_title"), sentence(language, status.problem), remedy)
+        return say(language, "failed_title"), sentence(language, status.problem), remedy
     if status.state == "interrupted":
-        problem, remedy = sentence(language, status.problem or ""), say(language, "can_resume")
-        return _told(say(language, "interrupted_title"), problem, remedy)
-    return ""
+        problem = sentence(language, status.problem or "")
+        return say(language, "interrupted_title"), problem, say(language, "can_resume")
+    return None
 
 
-def warnings(language: Language, story: Story) -> str:
-    """A card for each thing worth knowing; else empty."""
-    title = say(language, "warning_title")
-    return "".join(
-        f'<div class="card notice">{_told(title, *told(language, error_of(warning)))}</div>'
-        for warning in story.warnings
-    )
-
-
-def _told(title: str, problem: str, remedy: str) -> str:
-    return (
-        f'<div role="status"><h2>{escape(title)}</h2>'
-        f"<p>{escape(problem)}</p><p class='small'>{escape(remedy)}</p></div>"
-    )
-
-
-def charts(language: Language, status: Status, story: Story) -> str:
+def charts(language: Language, status: Status, summary: Summary) -> Markup:
     """The loss curve, and beside it the share of right answers at each evaluation."""
-    training = [(step["step"], step["loss"]) for step in story.steps if step["loss"] is not None]
-    held_out = [(seen["step"], seen["loss"]) for seen in story.evaluations if seen["loss"] is not None]
-    curve = loss_chart(language, training, held_out, status.total or 0)
-    return (
-        f'<div class="two"><div class="card"><h2>{escaped(language, "loss")}</h2>{curve}</div>'
-        f'<div class="card"><h2>{escaped(language, "scores")}</h2>{scores(language, story)}</div></div>'
+    training = [(step["step"], step["loss"]) for step in summary.steps if step["loss"] is not None]
+    held_out = [(seen["step"], seen["loss"]) for seen in summary.evaluations if seen["loss"] is not None]
+    seen = summary.evaluations
+    shown = seen if len(seen) <= ANSWERS_SHOWN else [seen[0], *seen[1 - ANSWERS_SHOWN :]]
+    note = ""
+    if seen:
+        note = say(language, "scores_note", count=seen[-1]["examples"])
+        if interval := seen[-1].get("intervals", {}).get("exact_match"):
+            low, high = (number(language, 100 * bound) for bound in interval)
+            note += " " + say(language, "scores_interval", low=low, high=high)
+    return render(
+        "run_charts",
+        language,
+        plot=plotted(language, training, held_out, status.total or 0),
+        scores=[(at_step(language, one["step"]), exact_match(one)) for one in shown],
+        note=note,
     )
 
 
-def scores(language: Language, story: Story) -> str:
-    if not story.evaluations:
-        return f'<p class="small waiting">{escaped(language, "scores_waiting")}</p>'
-    newest = story.evaluations[-1]
-    shown = (
-        story.evaluations
-        if len(story.evaluations) <= ANSWERS_SHOWN
-        else [
-            story.evaluations[0],
-            *story.evaluations[1 - ANSWERS_SHOWN :],
-        ]
+def at_step(language: Language, step: int) -> str:
+    return say(language, "base") if step == 0 else say(language, "step_n", step=number(language, step))
+
+
+def film(language: Language, summary: Summary, image_of: ImageOf) -> Markup:
+    """A row for each example, a column for each evaluation; the base's comes first."""
+    strips = []
+    for answers in summary.samples.values():
+        first = answers[0]
+        accepted = first.get("references") or [first["answer"]]
+        said = {
+            one["step"]: (
+                one["prediction"].strip(),
+                any(is_right(one["prediction"], a) for a in one.get("references") or [one["answer"]]),
+            )
+            for one in answers
+        }
+        image = image_of(first["image"]) if first["image"] else None
+        strips.append({"first": first, "image": image, "right": " / ".join(accepted), "said": said})
+    steps = sorted({step for strip in strips for step in strip["said"]})
+    shown = steps if len(steps) <= FILM_SHOWN else [steps[0], *steps[1 - FILM_SHOWN :]]
+    return render(
+        "run_film", language, strips=strips, steps={step: at_step(language, step) for step in shown}
     )
-    rows = "".join(
-        f"<tr><th>{escape(at_step(language, seen['step']))}</th>"
-        f'<td class="wide"><div class="bar"><u style="width:{100 * exact_match(seen):.1f}%"></u></div></td>'
-        f"<td>{escape(percent(language, exact_match(seen)))}</td></tr>"
-        for seen in shown
+
+
+def results(language: Language, status: Status, summary: Summary) -> Markup | str:
+    """The table of an ended run, and what its numbers are to be taken for; empty before."""
+    before, after = compare.base_and_kept(summary.evaluations, summary.best_step)
+    if status.live or before is None or after is None:
+        return ""
+    notes = [say(language, "results_note", count=after["examples"])]
+    if several := after.get("several"):
+        notes.append(say(language, "several_note", count=several))
+    if summary.best_step is not None:
+        key = "ended_early" if summary.ended_early else "best_kept"
+        metric = metric_name(language, summary.best_metric)
+        notes.append(say(language, key, step=number(language, summary.best_step), metric=metric))
+    if summary.blindfold is not None:
+        notes.append(blindfold_words(language, summary.blindfold))
+    is_last = after["step"] == (summary.best_step or status.step)
+    return render(
+        "run_results",
+        language,
+        rows=[(row_name(language, row), row) for row in compare.comparisons(before, after)],
+        kept=say(language, "adapter") if is_last else at_step(language, after["step"]),
+        notes=notes,
     )
-    note = say(language, "scores_note", count=newest["examples"])
-    if interval := newest.get("intervals", {}).get("exact_match"):
-        low, high = (number(language, 100 * bound) for bound in interval)
-        note += " " + say(language, "scores_interval", low=low, high=high)
-    return f'<table class="scores">{rows}</table><p class="small">{escape(note)}</p>'
 
 
-def log(language: Language, story: Story) -> str:
-    """The events that matter, a line each, newest last; the box keeps its end in sight."""
-    lines = [line for event in story.log[-LOG_LINES:] for line in log_lines(language, event)]
-    text = "\n".join(lines) or say(language, "log_waiting")
-    return f'<div class="card log"><h2>{escaped(language, "log")}</h2>{_scrolling(text)}</div>'
+def row_name(language: Language, row: compare.Comparison) -> str:
+    """The metric of a row, or the type of question with how many there are."""
+    if row.group is None:
+        return metric_name(language, row.metric)
+    group = named(language, f"type_{row.group}", row.group)
+    return say(language, "group_count", group=group, count=number(language, row.examples))
 
 
-def output(lines: Sequence[str]) -> str:
-    """The end of what the worker printed, library chatter and tracebacks included."""
-    return _scrolling("\n".join(lines))
+def metric_name(language: Language, metric: BestMetric | str) -> str:
+    return named(language, f"metric_{metric}", metric)
 
 
-def _scrolling(text: str) -> str:
-    """A box that follows the end of its text until a person scrolls up."""
-    return f'<div class="scroll" tabindex="0"><pre>{escape(text)}</pre></div>'
+def blindfold_words(language: Language, found: Event) -> str:
+    """What the blindfold test found, in a sentence or three; older logs tell less."""
+    if found["verdict"] == "untestable":
+        return say(language, "blindfold_untestable")
+    rates = {key: percent(language, found[key]) for key in ("own", "blind")}
+    words = [say(language, f"blindfold_{found['verdict']}", count=found["examples"], **rates)]
+    if gap := found.get("gap_interval"):
+        low, high = (number(language, 100 * bound) for bound in gap)
+        words.append(say(language, "blindfold_gap", low=low, high=high))
+    if found["verdict"] == "unclear" and "needed" in found:
+        key = "blindfold_needed" if found["needed"] else "blindfold_few_right"
+        words.append(say(language, key, needed=number(language, found["needed"] or 0)))
+    return " ".join(words)
+
+
+def hardest(language: Language, summary: Summary, image_of: ImageOf) -> Markup | str:
+    """The training examples with the highest loss, as cards in a row; empty before the first epoch's end."""
+    if summary.hard is None:
+        return ""
+    samples = summary.hard["samples"]
+    cards = [(one, image_of(one["image"]) if one["image"] else None) for one in samples]
+    return render("run_hardest", language, cards=cards, epoch=max(1, round(summary.hard["epoch"])))
+
+
+def log(language: Language, summary: Summary) -> Markup:
+    """The events that matter, a line each, newest last."""
+    newest = islice(summary.log, max(0, len(summary.log) - LOG_LINES), None)
+    lines = [line for event in newest for line in log_lines(language, event)]
+    return render("run_log", language, text="\n".join(lines) or say(language, "log_waiting"))
 
 
 def log_lines(language: Language, event: Event) -> list[str]:
@@ -186,55 +224,43 @@ def log_lines(language: Language, event: Event) -> list[str]:
     return [f"{clock}  {words}" for words in _log_words(language, event)]
 
 
-def _log_words(language: Language, event: Event) -> list[str]:
-    kind = event["kind"]
-    match kind:
+def _log_words(language: Language, event: Event) -> Sequence[str]:
+    match event["kind"]:
         case "started":
-            towers = [
-                _tower_words(language, tower, counts)
-                for tower, counts in event["towers"].items()
-                if counts["trainable"]
-            ]
+            facts = {key: event[key] for key in ("base_model", "device", "precision")}
+            towers = (item for item in event["towers"].items() if item[1]["trainable"])
             return [
-                say(language, "log_started", **_taken(event, "base_model", "device", "precision")),
-                *towers,
+                say(language, "log_started", **facts),
+                *(_tower_words(language, tower, counts) for tower, counts in towers),
             ]
         case "data":
-            counts = _taken(event, "train", "images")
-            reasons = "; ".join(sentence(language, reason) for reason in skipped_reasons(event)[:3])
-            skipped = {"skipped": event["skipped"], "reasons": reasons}
-            words = [say(language, "log_data", held_out=number(language, event["held_out"]), **counts)]
-            return [*words, say(language, "log_skipped", **skipped)] if reasons else words
+            counts = {key: event[key] for key in ("train", "images")}
+            words = say(language, "log_data", held_out=number(language, event["held_out"]), **counts)
+            if not (reasons := [sentence(language, reason) for reason in skipped_reasons(event)[:3]]):
+                return [words]
+            return [words, say(language, "log_skipped", skipped=event["skipped"], reasons="; ".join(reasons))]
         case "evaluated":
             loss = "–" if event["loss"] is None else number(language, event["loss"], 3)
-            score = percent(language, exact_match(event), 1)
-            return [
-                say(language, "log_evaluated", step=number(language, event["step"]), loss=loss, exact=score)
-            ]
+            facts = {"step": number(language, event["step"]), "loss": loss}
+            return [say(language, "log_evaluated", exact=percent(language, exact_match(event), 1), **facts)]
         case "drill":
-            figures = {"memory": number(language, event["memory_gib"], 1)}
-            figures["step_s"] = number(language, event["step_s"], 2)
-            figures["time"] = duration(language, event["eta_s"])
-            return [say(language, "log_drill", size=event["batch_size"], **figures)]
+            facts: dict[str, Any] = {"memory": number(language, event["memory_gib"], 1)}
+            facts |= {"step_s": number(language, event["step_s"], 2), "size": event["batch_size"]}
+            return [say(language, "log_drill", time=duration(language, event["eta_s"]), **facts)]
         case "blindfold":
             return [blindfold_words(language, event)]
-        case "finished" | "stopped":
-            return [
-                say(language, f"log_{kind}", step=event["step"], time=duration(language, event["elapsed_s"]))
-            ]
-        case "warning" | "failed":
+        case "finished" | "stopped" as kind:
+            took = duration(language, event["elapsed_s"])
+            return [say(language, f"log_{kind}", step=event["step"], time=took)]
+        case "warning" | "failed" as kind:
             problem, remedy = told(language, error_of(event))
             return [say(language, f"log_{kind}", problem=problem, remedy=remedy)]
-        case "checkpoint" | "queued":
+        case "checkpoint" | "queued" as kind:
             return [say(language, f"log_{kind}", **event)]
     return []
 
 
 def _tower_words(language: Language, tower: str, counts: Mapping[str, int]) -> str:
-    share = number(language, 100 * counts["trainable"] / max(1, counts["total"]), 2)
+    part = number(language, 100 * counts["trainable"] / max(1, counts["total"]), 2)
     figures = {key: number(language, counts[key]) for key in ("trainable", "total")}
-    return say(language, "log_tower", tower=say(language, tower), share=share, **figures)
-
-
-def _taken(event: Event, *keys: str) -> dict[str, object]:
-    return {key: event[key] for key in keys}
+    return say(language, "log_tower", tower=say(language, tower), share=part, **figures)

@@ -1,29 +1,9 @@
 /* Adding a dataset: a place to drop files and folders on, or to choose them; the Train and the Data tab have one. */
+"use strict";
+
 (() => {
-  const lens = (window.lens = window.lens || {});
   const AT_ONCE = 4;  // uploads beside each other
   const HIDDEN = /(^|\/)(\.|__MACOSX|Thumbs\.db$|desktop\.ini$)/;
-
-  /* What the page's own scripts call an answer by: the touched button is busy until it is there. */
-  lens.call = lens.call || (async (button, promise) => {
-    button?.setAttribute("aria-busy", "true");
-    try {
-      const answer = await promise;
-      if (answer?.warning) lens.warn(answer.warning);
-      return answer;
-    } finally {
-      button?.removeAttribute("aria-busy");
-    }
-  });
-
-  lens.warn = lens.warn || (({problem, remedy}) => {
-    const note = document.createElement("div");
-    note.className = "trouble toast";
-    note.setAttribute("role", "alert");
-    for (const text of [problem, remedy]) note.appendChild(document.createElement("p")).textContent = text;
-    document.body.appendChild(note);
-    setTimeout(() => note.remove(), 9000);
-  });
 
   /* Settings that a script has changed, for the event that hands them to the form. */
   const changed = [];

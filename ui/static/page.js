@@ -1,44 +1,125 @@
-/* Before the first paint: the language and the theme that were chosen before. Afterwards their two buttons. */
+/* What every tab shares: language and theme before the first paint, one way to call the server, and to patch. */
+"use strict";
+window.lens = {};
+
 (() => {
   const LANGUAGES = ["en", "vi"];
-  const here = () => (/\/vi\/?$/.test(location.pathname) ? "vi" : "en");
-  document.documentElement.lang = here();
+  const CHOSEN = "lora-lens-chosen-language", THEME = "lora-lens-theme";
+  const STORAGE_REFUSED = "a browser that keeps nothing still shows the page";
 
-  /** The address of this page in another language; the root may be a path of a proxy. */
+  lens.remembered = (key) => {
+    try { return localStorage.getItem(key); } catch { console.debug(STORAGE_REFUSED); return null; }
+  };
+  lens.remember = (key, value) => {
+    try {
+      if (value === null) localStorage.removeItem(key); else localStorage.setItem(key, value);
+    } catch { console.debug(STORAGE_REFUSED); }
+  };
+
+  lens.language = /\/vi\/?$/.test(location.pathname) ? "vi" : "en";
+  document.documentElement.lang = lens.language;
+
+  /** The address of this page in another language. The page may lie under the path of a proxy. */
   function addressIn(language) {
     const root = location.pathname.replace(/(\/vi)?\/?$/, "/");
     return root + (language === "en" ? "" : language) + location.search + location.hash;
   }
 
-  function remembered(key) {
-    try { return localStorage.getItem(key); } catch { return null; }
-  }
-
-  function remember(key, value) {
-    try { localStorage.setItem(key, value); } catch { /* a browser that keeps nothing still switches */ }
-  }
-
-  const chosen = remembered("lora-lens-chosen-language");
-  if (LANGUAGES.includes(chosen) && chosen !== here()) location.replace(addressIn(chosen));
+  const chosen = lens.remembered(CHOSEN);
+  if (LANGUAGES.includes(chosen) && chosen !== lens.language) location.replace(addressIn(chosen));
 
   function switchLanguage() {
-    const other = here() === "vi" ? "en" : "vi";
-    remember("lora-lens-chosen-language", other);
+    const other = lens.language === "vi" ? "en" : "vi";
+    lens.remember(CHOSEN, other);
+    lens.beforeSwitch?.();
     location.assign(addressIn(other));
   }
 
-  function toggleTheme() {
-    const dark = document.body.classList.toggle("dark");
-    remember("lora-lens-theme", dark ? "dark" : "light");
+  function setTheme(dark) {
+    document.body.classList.toggle("dark", dark);
+    lens.remember(THEME, dark ? "dark" : "light");
   }
 
   document.addEventListener("click", (event) => {
     if (event.target.closest("#language")) switchLanguage();
-    if (event.target.closest("#theme")) toggleTheme();
+    if (event.target.closest("#theme")) setTheme(!document.body.classList.contains("dark"));
   });
   document.addEventListener("DOMContentLoaded", () => {
-    const theme = remembered("lora-lens-theme");
-    const asked = new URLSearchParams(location.search).has("__theme");
-    if (theme && !asked) document.body.classList.toggle("dark", theme === "dark");
+    const theme = lens.remembered(THEME);
+    if (theme && !new URLSearchParams(location.search).has("__theme")) setTheme(theme === "dark");
   });
+
+  /** Opens a tab as a click on it does; on a phone its button may stand in the bar's menu. */
+  lens.openTab = (name) => {
+    document.querySelector(`#pages button[role=tab][data-tab-id="${name}"]`)?.click();
+  };
+
+  lens.isShown = (element) => element.offsetParent !== null;
+
+  /** Calls back each time an element comes into view with its tab: an unopened tab costs nothing. */
+  lens.whenShown = (element, shown) => {
+    let before = false;
+    new ResizeObserver(() => {
+      const now = lens.isShown(element);
+      if (now && !before) shown();
+      before = now;
+    }).observe(element);
+  };
+
+  /** A sentence over the page that goes by itself. */
+  lens.toast = ({ problem, remedy }) => {
+    const toast = document.createElement("div");
+    toast.className = "toast";
+    toast.setAttribute("role", "alert");
+    for (const words of [problem, remedy]) {
+      toast.appendChild(document.createElement("p")).textContent = words ?? "";
+    }
+    document.querySelector(".gradio-container").append(toast);
+    setTimeout(() => toast.remove(), 10_000);
+  };
+
+  /** Waits for a call of the server, with the touched thing marked as busy; tells what was refused. */
+  lens.call = async (touched, promise) => {
+    touched?.setAttribute("aria-busy", "true");
+    try {
+      const answer = await promise;
+      if (answer?.warning) lens.toast(answer.warning);
+      return answer;
+    } finally {
+      touched?.removeAttribute("aria-busy");
+    }
+  };
+
+  const KEPT_ATTRIBUTES = ["open", "aria-busy"];  // what the reader did, not what the server wrote
+
+  function morphAttributes(old, fresh) {
+    for (const { name } of [...old.attributes]) {
+      if (!fresh.hasAttribute(name) && !KEPT_ATTRIBUTES.includes(name)) old.removeAttribute(name);
+    }
+    for (const { name, value } of fresh.attributes) {
+      if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+    }
+  }
+
+  function morphChildren(old, fresh) {
+    const wanted = [...fresh.childNodes];
+    while (old.childNodes.length > wanted.length) old.lastChild.remove();
+    wanted.forEach((node, at) => {
+      const there = old.childNodes[at];
+      if (!there) old.append(node);
+      else if (there.nodeType !== node.nodeType || there.nodeName !== node.nodeName || there.id !== node.id) {
+        there.replaceWith(node);
+      } else if (node.nodeType === Node.ELEMENT_NODE) {
+        morphAttributes(there, node);
+        morphChildren(there, node);
+      } else if (there.nodeValue !== node.nodeValue) there.nodeValue = node.nodeValue;
+    });
+  }
+
+  /** Makes a node's content what the server wrote, in place: focus, selection and transitions survive. */
+  lens.morph = (node, html) => {
+    const template = document.createElement("template");
+    template.innerHTML = html;
+    morphChildren(node, template.content);
+  };
 })();

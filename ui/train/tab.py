@@ -1,8 +1,11 @@
-"""The Train tab: form on the left, live run on the right, and what happens when a person touches them."""
+"""The Train tab: the form on the left, the run on the right, and what the browser asks of both.
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+The form is HTML whose controls are the settings; `static/form.js` collects them into one value,
+`Form.settings`, and asks the functions here what they say, cost and weigh. No Gradio event is needed for it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,200 +13,162 @@ import gradio as gr
 
 from training import config, runs
 from training.config.run_name import new_name
-from ui.datasets import (
-    OF_DATASET,
-    Wanted,
-    add_files,
-    add_typed,
-    choices_with,
-    read_by_itself,
-    read_dataset,
-)
-from ui.events import QUEUED, QUIET
-from ui.i18n import Language, warn
-from ui.run.panel import NEWEST, RunPanel, build_run_panel, change_of, run_named
-from ui.train import form, form_html
-from ui.train.advice import add_advice_events
-from ui.train.cards import build_form
-from ui.train.form import Chosen
-from ui.train.going_on import add_going_on_events
-from ui.train.mixer import add_layer_events
-from ui.train.model_card import add_model_events
-from ui.train.redraw import add_drawing_events
-from ui.widgets import Form
+from ui.datasets import Wanted, adding_box, read_dataset
+from ui.html import error, render
+from ui.i18n import Language, told
+from ui.run.board import RunBoard
+from ui.run.panel import build_panel
+from ui.run.summary import Run
+from ui.train import form_values, form_view, memory_hint
+from ui.train.base_model import chosen_of, followed, from_here
+from ui.train.continue_from import settings_of_adapter
+from ui.widgets import Form, scripted
 from vlm.errors import UserError
 
-SHOW_RUN_ON_PHONE = (
-    "() => { if (innerWidth < 800) document.getElementById('live').scrollIntoView({behavior: 'smooth'}) }"
-)
+STARTS_KEPT = 64
+
+Asked = Mapping[str, Any]
+"""What form.js sends: `settings` by name as typed, and what else a question needs."""
+Answer = dict[str, Any]
+"""`parts`: HTML by the name of its place; `set`: settings to change; `looks`, `choices` of controls."""
 
 
 @dataclass(frozen=True)
 class TrainTab:
-    """What the page's tick and the other tabs need of this one."""
+    """What the other tabs need of this one."""
 
     form: Form
-    panel: RunPanel
-    opened: gr.BrowserState
-    """The name of the run that a person opened, or `NEWEST`."""
+    panel: gr.HTML
 
 
-def build_train_tab(workspace: Path, can_train: bool, words: Language, language: gr.BrowserState) -> TrainTab:
-    """The whole tab, with its events. `can_train` is False on a public page without a password."""
-    opened = gr.BrowserState(NEWEST, storage_key="lora-lens-run", secret="remembers-only-a-name")
+def build_train_tab(language: Language, workspace: Path, board: RunBoard) -> TrainTab:
+    asked = FormServer(language, workspace, board)
+    first = {name: form_values.shown(name, form_values.default_of(name)) for name in form_values.FIELDS}
+    hidden = {"html_template": "", "visible": "hidden", "elem_id": "settings"}
+    settings = scripted(first, "lens.form.carry(props, watch)", **hidden)
     with gr.Row(elem_classes="page"):
-        built = build_form(workspace, can_train, words)
-        panel = build_run_panel(words)
-    add_data_events(built, workspace, language)
-    add_layer_events(built)
-    built.settings = carried(built)
-    settled = [
-        *add_model_events(built, workspace, language),
-        *add_going_on_events(built, workspace, language),
-        *add_advice_events(built, workspace, language),
-    ]
-    add_drawing_events(built, workspace, language, settled)
-    if can_train:
-        add_start_event(built, opened, workspace, language)
-        add_run_events(panel, opened, workspace, language)
-    return TrainTab(built, panel, opened)
+        with gr.Column(elem_classes="settings", elem_id="form"):
+            attach = "lens.form.attach(element, server)"
+            data, rest = form_view.cards(language, workspace, board.can_train)
+            scripted(data, attach, [asked.preview])
+            adding_box(workspace, language, settings)
+            scripted(rest, attach, asked.functions())
+        panel = build_panel(language)
+    return TrainTab(Form(settings=settings), panel)
 
 
-def add_data_events(built: Form, workspace: Path, language: gr.BrowserState) -> None:
-    parts, dataset = built.parts, built.controls["dataset"]
-    reading = [built.controls[name] for name in OF_DATASET]
+@dataclass
+class FormServer:
+    """What form.js may ask, in one language. What it knows of a form comes with each question."""
 
-    def show(language: Language, *read: Any) -> tuple[str, str]:
-        wanted = Wanted.of(dict(zip(OF_DATASET, read, strict=True)))
+    language: Language
+    workspace: Path
+    board: RunBoard
+    _started: dict[str, Run] = field(default_factory=dict)
+
+    def functions(self) -> list[Callable[[Asked], Answer]]:
+        """Where nobody may train, nothing starts."""
+        looking = [self.draw, self.count, self.measure, self.advise, self.choose, self.continue_from]
+        return [*looking, self.start] if self.board.can_train else looking
+
+    def _values(self, asked: Asked) -> tuple[dict[str, Any], form_values.Chosen]:
+        values = form_values.values_of(asked["settings"], self.workspace)
+        chosen = chosen_of(values)
+        return form_values.values_of(asked["settings"], self.workspace, chosen), chosen
+
+    def draw(self, asked: Asked) -> Answer:
+        """What the settings say beside their controls, and which of them are seen, free or wrong."""
+        values, chosen = self._values(asked)
+        return {
+            "parts": form_view.said(self.language, values, chosen, asked.get("followed") or {})
+            | {"start_error": ""},
+            "looks": form_view.looks(self.language, values, chosen),
+        }
+
+    def count(self, asked: Asked) -> Answer:
+        return {"parts": form_view.count(self.language, *self._values(asked))}
+
+    def measure(self, asked: Asked) -> Answer:
+        line, fits = memory_hint.measure(self.language, *self._values(asked))
+        return {"parts": {"memory": line}, "fits": fits}
+
+    def advise(self, asked: Asked) -> Answer:
+        words, change = memory_hint.advise(self.language, *self._values(asked))
+        return {"parts": {"advice": words}, "change": change and dict([change])}
+
+    def preview(self, asked: Asked) -> Answer:
+        values = form_values.values_of(asked["settings"], self.workspace)
+        return {"parts": form_view.preview(self.language, self.workspace, values)}
+
+    def choose(self, asked: Asked) -> Answer:
+        """A model was chosen or typed, or two halves of one; or the layers of the same one are wanted.
+
+        Settings that depend on the model follow it, and `followed` says which.
+        """
+        values = form_values.values_of(asked["settings"], self.workspace)
+        model = from_here(str(asked["model"] or "").strip() or values["model"])
+        if model == values["model"]:
+            chosen, changes = chosen_of(values, again=True), {}
+        else:
+            before = dict(values) | {"model": model, "revision": None}
+            chosen = chosen_of(before, again=True)
+            changes = {} if chosen.trouble else followed(chosen, values)
+        return self._set({"model": model, **changes}, chosen) | {"followed": changes}
+
+    def continue_from(self, asked: Asked) -> Answer:
+        """Fills the form for an adapter; what is wrong with it is told at its own field."""
+        values, chosen = self._values(asked)
         try:
-            found = read_dataset(workspace, wanted)
+            filled = settings_of_adapter(self.workspace, str(asked["named"]), chosen, values)
         except UserError as trouble:
-            return form_html.dataset_note(language, wanted.source), form_html.error(language, trouble)
-        return (
-            form_html.dataset_note(language, wanted.source, found),
-            form_html.preview(language, wanted.source, found),
-        )
+            return {"looks": {"from_adapter": {"trouble": " ".join(told(self.language, trouble))}}}
+        filled.pop("workspace", None)
+        return self._set(filled, chosen_of(filled))
 
-    changed = [parts["adding"], parts["adding_error"], *reading]
-    gr.on(
-        [*(control.change for control in reading)],
-        show,
-        [language, *reading],
-        [parts["dataset_note"], parts["preview"]],
-        trigger_mode="always_last",
-        concurrency_id="data",
-        **QUEUED,
-    )
-    parts["add"].click(lambda: gr.update(visible=True), None, parts["adding"], **QUIET)
-    # How one dataset is read says nothing about the next.
-    dataset.input(read_by_itself, None, reading[1:], **QUIET)
-    for event, box, add in (
-        (parts["use_folder"].click, parts["folder"], add_typed),
-        (parts["folder"].submit, parts["folder"], add_typed),
-        (
-            parts["upload"].upload,
-            parts["upload"],
-            lambda workspace, upload: add_files(workspace, [Path(upload)]),
-        ),
-    ):
-        event(
-            lambda language, given, add=add: in_the_box(workspace, language, lambda: add(workspace, given)),
-            [language, box],
-            changed,
-            concurrency_id="data",
-            **QUEUED,
-        )
+    def _set(self, changes: Mapping[str, Any], chosen: form_values.Chosen | None = None) -> Answer:
+        """Settings for the form, with the options of those lists that depend on them."""
+        options = {}
+        for name in changes.keys() & {"dataset", "model"}:
+            listed = form_view.choices(
+                self.language, self.workspace, name, chosen or form_values.STARTER, changes[name]
+            )
+            options[name] = render(
+                "train_options", self.language, choices=listed, value=changes[name], layers=None
+            )
+        if chosen:
+            for name in ("vision_lora_targets", "text_lora_targets"):
+                layers = form_view.control(self.language, self.workspace, name)
+                layers["choices"] = form_view.choices(self.language, self.workspace, name, chosen)
+                options[name] = render("train_options", self.language, layers=layers, choices=[], value="")
+        shown = {name: form_values.shown(name, value) for name, value in changes.items()}
+        return {"set": shown, "choices": options}
 
-
-def in_the_box(workspace: Path, language: Language, find: Callable[[], str]) -> tuple[Any, ...]:
-    """Updates of the box, its error, and the settings `OF_DATASET`: the new one chosen, or what is wrong."""
-    try:
-        added = find()
-    except UserError as trouble:
-        return gr.skip(), form_html.error(language, trouble), *[gr.skip()] * len(OF_DATASET)
-    chosen = gr.update(choices=choices_with(workspace, added), value=added)
-    return gr.update(visible=False), "", chosen, *read_by_itself()
-
-
-def add_start_event(built: Form, opened: gr.BrowserState, workspace: Path, language: gr.BrowserState) -> None:
-    parts = built.parts
-
-    def start(language: Language, draft: str, chosen: Chosen, *controls: Any) -> tuple[Any, ...]:
-        """A double click meets its own run by the draft's name; once that is over, a start is a new run."""
-        values = form.values_of(controls, workspace, chosen)
+    def start(self, asked: Asked) -> Answer:
+        """Starts the run, once for each `token`: a second click meets the run of the first."""
+        if (known := self._started.get(asked["token"])) and known.status().live:
+            return {"run": known.name}
+        values, chosen = self._values(asked)
         if found := config.check(values):
-            return gr.skip(), gr.skip(), _notice(form_html.problems(language, found))
-        if known := chosen.trouble_with(values):
-            return gr.skip(), gr.skip(), _notice(form_html.error(language, known))
+            return {"parts": {"start_error": form_view.problems(self.language, found)}}
         try:
-            if (over := run_named(workspace, draft)) and not over.status().live:
-                draft = new_name(values["dataset"], workspace)
-            runs.start(config.build(values | {"name": draft}))
+            if chosen.trouble:
+                raise chosen.trouble
+            if refused := self._bad_rows(values):
+                return {"parts": {"start_error": refused}}
+            name = values["name"] or new_name(values["dataset"], self.workspace)
+            run = runs.start(config.build(values | {"name": name}))
         except UserError as trouble:
-            return gr.skip(), gr.skip(), _notice(form_html.error(language, trouble))
-        return NEWEST, draft, gr.update(visible=False)
+            return {"parts": {"start_error": error(self.language, trouble)}}
+        self._started[asked["token"]] = run
+        while len(self._started) > STARTS_KEPT:
+            self._started.pop(next(iter(self._started)))
+        self.board.changed()
+        return {"run": run.name, "parts": {"start_error": ""}}
 
-    parts["start"].click(
-        start,
-        [language, parts["draft"], parts["chosen"], *built.inputs],
-        [opened, parts["draft"], parts["start_error"]],
-        trigger_mode="once",
-        **QUIET,
-    ).then(None, js=SHOW_RUN_ON_PHONE)
-
-
-def _notice(written: str) -> dict[str, Any]:
-    return gr.update(value=written, visible=True)
-
-
-def add_run_events(
-    panel: RunPanel, opened: gr.BrowserState, workspace: Path, language: gr.BrowserState
-) -> None:
-    """Stop, Resume and Retry act on the run that is seen. A refusal is a notice; the tick tells the rest."""
-
-    def act(action: Callable[[runs.Run], object]) -> Callable[[Language, str], None]:
-        def acted(language: Language, showing: str) -> None:
-            try:
-                action(runs.find(workspace, showing))
-            except UserError as trouble:
-                warn(language, trouble)
-
-        return acted
-
-    def retry(language: Language, showing: str) -> str:
-        """A new run with the settings of the failed one and the change that its remedy names."""
-        try:
-            run = runs.find(workspace, showing)
-            change = change_of(run, run.status())
-            if change is not None:
-                name = new_name(run.config().dataset, workspace)
-                runs.start(run.config().model_copy(update={change[0]: change[1], "name": name}))
-                return NEWEST
-        except UserError as trouble:
-            warn(language, trouble)
-        return gr.skip()
-
-    seen = [language, panel.showing]
-    panel.parts["retry"].click(retry, seen, opened, trigger_mode="once", **QUIET)
-    panel.parts["stop"].click(act(runs.stop), seen, None, **QUIET)
-    panel.parts["resume"].click(act(runs.resume), seen, None, **QUIET)
-
-
-def carried(built: Form) -> gr.HTML:
-    names = json.dumps(form.FIELDS)
-    first = {name: form.shown(name, form.default_of(name)) for name in form.FIELDS}
-    settings = gr.HTML(first, html_template="", apply_default_css=False, visible="hidden", elem_id="settings")
-    gr.on(
-        [control.change for control in built.controls.values()],
-        None,
-        built.inputs,
-        settings,
-        js=f"(...typed) => Object.fromEntries({names}.map((name, at) => [name, typed[at]]))",
-    )
-    settings.change(
-        None,
-        settings,
-        built.inputs,
-        js=f"(now) => {names}.map((name) => name in (now?.set ?? {{}}) ? now.set[name] : {{__type__: 'update'}})",
-    )
-    return settings
+    def _bad_rows(self, values: Mapping[str, Any]) -> str:
+        """What the Data card already shows to fail is not started: the two ways out instead."""
+        dataset = read_dataset(self.workspace, Wanted.of(values))
+        if values["skip_bad_rows"] or not dataset.findings:
+            return ""
+        bad = len(dataset.findings)
+        return render("train_bad_rows", self.language, bad=bad, total=len(dataset.examples) + bad)

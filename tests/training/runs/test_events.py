@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from training.runs.events import EventLog, error_of, follow, read, skipped_reasons, tail
+from training.runs.events import EventLog, EventLogReader, error_of, follow, read, skipped_reasons, tail
 
 STEP = {
     "step": 1,
@@ -148,6 +148,69 @@ def test_follow_gives_each_event_once_and_all_written_before_the_end(log: EventL
     seen = list(follow(log.path, ended.is_set, poll_s=0.01))
     writer.join()
     assert [event.get("step") for event in seen] == [*range(1, 51), None]
+
+
+def test_a_reader_goes_on_from_where_it_was_and_waits_for_the_end_of_a_line(log: EventLog):
+    reader = EventLogReader(log.path)
+    assert (reader.new_events(), reader.restarted) == ([], False)
+    written = [log.append("queued"), log.append("step", **STEP)]
+    assert (reader.new_events(), reader.restarted) == (written, False)
+    assert reader.new_events() == []
+    with log.path.open("ab") as file:
+        file.write(b'{"time": 1, "kind": "que')
+        file.flush()
+        assert reader.new_events() == []
+        file.write(b'ued"}\n')
+    assert reader.new_events() == [{"time": 1, "kind": "queued"}]
+    with log.path.open("ab") as file:
+        file.write(b'{"time": 2, "ki')  # a writer was killed here; the next one starts a line of its own
+    last = log.append("stopped", step=1, elapsed_s=2.0)
+    assert (reader.new_events(), reader.restarted) == ([last], False)
+
+
+def test_a_reader_of_some_kinds_passes_over_the_others(log: EventLog):
+    reader = EventLogReader(log.path, {"step"})
+    log.append("queued")
+    step = log.append("step", **STEP)
+    assert reader.new_events() == [step]
+
+
+@pytest.mark.parametrize("change", ["deleted", "cut", "rewritten", "rewritten longer", "replaced"])
+def test_a_reader_tells_that_its_log_is_no_longer_the_one_it_read(log: EventLog, change: str):
+    reader = EventLogReader(log.path)
+    log.append("queued")
+    log.append("step", **STEP)
+    size = log.path.stat().st_size
+    assert len(reader.new_events()) == 2
+    if change == "deleted":
+        log.path.unlink()
+    elif change == "cut":
+        os.truncate(log.path, log.path.read_bytes().index(b"\n") + 1)
+    elif change == "replaced":  # of the same size, by another file
+        log.path.replace(log.path.with_name("old"))
+        log.path.write_bytes((b'{"time": 1, "kind": "queued"}\n' * size)[-size:])
+    else:  # in place, so that the inode stays
+        os.truncate(log.path, 0)
+        log.append("queued")
+        for _ in range(5 if change == "rewritten longer" else 0):
+            log.append("step", **STEP)
+    assert (reader.new_events(), reader.restarted) == (read(log.path), True)
+    assert (reader.new_events(), reader.restarted) == ([], False)
+    again = log.append("stopped", step=1, elapsed_s=2.0)
+    assert (reader.new_events(), reader.restarted) == ([again], False)
+
+
+def test_what_is_new_in_a_long_log_is_read_within_20_ms(log: EventLog):
+    line = json.dumps({"time": 1.0, "kind": "step"} | STEP).encode() + b"\n"
+    log.path.write_bytes(line * (20_000_000 // len(line)))
+    reader = EventLogReader(log.path)
+    assert len(reader.new_events()) > 50_000
+    for step in range(10):
+        log.append("step", **(STEP | {"step": step}))
+    before = time.perf_counter()
+    new = reader.new_events()
+    assert time.perf_counter() - before < 0.02
+    assert [event["step"] for event in new] == [*range(10)]
 
 
 def test_the_tail_of_a_200_mb_log_is_read_within_100_ms(tmp_path: Path):

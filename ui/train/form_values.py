@@ -7,7 +7,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from training.config import Problem, TrainingConfig, check
+from training.config import TrainingConfig
 from training.program import command
 from vlm.errors import UserError
 from vlm.methods import METHODS
@@ -19,40 +19,32 @@ BASIC = (
 )
 ADVANCED: dict[str, tuple[str, ...]] = {
     "group_learning": (
-        "learning_rate",
-        "epochs",
-        "batch_size",
-        "gradient_accumulation_steps",
-        "lr_scheduler_type",
-        "seed",
+        *("learning_rate", "epochs", "max_steps", "batch_size", "gradient_accumulation_steps"),
+        *("lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "seed"),
     ),
     "vision": ("vision_lora_targets", "vision_lora_alpha", "vision_learning_rate"),
     "connector": ("connector_lora_alpha", "connector_learning_rate"),
     "text": ("text_lora_targets", "text_lora_part", "text_lora_alpha", "text_learning_rate"),
     "group_method": ("lora_dropout", "loraplus_lr_ratio", "num_virtual_tokens"),
     "group_machine": (
-        "quantization",
-        "quantize_vision",
-        "gradient_checkpointing",
-        "processes",
-        "optim",
-        "precision",
-        "revision",
+        *("quantization", "quantize_vision", "gradient_checkpointing", "precision", "optim", "processes"),
+        *("device", "attn_implementation", "cache_image_features", "dataloader_num_workers"),
+        *("torch_compile", "use_liger_kernel", "revision"),
     ),
-    "group_evaluation": ("best_metric", "early_stopping_patience", "blindfold_test", "pinned_examples"),
+    "group_evaluation": (
+        *("evaluations", "eval_examples", "sample_answers", "pinned_examples", "max_new_tokens"),
+        *("best_metric", "early_stopping_patience", "blindfold_test"),
+    ),
     "group_data": (
-        "held_out",
-        "max_length",
-        "dataset_split",
-        "held_out_split",
-        "columns",
-        "skip_bad_rows",
-        "group_by_image",
-        "from_adapter",
+        *("held_out", "max_length", "dataset_split", "held_out_split", "columns"),
+        *("skip_bad_rows", "group_by_image", "from_adapter"),
     ),
+    "group_keeping": ("name", "report_to", "logging_steps", "save_steps", "checkpoints_kept"),
 }
 FIELDS = BASIC + tuple(field for group in ADVANCED.values() for field in group)
-"""Every setting on the page, in the order in which the form's controls are handed to its handlers."""
+"""Every setting but the workspace, which is the page's own, in the order of the form."""
+
+TOWERS = ("vision", "connector", "text")
 
 OF_ADAPTER = tuple(
     name
@@ -92,9 +84,7 @@ class Chosen:
     """What was read of the model that the form stands on: without it nothing can be counted.
 
     `parameters` counts all towers. `layers` are the names of each tower's layers, empty until they were read;
-    `changed` are the settings that followed the model, with their new values. `trouble` is what is wrong with
-    the model. `from_adapter` is the adapter that the form was filled for, and
-    `adapter_trouble` why it can't be gone on from.
+    `trouble` is what is wrong with the model.
     """
 
     model: str = "starter"
@@ -104,37 +94,28 @@ class Chosen:
     place: Literal["starter", "folder", "hub", "two"] = "starter"
     encoder_decoder: bool = True
     layers: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    changed: tuple[tuple[str, Any], ...] = ()
     trouble: UserError | None = None
-    from_adapter: str | None = None
-    adapter_trouble: UserError | None = None
 
     def is_of(self, values: Mapping[str, Any]) -> bool:
         """Whether these settings have this model."""
         return (values["model"], values["revision"]) == (self.model, self.revision)
 
-    def trouble_with(self, values: Mapping[str, Any]) -> UserError | None:
-        """What is known to refuse a run of these settings."""
-        if self.trouble and self.is_of(values):
-            return self.trouble
-        return self.adapter_trouble if values["from_adapter"] == self.from_adapter else None
-
 
 STARTER = Chosen()
 
 
-def values_of(controls: Sequence[Any], workspace: Path, chosen: Chosen = STARTER) -> dict[str, Any]:
-    """The settings as typed, unchecked; those that the others leave without use at their defaults."""
-    typed = zip(FIELDS, controls, strict=True)
-    values = {field: _read(field, value) for field, value in typed}
+def values_of(typed: Mapping[str, Any], workspace: Path, chosen: Chosen | None = None) -> dict[str, Any]:
+    """The settings as typed, unchecked; those that the others leave without use at their defaults.
+
+    `typed` are the form's settings by name; one that is missing stands at its default. Without `chosen` only
+    the model's name tells what it is.
+    """
+    values = {field: _read(field, typed.get(field, shown(field, default_of(field)))) for field in FIELDS}
+    if chosen is None:
+        model = str(values["model"] or "")
+        place = "starter" if model == STARTER.model else "two" if "+" in model else "hub"
+        chosen = Chosen(model, place=place)
     return values | {field: default_of(field) for field in idle(values, chosen)} | {"workspace": workspace}
-
-
-def values_in(settings: Mapping[str, Any], workspace: Path) -> dict[str, Any]:
-    """The settings that `Form.settings` carries, as `values_of` gives them; no model is read for it."""
-    model = str(settings["model"] or "")
-    place = "starter" if model == STARTER.model else "two" if "+" in model else "hub"
-    return values_of([settings[field] for field in FIELDS], workspace, Chosen(model, place=place))
 
 
 def idle(values: Mapping[str, Any], chosen: Chosen) -> set[str]:
@@ -176,8 +157,6 @@ def idle(values: Mapping[str, Any], chosen: Chosen) -> set[str]:
 
 def _read(field: str, value: Any) -> Any:
     """An optional number is typed as text, since Gradio's number box turns "none" into 0; 16.0 means 16."""
-    if isinstance(value, list):
-        return ",".join(value)
     if is_optional(field) and isinstance(value, str):
         return value.strip() or None
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -185,28 +164,14 @@ def _read(field: str, value: Any) -> Any:
 
 def shown(field: str, value: Any) -> Any:
     """A setting as its control takes it: the other way round than `values_of`."""
-    if is_layers(field):
-        return value.split(",")
     if is_optional(field):
         return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
     return value
 
 
-def layers_chosen(chosen: Sequence[str], presets: Sequence[str]) -> list[str]:
-    """One word for many layers stands alone; names of layers stand together. What was chosen last counts."""
-    if not chosen:
-        return []
-    newest = chosen[-1]
-    return [newest] if newest in presets else [name for name in chosen if name not in presets]
-
-
-def problems_of(controls: Sequence[Any], workspace: Path) -> list[Problem]:
-    return check(values_of(controls, workspace))
-
-
 def is_unchanged(values: dict[str, Any]) -> bool:
     """Whether this is the run that the page proposes; where it is kept makes no difference."""
-    return all(values[field] == default_of(field) for field in FIELDS)
+    return all(values[field] == default_of(field) for field in FIELDS if field != "name")
 
 
 def command_line(values: dict[str, Any]) -> str:

@@ -1,0 +1,251 @@
+"""The workspace's runs as the page shows them on every tab: what changed since a browser asked.
+
+An answer is built once for a run and a language, and serves all viewers: each is sent the parts that differ
+from what it has. The browser asks again when the answer says so.
+"""
+
+import threading
+import time
+import zlib
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from training import config, runs
+from training.config import TrainingConfig
+from training.runs import Run, Status
+from training.runs.events import error_of, tail
+from ui.html import render
+from ui.i18n import Language, percent, setting_to
+from ui.run import view
+from ui.run.summary import (
+    Summary,
+    has_adapter,
+    picture_of,
+    settings_of,
+    status_of_run,
+    summary_of,
+)
+
+PARTS = ("head", "notices", "charts", "results", "film", "hardest", "log", "output")
+OUTPUT_LINES = 200
+
+FRESH_S = 0.4
+"""An answer this young is given to the next one who asks as well."""
+VIEWERS_A_SECOND = 25
+SLOWEST_S, IDLE_S = 8.0, 5.0
+VIEWER_GONE_S = 20.0
+
+LEFT_TO_PEOPLE = {"name", "workspace", "dataset", "model", "revision", "from_adapter", "columns"}
+"""Which data, model or adapter was meant is nobody's guess."""
+
+
+@dataclass
+class _Built:
+    """A part as it was built: for which state of the run, its mark and its HTML."""
+
+    version: Hashable
+    mark: str
+    html: str
+
+
+@dataclass
+class RunBoard:
+    """What everyone sees of the runs of one workspace."""
+
+    workspace: Path
+    can_train: bool
+    _runs: list[tuple[Run, Status]] = field(default_factory=list)
+    _read_at: float = float("-inf")
+    _ended: dict[Run, tuple[Hashable, Status]] = field(default_factory=dict)
+    _built: dict[tuple[str, Language, str], _Built] = field(default_factory=dict)
+    _viewers: dict[str, float] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def look(self, language: Language, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What a browser should show now, of the run it has `opened` or of the newest.
+
+        `seen` has the marks of the parts that it shows already: those are left out. `again_s` is when to ask
+        again, `title` how far the run that is under way has come.
+        """
+        with self._lock:
+            again_s = self._again_s(str(asked.get("viewer")))
+            self._refresh()
+            opened = asked.get("opened")
+            live = next(((run, status) for run, status in self._runs if status.live), None)
+            chosen = next((pair for pair in self._runs if pair[0].name == opened), None)
+            run, status = chosen or live or next(iter(self._runs), (None, None))
+            parts = self._strip(language, live)
+            if run is not None:
+                parts |= self._panel(language, run, status, live and live[0])
+            seen = asked.get("seen") or {}
+            return {
+                "run": run and run.name,
+                "live": live and live[0].name,
+                "title": percent(language, view.share(live[1]) / 100) if live else None,
+                "again_s": again_s if live else IDLE_S,
+                "parts": {
+                    name: {"mark": part.mark, "html": part.html}
+                    for name, part in parts.items()
+                    if seen.get(name) != part.mark
+                },
+            }
+
+    def changed(self) -> None:
+        """The next one who asks is answered anew: a run was started, stopped or deleted."""
+        self._read_at = float("-inf")
+
+    def _again_s(self, viewer: str) -> float:
+        now = time.monotonic()
+        self._viewers = {one: at for one, at in self._viewers.items() if now - at < VIEWER_GONE_S}
+        self._viewers[viewer] = now
+        return min(SLOWEST_S, max(1.0, len(self._viewers) / VIEWERS_A_SECOND))
+
+    def _refresh(self) -> None:
+        if time.monotonic() - self._read_at < FRESH_S:
+            return
+        self._runs = [(run, self._status(run)) for run in runs.list_runs(self.workspace)]
+        self._read_at = time.monotonic()
+
+    def _status(self, run: Run) -> Status:
+        """The status; of a run that is over it is read again only where its log has changed."""
+        stamp = _stamp(run.events_path)
+        known, status = self._ended.get(run, (None, None))
+        if status is None or known != stamp:
+            status = status_of_run(run)
+            self._ended.pop(run, None)
+            if not status.live:
+                self._ended[run] = stamp, status
+        return status
+
+    def _strip(self, language: Language, live: tuple[Run, Status] | None) -> dict[str, _Built]:
+        """The line under the tabs: the run that is under way, on every tab."""
+        if live is None:
+            return {
+                "strip": self._part(
+                    "", language, "strip", (), lambda: render("run_strip", language, run=None)
+                )
+            }
+        run, status = live
+        words = " · ".join(view.where_it_is(language, status, summary_of(run)))
+        facts = {"run": run.name, "share": view.share(status), "words": words, "can_train": self.can_train}
+        facts["stopping"] = runs.stop_requested(run)
+        version = tuple(facts.values())
+        return {
+            "strip": self._part(
+                run.name, language, "strip", version, lambda: render("run_strip", language, **facts)
+            )
+        }
+
+    def _panel(self, language: Language, run: Run, status: Status, live: Run | None) -> dict[str, _Built]:
+        """Every part of the panel, built again where the run has gone on since."""
+        summary = summary_of(run)
+        other = live.name if live and live != run else None
+
+        def image_of(image: str) -> str | None:
+            return picture_of(run, image)
+
+        output = _stamp(run.output_log)
+        evaluated = (len(summary.evaluations), status.live, summary.best_step, summary.blindfold is None)
+        said = sum(len(answers) for answers in summary.samples.values()), len(summary.evaluations)
+        newest = (len(summary.steps), summary.steps[-1]["step"] if summary.steps else 0)
+        builders: dict[str, tuple[Hashable, Callable[[], str]]] = {
+            "head": (self._read_at, lambda: self._head(language, run, status, summary)),
+            "notices": (
+                (len(summary.warnings), status.state, other),
+                lambda: self._notices(language, run, status, summary, other),
+            ),
+            "charts": (
+                (*newest, *evaluated, status.total),
+                lambda: (
+                    view.charts(language, status, summary)
+                    if status.live or summary.steps or summary.evaluations
+                    else ""
+                ),
+            ),
+            "results": ((*evaluated, status.step), lambda: view.results(language, status, summary)),
+            "film": (
+                (said, status.live),
+                lambda: view.film(language, summary, image_of) if status.live or summary.samples else "",
+            ),
+            "hardest": (
+                (summary.hard and summary.hard["time"],),
+                lambda: view.hardest(language, summary, image_of),
+            ),
+            "log": (len(summary.log), lambda: view.log(language, summary)),
+            "output": (
+                output,
+                lambda: render("run_output", language, text="\n".join(tail(run.output_log, OUTPUT_LINES))),
+            ),
+        }
+        return {
+            name: self._part(run.name, language, name, version, build)
+            for name, (version, build) in builders.items()
+        }
+
+    def _head(self, language: Language, run: Run, status: Status, summary: Summary) -> str:
+        return render(
+            "run_head",
+            language,
+            name=run.name,
+            status=status,
+            share=view.share(status),
+            words=" · ".join(view.where_it_is(language, status, summary)),
+            tiles=view.tiles(language, summary),
+            stopping=status.live and runs.stop_requested(run),
+            has_adapter=has_adapter(run, status),
+            can_train=self.can_train,
+        )
+
+    def _notices(
+        self, language: Language, run: Run, status: Status, summary: Summary, other: str | None
+    ) -> str:
+        change = change_of(run, status) if self.can_train else None
+        return render(
+            "run_notices",
+            language,
+            failure=view.failure(language, status),
+            change=change and setting_to(language, *change),
+            warnings=[error_of(warning) for warning in summary.warnings],
+            other=other,
+        )
+
+    def _part(
+        self, run: str, language: Language, name: str, version: Hashable, build: Callable[[], str]
+    ) -> _Built:
+        known = self._built.get((run, language, name))
+        if known is None or known.version != version:
+            html = str(build())
+            known = _Built(version, f"{zlib.crc32(html.encode()):x}", html)
+            self._built[run, language, name] = known
+        return known
+
+
+def _stamp(path: Path) -> Hashable:
+    """Differs where the file does; None of one that is not there."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
+
+
+def change_of(run: Run, status: Status) -> tuple[str, Any] | None:
+    """The setting that would have helped a failed run, and its new value."""
+    settings = settings_of(run) if status.change else None
+    return usable_change(status.change, settings) if settings else None
+
+
+def usable_change(changes: Mapping[str, Any], settings: TrainingConfig) -> tuple[str, Any] | None:
+    """The first of the changes that these settings can take and that is not already so: ("batch_size", 8)."""
+    for name, value in changes.items():
+        if name not in TrainingConfig.model_fields or name in LEFT_TO_PEOPLE:
+            continue
+        values = settings.model_dump() | {name: value}
+        if config.check(values):
+            continue
+        changed = getattr(config.build(values), name)
+        if changed != getattr(settings, name):
+            return name, changed
+    return None

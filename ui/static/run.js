@@ -1,0 +1,85 @@
+/* The run on the page: asks what has changed, patches panel and strip, and passes on what their buttons want. */
+"use strict";
+
+(() => {
+  const OPENED = "lora-lens-run", RETRY_S = 5;
+  const viewer = Math.random().toString(36).slice(2);
+  const seen = {};  // part -> the mark of what it shows
+  let server, strip, panel, timer, asking = false, askAgain = false, showing = null;
+  let opened = lens.remembered(OPENED);
+
+  function patch(parts) {
+    for (const [name, { mark, html }] of Object.entries(parts)) {
+      const node = name === "strip" ? strip : panel?.querySelector(`[data-part="${name}"]`);
+      if (!node) continue;
+      lens.morph(node, html);
+      seen[name] = mark;
+    }
+  }
+
+  function show(answer) {
+    showing = answer.run;
+    patch(answer.parts);
+    document.querySelector(".gradio-container").classList.toggle("run-live", Boolean(answer.live));
+    document.title = answer.title ? `${answer.title} · LoRA Lens` : "LoRA Lens";
+  }
+
+  /** One question, and when the next is due. A page that nobody sees asks nothing. */
+  async function look() {
+    clearTimeout(timer);
+    askAgain = asking;  // the answer on its way may be older than what was just done
+    if (document.hidden || asking || !server) return;
+    asking = true;
+    let again = RETRY_S;
+    try {
+      const answer = await server.look({ viewer, opened, seen });
+      if (answer) {
+        show(answer);
+        again = answer.again_s;
+      }
+    } finally {
+      asking = false;
+      timer = setTimeout(look, askAgain ? 0 : 1000 * again);
+    }
+  }
+
+  lens.lookAtRuns = look;
+
+  /** Shows this run from now on, whatever else is started. */
+  lens.openRun = (name) => {
+    opened = name;
+    lens.remember(OPENED, name);
+    return look();
+  };
+
+  async function act(button) {
+    const { do: what, run = showing, key } = button.dataset;
+    if (what === "start") return lens.form.start(button);
+    if (what === "open") return lens.openRun(run);
+    if (what === "try") return lens.tryAdapter(`/${run}`);
+    if (what === "row") return lens.openRow(run, key);
+    const answer = await lens.call(button, server.act({ do: what, run }));
+    if (answer?.run) await lens.openRun(answer.run);
+  }
+
+  function listen(element) {
+    element.addEventListener("click", (event) => {
+      const button = event.target.closest("button[data-do]");
+      if (button) act(button);
+    });
+  }
+
+  lens.startRuns = (element, functions) => {
+    [strip, server] = [element.querySelector('[data-part="strip"]'), functions];
+    listen(element);
+    document.addEventListener("visibilitychange", look);
+    look();
+  };
+
+  lens.runPanel = (element) => {
+    panel = element;
+    listen(element);
+    Object.keys(seen).forEach((name) => name !== "strip" && delete seen[name]);  // it is drawn anew
+    look();
+  };
+})();
