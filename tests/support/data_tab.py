@@ -23,7 +23,7 @@ def asked(
     settings: dict[str, Any] | None = None,
     **now: Any,
 ) -> Asked:
-    """With the form as it is at first, but for these `settings`, and the tab as it is opened, but for `now`."""
+    """With the form as it is at first but for `settings`, and the tab as it is opened but for `now`."""
     shown = {name: form_values.shown(name, form_values.default_of(name)) for name in form_values.FIELDS}
     return Asked(workspace, language, shown | {"dataset": dataset} | (settings or {}), NOW | now)
 

@@ -12,7 +12,7 @@ from support.data_tab import asked
 from support.told import refused
 from training.data.open import open_dataset
 from ui.ask.models_card import BASE, answerers
-from ui.data import row_edits, row_editor
+from ui.data import row_editor, row_edits
 from ui.i18n import LOCALES
 from ui.train import form_values
 

@@ -41,7 +41,8 @@ def sent(workspace: Path, act: str, dataset: str = "pets", **now) -> dict:
 
 
 def values(dataset: str, **changes) -> dict:
-    return {name: form_values.default_of(name) for name in form_values.FIELDS} | {"dataset": dataset} | changes
+    defaults = {name: form_values.default_of(name) for name in form_values.FIELDS}
+    return defaults | {"dataset": dataset} | changes
 
 
 def write(folder: Path, *rows: dict | str, name: str = "rows.jsonl", pictures: int = 3) -> None:
@@ -85,7 +86,6 @@ def test_findings_are_told_in_the_language_of_the_page(tmp_path):
     assert html.count("bị bỏ trống") == 1  # of two rows it is the heading
     assert "không có văn bản: dòng có các cột &#39;image&#39;, &#39;pic&#39;, &#39;label&#39;" in html
     assert "Hãy đặt --columns caption=label" in html
-    dataset = read_dataset(tmp_path, Wanted("pets"))
     assert form_view.preview("vi", tmp_path, values("pets"))["preview"].count("dòng không dùng được") == 1
 
 

@@ -20,7 +20,9 @@ from ui.train import form_values
 from vlm.errors import UserError
 
 Answer = dict[str, Any]
-"""`parts` of the tab by name, as HTML; `set`: settings of the form; `now`: what is seen from here on; `redraw`."""
+"""`parts` of the tab by name, as HTML; `set`: settings of the form; `now`: what is seen from here on.
+
+With `redraw` all of the tab but its pane is drawn too; `again` names what to ask next."""
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,8 @@
         box.querySelector("[data-sending]").replaceChildren();
       }
     };
+    // What is typed here is no setting of the form that the box may lie in.
+    for (const name of ["input", "change"]) box.addEventListener(name, (event) => event.stopPropagation());
     for (const input of box.querySelectorAll("[data-files]"))
       input.addEventListener("change", async () => {
         const files = [...input.files].map((file) => ({file, name: file.webkitRelativePath || file.name}));
@@ -97,7 +99,7 @@
     });
     box.querySelector("[data-typed]")?.addEventListener("submit", (event) => {
       event.preventDefault();
-      give(event.target.querySelector("button"), {typed: event.target.typed.value});
+      give(event.target.querySelector("button"), {typed: event.target.querySelector("input").value});
     });
   };
 
