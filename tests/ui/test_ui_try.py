@@ -40,6 +40,7 @@ def test_without_a_run_pictures_come_from_the_default_dataset_and_its_held_out_p
     dataset = open_configured(TrainingConfig(workspace=tmp_path))
     by_image = {example.images[0]: example for example in dataset.examples}
     assert len(samples) == try_tab.SAMPLES_SHOWN
+    assert samples[3].place == "/3"
     for sample in samples:
         assert sample.answers == by_image[sample.image].accepted
 
