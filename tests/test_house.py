@@ -1,6 +1,8 @@
 """The figures of tools/house.py: counted as it says, and held."""
 
-from support.source_tree import ROOT, sources
+import re
+
+from support.source_tree import ROOT, project_files, sources
 from tools import draw, house
 
 # Of vlm and training; why these numbers: docs/decisions/house.md.
@@ -9,10 +11,17 @@ MAX_SINGLE_CALLERS = 140
 MAX_CODE_LINES = 16_000
 MIN_COMMENTS_PER_100 = 4.0
 MAX_MODULES_ENTERED = 24
+# Of the page: Python, and all with its templates, scripts and styles.
+MAX_UI_PYTHON_LINES = 6000
+MAX_UI_FUNCTIONS = 420
+MAX_UI_LINES = 8500
+
+MADE_HTML = re.compile(r"(?:innerHTML|outerHTML) = (.*?);?$")
+PLAIN = re.compile(r"[\w.?|\" =]+")
 
 
 def test_no_folder_is_too_full_and_the_figures_of_the_house_hold():
-    files = sources("vlm", "training")
+    files = sources("vlm", "training", "ui")
     assert {f: n for f, n in house.modules_in_folders(files).items() if n > house.MAX_MODULES} == {}
     figures = house.measure(ROOT)
     assert figures["functions"] <= MAX_FUNCTIONS
@@ -21,6 +30,56 @@ def test_no_folder_is_too_full_and_the_figures_of_the_house_hold():
     assert figures["comments_per_100"] >= MIN_COMMENTS_PER_100
     assert {*figures["walks"]} == {*house.WALKS}
     assert max(walk["entered"] for walk in figures["walks"].values()) <= MAX_MODULES_ENTERED
+
+
+def test_the_page_is_small_and_its_scripts_make_no_html():
+    python = sources("ui")
+    beside = {path: (ROOT / path).read_text("utf-8") for path in project_files() if is_of_the_page(path)}
+    lines = {path: len(text.splitlines()) for path, text in (python | beside).items()}
+    assert sum(lines[path] for path in python) <= MAX_UI_PYTHON_LINES
+    assert sum(len([*house.functions(source)]) for source in python.values()) <= MAX_UI_FUNCTIONS
+    assert sum(lines.values()) <= MAX_UI_LINES
+    assert [path for path in python if "escape(" in python[path]] == []
+    scripts = {path: text for path, text in beside.items() if path.endswith(".js")}
+    assert [path for path in scripts if lines[path] > 400] == []
+    assert [row for path, text in scripts.items() for row in script_violations(path, text)] == []
+
+
+def is_of_the_page(path: str) -> bool:
+    return path.startswith(("ui/static/", "ui/templates/"))
+
+
+def script_violations(path: str, text: str) -> list[str]:
+    """Functions of over 60 lines, and HTML that is not, whole, what the server wrote."""
+    found = [
+        f"{path}:{number}: HTML made in the browser"
+        for number, line in enumerate(text.splitlines(), 1)
+        if "insertAdjacentHTML" in line or ((made := MADE_HTML.search(line)) and not PLAIN.fullmatch(made[1]))
+    ]
+    opened: list[int] = []
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
+        for sign in re.sub(r'"[^"]*"|/[^/ ]+/|`[^`]*`', "", line):
+            if sign == "{":
+                opened.append(number)
+            elif sign == "}":
+                began = opened.pop()
+                is_function = re.search(r"=>\s*\{$|^\s*(async )?\w+\(.*\) \{$|function", lines[began - 1])
+                # A file is one function that hides its names, and a class is none.
+                if is_function and began > 6 and number - began > 60:
+                    found.append(f"{path}:{began}: {number - began} lines")
+    return found
+
+
+def test_a_script_that_makes_html_or_goes_on_too_long_is_seen():
+    assert script_violations("a.js", "node.innerHTML = `<b>${name}</b>`;") == [
+        "a.js:1: HTML made in the browser"
+    ]
+    assert script_violations("a.js", "node.innerHTML = a + b;\nnode.innerHTML = answer.html;") == [
+        "a.js:1: HTML made in the browser"
+    ]
+    long = "\n" * 6 + "function f() {\n" + "  g();\n" * 61 + "}\n"
+    assert script_violations("a.js", long) == ["a.js:7: 62 lines"]
 
 
 def test_the_figures_are_counted_as_they_are_said_to_be():

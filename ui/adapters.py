@@ -1,9 +1,9 @@
-"""The adapters at hand: of the workspace's runs, and of others in its `adapters` folder; which fit a base.
+"""Available adapters: of the workspace's runs, and in its folder `adapters`; which base each one fits.
 
-What was read of an adapter is kept until its files change. No Gradio; torch comes with the first look.
+What was read of an adapter is kept until its files change. Torch comes with the first one that is read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,8 +15,10 @@ from training.config import TrainingConfig
 from training.data.readers.archives import is_junk, unpack
 from training.runs import Run, find_adapter, list_adapters
 from training.runs.adapters import adapter_in
+from ui.i18n import Language, number, say
 from ui.run.summary import has_adapter, settings_of
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
+from vlm.filesystem import FileStamp, file_stamp
 from vlm.lazy_torch import import_torch
 from vlm.methods import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from vlm.settings import ModelSettings
@@ -32,7 +34,7 @@ ADAPTER_FILES = {"config": ADAPTER_CONFIG_FILE, "weights": ADAPTER_WEIGHTS_FILE}
 
 
 @dataclass(frozen=True)
-class Shelved:
+class Adapter:
     """An adapter by its key: a slash and its run's name, or `./` and its folder within the workspace."""
 
     key: str
@@ -42,43 +44,53 @@ class Shelved:
 
     @property
     def base(self) -> tuple[str, str | None] | None:
-        """Model and revision that its run was trained on; None where no run tells."""
+        """Model and revision that its run was trained on; None without a run."""
         settings = settings_of(self.run) if self.run else None
         return (settings.model, settings.revision) if settings else None
 
 
-def shelf(workspace: Path, added: Sequence[str] = ()) -> list[Shelved]:
-    """Every adapter: of runs that are over, newest first, then folders by name, then what a person added."""
-    of_runs, others = [], []
+def available(workspace: Path, added: Sequence[str] = ()) -> list[Adapter]:
+    """Returns every adapter: of runs that are over, newest first, folders by name, then those of `added`."""
+    of_runs, others = [], {}
     for place in list_adapters(workspace, nested=True):
         if place.run is None:
-            others += [] if is_junk(place.name) else [_shelved(place.folder, workspace)]
+            adapter = None if is_junk(place.name) else _in_folder(place.folder, workspace)
+            others |= {adapter.key: adapter} if adapter else {}
         elif settings_of(place.run) and has_adapter(place.run, place.run.status()):
-            of_runs.append(Shelved(f"/{place.name}", place.name, place.folder, place.run))
-    known = {other.key for other in others if other}
-    others += [_shelved(workspace / key, workspace) for key in added if key not in known]
-    return [*of_runs, *(other for other in others if other)]
+            of_runs.append(Adapter(f"/{place.name}", place.name, place.folder, place.run))
+    for key in added:
+        if key not in others and (adapter := _in_folder(workspace / key, workspace)):
+            others[key] = adapter
+    return [*of_runs, *others.values()]
 
 
-def find(workspace: Path, key: str) -> Shelved:
-    """The adapter of this key. Raises `UserError` where it is gone."""
+def find(workspace: Path, key: str) -> Adapter:
+    """Returns the adapter of this key.
+
+    Raises:
+        UserError: it is gone.
+    """
     if key.startswith("/"):
         run = runs.find(workspace, key[1:])
-        return Shelved(key, run.name, run.adapter_path, run)
-    if found := _shelved(workspace / key, workspace):
+        return Adapter(key, run.name, run.adapter_path, run)
+    if found := _in_folder(workspace / key, workspace):
         return found
     raise UserError("The adapter {name} is gone.", "Choose another one.", "adapter-gone", name=Path(key).name)
 
 
-def named(workspace: Path, words: str) -> Shelved:
-    """The adapter that `from_adapter` names, a run or a folder. Raises `UserError` where there is none."""
+def named(workspace: Path, words: str) -> Adapter:
+    """Returns the adapter that `from_adapter` names, a run or a folder.
+
+    Raises:
+        UserError: there is none.
+    """
     place = find_adapter(workspace, words, nested=True)
     run = place and place.run
     if place and run is None:
         inside, known = place.folder.resolve(), filter(settings_of, runs.list_runs(workspace))
         run = next((run for run in known if run.adapter_path.resolve() == inside), None)
     if run and has_adapter(run, run.status()):
-        return Shelved(f"/{run.name}", run.name, run.adapter_path, run)
+        return Adapter(f"/{run.name}", run.name, run.adapter_path, run)
     if place is None or place.run:
         raise UserError(
             "There is no adapter in {words}.",
@@ -86,16 +98,18 @@ def named(workspace: Path, words: str) -> Shelved:
             "no-adapter-named",
             words=words,
         )
-    return Shelved(str(place.folder), place.name, place.folder)
+    return Adapter(str(place.folder), place.name, place.folder)
 
 
-def add_folder(workspace: Path, typed: str) -> Shelved:
-    """The adapter in a folder of the workspace that a person named. Raises `UserError` without one there."""
+def add_folder(workspace: Path, typed: str) -> Adapter:
+    """Returns the adapter in a folder of the workspace that a person named.
+
+    Raises:
+        UserError: the folder lies outside the workspace, or holds no adapter.
+    """
     typed = typed.strip()
-    path = next(
-        (path for path in (workspace / typed, workspace / "adapters" / typed) if path.is_dir()),
-        workspace / typed,
-    )
+    places = (workspace / typed, workspace / "adapters" / typed)
+    path = next((path for path in places if path.is_dir()), places[0])
     if not path.resolve().is_relative_to(workspace.resolve()):
         raise UserError(
             "{typed} lies outside the workspace.",
@@ -104,30 +118,25 @@ def add_folder(workspace: Path, typed: str) -> Shelved:
             typed=typed,
             workspace=workspace,
         )
-    if typed and (found := _shelved(adapter_in(path), workspace)):
+    if typed and (found := _in_folder(adapter_in(path), workspace)):
         return found
-    if not typed:
-        raise UserError(
-            "There is no adapter in that folder.",
-            "Name a folder inside {workspace} that holds {config} and {weights}.",
-            "no-adapter-typed",
-            workspace=workspace,
-            **ADAPTER_FILES,
-        )
     raise UserError(
         "There is no adapter in {typed}.",
         "Name a folder inside {workspace} that holds {config} and {weights}.",
         "no-adapter-in-folder",
-        typed=typed,
+        typed=typed or Phrase("that folder", "that-folder"),
         workspace=workspace,
         **ADAPTER_FILES,
     )
 
 
-def add_zip(workspace: Path, file: Path) -> Shelved:
-    """The adapter in a zip, unpacked into the workspace. Raises `UserError` as `unpack`, or without one."""
-    folder = unpack(file, workspace / "adapters")
-    if found := _shelved(adapter_in(folder), workspace):
+def add_zip(workspace: Path, file: Path) -> Adapter:
+    """Returns the adapter in a zip, unpacked into the workspace.
+
+    Raises:
+        UserError: as `unpack`, or the zip holds no adapter.
+    """
+    if found := _in_folder(adapter_in(unpack(file, workspace / "adapters")), workspace):
         return found
     raise UserError(
         "{file} holds no adapter.",
@@ -138,8 +147,8 @@ def add_zip(workspace: Path, file: Path) -> Shelved:
     )
 
 
-def _shelved(folder: Path | None, workspace: Path) -> Shelved | None:
-    """An adapter folder inside the workspace, links followed; else None."""
+def _in_folder(folder: Path | None, workspace: Path) -> Adapter | None:
+    """Returns the adapter in a folder inside the workspace, links followed; else None."""
     if folder is None or not (folder / ADAPTER_CONFIG_FILE).is_file():
         return None
     folder, home = folder.resolve(), workspace.resolve()
@@ -147,76 +156,88 @@ def _shelved(folder: Path | None, workspace: Path) -> Shelved | None:
         return None
     within = folder.relative_to(home)
     parts = within.parts[1:] if within.parts[0] == "adapters" else within.parts
-    return Shelved(f"./{within.as_posix()}", "/".join(dict.fromkeys(parts)), folder)
+    return Adapter(f"./{within.as_posix()}", "/".join(dict.fromkeys(parts)), folder)
 
 
-def look(adapter: Shelved) -> "AdapterInfo":
-    """What the adapter says of itself. Raises `UserError` where it can't be read."""
-    return _told(_looked_at(adapter.folder, _stamp(adapter.folder)))
+def read(adapter: Adapter) -> "AdapterInfo":
+    """Returns what the adapter's files say of it.
 
-
-def check(adapter: Shelved, base: ModelSettings) -> "AdapterCheck":
-    """That each of its tensors has its place in this base; no weight of the base is read.
-
-    Raises `UserError` with the reason where it does not fit, or where there is no such base.
+    Raises:
+        UserError: they can't be read.
     """
-    architecture_of(base)  # that a base is not to be had is not remembered
-    return _told(_checked(adapter.folder, _stamp(adapter.folder), base.model, base.revision))
+    return _or_raise(_read(adapter.folder, _stamp(adapter.folder)))
 
 
-def architecture_of(base: ModelSettings) -> "PreTrainedModel":
-    """The base without its weights. Raises `UserError` where there is no such model, or it can't be done."""
-    from vlm.meta_model import architecture
+def check(adapter: Adapter, base: ModelSettings) -> "AdapterCheck":
+    """Checks that each of its tensors has a place in this base, without reading a weight of the base.
 
-    return architecture(base.model, base.revision)
-
-
-def base_of(adapter: Shelved, workspace: Path) -> tuple[str, str | None]:
-    """Model and revision that an adapter belongs to: of its run, or as it says itself.
-
-    A folder that it names by its last part alone is looked for among the bases of the runs.
+    Raises:
+        UserError: it does not fit, or there is no such base.
     """
-    if adapter.base:
-        return adapter.base
-    said = look(adapter).base_name
-    known = (other.base for other in shelf(workspace) if other.base)
-    return next((base for base in known if base_called(base[0]) == said), (said or STARTER, None))
+    architecture_of(base)  # a base that can't be had now may be there later: that is not kept
+    return _or_raise(_checked(adapter.folder, _stamp(adapter.folder), base.model, base.revision))
 
 
-def fits(adapter: Shelved, base: ModelSettings) -> UserError | None:
-    """None where it fits this base, else the reason. One that was trained on this very base is believed."""
-    if adapter.base == (base.model, base.revision):
-        return None
+def fits(adapter: Adapter, base: ModelSettings) -> UserError | None:
+    """Returns why it does not fit this base, else None. One trained on this very base is not checked."""
     try:
-        check(adapter, base)
+        if adapter.base != (base.model, base.revision):
+            check(adapter, base)
     except UserError as reason:
         return reason
     return None
 
 
+def architecture_of(base: ModelSettings) -> "PreTrainedModel":
+    """Returns the base without its weights.
+
+    Raises:
+        UserError: there is no such model, or it has no architecture that can be trained.
+    """
+    from vlm.meta_model import architecture
+
+    return architecture(base.model, base.revision)
+
+
+def base_of(adapter: Adapter, workspace: Path) -> tuple[str, str | None]:
+    """Returns model and revision that an adapter belongs to: of its run, or as its own file says.
+
+    That file names a folder by its last part alone: it is looked for among the bases of the runs.
+    """
+    if adapter.base:
+        return adapter.base
+    said = read(adapter).base_name
+    known = (other.base for other in available(workspace) if other.base)
+    return next((base for base in known if base_called(base[0]) == said), (said or STARTER, None))
+
+
 def base_called(model: str) -> str:
-    """A base as adapters name it: a folder by its last part, since no path of a machine stays in one."""
+    """Returns a base as adapters name it: a folder by its last part, as they hold no path of a machine."""
     return "+".join(Path(part).name if Path(part).is_absolute() else part for part in model.split("+"))
 
 
-def _told(found: Found | UserError) -> Found:
+def ranks(language: Language, towers: Mapping[str, tuple[int, int]]) -> str:
+    """Such as: vision r 8, text r 4 to 16. A tower whose method has no rank is named alone."""
+    written = []
+    for tower, (low, high) in towers.items():
+        rank = number(language, low) if low == high else say(language, "from_to", low=low, high=high)
+        written.append(say(language, tower).lower() + (f" r {rank}" if high else ""))
+    return ", ".join(written)
+
+
+def _or_raise(found: Found | UserError) -> Found:
     if isinstance(found, UserError):
         raise copy(found)  # a new one: a traceback would grow with each raise
     return found
 
 
-def _stamp(folder: Path) -> tuple[int, ...]:
+def _stamp(folder: Path) -> tuple[FileStamp | None, ...]:
     """Differs where the adapter's files do."""
-    stats = [
-        file.stat()
-        for file in (folder / ADAPTER_CONFIG_FILE, folder / ADAPTER_WEIGHTS_FILE)
-        if file.is_file()
-    ]
-    return tuple(number for stat in stats for number in (stat.st_mtime_ns, stat.st_size))
+    return tuple(file_stamp(folder / name) for name in ADAPTER_FILES.values())
 
 
 @lru_cache(maxsize=256)
-def _looked_at(folder: Path, _stamp: tuple[int, ...]) -> "AdapterInfo | UserError":
+def _read(folder: Path, _stamp: tuple[FileStamp | None, ...]) -> "AdapterInfo | UserError":
     import_torch()
     from vlm.adapters import read_info
 
@@ -228,7 +249,7 @@ def _looked_at(folder: Path, _stamp: tuple[int, ...]) -> "AdapterInfo | UserErro
 
 @lru_cache(maxsize=256)
 def _checked(
-    folder: Path, _stamp: tuple[int, ...], model: str, revision: str | None
+    folder: Path, _stamp: tuple[FileStamp | None, ...], model: str, revision: str | None
 ) -> "AdapterCheck | UserError":
     import_torch()
     from vlm.adapters import check_fit

@@ -1,12 +1,12 @@
 """Every word the page shows, in English and Vietnamese, and errors and findings in the reader's language."""
 
-from collections.abc import Callable, Mapping
-from html import escape
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
 import yaml
+from markupsafe import Markup
 
 from vlm.errors import Filler, Phrase, UserError
 
@@ -78,7 +78,7 @@ def told(language: Language, error: UserError) -> tuple[str, str]:
 def warn(language: Language, error: UserError) -> None:
     """A notice over the page that goes by itself."""
     problem, remedy = told(language, error)
-    gr.Warning(escape(remedy), title=escape(problem))
+    gr.Warning(Markup("{}").format(remedy), title=Markup("{}").format(problem))
 
 
 def _template(language: Language, code: str, part: str) -> str | None:
@@ -96,11 +96,6 @@ def _filled(language: Language, template: str, values: Mapping[str, Any], otherw
         return _TRANSLATORS[language].vformat(template, (), values)
     except (KeyError, ValueError, IndexError, TypeError):
         return otherwise
-
-
-def escaped(language: Language, key: str, **values: Any) -> str:
-    """`say`, made safe to stand in HTML."""
-    return escape(say(language, key, **values))
 
 
 def number(language: Language, value: float, decimals: int = 0) -> str:
@@ -128,10 +123,6 @@ def ago(language: Language, seconds: float) -> str:
         if seconds >= size:
             return say(language, key, n=int(seconds // size))
     return say(language, "just_now")
-
-
-# A key of TEXTS, or a function of the language for what is more than one text (HTML, a list of choices).
-Wording = str | Callable[[Language], Any]
 
 
 LABELS = {

@@ -15,13 +15,25 @@ from ui.i18n import LANGUAGES, Language, number, say
 from ui.inference import engine
 from ui.run.board import RunBoard
 from ui.run.panel import build_strip
-from ui.runs.adapters_card import add_listing_events
 from ui.runs.tab import add_runs_events, build_runs_tab
 from ui.train.tab import build_train_tab
 
 STATIC = Path(__file__).with_name("static")
-STYLES = [STATIC / name for name in ("page.css", "form.css", "run.css", "data.css")]
-SCRIPTS = [STATIC / name for name in ("page.js", "busy.js", "run.js", "counts.js", "form.js", "adding.js", "data.js")]
+STYLES = [STATIC / name for name in ("page.css", "form.css", "run.css", "data.css", "ask.css", "runs.css")]
+SCRIPTS = [
+    STATIC / name
+    for name in (
+        "page.js",
+        "busy.js",
+        "run.js",
+        "counts.js",
+        "form.js",
+        "adding.js",
+        "data.js",
+        "ask.js",
+        "runs.js",
+    )
+]
 
 PATHS: dict[Language, str] = {"en": "", "vi": "vi"}
 """Where the page of each language lies, under the page's own address."""
@@ -50,39 +62,34 @@ def build_page(workspace: Path, *, can_train: bool = True) -> gr.Blocks:
     return demo
 
 
-def build_in(demo: gr.Blocks, words: Language, board: RunBoard) -> None:
+def build_in(demo: gr.Blocks, language: Language, board: RunBoard) -> None:
     """One language's page: its bar and its tabs. No text on it changes its language."""
     workspace, can_train = board.workspace, board.can_train
-    language = gr.State(words)
     gr.Navbar(visible=False)
-    selected = gr.State("train")
     gr.HTML("<h1>LoRA Lens</h1>", elem_id="brand", apply_default_css=False)
-    build_tools(words)
-    build_strip(words, board)
-    with gr.Tabs(selected="train", elem_id="pages") as tabs:
-        with gr.Tab(say(words, "train"), id="train"):
-            train = build_train_tab(words, workspace, board)
-        with gr.Tab(say(words, "data"), id="data") as data_page:
-            build_data_tab(workspace, train.form, words)
-        with gr.Tab(say(words, "try"), id="try") as try_page:
-            trying = build_try_tab(words)
-        with gr.Tab(say(words, "runs"), id="runs") as runs_page:
-            listed = build_runs_tab(words)
-    for page, key in ((data_page, "data"), (try_page, "try"), (runs_page, "runs")):
-        page.select(lambda key=key: key, None, selected, **QUIET)
+    build_tools(language)
+    build_strip(language, board)
+    with gr.Tabs(selected="train", elem_id="pages"):
+        with gr.Tab(say(language, "train"), id="train"):
+            train = build_train_tab(language, workspace, board)
+        with gr.Tab(say(language, "data"), id="data") as data_page:
+            build_data_tab(workspace, train.form, language)
+        with gr.Tab(say(language, "try"), id="try"):
+            trying = build_try_tab(workspace, language)
+        with gr.Tab(say(language, "runs"), id="runs"):
+            listed = build_runs_tab(workspace, can_train, language)
     add_data_tab_events(train.form, (data_page.select,), demo.load)
-    add_try_events(trying, workspace, language, try_page.select)
-    add_runs_events(listed, workspace, can_train, language, train.opened, tabs)
-    add_listing_events(listed.adapters, workspace, can_train, language, runs_page.select, listed.table.change)
+    add_try_events(trying, workspace, language)
+    add_runs_events(listed, workspace, language, train.form)
     demo.load(warm_up, **QUIET)
 
 
-def build_tools(words: Language) -> None:
+def build_tools(language: Language) -> None:
     """The right end of the bar: the machine, the other language, light or dark. page.js has the clicks."""
     with gr.Row(elem_id="tools"):
-        gr.HTML(hardware(words), elem_classes="hw", apply_default_css=False)
-        gr.Button(say(words, "other_language"), elem_id="language")
-        gr.Button(say(words, "theme"), elem_id="theme")
+        gr.HTML(hardware(language), elem_classes="hw", apply_default_css=False)
+        gr.Button(say(language, "other_language"), elem_id="language")
+        gr.Button(say(language, "theme"), elem_id="theme")
 
 
 def hardware(language: Language) -> str:

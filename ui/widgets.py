@@ -1,4 +1,4 @@
-"""What cards of Gradio's components are made of: headings, links, HTML that is only looked at."""
+"""Components that several tabs are made of: headings, HTML with a script, the form as other tabs have it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,9 @@ from functools import wraps
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
-from ui.i18n import Language, Wording, escaped, say
+from ui.i18n import Language, say
 
 
 @dataclass(frozen=True)
@@ -21,28 +22,15 @@ class Form:
     settings: gr.HTML
 
 
-def title(words: Language, key: str, step: int | None = None) -> gr.HTML:
-    """A card's heading, with its number where the cards are steps."""
-
-    def written(language: Language) -> str:
-        return f"<h2>{f'<i>{step}</i>' if step else ''}{escaped(language, key)}</h2>"
-
-    return drawn(words, written)
+def title(language: Language, key: str, step: int) -> gr.HTML:
+    """A card's heading, with its number among the steps."""
+    heading = Markup("<h2><i>{}</i>{}</h2>").format(step, say(language, key))
+    return gr.HTML(heading, apply_default_css=False)
 
 
-def drawn(words: Language, wording: Wording | None = None, **settings: object) -> gr.HTML:
-    """HTML that is only looked at; with a wording it follows the language."""
-    if wording is None:
-        return gr.HTML(apply_default_css=False, **settings)
-    value = wording(words) if callable(wording) else say(words, wording)
-    return gr.HTML(value, apply_default_css=False, **settings)
-
-
-def link(words: Language, key: str, **settings: object) -> gr.Button:
-    return gr.Button(say(words, key), size="sm", elem_classes="link", **settings)
-
-
-def scripted(value: Any, script: str, functions: Sequence[Callable[..., Any]] = (), **settings: Any) -> gr.HTML:
+def scripted(
+    value: Any, script: str, functions: Sequence[Callable[..., Any]] = (), **settings: Any
+) -> gr.HTML:
     """HTML with a script that begins where it is drawn, and the functions that it may ask the server."""
     return gr.HTML(
         value,

@@ -9,7 +9,7 @@ import pytest
 
 from training.config import TrainingConfig
 from training.runs.status import State
-from ui.ask import answers_html
+from ui.ask.models_card import reason
 from ui.i18n import LANGUAGES, TEXTS, ago, duration, number, percent, say, told
 from ui.train import form_values
 from vlm.catalog import CATALOG
@@ -99,16 +99,14 @@ def test_an_error_is_told_in_the_language_of_the_page_with_the_phrases_in_it():
     ("language", "words"), [("en", " does not fit tiny"), ("vi", " không khớp với tiny")]
 )
 def test_an_adapter_that_does_not_fit_is_told_with_its_name_in_bold_once(language, words):
-    shown = answers_html.others(language, [("{row} <b>", unfit())], nobody=False)
-    assert f"<li><b>{{row}} &lt;b&gt;</b>{words}" in shown
-    assert f"<li><b>run</b>: {{row}} &lt;b&gt;{words}" in answers_html.others(
-        language, [("run", unfit())], nobody=False
-    )
+    bold = '<b translate="no">'
+    assert reason(language, "{row} <b>", unfit())["problem"].startswith(f"{bold}{{row}} &lt;b&gt;</b>{words}")
+    assert reason(language, "run", unfit())["problem"].startswith(f"{bold}run</b>: {{row}} &lt;b&gt;{words}")
 
 
 def test_a_name_that_is_a_part_of_other_words_is_bold_where_it_is_a_name():
     error = UserError(
         "adapter_model.safetensors of {name} is gone.", "Copy it.", "adapter-gone", name="model"
     )
-    shown = answers_html.others("en", [("model", error)], nobody=False)
-    assert "<li>adapter_model.safetensors of <b>model</b> is gone." in shown
+    shown = reason("en", "model", error)["problem"]
+    assert shown == 'adapter_model.safetensors of <b translate="no">model</b> is gone.'

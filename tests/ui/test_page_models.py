@@ -3,6 +3,7 @@
 import re
 import shutil
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from training.runs.events import EventLog
 from vlm import adapters
 from vlm.models.loading import load_base
 from vlm.settings import AdapterSettings, ModelSettings
+
+ANSWERED = ".answers[aria-busy=false] .ans"
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,14 @@ def app(tmp_path_factory, taught: Run, chat_base: Path) -> Iterator[Served]:
 def page(chromium: Browser, app: Served) -> Iterator[Page]:
     with visitor(chromium, app) as visiting:
         yield visiting
+
+
+def choose_base(page: Page, model: str) -> None:
+    """Type a base model on the Try tab."""
+    see(page, "#who", "Base model, untouched")
+    page.locator("#base").select_option("")
+    page.locator("#base-typed").fill(model)
+    page.locator("#base-typed").press("Enter")
 
 
 def choose_model(page: Page, model: str, box: str = "#choose-model") -> None:
@@ -108,38 +119,46 @@ def test_what_a_method_does_not_read_is_not_there(page):
 
 def test_a_chat_model_answers_beside_somebody_elses_adapter_which_is_checked_and_probed(page, chat_base):
     page.get_by_role("tab", name="Try").click()
-    see(page, "#who", "Base model, untouched")
-    choose_model(page, str(chat_base), "#base")
+    choose_base(page, str(chat_base))
     see(page, "#who", "from-a-friend")
     see(page, ".checks", re.compile(r"from-a-friend: (\d+) of \1 tensors match\s*$"))
     see(page, ".unfit", "demo does not fit")
     page.locator(".pickable button").first.click()
     expect(page.locator("#image img")).to_be_visible(timeout=SHOWN_MS)
-    page.locator("#ask").click()
     expect(page.locator(".answers .card")).to_have_count(2, timeout=SHOWN_MS)
     see(page, ".checks", "answers differ from the base's", timeout=TRAINED_MS)
-    see(page, ".hist", "from-a-friend", timeout=TRAINED_MS)
+    expect(page.locator(ANSWERED)).to_be_attached(timeout=TRAINED_MS)
 
 
 def test_a_folder_outside_the_workspace_is_no_adapter_and_one_inside_is(page, app, taught, tiny_base):
     shutil.copytree(taught.adapter_path, app.workspace / "elsewhere" / "mine")
     page.get_by_role("tab", name="Try").click()
-    see(page, "#who", "Base model, untouched")
-    choose_model(page, str(tiny_base), "#base")
+    choose_base(page, str(tiny_base))
     see(page, "#who", "demo")
     page.locator("#add-adapter").click()
-    page.locator("#adapter-folder input").fill(str(taught.adapter_path))
+    page.locator("#adapter-folder").fill(str(taught.adapter_path))
     page.locator("#use-adapter-folder").click()
     see(page, ".adding", "outside the workspace")
-    page.locator("#adapter-folder input").fill("elsewhere/mine")
-    page.locator("#use-adapter-folder").click()
+    page.locator("#adapter-folder").fill("elsewhere/mine")
+    page.locator("#adapter-folder").press("Enter")
     see(page, "#who", "elsewhere/mine")
-    expect(page.locator("#adapter-folder")).to_have_count(0, timeout=SHOWN_MS)
+    expect(page.locator("#adapter-folder")).to_be_hidden(timeout=SHOWN_MS)
+
+
+def test_a_zip_is_uploaded_as_an_adapter(page, app, taught, tiny_base, tmp_path):
+    with zipfile.ZipFile(tmp_path / "shared.zip", "w") as packed:
+        for path in taught.adapter_path.iterdir():
+            packed.write(path, path.name)
+    page.get_by_role("tab", name="Try").click()
+    choose_base(page, str(tiny_base))
+    page.locator("#add-adapter").click()
+    page.locator(".adding input[type=file]").set_input_files(tmp_path / "shared.zip")
+    expect(page.get_by_role("checkbox", name="shared", exact=False)).to_be_checked(timeout=SHOWN_MS)
 
 
 def test_training_goes_on_from_an_adapter_of_the_list_with_its_own_settings(page, app, taught):
     page.get_by_role("tab", name="Runs").click()
-    page.locator('[data-action="continue"][data-adapter="/demo"]').click()
+    page.locator('[data-action="continue"][data-key="/demo"]').click()
     see(page, ".advice", "Goes on from demo")
     see(page, ".command", "--from_adapter demo")
     see(page, ".command", f"--model {taught.config().model}")

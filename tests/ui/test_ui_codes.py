@@ -10,8 +10,7 @@ from PIL import Image
 
 from support.told import refused
 from training.data.open import open_dataset
-from ui.ask import tab as try_tab
-from ui.ask.models_card import BASE
+from ui.ask.models_card import BASE, answerers
 from ui.data import editor, fixing
 from ui.i18n import LOCALES
 from ui.page import build_page
@@ -34,7 +33,7 @@ def corrected_as_text(workspace: Path) -> None:
 REFUSED: dict[str, Callable[[Path], object]] = {
     "not-editable-as-text": corrected_as_text,
     "draft-needs-one-picture": lambda workspace: [*editor.drafted(workspace, VALUES, (), "what?", BASE)],
-    "nobody-answers": lambda workspace: try_tab.answerers(workspace, "vi", None, []),
+    "nobody-answers": lambda workspace: answerers(workspace, "vi", {"who": []}),
 }
 
 
@@ -46,12 +45,6 @@ def test_what_the_page_refuses_is_told_in_both_languages(tmp_path: Path, code: s
 def says(code: str, shown: str) -> bool:
     """Whether HTML tells the error of this code in Vietnamese."""
     return all(escape(text) in shown for text in LOCALES["vi"]["errors"][code].values())
-
-
-@pytest.mark.parametrize(("code", "question"), [("no-question", " "), ("no-image", "what?")])
-def test_asking_without_a_question_or_an_image_is_told(tmp_path: Path, code: str, question: str) -> None:
-    *_, shown = try_tab.answer(tmp_path, "vi", None, question, None, [BASE], None, {})
-    assert says(code, shown[0])
 
 
 def test_saving_without_a_dataset_is_told(tmp_path: Path) -> None:

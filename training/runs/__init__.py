@@ -8,6 +8,7 @@ from training.runs.run import (
     launch,
     prepare,
     reopen,
+    restore,
     resume,
     start,
     stop,

@@ -32,6 +32,9 @@ from vlm.filesystem import new_folder, write_atomic
 
 # Seconds that a worker has to finish its step and save, before another stop kills it.
 GRACE_S = 30.0
+# When a run was deleted, in the name of its folder in the trash, and the characters that this adds to it.
+TRASHED_AT = "%Y%m%d-%H%M%S-%f"
+TRASHED_SUFFIX = len("-20260101-000000-000000")
 
 
 def prepare(config: TrainingConfig) -> Run:
@@ -248,4 +251,25 @@ def delete(run: Run) -> Path:
             )
         trash = run.workspace / "trash"
         trash.mkdir(exist_ok=True)
-        return run.path.rename(trash / f"{run.name}-{datetime.now():%Y%m%d-%H%M%S-%f}")
+        return run.path.rename(trash / f"{run.name}-{datetime.now():{TRASHED_AT}}")
+
+
+def restore(workspace: Path, name: str) -> Run:
+    """Returns a run that was deleted, back from the trash: of those of this name the one deleted last.
+
+    Raises:
+        UserError: it is not in the trash, or a run has that name now.
+    """
+    # What `delete` appends has as many characters each time.
+    deleted = [path for path in (workspace / "trash").glob("*") if path.name[:-TRASHED_SUFFIX] == name]
+    if not deleted:
+        raise no_such_run(workspace, name)
+    if run_name.fold(name) in run_name.names_in(workspace):
+        raise UserError(
+            "A run named {name} is there again.",
+            "Delete that one first, or leave this one in {trash}.",
+            "run-not-restored",
+            name=name,
+            trash=workspace / "trash",
+        )
+    return Run(max(deleted).rename(workspace / "runs" / name))

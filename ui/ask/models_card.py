@@ -1,176 +1,148 @@
-"""Who answers: a base model, chosen or typed, and adapters that fit it, checked before they are loaded."""
+"""Who answers: a base model, chosen or typed, and adapters that fit it, checked before they are loaded.
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+The card is one piece of HTML whose value is the choice, `{"base": …, "who": […], "added": […]}`: a question
+takes it as one input. What it shows the page's script asks for when the tab is opened, and when a base is
+chosen.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
+from markupsafe import Markup, escape
 
 from training import config
 from training.config import TrainingConfig
-from ui import adapters as shelf
-from ui.adapters import STARTER, Shelved
-from ui.ask import answers_html
-from ui.events import QUEUED, QUIET
-from ui.i18n import Language, say
+from ui import adapters
+from ui.adapters import STARTER, Adapter
+from ui.html import error, render
+from ui.i18n import Language, percent, say, sentence
 from ui.inference import engine
-from ui.run.panel import story_of
-from ui.run.view import exact_words
-from ui.train import form_html
-from ui.train.model_card import from_here, model_name
-from ui.widgets import drawn, link, title
+from ui.run.summary import summary_of
+from ui.train.base_model import from_here, model_name
 from vlm.errors import UserError
 from vlm.settings import ModelSettings
 
 BASE = "base"
-"""The base's value among those who can answer; an adapter's is its key on the shelf."""
+"""The base's value among those who can answer; an adapter's is its key."""
+
+Choice = Mapping[str, Any]
+"""What the card's value is: `base` as it was typed, `who` answers, and the keys of `added` adapters.
+
+With `try`, the key of an adapter, the base is that adapter's own.
+"""
+
+# Of Unicode's private use: no text of an adapter is shown with it (`printable`).
+NAME_MARK = "\ue000"
 
 
-@dataclass(frozen=True)
-class WhoCard:
-    """The base's box, those who can answer, what is said of them, and the way to add an adapter.
+def build_models_card(workspace: Path, language: Language) -> gr.HTML:
+    """The card. Its value is the choice; `lens.models` of ask.js draws and changes it."""
 
-    `added` are the keys of adapters that a person named in this visit; `listed_for` is the base that those
-    who can answer were listed for: kept in the page, so that it comes with the choice that it is of.
-    """
+    def list_models(choice: Choice) -> dict[str, Any]:
+        return listing(workspace, language, choice)
 
-    base: gr.Dropdown
-    base_error: gr.HTML
-    who: gr.CheckboxGroup
-    checks: gr.HTML
-    others: gr.HTML
-    add: gr.Button
-    adding: gr.Column
-    folder: gr.Textbox
-    use_folder: gr.Button
-    upload: gr.UploadButton
-    adding_error: gr.HTML
-    added: gr.State
-    listed_for: gr.Textbox
+    def check_models(choice: Choice) -> dict[str, Any]:
+        return {"html": checks(workspace, language, choice)}
 
-    @property
-    def listed(self) -> list[gr.blocks.Block]:
-        """What `listing` updates."""
-        return [self.base, self.base_error, self.who, self.others, self.listed_for]
+    def add_adapter(choice: Choice) -> dict[str, Any]:
+        return with_added(workspace, language, choice)
 
-
-def build_who_card(words: Language) -> WhoCard:
-    with gr.Column(elem_classes="card"):
-        title(words, "who", 2)
-        with gr.Row(elem_classes="pick"):
-            base = gr.Dropdown(
-                [(say(words, "starter"), STARTER)],
-                value=STARTER,
-                label=say(words, "base_model"),
-                show_label=False,
-                allow_custom_value=True,
-                interactive=True,
-                elem_id="base",
-            )
-        base_error = drawn(words)
-        who = gr.CheckboxGroup(
-            [],
-            label=say(words, "answerers"),
-            show_label=False,
-            interactive=True,
-            elem_classes="switch who",
-            elem_id="who",
-        )
-        checks = drawn(words, elem_classes="checks")
-        others = gr.HTML(form_html.small(say(words, "looking_for_adapters")), apply_default_css=False)
-        with gr.Row(elem_classes="links"):
-            add = link(words, "add_adapter", elem_id="add-adapter")
-        adding = adding_box(words)
-        listed_for = gr.Textbox(visible=False)
-    return WhoCard(base, base_error, who, checks, others, add, *adding, gr.State([]), listed_for)
-
-
-def adding_box(words: Language) -> tuple[Any, ...]:
-    """A folder of the workspace, or a zip; hidden until it is asked for."""
-    with gr.Column(visible=False, elem_classes="adding") as adding:
-        folder = gr.Textbox(
-            label=say(words, "folder"),
-            info=say(words, "adapter_hint"),
-            placeholder="adapters/my-adapter",
-            max_lines=1,
-            elem_id="adapter-folder",
-        )
-        with gr.Row(elem_classes="links"):
-            use_folder = link(words, "use_folder", elem_id="use-adapter-folder")
-            upload = gr.UploadButton(
-                say(words, "upload_zip"),
-                file_types=[".zip"],
-                size="sm",
-                elem_classes="link",
-                elem_id="adapter-zip",
-            )
-        error = drawn(words)
-    return adding, folder, use_folder, upload, error
-
-
-def add_who_events(card: WhoCard, workspace: Path, language: gr.BrowserState) -> None:
-    """A base that is chosen or typed, an adapter that is added, and the check of those who are chosen."""
-
-    def choose(language: Language, base: str | None, added: list[str]) -> Iterator[tuple[Any, ...]]:
-        yield gr.skip(), form_html.small(say(language, "reading_config")), *[gr.skip()] * 3
-        yield listing(workspace, language, base, None, added)
-
-    def add(
-        language: Language, base: str | None, who: list[str], added: list[str], named: str
-    ) -> tuple[Any, ...]:
-        try:
-            adapter = shelf.add_folder(workspace, named or "")
-        except UserError as trouble:
-            return *[gr.skip()] * len(card.listed), gr.skip(), gr.skip(), form_html.error(language, trouble)
-        return with_added(language, base, who, added, adapter)
-
-    def add_zip(
-        language: Language, base: str | None, who: list[str], added: list[str], upload: str
-    ) -> tuple[Any, ...]:
-        try:
-            adapter = shelf.add_zip(workspace, Path(upload))
-        except UserError as trouble:
-            return *[gr.skip()] * len(card.listed), gr.skip(), gr.skip(), form_html.error(language, trouble)
-        return with_added(language, base, who, added, adapter)
-
-    def with_added(
-        language: Language, base: str | None, who: list[str], added: list[str], adapter: Shelved
-    ) -> tuple[Any, ...]:
-        """Listed and chosen where it fits; where it doesn't, the box stays open with the reason."""
-        added = [*dict.fromkeys([*added, adapter.key])]
-        listed = listing(workspace, language, base, [*who, adapter.key], added)
-        reason = shelf.fits(adapter, base_settings(base))
-        return (
-            *listed,
-            added,
-            gr.update(visible=reason is not None),
-            form_html.error(language, reason) if reason else "",
-        )
-
-    given, heavy = [language, card.base], {"concurrency_id": "model", **QUEUED}
-    card.base.input(choose, [*given, card.added], card.listed, trigger_mode="always_last", **heavy)
-    card.add.click(lambda: gr.update(visible=True), None, card.adding, **QUIET)
-    inputs = [*given, card.who, card.added]
-    outputs = [*card.listed, card.added, card.adding, card.adding_error]
-    gr.on([card.use_folder.click, card.folder.submit], add, [*inputs, card.folder], outputs, **heavy)
-    card.upload.upload(add_zip, [*inputs, card.upload], outputs, **heavy)
-    gr.on(
-        [card.who.change, card.base.change],
-        lambda *given: checks(workspace, *given),
-        [*given, card.who],
-        card.checks,
-        trigger_mode="always_last",
-        **heavy,
+    return gr.HTML(
+        {"base": STARTER, "who": [], "added": []},
+        html_template=render("ask_models_card", language),
+        apply_default_css=False,
+        elem_classes="models",
+        elem_id="models",
+        js_on_load="lens.models(element, props, server, upload)",
+        server_functions=[list_models, check_models, add_adapter],
     )
+
+
+def listing(workspace: Path, language: Language, choice: Choice) -> dict[str, Any]:
+    """The choice where it still can be made, as `value`; the bases and adapters to choose from, as `html`.
+
+    Where nobody that is chosen can answer, it is the base and the newest adapter.
+    """
+    who, added, trouble = choice.get("who"), list(choice.get("added", [])), None
+    try:
+        settings = base_of(workspace, choice)
+        if settings.model != STARTER:
+            adapters.architecture_of(settings)
+    except UserError as misfit:
+        trouble, settings = misfit, ModelSettings(model=STARTER)
+    known = adapters.available(workspace, added)
+    reasons = {adapter.key: trouble or adapters.fits(adapter, settings) for adapter in known}
+    fitting = [adapter for adapter in known if not reasons[adapter.key]]
+    keys = [BASE, *(adapter.key for adapter in fitting)]
+    who = [key for key in who or [] if key in keys] or keys[:2]
+    base = str(choice.get("base") or STARTER) if trouble else as_typed(settings.model, settings.revision)
+    html = render(
+        "ask_models",
+        language,
+        bases=bases(language, known, base, settings),
+        base=base,
+        trouble=trouble,
+        who=who,
+        rows=[(BASE, say(language, "base_itself"))]
+        + [(adapter.key, described(language, adapter)) for adapter in fitting],
+        # Where the base itself can't be had, no adapter is judged by it.
+        unfit=[]
+        if trouble
+        else [reason(language, each.name, reasons[each.key]) for each in known if reasons[each.key]],
+        nobody=not known,
+    )
+    return {"value": {"base": base, "who": who, "added": added}, "html": html}
+
+
+def with_added(workspace: Path, language: Language, choice: Choice) -> dict[str, Any]:
+    """`listing` with the adapter of a `folder`, or of a zip that was uploaded to `path`.
+
+    Where it fits it is chosen; where it doesn't, `trouble` is HTML that says why.
+    """
+    try:
+        if path := choice.get("path"):
+            adapter = adapters.add_zip(workspace, uploaded(path))
+        else:
+            adapter = adapters.add_folder(workspace, str(choice.get("folder", "")))
+        misfit = adapters.fits(adapter, base_settings(choice.get("base")))
+    except UserError as trouble:
+        return {"trouble": error(language, trouble)}
+    added = [*dict.fromkeys([*choice.get("added", []), adapter.key])]
+    now = {**choice, "who": [*choice.get("who", []), adapter.key], "added": added}
+    listed = listing(workspace, language, now)
+    return listed | ({"trouble": error(language, misfit)} if misfit else {})
+
+
+def uploaded(path: str) -> Path:
+    """A file that a browser has sent. Of other files of this machine a browser may name none."""
+    file = Path(path).resolve()
+    if not file.is_relative_to(Path(get_upload_folder()).resolve()):
+        raise UserError("That file was not uploaded here.", "Upload it.", "not-uploaded")
+    return file
+
+
+def base_of(workspace: Path, choice: Choice) -> ModelSettings:
+    """The base that was chosen.
+
+    Raises:
+        UserError: as `base_settings`, or the adapter to try is gone.
+    """
+    if wanted := choice.get("try"):
+        model, revision = adapters.base_of(adapters.find(workspace, wanted), workspace)
+        return ModelSettings(model=model, revision=revision)
+    return base_settings(choice.get("base"))
 
 
 def base_settings(typed: str | None) -> ModelSettings:
     """The base as it was typed or chosen; a model of the Hub may have its revision behind an @.
 
-    Raises `UserError` where that can be no name of a model.
+    Raises:
+        UserError: that can be no name of a model.
     """
-    model, revision = from_here((typed or "").strip() or STARTER), None
+    model, revision = from_here(str(typed or "").strip() or STARTER), None
     if "@" in model and not Path(model).is_dir():
         model, _, revision = model.partition("@")
     if found := config.check({"model": model, "revision": revision or None}):
@@ -182,84 +154,70 @@ def as_typed(model: str, revision: str | None) -> str:
     return f"{model}@{revision}" if revision else model
 
 
-def listing(
-    workspace: Path, language: Language, base: str | None, chosen: Sequence[str] | None, added: Sequence[str]
-) -> tuple[Any, ...]:
-    """For `WhoCard.listed`: the bases at hand, who of this one can answer, and who can't, with the reason.
-
-    The choice is kept where it still can be; with nothing chosen it is the base and the newest adapter.
-    """
-    adapters, trouble = shelf.shelf(workspace, added), None
-    try:
-        settings = base_settings(base)
-        if settings.model != STARTER:
-            shelf.architecture_of(settings)
-    except UserError as error:
-        trouble, settings = error, ModelSettings(model=STARTER)
-    reasons = {adapter.key: trouble or shelf.fits(adapter, settings) for adapter in adapters}
-    choices = [
-        (say(language, "base_itself"), BASE),
-        *((words(language, adapter), adapter.key) for adapter in adapters if not reasons[adapter.key]),
-    ]
-    kept = [value for value in chosen or [] if value in {value for _, value in choices}]
-    unfit = [(adapter.name, reasons[adapter.key]) for adapter in adapters if reasons[adapter.key]]
-    shown = (base or STARTER) if trouble else as_typed(settings.model, settings.revision)
-    return (
-        gr.update(choices=bases(language, adapters, settings), value=shown),
-        form_html.error(language, trouble) if trouble else "",
-        gr.update(choices=choices, value=kept or [value for _, value in choices[:2]]),
-        answers_html.others(language, [] if trouble else unfit, nobody=not adapters),
-        shown,
-    )
-
-
-def listed_again(
-    workspace: Path,
-    language: Language,
-    base: str | None,
-    chosen: Sequence[str] | None,
-    added: Sequence[str],
-    listed_for: str | None,
-) -> tuple[Any, ...]:
-    """`listing` anew. A choice that was made among another base's answerers is none among this one's."""
-    return listing(workspace, language, base, chosen if base == listed_for else None, added)
-
-
-def bases(language: Language, adapters: Sequence[Shelved], base: ModelSettings) -> list[tuple[str, str]]:
-    """The starter, every model that a run's adapter was trained on, and the one that is chosen."""
-    of_runs = (adapter.base for adapter in adapters if adapter.base)
-    known = dict.fromkeys([(STARTER, None), *of_runs, (base.model, base.revision)])
+def bases(
+    language: Language, known: list[Adapter], base: str, settings: ModelSettings
+) -> list[tuple[str, str]]:
+    """Value and name of the starter, of every model that a run was trained on, and of the chosen one."""
+    of_runs = (adapter.base for adapter in known if adapter.base)
+    models = dict.fromkeys([(STARTER, None), *of_runs, (settings.model, settings.revision)])
     names = {STARTER: say(language, "starter")}
-    return [
-        (as_typed(names.get(model) or model_name(model), revision), as_typed(model, revision))
-        for model, revision in known
-    ]
+    named = {
+        as_typed(model, revision): as_typed(names.get(model) or model_name(model), revision)
+        for model, revision in models
+    }
+    return [*({base: base} | named).items()]
 
 
-def words(language: Language, adapter: Shelved) -> str:
+def described(language: Language, adapter: Adapter) -> str:
     """Such as: shapes-vi-01 · DoRA · text r 16 · 89 %. What can't be read says so once it is chosen."""
     try:
-        info = shelf.look(adapter)
+        info = adapters.read(adapter)
     except UserError:
         return adapter.name
-    method = [] if info.method == TrainingConfig().method else [info.label]
-    score = exact_words(language, story_of(adapter.run)) if adapter.run else None
-    parts = [adapter.name, *method, answers_html.ranks(language, info.ranks), score]
+    method = "" if info.method == TrainingConfig().method else info.label
+    score = summary_of(adapter.run).score if adapter.run else None
+    parts = [adapter.name, method, adapters.ranks(language, info.ranks)]
+    parts += [] if score is None else [percent(language, score)]
     return " · ".join(part for part in parts if part).replace(" %", "\xa0%")
 
 
-def checks(workspace: Path, language: Language, base: str | None, who: Sequence[str]) -> str:
-    """For each adapter that was chosen, how many tensors match before it is loaded, and then what it does."""
-    told = []
-    for key in who:
+def reason(language: Language, name: str, misfit: UserError) -> dict[str, Any]:
+    """Why an adapter can't be used: its name in bold, at the front where the sentence does not tell it."""
+    bold, problem = Markup('<b translate="no">{}</b>').format(name), misfit.problem
+    if problem.template and problem.values.get("name") == name:
+        # Filled again with a mark for the name: its letters may stand in other words of the sentence, too.
+        marked = escape(sentence(language, problem.with_values(name=NAME_MARK)))
+        return {"problem": marked.replace(NAME_MARK, bold), "trouble": misfit}
+    return {"problem": bold + ": " + sentence(language, problem), "trouble": misfit}
+
+
+def checks(workspace: Path, language: Language, choice: Choice) -> str:
+    """For each adapter that was chosen, how much of it has its place in the base, and what it does there."""
+    rows: list[dict[str, Any]] = []
+    for key in choice.get("who", []):
         if key == BASE:
             continue
         try:
-            adapter, settings = shelf.find(workspace, key), base_settings(base)
-            found = shelf.check(adapter, settings)
+            adapter, settings = adapters.find(workspace, key), base_of(workspace, choice)
+            found = adapters.check(adapter, settings)
             loaded = engine().load_report(adapter.folder)
             probe = loaded.probe if loaded and loaded.check.base_name == settings.model else None
-            told.append(answers_html.check(language, adapter.name, found, probe))
+            rows.append({"name": adapter.name, "found": found, "probe": probe, "trouble": None})
         except UserError as trouble:
-            told.append(form_html.error(language, trouble))
-    return "".join(told)
+            rows.append({"trouble": trouble})
+    return render("ask_checks", language, rows=rows)
+
+
+def answerers(
+    workspace: Path, language: Language, choice: Choice
+) -> tuple[ModelSettings, list[tuple[str, Path | None]]]:
+    """The base model, and name and adapter folder of each who was chosen; the base itself has no folder.
+
+    Raises:
+        UserError: nobody was chosen, or an adapter is gone.
+    """
+    if not choice["who"]:
+        raise UserError("Nobody is chosen to answer.", "Switch on the base or an adapter.", "nobody-answers")
+    chosen = [None if key == BASE else adapters.find(workspace, key) for key in choice["who"]]
+    named = [(each.name, each.folder) if each else (say(language, "base_model"), None) for each in chosen]
+    return base_of(workspace, choice), named

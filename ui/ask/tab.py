@@ -1,12 +1,13 @@
 """The Try tab: an image, a question, and who answers; base and adapters stream side by side."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL.Image import Image
 
 from training import runs
 from training.config import TrainingConfig
@@ -14,177 +15,190 @@ from training.data.edit.thumbnails import thumbnail_uri
 from training.data.images import load_image
 from training.data.open import open_configured
 from training.data.splits import split_dataset
-from ui import adapters as shelf
-from ui.ask import answers_html
-from ui.ask.answers_html import Reply
-from ui.ask.models_card import (
-    BASE,
-    WhoCard,
-    add_who_events,
-    base_settings,
-    build_who_card,
-    checks,
-    listed_again,
-)
-from ui.events import QUEUED, QUIET, Trigger
+from ui.ask.models_card import Choice, answerers, build_models_card
+from ui.events import QUEUED, QUIET
+from ui.html import render, small
 from ui.i18n import Language, say
 from ui.inference import engine
-from ui.run.panel import settings_of
-from ui.train import form_html
-from ui.widgets import drawn, title
+from ui.run.summary import is_right, settings_of
+from ui.widgets import title
 from vlm.errors import UserError
-from vlm.settings import ModelSettings
 
 SAMPLES_SHOWN = 10
-Asked = dict[str, list[tuple[str, list[tuple[str, str]]]]]
-"""Image digest -> questions in order, each with (who, answer)."""
+Earlier = list[tuple[str, list[tuple[str, str]]]]
+"""Questions in order, each with (who, answer); of this visit, by their picture's digest."""
 
-TELL_PICKED = """
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('button[data-index]');
-  if (button) trigger('pick', {index: Number(button.dataset.index)});
-});
-"""
+Given = Mapping[gr.blocks.Block, Any]
+Updates = dict[gr.blocks.Block, Any]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture with a question and its right answer; held out, so that no adapter was trained on it."""
+    """A picture with a question and its right answers; held out, so that no adapter was trained on it."""
 
     image: Path
     question: str
-    answer: str
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one of those who were asked has said so far; `right` once it is done, where that is known."""
+
+    who: str
+    text: str = ""
+    tokens: int = 0
+    elapsed_s: float = 0.0
+    done: bool = False
+    is_base: bool = False
+    right: bool | None = None
 
 
 @dataclass(frozen=True)
 class TryTab:
+    """The picture, pictures to pick, who answers; the question; the answers with what was asked before.
+
+    `pictures` has the picked one as its value: `{"of": the run it is held out from, "index": …}`. `sample` is
+    what is known of the picture; `asked` are the questions of this visit.
+    """
+
     image: gr.Image
-    thumbnails: gr.HTML
-    samples: gr.State
-    picked: gr.State
-    who: WhoCard
+    pictures: gr.HTML
+    models: gr.HTML
     question: gr.Textbox
     ask: gr.Button
     stop: gr.Button
     answers: gr.HTML
-    earlier: gr.HTML
+    sample: gr.State
     asked: gr.State
 
-    @property
-    def opened(self) -> list[gr.blocks.Block]:
-        """What `opened_sample` updates."""
-        return [self.image, self.question, self.picked]
 
-
-def build_try_tab(words: Language) -> TryTab:
+def build_try_tab(workspace: Path, language: Language) -> TryTab:
     with gr.Row(elem_classes="page"):
         with gr.Column(elem_classes="settings"):
-            image, thumbnails = image_card(words)
-            who = build_who_card(words)
+            with gr.Column(elem_classes="card"):
+                title(language, "image", 1)
+                image = image_input(language)
+                pictures = pictures_to_pick(workspace, language)
+            models = build_models_card(workspace, language)
         with gr.Column(elem_classes="asking"):
             with gr.Column(elem_classes="card"):
                 with gr.Row(elem_classes="ask"):
                     question = gr.Textbox(
-                        label=say(words, "question"),
+                        label=say(language, "question"),
                         show_label=False,
-                        placeholder=say(words, "question_hint"),
+                        placeholder=say(language, "question_hint"),
                         max_lines=3,
                         elem_id="question",
                     )
-                    ask = gr.Button(say(words, "ask"), variant="primary", elem_id="ask")
-                    stop = gr.Button(say(words, "stop"), visible=False, elem_id="stop-answer")
-                drawn(words, lambda language: form_html.small(say(language, "ask_note")))
-            answers = drawn(words, answers_html.waiting)
-            earlier = drawn(words)
-    shown = (question, ask, stop, answers, earlier)
-    return TryTab(image, thumbnails, gr.State([]), gr.State(None), who, *shown, gr.State({}))
+                    ask = gr.Button(say(language, "ask"), variant="primary", elem_id="ask")
+                    stop = gr.Button(say(language, "stop"), elem_id="stop-answer")
+                gr.HTML(small(say(language, "ask_note")), apply_default_css=False)
+            answers = gr.HTML(
+                answers_html(language),
+                apply_default_css=False,
+                elem_id="answers",
+                js_on_load="lens.answers(element, watch)",
+            )
+    known = (gr.State(None), gr.State({}))
+    return TryTab(image, pictures, models, question, ask, stop, answers, *known)
 
 
-def image_card(words: Language) -> tuple[gr.Image, gr.HTML]:
-    """The picture to ask about, and pictures to choose from."""
-    with gr.Column(elem_classes="card"):
-        title(words, "image", 1)
-        image = gr.Image(
-            type="filepath",
-            image_mode=None,
-            format="png",
-            sources=["upload", "clipboard", "webcam"],
-            label=say(words, "image"),
-            show_label=False,
-            buttons=[],
-            height=270,
-            placeholder=say(words, "image_hint"),
-            interactive=True,
-            elem_id="image",
-        )
-        thumbnails = drawn(words, elem_classes="pickable", js_on_load=TELL_PICKED)
-    return image, thumbnails
-
-
-def add_try_events(tab: TryTab, workspace: Path, language: gr.BrowserState, select: Trigger) -> None:
-    """`select` is the tab's own: runs may have finished while another tab was open."""
-    who = tab.who
-
-    def pick(samples: list[Sample], event: gr.EventData) -> tuple[Any, ...]:
-        index = event.index if isinstance(event.index, int) else -1
-        if not 0 <= index < len(samples):
-            return gr.skip(), gr.skip(), gr.skip()
-        return opened_sample(samples[index])
-
-    def show_earlier(language: Language, image: str | None, asked: Asked) -> str:
-        return answers_html.earlier(language, asked.get(digest(image), [])) if image else ""
-
-    def ask(*inputs: Any) -> Iterator[tuple[Any, ...]]:
-        yield from answer(workspace, *inputs)
-
-    listed = gr.on(
-        [select],
-        lambda *inputs: listed_again(workspace, *inputs),
-        [language, who.base, who.who, who.added, who.listed_for],
-        who.listed,
-        trigger_mode="always_last",
-        concurrency_id="model",
-        **QUEUED,
+def image_input(language: Language) -> gr.Image:
+    """The picture to ask about, as `load_image` reads it for training."""
+    return gr.Image(
+        type="filepath",
+        image_mode=None,
+        format="png",
+        sources=["upload", "clipboard", "webcam"],
+        label=say(language, "image"),
+        show_label=False,
+        buttons=[],
+        height=270,
+        placeholder=say(language, "image_hint"),
+        interactive=True,
+        elem_id="image",
     )
-    listed.then(
-        lambda *inputs: pictures(workspace, *inputs),
-        [language, who.who],
-        [tab.samples, tab.thumbnails],
-        concurrency_id="data",
-        **QUEUED,
+
+
+def pictures_to_pick(workspace: Path, language: Language) -> gr.HTML:
+    def list_pictures(choice: Choice) -> dict[str, Any]:
+        run = held_out_from(workspace, choice)
+        found = enumerate(thumbnail_uri(sample.image) for sample in samples(workspace, run))
+        shown = [(index, picture) for index, picture in found if picture]
+        html = render("ask_pictures", language, loading=False, pictures=shown, held_out=bool(run))
+        return {"of": run, "html": html}
+
+    def stop_answer(_: Any) -> None:
+        engine().stop()
+
+    return gr.HTML(
+        {"of": "", "index": -1},
+        html_template=render("ask_pictures", language, loading=True),
+        apply_default_css=False,
+        elem_classes="pickable",
+        elem_id="pictures",
+        js_on_load="lens.pictures(element, props, server, () => trigger('pick'))",
+        server_functions=[list_pictures, stop_answer],
     )
-    add_who_events(who, workspace, language)
-    tab.thumbnails.pick(pick, tab.samples, tab.opened, **QUIET)
-    gr.on(
-        [tab.image.change],
-        show_earlier,
-        [language, tab.image, tab.asked],
-        tab.earlier,
-        **QUIET,
-    )
-    inputs = [language, tab.image, tab.question, who.base, who.who, tab.picked, tab.asked]
+
+
+def add_try_events(tab: TryTab, workspace: Path, language: Language) -> None:
+    def ask(given: Given) -> Iterator[Updates]:
+        yield from answered(tab, workspace, language, given)
+
+    def pick(given: Given) -> Iterator[Updates]:
+        """Shows the picture with its question, and asks it at once."""
+        picked = given[tab.pictures]
+        known = samples(workspace, str(picked["of"]))
+        if not 0 <= (index := int(picked["index"])) < len(known):
+            return
+        sample = known[index]
+        # Gradio keeps a copy of its own: no file of a dataset is served.
+        shown = {tab.image: load_image(sample.image), tab.question: sample.question, tab.sample: sample}
+        yield shown | {tab.answers: answers_html(language, busy=True)}
+        yield from answered(tab, workspace, language, {**given, **shown})
+
+    def new_image(given: Given) -> Updates:
+        """Answers about another picture go; what was asked about this one before comes back."""
+        image, trouble, earlier = given[tab.image], None, []
+        try:
+            earlier = given[tab.asked].get(digest(load_image(Path(image))), []) if image else []
+        except UserError as unread:
+            trouble = unread
+        return {tab.sample: None, tab.answers: answers_html(language, earlier=earlier, trouble=trouble)}
+
+    asking = {"concurrency_id": "gpu", **QUEUED}
+    outputs = {tab.answers, tab.asked}
     gr.on(
         [tab.ask.click, tab.question.submit],
         ask,
-        inputs,
-        [tab.answers, tab.ask, tab.stop, tab.asked, tab.earlier, who.checks],
+        {tab.image, tab.question, tab.models, tab.sample, tab.asked},
+        outputs,
         trigger_mode="once",
-        concurrency_id="gpu",
-        **QUEUED,
+        **asking,
     )
+    tab.pictures.pick(
+        pick,
+        {tab.pictures, tab.models, tab.asked},
+        outputs | {tab.image, tab.question, tab.sample},
+        trigger_mode="always_last",
+        **asking,
+    )
+    tab.image.input(new_image, {tab.image, tab.asked}, {tab.sample, tab.answers}, **QUIET)
     tab.stop.click(lambda: engine().stop(), None, None, **QUIET)
 
 
-def pictures(workspace: Path, language: Language, who: Sequence[str] | None) -> tuple[list[Sample], str]:
-    """Held-out pictures to ask about, and their thumbnails."""
-    samples = held_out_samples(workspace, who or [])
-    return samples, answers_html.thumbnails(language, [thumbnail_uri(sample.image) for sample in samples])
+def held_out_from(workspace: Path, choice: Choice) -> str:
+    """The name of the first run that was chosen; empty where none was."""
+    chosen = choice.get("who") or []
+    return next((run.name for run in runs.list_runs(workspace) if f"/{run.name}" in chosen), "")
 
 
-def held_out_samples(workspace: Path, chosen: Sequence[str]) -> list[Sample]:
-    """Pictures the first chosen run did not train on, from its dataset; without one, from the default."""
-    run = next((run for run in runs.list_runs(workspace) if f"/{run.name}" in chosen), None)
-    config = (settings_of(run) if run else None) or TrainingConfig()
+def samples(workspace: Path, run: str) -> list[Sample]:
+    """Pictures that a run did not train on, from its dataset; without a run, from the default one."""
+    found = next((each for each in runs.list_runs(workspace) if each.name == run), None)
+    config = (settings_of(found) if found else None) or TrainingConfig()
     try:
         dataset = open_configured(config.model_copy(update={"workspace": workspace}))
     except UserError:
@@ -196,80 +210,73 @@ def held_out_samples(workspace: Path, chosen: Sequence[str]) -> list[Sample]:
         if example.images and example.question
     }
     shown = list(by_image.items())[:SAMPLES_SHOWN]
-    return [Sample(image, example.question, example.answer) for image, example in shown]
+    return [Sample(image, example.question, example.accepted) for image, example in shown]
 
 
-def opened_sample(sample: Sample) -> tuple[Any, ...]:
-    """The picture, its question and the sample. Gradio keeps a copy of its own: no dataset file is served."""
-    return load_image(sample.image), sample.question, sample
-
-
-def answer(
-    workspace: Path,
-    language: Language,
-    image: str | None,
-    question: str,
-    base: str | None,
-    who: Sequence[str],
-    picked: Sample | None,
-    asked: Asked,
-) -> Iterator[tuple[Any, ...]]:
-    """Streams the cards; the question is remembered once it was answered, in full or until Stop.
-
-    Each yield is for the answers, Ask, Stop, `asked`, the earlier questions, and the adapters' checks.
-    """
-    question = (question or "").strip()
+def answered(tab: TryTab, workspace: Path, language: Language, given: Given) -> Iterator[Updates]:
+    """Streams the answers; the question is remembered once it was answered, in full or until Stop."""
+    question, image, asked = (given[tab.question] or "").strip(), given[tab.image], given[tab.asked]
+    earlier: Earlier = []
     try:
-        yield gr.skip(), gr.update(interactive=False), gr.update(visible=True), *[gr.skip()] * 3
-        model, adapters, names = answerers(workspace, language, base, who)
+        model, named = answerers(workspace, language, given[tab.models])
         if not question:
             raise UserError("There is no question yet.", "Type one, then press Ask.", "no-question")
         if not image:
             raise UserError(
                 "There is no image yet.", "Upload one, or click one of the small pictures.", "no-image"
             )
-        right = picked.answer if picked and picked.question == question else None
-        replies = [
-            Reply(name, is_base=adapter is None) for name, adapter in zip(names, adapters, strict=True)
-        ]
-        yield answers_html.answers(language, replies, right), *[gr.skip()] * 5
-        tokens = TrainingConfig().max_new_tokens
-        for said in engine().ask(model, load_image(Path(image)), question, adapters, tokens):
+        picture = load_image(Path(image)) if isinstance(image, str) else image
+        earlier, sample = asked.get(digest(picture), []), given[tab.sample]
+        right = sample.answers if sample and sample.question == question else ()
+        replies = [Reply(who, is_base=folder is None) for who, folder in named]
+        yield {tab.answers: answers_html(language, replies, right, earlier, busy=True)}
+        folders = [folder for _, folder in named]
+        for said in engine().ask(model, picture, question, folders, TrainingConfig().max_new_tokens):
             replies = [
-                Reply(reply.who, now.text, now.tokens, now.elapsed_s, now.done, reply.is_base)
+                replace(
+                    reply,
+                    text=now.text.strip(),
+                    tokens=now.tokens,
+                    elapsed_s=now.elapsed_s,
+                    done=now.done,
+                    right=any(is_right(now.text, each) for each in right) if right and now.done else None,
+                )
                 for reply, now in zip(replies, said, strict=True)
             ]
-            yield answers_html.answers(language, replies, right), *[gr.skip()] * 5
-        about = [*asked.get(digest(image), []), (question, [(reply.who, reply.text) for reply in replies])]
-        asked = asked | {digest(image): about}
-        yield (
-            gr.skip(),
-            gr.update(interactive=True),
-            gr.update(visible=False),
-            asked,
-            answers_html.earlier(language, about),
-            checks(workspace, language, base, who),
-        )
+            yield {tab.answers: answers_html(language, replies, right, earlier, busy=True)}
     except UserError as trouble:
-        yield (
-            form_html.error(language, trouble),
-            gr.update(interactive=True),
-            gr.update(visible=False),
-            *[gr.skip()] * 3,
-        )
+        yield {tab.answers: answers_html(language, earlier=earlier, trouble=trouble)}
+        return
+    said_now = (question, [(reply.who, reply.text) for reply in replies])
+    yield {
+        tab.answers: answers_html(language, replies, right, earlier),
+        tab.asked: asked | {digest(picture): [*earlier, said_now]},
+    }
 
 
-def answerers(
-    workspace: Path, language: Language, base: str | None, who: Sequence[str]
-) -> tuple[ModelSettings, list[Path | None], list[str]]:
-    """The base model, and for each who was chosen an adapter folder (None: the base itself) and a name."""
-    if not who:
-        raise UserError("Nobody is chosen to answer.", "Switch on the base or an adapter.", "nobody-answers")
-    chosen = [None if key == BASE else shelf.find(workspace, key) for key in who]
-    names = [adapter.name if adapter else say(language, "base_model") for adapter in chosen]
-    return base_settings(base), [adapter.folder if adapter else None for adapter in chosen], names
+def answers_html(
+    language: Language,
+    replies: list[Reply] | None = None,
+    right: tuple[str, ...] = (),
+    earlier: Earlier | None = None,
+    *,
+    busy: bool = False,
+    trouble: UserError | None = None,
+) -> str:
+    """A card for each reply, the adapters' framed, and the questions that were asked about this picture."""
+    spoken = [] if busy else [f"{reply.who}: {reply.text}" for reply in replies or []]
+    return render(
+        "ask_answers",
+        language,
+        replies=replies or [],
+        right=right[0] if right else None,
+        earlier=earlier or [],
+        busy=busy,
+        trouble=trouble,
+        spoken=". ".join(spoken),
+    )
 
 
-def digest(image: str) -> str:
-    """Tells images apart by content: the same picture picked twice is one."""
-    return hashlib.sha256(Path(image).read_bytes()).hexdigest()
+def digest(picture: Image) -> str:
+    """Tells pictures apart by content: the same one picked twice is one."""
+    return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()

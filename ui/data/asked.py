@@ -16,7 +16,7 @@ from training.data.edit.versions import PendingEdits, pending_edits
 from ui import html
 from ui.datasets import Wanted, read_dataset
 from ui.i18n import Language, say
-from ui.train import form
+from ui.train import form_values
 from vlm.errors import UserError
 
 Answer = dict[str, Any]
@@ -34,7 +34,7 @@ class Asked:
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        return form.values_in(self.settings, self.workspace)
+        return form_values.values_of(self.settings, self.workspace)
 
     @cached_property
     def trouble(self) -> UserError | None:

@@ -24,7 +24,7 @@ from ui.data.work import Work
 from ui.datasets import OF_DATASET, Shelf, Wanted, read_dataset
 from ui.html import render
 from ui.i18n import TEXTS, Language, duration, number, say
-from ui.train.model_card import model_name
+from ui.train.base_model import model_name
 from vlm.errors import UserError
 from vlm.lazy_torch import import_torch
 
@@ -177,7 +177,11 @@ def drawn(asked: Asked) -> str:
     report, skips = found.report, bool(asked.values["skip_bad_rows"])
     usable = len(report.cleaned().examples)
     groups = [
-        {"said": said, "found": listed, "shown": listed[: SHOWN_MOST if at in asked.now["opened"] else SHOWN_FIRST]}
+        {
+            "said": said,
+            "found": listed,
+            "shown": listed[: SHOWN_MOST if at in asked.now["opened"] else SHOWN_FIRST],
+        }
         for at, (said, listed) in enumerate(report.groups())
     ]
     changes = asked.changes
@@ -229,7 +233,12 @@ def chart(found: TokenLengths) -> dict[str, Any]:
         for each in bins
         if each.count
     ]
-    return {"bars": bars, "most": most, "end": round(end), "limit_at": 100 * found.limit / end if near else None}
+    return {
+        "bars": bars,
+        "most": most,
+        "end": round(end),
+        "limit_at": 100 * found.limit / end if near else None,
+    }
 
 
 def faulty(asked: Asked) -> list[str]:

@@ -24,9 +24,13 @@ def guessed(rows: Sequence[dict[str, Any]], root: Path) -> str:
     A column of pictures has cells that are files of the dataset. Of two columns of texts the one that is
     called so, or ends in question marks, is the question, and the longest of the others the answer.
     """
-    texts = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    texts = {
+        name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)
+    }
     folder = DatasetFolder(root)
-    pictures = [name for name, cells in texts.items() if _share(cells, lambda cell: _is_picture(folder, cell))]
+    pictures = [
+        name for name, cells in texts.items() if _share(cells, lambda cell: _is_picture(folder, cell))
+    ]
     taken = {"image": pictures[0]} if pictures else {}
     told = [name for name, cells in texts.items() if name not in pictures and _share(cells, _is_text)]
     question = _named(told, "question") or next(
@@ -45,7 +49,9 @@ def guessed(rows: Sequence[dict[str, Any]], root: Path) -> str:
 def _share(cells: Sequence[Any], holds: Any) -> bool:
     """Whether it holds of most cells that are not empty."""
     filled = [cell for cell in cells if cell not in (None, "")]
-    return bool(filled) and sum(bool(isinstance(cell, str) and holds(cell)) for cell in filled) > LIKELY * len(filled)
+    return bool(filled) and sum(
+        bool(isinstance(cell, str) and holds(cell)) for cell in filled
+    ) > LIKELY * len(filled)
 
 
 def _is_picture(folder: DatasetFolder, cell: str) -> bool:

@@ -15,7 +15,6 @@ from training.data.readers.annotations import pictures_in
 from training.data.readers.archives import unpack
 from training.data.synthetic.samples import SAMPLES
 from ui.data.row_text import RowText
-from vlm.errors import UserError
 from vlm.filesystem import free_name, slug
 
 

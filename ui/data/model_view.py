@@ -15,7 +15,7 @@ from training.data.edit.thumbnails import thumbnail_uri
 from training.data.images import load_image
 from ui.data.asked import Answer, Asked
 from ui.i18n import number
-from ui.train.model_card import model_name
+from ui.train.base_model import model_name
 from vlm.errors import UserError
 from vlm.example import Example
 from vlm.lazy_torch import import_torch

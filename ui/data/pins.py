@@ -14,13 +14,13 @@ from training.config.fields import MOST_PINNED, ids_in
 from training.data.dataset import Dataset
 from training.data.splits import split_dataset
 from ui.data.asked import Answer, Asked
-from ui.data.row_edits import examples_by_id
 from ui.data.row_editor import shown
+from ui.data.row_edits import examples_by_id
 from ui.data.source_card import AFRESH, can_split
 from ui.datasets import OF_DATASET
 from ui.i18n import Language, say
-from ui.run.panel import settings_of
-from ui.train import form
+from ui.run.summary import settings_of
+from ui.train import form_values
 from vlm.example import Example
 
 
@@ -57,7 +57,7 @@ def open_hard_row(asked: Asked) -> Answer:
     settings = settings_of(runs.find(asked.workspace, str(asked.now["run"])))
     if settings is None:
         return {}
-    read = {name: form.shown(name, getattr(settings, name)) for name in OF_DATASET}
+    read = {name: form_values.shown(name, getattr(settings, name)) for name in OF_DATASET}
     then = asked.after({"set": read, "now": AFRESH})
     if then.trouble:
         raise then.trouble

@@ -13,7 +13,7 @@ from training.config import TrainingConfig
 from training.config.fields import ids_in
 from training.data.edit.versions import PendingEdits, discard_pending, pending_edits, put_in_image
 from training.data.images import load_image
-from ui import adapters as shelf
+from ui import adapters
 from ui.data import labelling, row_edits, work
 from ui.data.asked import Answer, Asked
 from ui.data.check_card import checked_of, faulty
@@ -23,7 +23,7 @@ from ui.data.row_text import RowText
 from ui.data.work import Work
 from ui.datasets import chosen, uploaded
 from ui.inference import engine
-from ui.train.model_card import model_name
+from ui.train.base_model import model_name
 from vlm.errors import UserError
 from vlm.settings import ModelSettings
 
@@ -62,7 +62,11 @@ def shown(asked: Asked, at: Mapping[str, Any]) -> Answer:
     issues = [issue for issue in dataset.findings if key in issue.row_ids]
     see = waiting(asked, example) if example else asked.render("data_unreadable", issues=issues)
     now = {"at": dict(at), "put_in": None, "refusal": ""}
-    return {"parts": {"pane": head, "edit": edit(asked, key), "see": see}, "now": now, "ask_see": bool(example)}
+    return {
+        "parts": {"pane": head, "edit": edit(asked, key), "see": see},
+        "now": now,
+        "ask_see": bool(example),
+    }
 
 
 def keys_of(asked: Asked, at: Mapping[str, Any]) -> list[str]:
@@ -110,7 +114,14 @@ def label_shown(asked: Asked, label: Label) -> Answer:
     entry = listed[label.at]
     done = sum(bool(other.pairs) for other in listed)
     head = asked.render(
-        "data_pane_head", at=label.at, total=len(listed), place=entry.image, label=True, done="", pinned=None, refusal=""
+        "data_pane_head",
+        at=label.at,
+        total=len(listed),
+        place=entry.image,
+        label=True,
+        done="",
+        pinned=None,
+        refusal="",
     )
     written = labelling.row_of(asked.workspace, label, entry)
     examples = sum(len(other.pairs) for other in listed)
@@ -210,7 +221,9 @@ def leave(asked: Asked) -> Answer:
 def leave_all(asked: Asked) -> Answer:
     """Every faulty row left out that was not corrected."""
     changes = asked.changes or PendingEdits(Path())
-    row_edits.leave_out(asked.workspace, asked.there, *(key for key in faulty(asked) if key not in changes.fixed))
+    row_edits.leave_out(
+        asked.workspace, asked.there, *(key for key in faulty(asked) if key not in changes.fixed)
+    )
     return {"redraw": True}
 
 
@@ -222,7 +235,12 @@ def save_version(asked: Asked) -> Answer:
         return {"parts": {"version": asked.render("trouble", trouble=trouble)}}
     saved = {"name": version.folder.name, "examples": version.examples, "left_out": version.left_out}
     now = {"at": None, "first": 0, "opened": [], "checked": None, "saved": saved}
-    return {"set": chosen(version.folder.name), "now": now, "parts": {"pane": "", "version": ""}, "redraw": True}
+    return {
+        "set": chosen(version.folder.name),
+        "now": now,
+        "parts": {"pane": "", "version": ""},
+        "redraw": True,
+    }
 
 
 def discard(asked: Asked) -> Answer:
@@ -240,9 +258,9 @@ def changes(asked: Asked) -> str:
 def drafters(asked: Asked) -> list[tuple[str, str]]:
     """The model chosen on Train, and the adapters that were trained on it."""
     base = (asked.values["model"], asked.values["revision"])
-    adapters = [adapter for adapter in shelf.shelf(asked.workspace) if adapter.base == base]
+    trained = [adapter for adapter in adapters.available(asked.workspace) if adapter.base == base]
     named = asked.say("draft_base", model=model_name(asked.values["model"]))
-    return [(named, BASE), *((adapter.name, adapter.key) for adapter in adapters)]
+    return [(named, BASE), *((adapter.name, adapter.key) for adapter in trained)]
 
 
 def draft(asked: Asked) -> Answer:
@@ -277,7 +295,7 @@ def _drafted(
             "A draft is about one picture.", "Write the answer yourself.", "draft-needs-one-picture"
         )
     settings = ModelSettings(model=values["model"], revision=values["revision"])
-    folder = None if who == BASE else shelf.find(workspace, who).folder
+    folder = None if who == BASE else adapters.find(workspace, who).folder
     shown_to_it = load_image(images[0], name=images[0].name)
     tokens = TrainingConfig().max_new_tokens
     for answers in engine().ask(settings, shown_to_it, question.strip(), [folder], tokens):

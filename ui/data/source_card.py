@@ -62,7 +62,9 @@ def map_by_content(asked: Asked) -> Answer:
 def drawn(asked: Asked) -> Answer:
     """The parts of the card. The mapping opens by itself where the columns say nothing."""
     source = str(asked.values["dataset"] or "")
-    choices = [each if isinstance(each, tuple) else (each, each) for each in choices_with(asked.workspace, source)]
+    choices = [
+        each if isinstance(each, tuple) else (each, each) for each in choices_with(asked.workspace, source)
+    ]
     parts = {"datasets": asked.render("data_choices", choices=choices, chosen=source)}
     dataset = asked.dataset
     if dataset is None:
@@ -191,5 +193,3 @@ def _examples_read(workspace: Path, values: Mapping[str, Any], columns: str) -> 
         return len(read_dataset(workspace, Wanted.of({**values, "columns": columns})).examples)
     except UserError:
         return 0
-
-

@@ -1,7 +1,7 @@
 """The workspace's runs as the page shows them on every tab: what changed since a browser asked.
 
-An answer is built once for a run and a language, and serves all viewers: each is sent the parts that differ from
-what it has. The browser asks again when the answer says so.
+An answer is built once for a run and a language, and serves all viewers: each is sent the parts that differ
+from what it has. The browser asks again when the answer says so.
 """
 
 import threading
@@ -121,19 +121,31 @@ class RunBoard:
     def _strip(self, language: Language, live: tuple[Run, Status] | None) -> dict[str, _Built]:
         """The line under the tabs: the run that is under way, on every tab."""
         if live is None:
-            return {"strip": self._part("", language, "strip", (), lambda: render("run_strip", language, run=None))}
+            return {
+                "strip": self._part(
+                    "", language, "strip", (), lambda: render("run_strip", language, run=None)
+                )
+            }
         run, status = live
         words = " · ".join(view.where_it_is(language, status, summary_of(run)))
         facts = {"run": run.name, "share": view.share(status), "words": words, "can_train": self.can_train}
         facts["stopping"] = runs.stop_requested(run)
         version = tuple(facts.values())
-        return {"strip": self._part(run.name, language, "strip", version, lambda: render("run_strip", language, **facts))}
+        return {
+            "strip": self._part(
+                run.name, language, "strip", version, lambda: render("run_strip", language, **facts)
+            )
+        }
 
     def _welcome(self, language: Language) -> dict[str, _Built]:
         """What will be there; nothing is left of a run that was deleted."""
         return {
             name: self._part(
-                "", language, name, (), lambda name=name: render("run_welcome", language) if name == "head" else ""
+                "",
+                language,
+                name,
+                (),
+                lambda name=name: render("run_welcome", language) if name == "head" else "",
             )
             for name in PARTS
         }
@@ -158,9 +170,11 @@ class RunBoard:
             ),
             "charts": (
                 (*told("step"), *evaluated, status.total),
-                lambda: view.charts(language, status, summary)
-                if status.live or summary.steps or summary.evaluations
-                else "",
+                lambda: (
+                    view.charts(language, status, summary)
+                    if status.live or summary.steps or summary.evaluations
+                    else ""
+                ),
             ),
             "results": ((*evaluated, status.step), lambda: view.results(language, status, summary)),
             "film": (

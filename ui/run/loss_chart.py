@@ -1,4 +1,4 @@
-"""The loss chart's geometry: (step, loss) points in, places in percent of the plot out. `run_charts` draws it."""
+"""The loss chart's geometry: (step, loss) points in, places in percent out; `run_charts` draws it."""
 
 import math
 from collections.abc import Sequence

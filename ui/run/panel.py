@@ -27,7 +27,7 @@ def build_strip(language: Language, board: RunBoard) -> gr.HTML:
 def build_panel(language: Language) -> gr.HTML:
     with gr.Column(elem_id="live", elem_classes="story"):
         shown = render("run_panel", language, parts=PARTS, welcome=render("run_welcome", language))
-        return scripted(shown, "lens.runPanel(element, trigger)")
+        return scripted(shown, "lens.runPanel(element)")
 
 
 def server_functions(language: Language, board: RunBoard) -> list[Callable[..., Any]]:

@@ -1,4 +1,4 @@
-"""What a run shows, part by part, as HTML: each part has its template, and what it can't say by itself is here.
+"""What a run shows, part by part, as HTML: each part has its template; what that can't say by itself is here.
 
 Every value from a run or a dataset is escaped by the templates.
 """

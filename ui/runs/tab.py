@@ -1,131 +1,123 @@
-"""The Runs tab: every run of the workspace, with open, resume and delete.
+"""The Runs tab: every run of the workspace, to open, resume and delete; below them the adapters.
 
-The table is HTML; its buttons name an action and a run.
+Each list is HTML that the page's script asks for while it is looked at; nothing is read before that.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
 from training import runs
-from training.runs import Run
+from training.config import TrainingConfig
+from ui import adapters
 from ui.events import QUIET
-from ui.i18n import Language, ago, escaped, warn
-from ui.run import view as live
-from ui.run.panel import settings_of, story_of
+from ui.html import render
+from ui.i18n import Language, told, warn
+from ui.run.summary import settings_of, status_of_run, summary_of
 from ui.runs.adapters_card import build_adapters_card
-from ui.widgets import drawn, title
+from ui.widgets import Form
 from vlm.errors import UserError
+from vlm.methods import METHODS
 
-TELL_ACTION = """
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('button[data-action]');
-  if (button) trigger('act', {action: button.dataset.action, run: button.dataset.run});
-});
-"""
-"""One listener on the table, since its rows come and go."""
-
-CHANGES: dict[str, Callable[[Run], object]] = {"resume": runs.resume, "delete": runs.delete}
-COLUMNS = ("col_run", "col_state", "col_dataset", "col_exact", "col_when")
+AGAIN_S = {True: 2.0, False: 5.0}
+"""Seconds until an open list is read again, by whether a run lives."""
 
 
 @dataclass(frozen=True)
 class RunsTab:
-    """The tables, and the name of the run whose deletion waits for a yes."""
-
-    table: gr.HTML
+    runs: gr.HTML
     adapters: gr.HTML
-    asked: gr.State
 
 
-def build_runs_tab(words: Language) -> RunsTab:
+def build_runs_tab(workspace: Path, can_train: bool, language: Language) -> RunsTab:
     with gr.Column(elem_classes="page single"):
-        with gr.Column(elem_classes="card"):
-            title(words, "runs_title")
-            table = drawn(words, elem_classes="runs", js_on_load=TELL_ACTION)
-        adapters = build_adapters_card(words)
-    return RunsTab(table, adapters, gr.State(None))
+        listed = gr.HTML(
+            render("runs_list", language, title="runs_title", loading="loading_runs"),
+            apply_default_css=False,
+            elem_classes="runs",
+            elem_id="runs",
+            js_on_load="lens.list(element, (data) => trigger('act', data), server)",
+            server_functions=server_functions(workspace, can_train, language),
+        )
+        return RunsTab(listed, build_adapters_card(workspace, can_train, language))
 
 
-def add_runs_events(
-    tab: RunsTab,
-    workspace: Path,
-    can_train: bool,
-    language: gr.BrowserState,
-    opened: gr.BrowserState,
-    tabs: gr.Tabs,
-) -> None:
-    """What the table's buttons do. Open goes to the Train tab, where the run is then shown."""
+def server_functions(workspace: Path, can_train: bool, language: Language) -> list[Callable[..., Any]]:
+    """What the list asks for, and the changes of a run where this page may make any."""
 
-    def act(language: Language, event: gr.EventData) -> tuple[object, ...]:
-        asked, seen = None, (gr.skip(), gr.skip())
+    def list_rows(asked: dict[str, Any]) -> dict[str, Any]:
+        return list_runs(workspace, language, can_train, asked.get("undone"))
+
+    def changing(name: str, change: Callable[[str], object]) -> Callable[..., Any]:
+        def changed(asked: dict[str, Any]) -> dict[str, Any]:
+            try:
+                change(str(asked["key"]))
+            except UserError as trouble:
+                problem, remedy = told(language, trouble)
+                return {"warning": {"problem": problem, "remedy": remedy}}
+            return {}
+
+        changed.__name__ = name  # what the script calls it by
+        return changed
+
+    changes = [
+        changing("resume_row", lambda name: runs.resume(runs.find(workspace, name))),
+        changing("delete_row", lambda name: runs.delete(runs.find(workspace, name))),
+        changing("restore_row", lambda name: runs.restore(workspace, name)),
+    ]
+    return [list_rows, *(changes if can_train else [])]
+
+
+def add_runs_events(tab: RunsTab, workspace: Path, language: Language, form: Form) -> None:
+    """From an adapter to the form on the Train tab, to continue from it."""
+
+    def continue_from(event: gr.EventData) -> Any:
         try:
-            run = runs.find(workspace, event.run)
-            if event.action == "open":
-                seen = run.name, gr.Tabs(selected="train")
-            elif event.action == "ask":
-                asked = run.name
-            elif event.action in CHANGES and can_train:
-                CHANGES[event.action](run)
+            adapter = adapters.find(workspace, event.key)
         except UserError as trouble:
             warn(language, trouble)
-        return runs_table(workspace, language, asked, can_train), asked, *seen
+            return gr.skip()
+        return {"continue_from": adapter.run.name if adapter.run else str(adapter.folder)}
 
-    tab.table.act(act, language, [tab.table, tab.asked, opened, tabs], **QUIET)
-
-
-def runs_table(workspace: Path, language: Language, asked: str | None, can_train: bool) -> str:
-    """Every run, newest first; the row of the run `asked` asks whether to delete it."""
-    listed = runs.list_runs(workspace)
-    if not listed:
-        return f'<p class="small">{escaped(language, "runs_empty")}</p>'
-    head = "".join(f"<th>{escaped(language, column)}</th>" for column in COLUMNS)
-    rows = "".join(_row(run, language, run.name == asked, can_train) for run in listed)
-    return f"<table><thead><tr>{head}<th></th></tr></thead><tbody>{rows}</tbody></table>"
+    tab.adapters.act(continue_from, None, form.settings, **QUIET)
 
 
-def _row(run: Run, language: Language, asked: bool, can_train: bool) -> str:
-    status, story = run.status(), story_of(run)
-    began = story.log[0]["time"] if story.log else time.time()
-    cells = (
-        f"<b>{escape(run.name)}</b>",
-        live.state_pill(language, status.state),
-        escape(_dataset_of(run)),
-        escape(live.before_after(language, story) or "–"),
-        escape(ago(language, time.time() - began)),
-    )
-    names = (f'<td data-label="{escaped(language, column)}">' for column in COLUMNS)
-    filled = "".join(f"{opening}{cell}</td>" for opening, cell in zip(names, cells, strict=True))
-    return f'<tr>{filled}<td class="actions">{_actions(run, language, status, asked, can_train)}</td></tr>'
-
-
-def _dataset_of(run: Run) -> str:
-    settings = settings_of(run)
-    return Path(settings.dataset).name if settings else "–"
-
-
-def _actions(run: Run, language: Language, status: runs.Status, asked: bool, can_train: bool) -> str:
-    """What can be done with this run; a deletion asks first, in its own row."""
-    if asked:
-        question = f'<span class="small">{escaped(language, "delete_ask")}</span>'
-        return (
-            question
-            + _link(run, language, "delete", "delete_yes")
-            + _link(run, language, "keep", "delete_no")
+def list_runs(
+    workspace: Path, language: Language, can_train: bool, undone: str | None = None
+) -> dict[str, Any]:
+    """Every run, newest first, as HTML. `undone` is a run that was deleted just now, and may come back."""
+    rows, live = [], False
+    for run in runs.list_runs(workspace):
+        status = status_of_run(run)
+        live = live or status.live
+        summary, settings = summary_of(run), settings_of(run)
+        rows.append(
+            {
+                "name": run.name,
+                "adapter": adapter_of(language, settings) if settings else "–",
+                "state": status.state,
+                "dataset": Path(settings.dataset).name if settings else "–",
+                "before": summary.base_score,
+                "after": summary.score,
+                "age_s": time.time() - (summary.log[0]["time"] if summary.log else time.time()),
+                "resumable": can_train and status.resumable,
+                "deletable": can_train and not status.live,
+            }
         )
-    links = _link(run, language, "open", "open")
-    if can_train and status.resumable:
-        links += _link(run, language, "resume", "resume")
-    if can_train and not status.live:
-        links += _link(run, language, "ask", "delete")
-    return links
+    html = render("runs_table", language, rows=rows, undone=undone)
+    return {"html": html, "again_s": AGAIN_S[live]}
 
 
-def _link(run: Run, language: Language, action: str, key: str) -> str:
-    words, name = escaped(language, key), escape(run.name)
-    named = f'data-action="{action}" data-run="{name}" aria-label="{words}: {name}"'
-    return f'<button class="link" {named}>{words}</button>'
+def adapter_of(language: Language, settings: TrainingConfig) -> str:
+    """Such as: LoRA · vision r 8, text r 16."""
+    method = METHODS[settings.method]
+    on = ("vision", settings.use_vision_lora), ("connector", settings.connector == "lora")
+    towers = [tower for tower, used in (*on, ("text", settings.use_text_lora)) if used]
+    if not method.rank or method.prompt_learning or not towers:
+        return method.label
+    found = {tower: (rank := getattr(settings, f"{tower}_lora_r"), rank) for tower in towers}
+    return f"{method.label} · {adapters.ranks(language, found)}"

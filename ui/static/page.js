@@ -49,10 +49,21 @@ window.lens = {};
     if (theme && !new URLSearchParams(location.search).has("__theme")) setTheme(theme === "dark");
   });
 
-  const TABS = ["train", "data", "try", "runs"];
-  /** Opens a tab as a click on it does. */
+  /** Opens a tab as a click on it does; on a phone its button may stand in the bar's menu. */
   lens.openTab = (name) => {
-    document.querySelectorAll("#pages > .tab-wrapper [role=tab]")[TABS.indexOf(name)]?.click();
+    document.querySelector(`#pages button[role=tab][data-tab-id="${name}"]`)?.click();
+  };
+
+  lens.isShown = (element) => element.offsetParent !== null;
+
+  /** Calls back each time an element comes into view with its tab: an unopened tab costs nothing. */
+  lens.whenShown = (element, shown) => {
+    let before = false;
+    new ResizeObserver(() => {
+      const now = lens.isShown(element);
+      if (now && !before) shown();
+      before = now;
+    }).observe(element);
   };
 
   /** A sentence over the page that goes by itself. */

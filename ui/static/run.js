@@ -5,7 +5,7 @@
   const OPENED = "lora-lens-run", RETRY_S = 5;
   const viewer = Math.random().toString(36).slice(2);
   const seen = {};  // part -> the mark of what it shows
-  let server, strip, panel, trigger, timer, asking = false, askAgain = false, showing = null;
+  let server, strip, panel, timer, asking = false, askAgain = false, showing = null;
   let opened = lens.remembered(OPENED);
 
   function patch(parts) {
@@ -56,7 +56,8 @@
     const { do: what, run = showing, key } = button.dataset;
     if (what === "start") return lens.form.start(button);
     if (what === "open") return lens.openRun(run);
-    if (what === "try" || what === "row") return trigger("act", { do: what, run, key });
+    if (what === "try") return lens.tryAdapter(`/${run}`);
+    if (what === "row") return lens.openRow(run, key);
     const answer = await lens.call(button, server.act({ do: what, run }));
     if (answer?.run) await lens.openRun(answer.run);
   }
@@ -75,8 +76,8 @@
     look();
   };
 
-  lens.runPanel = (element, fire) => {
-    [panel, trigger] = [element, fire];
+  lens.runPanel = (element) => {
+    panel = element;
     listen(element);
     Object.keys(seen).forEach((name) => name !== "strip" && delete seen[name]);  // it is drawn anew
     look();

@@ -1,17 +1,16 @@
-"""Continuing from an adapter: the settings that it brings, of its run or read off its own tensors. No Gradio."""
+"""Continuing from an adapter: the settings that it brings, of its run or read off its own tensors."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ui import adapters
-from ui.adapters import Shelved
+from ui.adapters import Adapter
 from ui.datasets import OF_DATASET
 from ui.train import form_values
 from ui.train.base_model import read_model
 from ui.train.form_values import Chosen
 from vlm import catalog
-from vlm.errors import UserError
 from vlm.settings import ModelSettings
 
 
@@ -43,20 +42,20 @@ def settings_of_adapter(
     return {**values, **named_by, **_read_off(adapter, read)}
 
 
-def _base_of(adapter: Shelved, chosen: Chosen) -> tuple[str, str | None]:
+def _base_of(adapter: Adapter, chosen: Chosen) -> tuple[str, str | None]:
     """The form's model if the adapter fits it, else the one that it names itself."""
     here = (chosen.model, chosen.revision)
     misfit = adapters.fits(adapter, ModelSettings(model=here[0], revision=here[1]))
     if misfit is None:
         return here
-    own = adapters.look(adapter).base_name
+    own = adapters.read(adapter).base_name
     if own and own != here[0] and (catalog.find(own) or "/" in own):
         adapters.check(adapter, ModelSettings(model=own))
         return own, None
     raise misfit
 
 
-def _read_off(adapter: Shelved, chosen: Chosen) -> dict[str, Any]:
+def _read_off(adapter: Adapter, chosen: Chosen) -> dict[str, Any]:
     """Method, towers, ranks and layers of an adapter that no run tells of."""
     info = adapters.check(adapter, ModelSettings(model=chosen.model, revision=chosen.revision)).info
     settings: dict[str, Any] = {

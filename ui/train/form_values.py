@@ -100,12 +100,11 @@ class Chosen:
         """Whether these settings have this model."""
         return (values["model"], values["revision"]) == (self.model, self.revision)
 
+
 STARTER = Chosen()
 
 
-def values_of(
-    typed: Mapping[str, Any], workspace: Path, chosen: Chosen | None = None
-) -> dict[str, Any]:
+def values_of(typed: Mapping[str, Any], workspace: Path, chosen: Chosen | None = None) -> dict[str, Any]:
     """The settings as typed, unchecked; those that the others leave without use at their defaults.
 
     `typed` are the form's settings by name; one that is missing stands at its default. Without `chosen` only

@@ -32,7 +32,11 @@ FIRST_RUN_S = 80
 UNSET = {
     **{"_alpha": "as_given_2r", "_rate": "as_given_rate", "revision": "as_given_newest"},
     **{"columns": "as_given_guessed", "held_out_split": "as_given_guessed", "name": "as_given_guessed"},
-    **{"pinned_examples": "as_given_spread", "best_metric": "as_given_last", "save_steps": "as_given_evaluated"},
+    **{
+        "pinned_examples": "as_given_spread",
+        "best_metric": "as_given_last",
+        "save_steps": "as_given_evaluated",
+    },
 }
 """What an empty box of an optional setting stands for, by the end of its name."""
 
@@ -233,9 +237,7 @@ def problems(language: Language, found: Sequence[Problem]) -> Markup:
 
 def memory(language: Language, needed: int, there: int, fit: str) -> Markup:
     """Memory 1.1 of 20 GB, and whether that fits; both numbers are bytes."""
-    words = say(
-        language, "memory_of", need=gigabytes(language, needed), there=gigabytes(language, there)
-    )
+    words = say(language, "memory_of", need=gigabytes(language, needed), there=gigabytes(language, there))
     return render("train_memory", language, words=words, fit=fit)
 
 
@@ -269,5 +271,3 @@ def preview(language: Language, workspace: Path, values: Mapping[str, Any]) -> d
             total=len(dataset.examples) + len(dataset.findings),
         ),
     }
-
-

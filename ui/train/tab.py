@@ -1,7 +1,7 @@
 """The Train tab: the form on the left, the run on the right, and what the browser asks of both.
 
-The form is HTML whose controls are the settings; `static/form.js` collects them into one value, `Form.settings`,
-and asks the functions here what they say, cost and weigh. No Gradio event is needed for it.
+The form is HTML whose controls are the settings; `static/form.js` collects them into one value,
+`Form.settings`, and asks the functions here what they say, cost and weigh. No Gradio event is needed for it.
 """
 
 import threading
@@ -31,7 +31,7 @@ STARTS_KEPT = 64
 Asked = Mapping[str, Any]
 """What form.js sends: `settings` by name as typed, and what else a question needs."""
 Answer = dict[str, Any]
-"""`parts`: HTML by the name of its place; `set`: settings to change; `looks`, `choices`: of controls by name."""
+"""`parts`: HTML by the name of its place; `set`: settings to change; `looks`, `choices` of controls."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class FormServer:
         return {"parts": form_view.preview(self.language, self.workspace, values)}
 
     def choose(self, asked: Asked) -> Answer:
-        """A model was chosen or typed, or two halves of one; or the layers of the one that is there are asked.
+        """A model was chosen or typed, or two halves of one; or the layers of the same one are wanted.
 
         Settings that depend on the model follow it, and `followed` says which.
         """
@@ -133,7 +133,9 @@ class FormServer:
             listed = form_view.choices(
                 self.language, self.workspace, name, chosen or form_values.STARTER, changes[name]
             )
-            options[name] = render("train_options", self.language, choices=listed, value=changes[name], layers=None)
+            options[name] = render(
+                "train_options", self.language, choices=listed, value=changes[name], layers=None
+            )
         if chosen:
             for name in ("vision_lora_targets", "text_lora_targets"):
                 layers = form_view.control(self.language, self.workspace, name)
@@ -175,5 +177,3 @@ class FormServer:
             return ""
         bad = len(dataset.findings)
         return render("train_bad_rows", self.language, bad=bad, total=len(dataset.examples) + bad)
-
-

@@ -1,4 +1,4 @@
-"""What the page shows of the runs over real run folders: which one, what changed, and how often it is asked."""
+"""What is shown of real run folders: which run, what changed, and how often a browser asks."""
 
 import os
 import re

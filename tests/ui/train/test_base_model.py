@@ -41,7 +41,9 @@ def test_of_a_folder_the_architecture_its_size_and_the_names_of_its_layers_are_r
 
 
 def test_a_change_of_model_brings_its_own_settings_and_says_which(tiny_base, choose):
-    answer = choose(str(tiny_base), model="somebody/else", learning_rate=0.5, revision="v1", text_lora_targets="nonsense")
+    answer = choose(
+        str(tiny_base), model="somebody/else", learning_rate=0.5, revision="v1", text_lora_targets="nonsense"
+    )
     assert answer["set"]["model"] == str(tiny_base)
     assert answer["set"]["revision"] == ""
     assert answer["set"]["text_lora_targets"] == form_values.default_of("text_lora_targets")
@@ -54,7 +56,9 @@ def test_a_change_of_model_brings_its_own_settings_and_says_which(tiny_base, cho
 def test_layers_that_the_new_model_has_too_stay_chosen(tiny_base, choose):
     answer = choose(str(tiny_base), text_lora_targets="q_proj,fc1")
     assert "text_lora_targets" not in answer["set"]
-    assert all(f'value="{layer}"' in answer["choices"]["text_lora_targets"] for layer in ("q_proj", "attention_mlp"))
+    assert all(
+        f'value="{layer}"' in answer["choices"]["text_lora_targets"] for layer in ("q_proj", "attention_mlp")
+    )
 
 
 def test_a_model_that_cannot_be_done_is_told_and_may_be_tried_again(tmp_path, tiny_base, choose):

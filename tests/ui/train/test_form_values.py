@@ -75,5 +75,10 @@ def test_a_setting_is_read_from_its_control_as_it_was_shown_there(field):
 
 
 def test_a_setting_that_the_others_leave_without_use_stands_at_its_default():
-    values = values_of(typed(use_vision_lora=False, vision_lora_r=99, method="prompt_tuning", text_lora_r=99), WORKSPACE)
-    assert (values["vision_lora_r"], values["text_lora_r"]) == (default_of("vision_lora_r"), default_of("text_lora_r"))
+    values = values_of(
+        typed(use_vision_lora=False, vision_lora_r=99, method="prompt_tuning", text_lora_r=99), WORKSPACE
+    )
+    assert (values["vision_lora_r"], values["text_lora_r"]) == (
+        default_of("vision_lora_r"),
+        default_of("text_lora_r"),
+    )

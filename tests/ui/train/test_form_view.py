@@ -1,4 +1,4 @@
-"""What the form says beside its controls: in the reader's language, with the model's own counts, as safe HTML."""
+"""What the form says beside its controls: in the language of the page, with true counts, as safe HTML."""
 
 import html
 import re
@@ -79,7 +79,9 @@ def test_the_form_is_drawn_with_the_starters_counts_and_memory(tmp_path):
 def test_where_nobody_may_train_the_form_says_so_whatever_is_drawn_later(tmp_path):
     data, _ = form_view.cards("en", tmp_path, False)
     assert say("en", "training_off") in data
-    assert say("en", "training_off") not in re.search(r'data-part="start_error">(.*?)</div>', data, re.DOTALL)[1]
+    assert (
+        say("en", "training_off") not in re.search(r'data-part="start_error">(.*?)</div>', data, re.DOTALL)[1]
+    )
     assert say("en", "training_off") not in form_view.cards("en", tmp_path, True)[0]
 
 

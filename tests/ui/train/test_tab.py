@@ -96,7 +96,10 @@ def test_a_started_run_is_looked_at_at_once(server, started):
 
 def test_where_nobody_may_train_nothing_can_be_started(tmp_path):
     open_to_all, looked_at = (
-        {function.__name__ for function in FormServer("en", tmp_path, RunBoard(tmp_path, can_train)).functions()}
+        {
+            function.__name__
+            for function in FormServer("en", tmp_path, RunBoard(tmp_path, can_train)).functions()
+        }
         for can_train in (True, False)
     )
     assert open_to_all - looked_at == {"start"}
@@ -122,5 +125,5 @@ def test_what_helps_most_can_be_applied_as_a_setting(server, monkeypatch):
     monkeypatch.setattr(estimate, "device_memory", lambda _: 600 << 20)
     needed = server.measure(asked(batch_size=256))
     assert not needed["fits"]
-    (name, value), = server.advise(asked(batch_size=256))["change"].items()
+    ((name, value),) = server.advise(asked(batch_size=256))["change"].items()
     assert server.draw(asked(**{"batch_size": 256, name: value}))["looks"][name]["trouble"] is None

@@ -13,8 +13,7 @@ from training.batching.collator import Collator
 from training.data.images import load_image
 from training.data.open import open_dataset
 from training.data.validate.dataset_check import check_dataset
-from ui.ask.tab import image_card
-from ui.i18n import Wordings
+from ui.ask.tab import image_input
 from vlm.example import IMAGE, Message
 from vlm.models.loading import load_processor, read_config
 from vlm.prompting import PromptStyle, prompt_style
@@ -71,8 +70,7 @@ def prompt(tiny_base: Path) -> PromptStyle:
 def component() -> gr.Image:
     """The image box of Try itself."""
     with gr.Blocks():
-        image, _ = image_card(Wordings())
-    return image
+        return image_input("en")
 
 
 def trained_on(prompt: PromptStyle, folder: Path) -> torch.Tensor:

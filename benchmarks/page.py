@@ -1,0 +1,354 @@
+"""What the page costs beside a bare Gradio page of one button, in Chromium: `python -m benchmarks.page`.
+
+Each figure is the median of several turns, ours and the bare page's one after the other in the same minutes.
+CPU, in cores, is what /proc counts for all processes of the browser and for the server without its runs.
+An action ends when what was asked for is in the DOM. Prints a table, then one line of JSON.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from playwright.sync_api import BrowserType, Page, expect, sync_playwright
+
+from training import runs
+
+WAIT_MS = 240_000
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+BARE = """
+import sys
+import gradio as gr
+
+with gr.Blocks() as demo:
+    pressed = gr.Button("Press")
+    told = gr.Textbox(label="Times")
+    count = gr.State(0)
+    pressed.click(lambda n: (n + 1, str(n + 1)), count, [count, told])
+demo.launch(server_port=int(sys.argv[1]), quiet=True)
+"""
+# Adds up the layout shifts of a page, as web-vitals' CLS without its windows.
+WATCH_SHIFTS = """
+window.shifted = 0
+new PerformanceObserver(list => {
+    for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifted += entry.value
+}).observe({type: "layout-shift", buffered: true})
+"""
+
+
+@dataclass
+class Figures:
+    """Name of a measurement -> the values of its turns, in cores, seconds or as they are called."""
+
+    values: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, name: str, value: float) -> None:
+        self.values.setdefault(name, []).append(value)
+        print(f"  {name}: {value:.3f}", file=sys.stderr, flush=True)
+
+    def medians(self) -> dict[str, float]:
+        return {name: round(statistics.median(found), 4) for name, found in self.values.items()}
+
+
+@contextmanager
+def served(command: list[str], log: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """A server on a free port, which is the last word of its command; its address and its process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    with log.open("wb") as output:
+        server = subprocess.Popen([*command, str(port)], env=environment, stdout=output, stderr=output)
+    try:
+        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
+        while True:
+            with suppress(OSError), urllib.request.urlopen(url, timeout=30):
+                break
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(log.read_text(errors="replace"))
+            time.sleep(0.1)
+        yield url, psutil.Process(server.pid)
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@contextmanager
+def visited(chromium: BrowserType, url: str) -> Iterator[tuple[Page, set[psutil.Process]]]:
+    """A page in a Chromium of its own, and that browser's processes."""
+    before = set(psutil.Process().children(recursive=True))
+    browser = chromium.launch(executable_path=shutil.which("chromium"), args=[*FLAGS])
+    try:
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.set_default_timeout(WAIT_MS)
+        page.add_init_script(WATCH_SHIFTS)
+        page.goto(url)
+        yield page, set(psutil.Process().children(recursive=True)) - before
+    finally:
+        browser.close()
+
+
+def cpu_s(processes: set[psutil.Process]) -> float:
+    total = 0.0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def cores(page: Page, processes: set[psutil.Process], window_s: float) -> float:
+    """What these processes use while nobody touches the page."""
+    before, began = cpu_s(processes), time.monotonic()
+    page.wait_for_timeout(1000 * window_s)
+    return (cpu_s(processes) - before) / (time.monotonic() - began)
+
+
+def ready(page: Page) -> None:
+    """Ours, as a visitor may use it: pictures, counts and the command are there."""
+    expect(page.locator(".preview .thumbs img").first).to_be_visible(timeout=WAIT_MS)
+    expect(page.locator(".total span")).to_contain_text(",", timeout=WAIT_MS)
+    expect(page.locator("#start")).to_be_enabled(timeout=WAIT_MS)
+
+
+def took(act: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
+
+
+def press_bare(page: Page) -> float:
+    box = page.get_by_label("Times")
+    count = int(box.input_value() or 0) + 1
+
+    def act() -> None:
+        page.get_by_role("button", name="Press").click()
+        expect(box).to_have_value(str(count), timeout=WAIT_MS)
+
+    return took(act)
+
+
+@dataclass(frozen=True)
+class Action:
+    """A click, or what is typed, and where its result stands. `computes`: it can't be done in the browser."""
+
+    name: str
+    act: Callable[[Page], None]
+    computes: bool = False
+
+
+def see(page: Page, selector: str, text: str = "") -> None:
+    shown = page.locator(selector).first
+    expect(shown).to_be_visible(timeout=WAIT_MS)
+    if text:
+        expect(shown).to_contain_text(text, timeout=WAIT_MS)
+
+
+def changed(page: Page, selector: str, act: Callable[[], None]) -> None:
+    """Acts, and waits until the text of that element is another."""
+    before = page.locator(selector).first.inner_text()
+    act()
+    expect(page.locator(selector).first).not_to_have_text(before, timeout=WAIT_MS)
+
+
+def tab(name: str) -> Callable[[Page], None]:
+    return lambda page: page.get_by_role("tab", name=name, exact=True).click()
+
+
+def chosen(page: Page, box: str, option: str) -> None:
+    page.locator(box).click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def opens_data(page: Page) -> None:
+    tab("Data")(page)
+    see(page, "#examples img")
+
+
+def looks(page: Page) -> None:
+    page.locator("#examples .example").nth(1).click()
+    see(page, ".view img")
+
+
+def searches(page: Page) -> None:
+    page.locator("#search input, #search textarea").first.fill("màu")
+    expect(page.locator("#examples .example").first).to_contain_text("màu", timeout=WAIT_MS)
+
+
+def asks(page: Page) -> None:
+    page.locator("#ask").click()
+    expect(page.locator(".answers .card .ans")).to_have_count(2, timeout=WAIT_MS)
+    page.wait_for_function(
+        "[...document.querySelectorAll('.answers .ans')].every(node => node.innerText.trim())"
+    )
+
+
+def says(page: Page, words: str) -> None:
+    page.locator("#language").click()
+    see(page, "#start", words)
+
+
+# In the order of a visit; the page has one finished run and is on Train.
+ACTIONS = (
+    Action("vision on", lambda p: changed(p, ".total", p.locator("#use_vision_lora input").check)),
+    Action("vision off", lambda p: changed(p, ".total", p.locator("#use_vision_lora input").uncheck)),
+    Action("rank 16", lambda p: changed(p, ".total", lambda: p.locator("#text_lora_r input").fill("16"))),
+    Action("advanced", lambda p: (p.locator("#advanced > summary").click(), see(p, "#learning_rate input"))),
+    Action("add yours", lambda p: (p.locator("#add-yours").click(), see(p, "#form #data-folder"))),
+    Action("to Vietnamese", lambda p: says(p, "Bắt đầu huấn luyện")),
+    Action("to English", lambda p: says(p, "Start training")),
+    Action("tab Data", opens_data, computes=True),
+    Action("gallery: next page", lambda p: changed(p, "#examples", p.locator("#page-on").click), True),
+    Action("what the model sees", looks, computes=True),
+    Action("its next row", lambda p: changed(p, "#eye .browse", p.locator("#eye-on").click), True),
+    Action("search", searches, computes=True),
+    Action("tab Try", lambda p: (tab("Try")(p), see(p, "#question textarea"))),
+    Action("ask", asks, computes=True),
+    Action("tab Runs", lambda p: (tab("Runs")(p), see(p, ".runs", "Finished"))),
+    Action("tab Train", lambda p: (tab("Train")(p), see(p, "#start"))),
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Both servers, the browser, and what was measured so far."""
+
+    chromium: BrowserType
+    ours: tuple[str, psutil.Process]
+    bare: tuple[str, psutil.Process]
+    workspace: Path
+    window_s: float
+    figures: Figures
+
+    def loads(self, name: str) -> None:
+        """One turn of both pages, nobody touching them: CPU of browser and server."""
+        for whose, (url, server) in (("page", self.ours), ("bare", self.bare)):
+            with visited(self.chromium, url) as (page, browser):
+                if whose == "page":
+                    ready(page)
+                else:
+                    press_bare(page)
+                page.wait_for_timeout(3000)  # what comes after the paint is no idle
+                before, began = cpu_s({server}), time.monotonic()
+                self.figures.add(f"{name}: {whose}, browser, cores", cores(page, browser, self.window_s))
+                used = (cpu_s({server}) - before) / (time.monotonic() - began)
+                self.figures.add(f"{name}: {whose}, server, cores", used)
+
+    def live(self) -> None:
+        """As `loads`, while a run trains: longer than the turn, and stopped after it."""
+        with training_beside(self.workspace, "live", "--epochs", "1000"):
+            self.loads("live run")
+
+    def paint(self) -> None:
+        """From the address to a page that can be used."""
+        for whose, (url, _) in (("page", self.ours), ("bare", self.bare)):
+            began = time.perf_counter()
+            with visited(self.chromium, url) as (page, _):
+                ready(page) if whose == "page" else see(page, "button", "Press")
+                self.figures.add(f"paint: {whose}, s", time.perf_counter() - began)
+
+    def run(self, turn: int) -> None:
+        """The default run in the shell, and started from the page with it open; the page's layout shift."""
+        self.figures.add("default run: shell, s", took(lambda: train(self.workspace, f"shell-{turn}")))
+        with visited(self.chromium, self.ours[0]) as (page, _):
+            ready(page)
+            page.evaluate("window.shifted = 0")
+            began = time.perf_counter()
+            page.locator("#start").click()
+            see(page, ".runline .state", "Training")
+            see(page, ".runline .state", "Finished")
+            self.figures.add("default run: page open, s", time.perf_counter() - began)
+            self.figures.add("default run: layout shift", page.evaluate("window.shifted"))
+
+    def actions(self) -> None:
+        """Each action once, beside three clicks of the bare page."""
+        with (
+            visited(self.chromium, self.bare[0]) as (bare, _),
+            visited(self.chromium, self.ours[0]) as (page, _),
+        ):
+            ready(page)
+            press_bare(bare)  # the first event of a page opens its stream
+            for action in ACTIONS:
+                seconds = took(lambda action=action: action.act(page))
+                click = statistics.median(press_bare(bare) for _ in range(3))
+                self.figures.add(f"{action.name}{' (computes)' if action.computes else ''}, s", seconds)
+                self.figures.add(f"{action.name}, times the bare click", seconds / click)
+
+
+def train(workspace: Path, name: str, *flags: str) -> None:
+    command = [sys.executable, "-m", "training", "run", "--workspace", str(workspace), "--name", name]
+    subprocess.run([*command, *flags], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@contextmanager
+def training_beside(workspace: Path, name: str, *flags: str) -> Iterator[None]:
+    """A run that is at its steps, and is gone afterwards."""
+    command = [sys.executable, "-m", "training", "run", "--workspace", str(workspace), "--name", name]
+    worker = subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = runs.Run(workspace / "runs" / name)
+    try:
+        while run.status().step < 5:
+            if worker.poll() is not None:
+                raise SystemExit("the run ended before it was looked at")
+            time.sleep(0.5)
+        yield
+    finally:
+        worker.terminate()
+        worker.wait(60)
+        shutil.rmtree(run.path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parts = ("idle", "live", "paint", "actions", "run")
+    parser.add_argument("--only", choices=parts, action="append", help="measure this part, and no other")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--window", type=float, default=20.0, help="seconds of a turn of idle and live")
+    arguments = parser.parse_args()
+    figures = Figures()
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        bare_py, workspace = Path(folder) / "bare.py", Path(folder) / "workspace"
+        workspace.mkdir()
+        bare_py.write_text(BARE)
+        app = [sys.executable, "app.py", "--workspace", str(workspace), "--port"]
+        train(workspace, "first", "--epochs", "1")  # a finished run to look at and to ask
+        with (
+            served(app, Path(folder) / "app.log") as ours,
+            served([sys.executable, str(bare_py)], Path(folder) / "bare.log") as bare,
+        ):
+            bench = Bench(playwright.chromium, ours, bare, workspace, arguments.window, figures)
+            measures = {
+                "idle": lambda turn: bench.loads("idle"),
+                "live": lambda turn: bench.live(),
+                "paint": lambda turn: bench.paint(),
+                "actions": lambda turn: bench.actions(),
+                "run": bench.run,
+            }
+            for part in arguments.only or parts:
+                for turn in range(arguments.turns):
+                    print(f"{part}, turn {turn + 1}", file=sys.stderr, flush=True)
+                    measures[part](turn)
+    medians = figures.medians()
+    print("\n| figure | median |\n|---|---|")
+    for name, value in medians.items():
+        print(f"| {name} | {value} |")
+    print(json.dumps(medians))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The list of runs: what each row tells and offers, and how a deletion is taken back."""
+
+import gradio as gr
+import pytest
+
+from training import runs
+from training.config import TrainingConfig
+from training.runs.events import EventLog
+from ui.i18n import LOCALES
+from ui.runs import tab
+from ui.runs.tab import list_runs
+
+
+def made(workspace, name, ends=None, settings=None, **fields):
+    """A run as its starter and its worker leave it behind."""
+    run = runs.prepare(TrainingConfig(name=name, workspace=workspace, **(settings or {})))
+    if ends:
+        EventLog(run.events_path).append(ends, **fields)
+    return run
+
+
+def failed(workspace, name, **settings):
+    return made(workspace, name, "failed", settings, problem="x", remedy="y", elapsed_s=1.0)
+
+
+def test_a_row_offers_what_can_be_done_and_has_a_question_before_it_deletes(tmp_path):
+    made(tmp_path, "done", ends="finished", step=3, elapsed_s=1.0, adapter="adapter")
+    failed(tmp_path, "broken")
+    html = list_runs(tmp_path, "en", True)["html"]
+    assert 'data-action="resume" data-key="broken"' in html
+    assert 'data-action="resume" data-key="done"' not in html
+    question, yes = html.index("Move to the trash"), html.index('data-action="delete"')
+    assert html.index('class="sure"') < question < yes
+
+
+def test_a_row_tells_method_and_ranks(tmp_path):
+    failed(tmp_path, "one", method="dora", use_vision_lora=True, vision_lora_r=8)
+    failed(tmp_path, "two", method="ia3")
+    html = list_runs(tmp_path, "en", True)["html"]
+    assert "DoRA · vision r 8, text r 16" in html
+    assert ">IA3<" in html
+
+
+def test_where_nobody_may_train_the_list_only_opens_and_the_server_changes_nothing(tmp_path):
+    failed(tmp_path, "broken")
+    html = list_runs(tmp_path, "en", False)["html"]
+    assert 'data-action="open"' in html
+    assert 'data-action="resume"' not in html
+    assert 'data-action="ask"' not in html
+    offered = tab.server_functions(tmp_path, False, "en")
+    assert [function.__name__ for function in offered] == ["list_rows"]
+
+
+def test_a_run_whose_settings_are_broken_is_still_listed(tmp_path):
+    failed(tmp_path, "broken").config_path.write_text("epochs: [")
+    assert "broken" in list_runs(tmp_path, "en", True)["html"]
+
+
+def test_a_list_is_read_again_sooner_while_a_run_lives(tmp_path):
+    failed(tmp_path, "broken")
+    later = list_runs(tmp_path, "en", True)["again_s"]
+    run = made(tmp_path, "live")
+    with runs.hold_lock(run):
+        EventLog(run.events_path).append("queued")
+        assert list_runs(tmp_path, "en", True)["again_s"] < later
+
+
+@pytest.fixture
+def server(tmp_path):
+    """What a Vietnamese page's script calls, by name."""
+    return {function.__name__: function for function in tab.server_functions(tmp_path, True, "vi")}
+
+
+def test_a_deleted_run_is_in_the_trash_and_comes_back(tmp_path, server):
+    run = failed(tmp_path, "broken")
+    assert server["delete_row"]({"key": "broken"}) == {}
+    assert not run.path.exists()
+    html = server["list_rows"]({"undone": "broken"})["html"]
+    assert 'data-action="restore" data-key="broken"' in html
+    assert server["restore_row"]({"key": "broken"}) == {}
+    assert run.status().state == "failed"
+    assert list((tmp_path / "trash").iterdir()) == []
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_run_that_cannot_come_back_is_told_in_the_pages_language(tmp_path, server, again):
+    failed(tmp_path, "broken")
+    server["delete_row"]({"key": "broken"})
+    if again:
+        failed(tmp_path, "broken")
+        warning = server["restore_row"]({"key": "broken"})["warning"]
+        told = LOCALES["vi"]["errors"]["run-not-restored"]
+        assert warning["problem"] == told["problem"].format(name="broken")
+    else:
+        warning = server["restore_row"]({"key": "other"})["warning"]
+        assert "other" in warning["problem"]
+    assert warning["remedy"]
+
+
+def test_nothing_of_the_runs_tab_is_an_event_but_going_to_another_tab(tmp_path):
+    with gr.Blocks() as demo:
+        built = tab.build_runs_tab(tmp_path, True, "en")
+        tabs, opened, continued = gr.Tabs(), gr.State(), gr.State()
+        tab.add_runs_events(built, tmp_path, "en", opened, tabs, continued)
+    assert sorted(target[1] for each in demo.fns.values() for target in each.targets) == ["act", "act"]

@@ -1,0 +1,145 @@
+/* The Try tab: who answers, pictures to pick, answers as they come. Read when the tab is opened. */
+(() => {
+  const lens = window.lens;
+  const tab = { wanted: null, models: null, listed: null, pictures: null, answers: null };
+
+  /** Opens the tab with this adapter beside its base, and asks about its first held-out picture. */
+  lens.tryAdapter = (key) => {
+    tab.wanted = key;
+    lens.openTab("try");
+  };
+
+  lens.models = (element, props, server, upload) => {
+    const list = element.querySelector(".list");
+    const checks = element.querySelector(".checks");
+    const adding = element.querySelector(".adding");
+    const wrong = adding.querySelector(".wrong");
+    let turn = 0;
+    let checked = 0;
+
+    /** Reads the list for a choice; an older answer that comes late is dropped. */
+    async function read(choice, ask = server.list_models) {
+      const mine = ++turn;
+      const answer = await lens.call(list, ask(choice)).catch(() => ({}));
+      if (mine === turn && answer.value) draw(answer);
+      return answer;
+    }
+
+    function draw({ value, html }) {
+      props.value = value;
+      list.innerHTML = html;
+      const typed = list.querySelector("#base-typed");
+      typed.closest("label").hidden = !typed.hasAttribute("aria-invalid");
+      check();
+    }
+
+    async function check() {
+      const mine = ++checked;
+      const answer = await server.check_models(props.value).catch(() => null);
+      if (answer && mine === checked) checks.innerHTML = answer.html;
+    }
+
+    function chooseBase(base) {
+      if (base) return read({ base, who: [], added: props.value.added });
+      const typed = list.querySelector("#base-typed");
+      typed.closest("label").hidden = false;
+      return typed.focus();
+    }
+
+    async function add(touched, asked) {
+      const answer = await lens.call(touched, read({ ...props.value, ...asked }, server.add_adapter));
+      wrong.innerHTML = answer.trouble || "";
+      openAdding(Boolean(answer.trouble));
+    }
+
+    function openAdding(open) {
+      adding.hidden = !open;
+      element.querySelector("#add-adapter").setAttribute("aria-expanded", String(open));
+    }
+
+    const folder = adding.querySelector("#adapter-folder");
+    const file = adding.querySelector("input[type=file]");
+    const clicks = {
+      "add-adapter": () => { openAdding(adding.hidden); folder.focus(); },
+      "use-adapter-folder": (touched) => add(touched, { folder: folder.value }),
+      "adapter-zip": () => file.click(),
+    };
+    element.addEventListener("click", (event) => clicks[event.target.id]?.(event.target));
+    element.addEventListener("change", async ({ target }) => {
+      if (target === file && file.files[0]) {
+        const touched = adding.querySelector("#adapter-zip");
+        const { path } = await lens.call(touched, upload(file.files[0]));
+        file.value = "";
+        add(touched, { path });
+      } else if (target.id === "base" || target.id === "base-typed") chooseBase(target.value.trim());
+      else if (target.type === "checkbox") {
+        const who = [...list.querySelectorAll("#who input:checked")].map((input) => input.value);
+        props.value = { ...props.value, who };
+        check();
+      }
+    });
+    folder.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") clicks["use-adapter-folder"](adding.querySelector("#use-adapter-folder"));
+    });
+    tab.models = { read, check, choice: () => props.value, choose: (value) => (props.value = value) };
+    lens.whenShown(element, () => opened(tab.wanted));
+  };
+
+  /** What the opened tab asks for: those who can answer, and pictures; a wanted adapter is then asked. */
+  async function opened(wanted) {
+    tab.wanted = null;
+    if (wanted) {
+      tab.models.choose({ ...tab.models.choice(), try: wanted, who: ["base", wanted] });
+      tab.answers.classList.add("stale");
+    }
+    const choice = tab.models.choice();
+    tab.listed = tab.models.read(choice);
+    if (await tab.pictures.read(choice) && wanted) tab.pictures.pick(0);
+    else tab.answers.classList.remove("stale");
+  }
+
+  lens.pictures = (element, props, server, ask) => {
+    const list = element.querySelector(".list");
+    let of = "";
+    let html = null;
+
+    async function read(choice) {
+      const answer = await server.list_pictures(choice).catch(() => null);
+      if (answer && answer.html !== html) {
+        of = answer.of;
+        list.innerHTML = html = answer.html;
+      }
+      return list.querySelector("button[data-index]") !== null;
+    }
+
+    async function pick(place) {
+      const button = list.querySelectorAll("button[data-index]")[place];
+      list.querySelectorAll("button").forEach((each) => each.setAttribute("aria-pressed", each === button));
+      button.setAttribute("aria-busy", "true");
+      // An answer that still comes is about the picture before.
+      if (tab.answers?.querySelector("[aria-busy=true]")) server.stop_answer({});
+      tab.answers?.classList.add("stale");
+      if (!tab.models.choice().who.length) await tab.listed;
+      props.value = { of, index: Number(button.dataset.index) };
+      ask();
+    }
+
+    element.addEventListener("click", (event) => {
+      const button = event.target.closest("button[data-index]");
+      if (button) pick([...list.querySelectorAll("button[data-index]")].indexOf(button));
+    });
+    tab.pictures = { read, pick };
+  };
+
+  lens.answers = (element, watch) => {
+    tab.answers = element;
+    let busy = false;
+    watch("value", () => {
+      const now = element.querySelector("[aria-busy=true]") !== null;
+      element.classList.remove("stale");
+      document.querySelectorAll("#pictures button[aria-busy]").forEach((each) => each.removeAttribute("aria-busy"));
+      if (busy && !now) tab.models?.check(); // an adapter that was loaded tells more than its files
+      busy = now;
+    });
+  };
+})();

@@ -1,0 +1,78 @@
+/* The lists of the Runs tab: read when the tab is opened, and again while it is looked at. */
+(() => {
+  const lens = window.lens;
+  const CHANGED = "lens:runs-changed";
+  const CALLS = { resume: "resume_row", delete: "delete_row", restore: "restore_row" };
+
+  /** `element` holds a .list; `server.list_rows` gives its rows, `act` goes to another tab. */
+  lens.list = (element, act, server) => {
+    const box = element.querySelector(".list");
+    let html = null;
+    let timer = 0;
+    let turn = 0;
+    let undone = null;
+
+    async function read() {
+      clearTimeout(timer);
+      if (!lens.isShown(element)) return;
+      const mine = ++turn;
+      let again = 5;
+      if (!document.hidden) {
+        const answer = await server.list_rows({ undone }).catch(() => null);
+        if (mine !== turn) return;
+        if (answer) {
+          again = answer.again_s;
+          draw(answer.html);
+        }
+      }
+      timer = setTimeout(read, 1000 * again);
+    }
+
+    function draw(now) {
+      // Not while a row asks whether to delete it: the question would go.
+      if (now === html || element.querySelector("tr.asks")) return;
+      const focused = element.contains(document.activeElement) ? document.activeElement.dataset : null;
+      box.innerHTML = html = now;
+      if (focused?.action) button(focused.action, focused.key)?.focus();
+    }
+
+    function button(action, key) {
+      const named = `button[data-action="${action}"][data-key="${CSS.escape(key)}"]`;
+      return element.querySelector(named);
+    }
+
+    function ask(row, asks) {
+      element.querySelectorAll("tr.asks").forEach((other) => other.classList.remove("asks"));
+      row.classList.toggle("asks", asks);
+      row.querySelector(`button[data-action=${asks ? "keep" : "ask"}]`)?.focus();
+    }
+
+    async function change(touched, action, key) {
+      const answer = await lens.call(touched, server[CALLS[action]]({ key }));
+      if (!answer.warning) undone = action === "delete" ? key : null;
+      touched.closest("tr")?.classList.remove("asks");
+      document.dispatchEvent(new Event(CHANGED));
+    }
+
+    element.addEventListener("click", (event) => {
+      const touched = event.target.closest("button[data-action]");
+      if (!touched || touched.ariaBusy === "true") return;
+      const { action, key } = touched.dataset;
+      if (action in CALLS) change(touched, action, key);
+      else if (action === "ask" || action === "keep") ask(touched.closest("tr"), action === "ask");
+      else if (action === "try") lens.tryAdapter(key);
+      else if (action === "open" && lens.openRun) lens.openRun(key);
+      else {
+        touched.setAttribute("aria-busy", "true");
+        setTimeout(() => touched.removeAttribute("aria-busy"), 3000);
+        act({ action, key });
+      }
+    });
+    element.addEventListener("keydown", (event) => {
+      const row = event.key === "Escape" && event.target.closest("tr.asks");
+      if (row) ask(row, false);
+    });
+    document.addEventListener(CHANGED, read);
+    lens.whenShown(element, read);
+  };
+})();
