@@ -110,6 +110,7 @@
   /** Tells the page now, and the server when nothing more was touched for a moment. */
   function changed(names = {}) {
     carrier.value = form.values();
+    patch({ start_error: "" });  // other settings are another run
     lens.counts.guess(form.values());
     if (OF_DATASET.some((name) => name in names)) preview();
     tokens += 1;
