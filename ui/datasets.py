@@ -104,7 +104,7 @@ _reading_lock = threading.Lock()
 
 
 def rows_read(workspace: Path, wanted: Wanted) -> int | None:
-    """How many rows are read so far, while `read_dataset` takes its time; None once that would answer at once.
+    """How many rows are read so far, while `read_dataset` takes its time; None once it would answer at once.
 
     The first call begins to read, each waits a moment: who asks again and again shows the progress.
     """
@@ -188,7 +188,7 @@ def add_typed(workspace: Path, typed: str | None) -> str:
 
 
 def add_files(workspace: Path, files: Sequence[Path], names: Sequence[str] = ()) -> str:
-    """The name of the dataset that dropped files became; `names` are their paths in the folder they came from.
+    """The name of the dataset that dropped files became; `names` are their paths where they came from.
 
     Raises:
         UserError: They are no dataset. What was unpacked then stays.
@@ -197,7 +197,7 @@ def add_files(workspace: Path, files: Sequence[Path], names: Sequence[str] = ())
 
 
 def uploaded(files: Sequence[Mapping[str, Any]]) -> tuple[list[Path], list[str]]:
-    """The files that a browser says it has sent, and their names there. A path of anything else is left out."""
+    """The files that a browser says it has sent, and their names there. Any other path is left out."""
     folder = Path(get_upload_folder()).resolve()
     sent = [(Path(str(file["path"])).resolve(), str(file["name"])) for file in files]
     known = [(path, name) for path, name in sent if path.is_relative_to(folder)]
@@ -205,7 +205,7 @@ def uploaded(files: Sequence[Mapping[str, Any]]) -> tuple[list[Path], list[str]]
 
 
 def added(workspace: Path, language: Language, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer to a box of `data_adding.html`: the settings to take on, or what is wrong, to stand in it."""
+    """The answer to a box of `data_adding.html`: the settings to take on, or what is wrong."""
     try:
         if "typed" in asked:
             return {"set": chosen(add_typed(workspace, asked["typed"]))}
@@ -225,7 +225,7 @@ def adding_box(workspace: Path, language: Language, settings: gr.HTML) -> gr.HTM
         return added(workspace, language, asked)
 
     box = gr.HTML(
-        render("data_adding", language, kind="data"),
+        render("data_adding", language, kind="train"),
         apply_default_css=False,
         server_functions=[add_dataset],
         js_on_load="lens.adding(element, upload, server.add_dataset, (set) => trigger('set', set))",

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from support.data_tab import asked
 from support.told import refused
 from training.data.open import open_dataset
 from ui.ask.models_card import BASE, answerers
-from ui.data import editor, fixing
+from ui.data import row_editor, row_edits
 from ui.i18n import LOCALES
-from ui.page import build_page
-from ui.train import form
+from ui.train import form_values
 
-VALUES = {name: form.default_of(name) for name in form.FIELDS} | {"dataset": "pets"}
+VALUES = {name: form_values.default_of(name) for name in form_values.FIELDS} | {"dataset": "pets"}
 
 
 def corrected_as_text(workspace: Path) -> None:
@@ -27,12 +27,14 @@ def corrected_as_text(workspace: Path) -> None:
     talk = ["what?", "a cat\nuser: and that?", "its colour?", "brown"]
     turns = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(talk)]
     (folder / "rows.jsonl").write_text(json.dumps({"image": "1.png", "messages": turns}))
-    fixing.row_text(workspace, VALUES, open_dataset("pets", workspace), "rows.jsonl:1")
+    row_edits.row_text(workspace, VALUES, open_dataset("pets", workspace), "rows.jsonl:1")
 
 
 REFUSED: dict[str, Callable[[Path], object]] = {
     "not-editable-as-text": corrected_as_text,
-    "draft-needs-one-picture": lambda workspace: [*editor.drafted(workspace, VALUES, (), "what?", BASE)],
+    "draft-needs-one-picture": lambda workspace: row_editor._drafted(
+        workspace, VALUES, (), "what?", BASE, None
+    ),
     "nobody-answers": lambda workspace: answerers(workspace, "vi", {"who": []}),
 }
 
@@ -48,9 +50,7 @@ def says(code: str, shown: str) -> bool:
 
 
 def test_saving_without_a_dataset_is_told(tmp_path: Path) -> None:
-    handlers = {getattr(each.fn, "__qualname__", ""): each for each in build_page(tmp_path).fns.values()}
-    save = handlers["add_version_events.<locals>.save"]
-    gone = {"choose-dataset": "gone", "version-name": ""}
-    given = [gone.get(each.elem_id, getattr(each, "value", None)) for each in save.inputs]
-    shown = save.fn("vi", *given[1:])
-    assert says("nothing-to-save", shown[0])
+    answer = row_editor.save_version(asked(tmp_path, "gone", "vi", name=""))
+    assert (
+        LOCALES["vi"]["errors"]["dataset-missing"]["problem"].partition("{")[0] in answer["parts"]["version"]
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from support.data_tab import asked, texts_in
 from support.foreign_layouts import COLOURS, LAYOUTS, packed
 from training import runs
 from training.config import build
@@ -17,31 +18,38 @@ from training.data import open as opening
 from training.data.edit.uploads import add_upload
 from training.data.open import open_dataset
 from training.data.readers import folder
-from training.data.validate.dataset_check import check_dataset
 from training.data.validate.token_lengths import TokenLengths
 from training.loop import worker
-from ui.data import check_html, data_html, eye_html, gallery, gallery_html, looking
-from ui.data.check_card import cancel_check, find_checked, key_of, run_check, with_another_limit
-from ui.data.found_card import safe_value
-from ui.data.gallery_html import Card
-from ui.data.source_card import COLUMN_KINDS, NONE, drawings, mapped
-from ui.dataset_cache import Shelf, Wanted, read_dataset
+from ui.data import check_card, examples_card, model_view, row_editor, source_card, work
+from ui.data.check_card import checked_of, key_of, with_another_limit
+from ui.data.columns import guessed
+from ui.data.source_card import COLUMN_KINDS, NONE, mapped
+from ui.data.tab import answered
+from ui.datasets import Shelf, Wanted, read_dataset, rows_read
+from ui.html import render
 from ui.i18n import LANGUAGES
-from ui.train import form, form_html
+from ui.train import form_values, form_view
 from vlm.errors import UserError
 
 HOSTILE = "<script>window.broken=1</script>{{x}}${y}\u202e'\""
 
 
+def sent(workspace: Path, act: str, dataset: str = "pets", **now) -> dict:
+    """A question as the page sends it."""
+    wants = asked(workspace, dataset, **now)
+    return {"act": act, "settings": wants.settings, "now": wants.now}
+
+
 def values(dataset: str, **changes) -> dict:
-    return {name: form.default_of(name) for name in form.FIELDS} | {"dataset": dataset} | changes
+    defaults = {name: form_values.default_of(name) for name in form_values.FIELDS}
+    return defaults | {"dataset": dataset} | changes
 
 
-def write(folder: Path, *rows: dict, name: str = "rows.jsonl", pictures: int = 3) -> None:
+def write(folder: Path, *rows: dict | str, name: str = "rows.jsonl", pictures: int = 3) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(pictures):
         Image.new("RGB", (16, 16 + number), COLOURS[number]).save(folder / f"{number}.png")
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
     (folder / name).write_text("\n".join(lines), encoding="utf-8")
 
 
@@ -56,20 +64,29 @@ def pets(tmp_path: Path) -> Path:
 
 def checked(workspace: Path, dataset: str = "pets", **changes):
     """What a check finds, and everything that its progress showed."""
-    shown = list(run_check(workspace, "en", values(dataset, **changes), "visitor"))
-    return shown[-1][1], [html for html, _ in shown]
+    wants = asked(workspace, dataset, settings=changes)
+    answer, shown = check_card.check(wants), []
+    while answer.get("again"):
+        shown.append(answer["parts"]["checking"])
+        answer = check_card.check(wants.after({"now": {"again": True}}))
+    return checked_of(wants.after(answer)), [*shown, answer["parts"]["checking"]]
+
+
+def found_html(workspace: Path, dataset: str = "pets", language: str = "en", **changes) -> str:
+    """What the card shows of a check."""
+    found, _ = checked(workspace, dataset, **changes)
+    return check_card.drawn(asked(workspace, dataset, language, settings=changes, checked=[*found.key]))
 
 
 def test_findings_are_told_in_the_language_of_the_page(tmp_path):
     wrong = [{"image": "0.png", "question": "?", "answer": "", "n": n} for n in range(2)]
     write(tmp_path / "datasets" / "pets", {"image": "0.png", "pic": "1.png", "label": "cat"}, *wrong)
-    report = check_dataset(read_dataset(tmp_path, Wanted("pets")))
-    html = check_html.findings("vi", report, [], lambda finding: "open")
+    html = found_html(tmp_path, language="vi")
     assert "câu trả lời bị bỏ trống: không có gì để học" in html
     assert html.count("bị bỏ trống") == 1  # of two rows it is the heading
-    assert "không có văn bản: dòng có các cột &#x27;image&#x27;, &#x27;pic&#x27;, &#x27;label&#x27;" in html
+    assert "không có văn bản: dòng có các cột &#39;image&#39;, &#39;pic&#39;, &#39;label&#39;" in html
     assert "Hãy đặt --columns caption=label" in html
-    assert form_html.preview("vi", "pets", report.dataset).count("dòng không dùng được") == 1
+    assert form_view.preview("vi", tmp_path, values("pets"))["preview"].count("dòng không dùng được") == 1
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -77,20 +94,22 @@ def test_what_a_dataset_says_is_shown_as_text(tmp_path, language):
     row = {"image": "0.png", "question": HOSTILE, "answer": HOSTILE, HOSTILE: HOSTILE}
     write(tmp_path / "datasets" / "pets", row, {"image": HOSTILE, "text": HOSTILE})
     dataset = read_dataset(tmp_path, Wanted("pets"))
-    report = check_dataset(dataset)
-    card = Card(0, HOSTILE, None, 1, HOSTILE, HOSTILE, "bad")
+    card = examples_card.Card(HOSTILE, HOSTILE, 0, None, 1, HOSTILE, HOSTILE, "bad")
+    wants = asked(tmp_path, language=language, at={"row": "rows.jsonl:1"})
+    cards = {"chosen": HOSTILE, "first": 0, "a_page": 24, "found": 1, "total": 1, "longest": 280}
     written = [
-        data_html.facts(language, dataset),
-        check_html.findings(language, report, [], lambda finding: "open"),
-        gallery_html.gallery(language, [card], 0),
-        gallery_html.table(language, [card], 0),
-        *(html for html in gallery.page(tmp_path, language, dataset, "", "gallery", 0, None)[:2]),
-        eye_html.waiting(language, dataset.examples[0]),
+        *source_card.drawn(wants)["parts"].values(),
+        found_html(tmp_path, language=language),
+        *(render("data_examples", language, cards=[card], table=table, **cards) for table in (False, True)),
+        examples_card.drawn(wants),
+        *row_editor.shown(wants, {"row": "rows.jsonl:1"})["parts"].values(),
+        *row_editor.shown(wants, {"row": "rows.jsonl:2"})["parts"].values(),
     ]
+    assert len(dataset.findings) == 1
     for html in written:
         assert "<script" not in html
         assert not re.search(r"<img[^>]* on", html)
-    assert "&lt;script&gt;" in written[2]
+    assert "&lt;script&gt;" in examples_card.drawn(wants)
 
 
 def kinds_of_files() -> set[str]:
@@ -111,17 +130,17 @@ def test_kinds_of_files_that_are_words_are_told_in_the_language_of_the_page():
     words = {kind for kind in kinds if re.search(r"\b[a-z]{2,}\b", kind)}
     assert len(words) == 5
     for kind in words:
-        assert data_html.kind("en", kind) == kind
-        assert data_html.kind("vi", kind) != kind
+        assert source_card.kind_of("en", kind) == kind
+        assert source_card.kind_of("vi", kind) != kind
 
 
 def test_a_card_turns_no_direction_but_its_own(tmp_path):
-    html = gallery_html.gallery("en", [Card(0, "p", None, 0, "\u202eabc", "שלום")], None)
-    assert html.count("<bdi>") == 2
+    write(tmp_path / "datasets" / "pets", {"image": "0.png", "question": "\u202eabc", "answer": "שלום"})
+    assert examples_card.drawn(asked(tmp_path)).count("<bdi>") == 2
 
 
 def test_pictures_of_a_dataset_come_as_data_and_never_by_path(pets):
-    html, *_ = gallery.page(pets, "en", read_dataset(pets, Wanted("pets")), "", "gallery", 0, None)
+    html = examples_card.drawn(asked(pets))
     sources = re.findall(r'src="([^"]*)"', html)
     assert len(sources) == 3
     assert all(source.startswith("data:image/webp;base64,") for source in sources)
@@ -131,17 +150,46 @@ def test_pictures_of_a_dataset_come_as_data_and_never_by_path(pets):
 def test_the_gallery_has_pages_and_finds_by_every_word(tmp_path):
     rows = [{"image": f"{n % 3}.png", "question": f"number {n}?", "answer": f"it is {n}"} for n in range(60)]
     write(tmp_path / "datasets" / "pets", *rows)
-    dataset = read_dataset(tmp_path, Wanted("pets"))
 
-    def page(query: str, first: int) -> tuple[int, str, bool, bool, int]:
-        shown, where, back, on, first = gallery.page(tmp_path, "en", dataset, query, "table", first, None)
-        return shown.count('data-act="look"'), where, back["interactive"], on["interactive"], first
+    def page(query: str, first: int) -> tuple[int, str, list[bool]]:
+        html = examples_card.drawn(asked(tmp_path, query=query, first=first, view="table"))
+        steps = re.findall(r'data-act="page"[^>]*>', html)
+        where = re.search(r'role="status">([^<]*)', html)[1]
+        return html.count('data-act="look"'), where, ["disabled" in step for step in steps]
 
-    assert page("", 0) == (24, "1–24 of 60", False, True, 0)
-    assert page("", 48) == (12, "49–60 of 60", True, False, 48)
-    assert page("", 999)[-1] == 48
-    assert page("it 17?", 48) == (1, "1–1 of 1 found, 60 in all", False, False, 0)
+    assert page("", 0) == (24, "1–24 of 60", [True, False])
+    assert page("", 48) == (12, "49–60 of 60", [False, True])
+    assert page("", 999)[1] == "49–60 of 60"
+    assert page("it 17?", 48) == (1, "1–1 of 1 found, 60 in all", [True, True])
     assert page("nowhere", 0)[:2] == (0, "none of 60")
+
+
+def test_rows_that_cannot_be_read_stand_in_their_places_and_open_the_editor(tmp_path):
+    rows = [{"image": f"{n}.png", "question": "colour?", "answer": "red" if n != 1 else ""} for n in range(3)]
+    write(tmp_path / "datasets" / "pets", *rows, "no row", *rows[2:])
+    html = examples_card.drawn(asked(tmp_path))
+    acts = re.findall(r'data-act="(look|fix)" data-row="rows.jsonl:(\d+)"', html)
+    assert acts == [("look", "1"), ("fix", "2"), ("look", "3"), ("fix", "4"), ("look", "5")]
+    assert "1–5 of 5" in html
+    opened = answered(tmp_path, "en", sent(tmp_path, "fix", row="rows.jsonl:2"))
+    assert opened["pane"] == "edit"
+    assert "colour?" in opened["parts"]["edit"]
+    assert "there is nothing to learn" in opened["parts"]["see"]
+    assert 'data-act="fix"' not in examples_card.drawn(asked(tmp_path, query="colour?"))
+
+
+def test_every_button_says_what_is_seen_on_it(pets):
+    """A name that replaces the visible text can't be spoken to by voice (WCAG 2.5.3)."""
+    wants = asked(pets, at={"row": "rows.jsonl:1"})
+    found, _ = checked(pets)
+    drawn = [
+        render("data_tab", "en"),
+        examples_card.drawn(wants),
+        check_card.drawn(wants.after({"now": {"checked": [*found.key]}})),
+        *row_editor.shown(wants, {"row": "rows.jsonl:1"})["parts"].values(),
+    ]
+    for html in drawn:
+        assert re.findall(r"<button[^>]*aria-label", html) == []
 
 
 def test_a_check_tells_its_progress_and_what_it_found(pets):
@@ -150,25 +198,20 @@ def test_a_check_tells_its_progress_and_what_it_found(pets):
     assert shown[-1] == ""
     assert [len(listed) for _, listed in found.report.groups()] == [1, 1]
     assert found.report.lengths.tokens
-    assert find_checked(found.key) == found
 
 
 @pytest.mark.parametrize(("skips", "words"), [(False, "A run would be refused"), (True, "A run can start")])
 def test_the_verdict_follows_skipping_bad_rows(pets, skips, words):
-    found, _ = checked(pets)
-    html = check_html.verdict(
-        "en", found.report, skips=skips, model="Starter", elapsed_s=0.2, cancelled=False
-    )
+    html = found_html(pets, skip_bad_rows=skips)
     assert words in html
     assert ("Left out and counted: 2. Used: 3." in html) == skips
+    assert ("Train on these 3" in html) == skips  # no dead end
 
 
 def test_a_dataset_without_a_good_row_can_never_start(tmp_path):
     write(tmp_path / "datasets" / "pets", {"image": "gone.png", "text": "x"})
-    found, _ = checked(tmp_path)
     for skips in (True, False):
-        html = check_html.verdict("en", found.report, skips=skips, model=None, elapsed_s=1, cancelled=False)
-        assert "would be refused" in html
+        assert "would be refused" in found_html(tmp_path, skip_bad_rows=skips)
 
 
 def test_a_model_that_cannot_be_asked_leaves_the_findings_of_the_rows(pets, tmp_path):
@@ -179,12 +222,14 @@ def test_a_model_that_cannot_be_asked_leaves_the_findings_of_the_rows(pets, tmp_
 
 
 def test_what_is_no_dataset_is_told_and_no_bug(tmp_path):
-    (html, found), *_ = list(run_check(tmp_path, "en", values("nowhere"), "visitor"))[-1:]
-    assert "There is no dataset" in html
+    found, shown = checked(tmp_path, "nowhere")
+    assert "There is no dataset" in shown[-1]
     assert found is None
 
 
-def test_a_check_ends_when_it_is_cancelled(tmp_path):
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """A dataset that takes its time to be checked."""
     folder = tmp_path / "datasets" / "many"
     folder.mkdir(parents=True)
     picture = Image.effect_noise((1500, 1500), 80)
@@ -195,52 +240,60 @@ def test_a_check_ends_when_it_is_cancelled(tmp_path):
         (folder / f"{number}.png").write_bytes(data)
         rows.append({"image": f"{number}.png", "text": "noise"})
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    check = run_check(tmp_path, "en", values("many"), "visitor")
-    while "Decoding" not in next(check)[0]:
-        pass
+    return tmp_path
+
+
+def test_a_check_ends_when_it_is_cancelled(many):
+    wants = asked(many, "many")
+    again = wants.after({"now": {"again": True}})
+    answer = check_card.check(wants)
+    while "Decoding" not in answer["parts"]["checking"]:
+        answer = check_card.check(again)
     began = time.monotonic()
-    cancel_check("visitor")
-    *_, (_, found) = check
+    check_card.cancel_check(wants)
+    while answer.get("again"):
+        answer = check_card.check(again)
     assert time.monotonic() - began < 20
+    found = checked_of(wants.after(answer))
     assert found.cancelled
     assert len(found.report.facts) < 150
 
 
-def test_a_check_ends_when_its_visitor_leaves(pets):
-    check = run_check(pets, "en", values("pets"), "visitor")
-    next(check)
-    check.close()
-    assert next(check, None) is None
-    cancel_check("visitor")  # nobody is there any more
+def test_a_check_ends_when_its_visitor_asks_no_more(many, monkeypatch):
+    monkeypatch.setattr(work, "LEFT_ALONE_S", 0.5)
+    wants = asked(many, "many")
+    assert check_card.check(wants)["again"]
+    going = work.going_on("visitor", "check")
+    going._thread.join(20)
+    assert going.found.cancelled
+    check_card.cancel_check(wants)
 
 
 def test_a_safe_value_is_offered_where_examples_are_lost_and_the_check_follows_it(tmp_path):
     long = {"image": "0.png", "question": "tell " * 40, "answer": "red"}
     write(tmp_path / "datasets" / "pets", long, {"image": "1.png", "text": "green"})
     found, _ = checked(tmp_path, max_length=16)
-    safe = safe_value(found)
+    safe = found.safe_length
     assert safe % 64 == 0
     again = with_another_limit(tmp_path, found, values("pets", max_length=safe))
     assert found.report.refuses
     assert not again.report.refuses
     assert again.key == key_of(values("pets", max_length=safe))
-    assert safe_value(again) is None
+    assert again.safe_length is None
 
 
 @pytest.mark.parametrize("limit", [40, 400])
 def test_the_histogram_marks_what_is_lost_and_draws_a_limit_that_is_near(limit):
-    found = TokenLengths((10, 20, 30, 90, 95), limit, 512, 5)
-    html = check_html.lengths("en", found)
-    assert ('class="lost"' in html) == (limit == 40)
-    assert ("<b>limit 40</b>" in html) == (limit == 40)
-    assert ("lost to training: 2 of 5" in html) == (limit == 40)
+    chart = check_card.chart(TokenLengths((10, 20, 30, 90, 95), limit, 512, 5))
+    assert any(bar["lost"] for bar in chart["bars"]) == (limit == 40)
+    assert (chart["limit_at"] is not None) == (limit == 40)
 
 
 @pytest.mark.parametrize("dataset", ["", "nowhere", "../..", "/etc", "http://127.0.0.1/x"])
 def test_a_source_that_is_none_is_told_on_its_card(tmp_path, dataset):
-    found, shown = drawings(tmp_path, "en", values(dataset))
-    assert found is None
-    assert any(isinstance(html, str) and 'role="alert"' in html for html in shown)
+    assert 'role="alert"' in source_card.drawn(asked(tmp_path, dataset))["parts"]["facts"]
+    refused = answered(tmp_path, "en", sent(tmp_path, "save_version", dataset, name=""))
+    assert 'role="alert"' in refused["parts"]["version"]
 
 
 def test_columns_are_guessed_and_a_correction_is_the_setting(tmp_path):
@@ -249,17 +302,62 @@ def test_columns_are_guessed_and_a_correction_is_the_setting(tmp_path):
     chosen = dict.fromkeys(COLUMN_KINDS, NONE) | {"image": "photo", "question": "ask", "answer": "say"}
     columns = mapped(tmp_path, values("pets"), chosen)
     assert columns == "image=photo,question=ask,answer=say"
-    dataset, _ = drawings(tmp_path, "en", values("pets", columns=columns))
+    dataset = asked(tmp_path, settings={"columns": columns}).dataset
     assert [(e.question, e.answer) for e in dataset.examples] == [("colour?", "red")]
 
 
 def test_a_choice_stands_while_no_row_can_be_read_yet(tmp_path):
     write(tmp_path / "datasets" / "pets", {"image": "0.png", "ask": "colour?", "say": "red"})
-    dataset, shown = drawings(tmp_path, "en", values("pets", columns="image=image,question=ask"))
-    assert dataset.examples == []
-    columns = dict(zip(COLUMN_KINDS, shown[3 : 3 + len(COLUMN_KINDS)], strict=True))
-    assert columns["question"]["value"] == "ask"
-    assert "say" in columns["answer"]["choices"]
+    wants = asked(tmp_path, settings={"columns": "image=image,question=ask"})
+    drawn = source_card.drawn(wants)
+    assert wants.dataset.examples == []
+    assert drawn["mapping"]
+    question, answer = (
+        re.search(rf'data-column="{kind}".*?</select>', drawn["parts"]["columns"], re.S)[0]
+        for kind in ("question", "answer")
+    )
+    assert re.search(r"<option selected[^>]*>ask<", question)
+    assert ">say<" in answer
+
+
+TABLES = {
+    "names that say nothing": (
+        ["col1", "col2", "col3", "col4"],
+        lambda n: [f"{n}.png", "Which colour is it?", "it is red, I think", "7"],
+        "image=col1,question=col2,answer=col3",
+    ),
+    "names of other words": (
+        ["photo_file", "ask", "reply", "note"],
+        lambda n: [f"{n}.png", "colour", "red", "a much longer note about nothing"],
+        "image=photo_file,question=ask,answer=reply",
+    ),
+    "a caption": (
+        ["bild", "id", "worte"],
+        lambda n: [f"{n}.png", str(n), "a red square"],
+        "image=bild,caption=worte",
+    ),
+    "pictures that are not there": (["a", "b"], lambda n: [f"gone{n}.png", "text"], ""),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_columns_that_no_name_explains_are_taken_for_what_stands_in_them(tmp_path, case):
+    names, row, expected = TABLES[case]
+    write(tmp_path / "datasets" / "pets", name="none.jsonl")
+    table = "\n".join(",".join(f'"{cell}"' for cell in cells) for cells in [names, *map(row, range(3))])
+    (tmp_path / "datasets" / "pets" / "rows.csv").write_text(table)
+    (tmp_path / "datasets" / "pets" / "none.jsonl").unlink()
+    wants = asked(tmp_path)
+    assert guessed(source_card.raw_rows(wants), wants.dataset.root) == expected
+    answer = answered(tmp_path, "en", sent(tmp_path, "draw"))
+    while answer.get("again"):
+        answer = answered(tmp_path, "en", sent(tmp_path, "draw"))
+    assert answer["mapping"]
+    assert answer.get("set", {}).get("columns", "") == expected
+    shown = texts_in(answer["parts"]["columns"])
+    assert all(name in shown for name in names)
+    assert row(2)[0] in shown  # its first three rows stand beside
+    assert ('data-act="look"' in answer["parts"]["examples"]) == bool(expected)
 
 
 def test_a_correction_that_is_the_guess_is_no_setting(pets):
@@ -296,10 +394,21 @@ def test_a_shelf_keeps_the_newest():
     assert [shelf.find(key) for key in "abc"] == [None, ord("b"), ord("c")]
 
 
+def test_long_reading_tells_how_far_it_is(tmp_path, monkeypatch):
+    rows = ({"image": f"{n % 3}.png", "question": "?", "answer": str(n)} for n in range(3000))
+    write(tmp_path / "datasets" / "pets", *rows)
+    monkeypatch.setattr("ui.datasets.POLL_S", 0.0)
+    shown = [answered(tmp_path, "en", sent(tmp_path, "draw"))]
+    assert "Reading rows" in shown[0]["parts"]["facts"]
+    monkeypatch.setattr("ui.datasets.POLL_S", 60.0)
+    assert rows_read(tmp_path, Wanted("pets")) is None
+    assert "3,000" in answered(tmp_path, "en", sent(tmp_path, "draw"))["parts"]["facts"]
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_eye_shows_grid_tokens_and_lengths(pets, language):
-    dataset = read_dataset(pets, Wanted("pets"))
-    html = looking.eye(language, values("pets"), dataset, dataset.examples[0])
+    wants = asked(pets, language=language)
+    html = model_view.view(wants, wants.dataset.examples[0])
     assert html.count('class="view') == 2  # the row of views, and one in it
     assert re.search(r'<path d="M0 0V6', html)
     assert '<span class="on">' in html
@@ -308,12 +417,13 @@ def test_the_eye_shows_grid_tokens_and_lengths(pets, language):
 
 
 def test_the_eye_shows_an_example_that_is_too_long_and_says_by_how_much(pets):
-    dataset = read_dataset(pets, Wanted("pets"))
-    html = looking.eye("en", values("pets", max_length=8), dataset, dataset.examples[0])
-    assert "of 8" in html
-    too_long = values("pets", max_length=1)
+    wants = asked(pets, settings={"max_length": 8})
+    assert "of 8" in model_view.view(wants, wants.dataset.examples[0])
+    too_long = asked(pets, settings={"max_length": 1})
     with pytest.raises(UserError, match="max_length"):
-        looking.eye("en", too_long, dataset, dataset.examples[0])
+        model_view.view(too_long, too_long.dataset.examples[0])
+    told = model_view.see(too_long.after({"now": {"at": {"row": "rows.jsonl:1"}}}))
+    assert "max_length" in told["parts"]["see"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -6,18 +6,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from support.data_tab import asked
 from training.data.dataset import Dataset
 from training.data.edit.versions import pending_edits
 from training.data.open import open_dataset
 from training.data.validate.dataset_check import check_dataset
-from ui.data import fixing, labelling
+from ui.data import labelling, row_editor, row_edits
 from ui.data.labelling import Label
-from ui.data.rows import RowText, draft_of, is_same, of_example, of_messages, of_raw, read_turns
-from ui.train import form
+from ui.data.row_text import RowText, draft_of, is_same, of_example, of_messages, of_raw, read_turns
+from ui.train import form_values
 from vlm.errors import UserError
 from vlm.example import IMAGE, Message
 
-VALUES = {name: form.default_of(name) for name in form.FIELDS} | {"dataset": "pets"}
+VALUES = {name: form_values.default_of(name) for name in form_values.FIELDS} | {"dataset": "pets"}
 TALK = (
     Message("system", "Be brief."),
     Message("user", f"{IMAGE}What is it?"),
@@ -116,24 +117,24 @@ def test_of_a_row_that_cannot_be_read_all_is_taken_that_there_is(pets):
 
 def test_every_faulty_row_is_found_once_and_by_each_that_shows_a_broken_picture(pets):
     report = check_dataset(pets)
-    assert sorted(fixing.faulty_rows(report)) == [
+    assert sorted(row_edits.faulty_rows(report)) == [
         *(f"rows.jsonl:{line}" for line in (3, 4, 5)),
         "rows.jsonl:6",
         "rows.jsonl:7",
     ]
-    states = fixing.state_of(pending_edits(pets, pets.root.parent.parent))
-    assert {states(finding) for finding in report.faults} == {"open"}
+    changes = pending_edits(pets, pets.root.parent.parent)
+    assert {row_edits.mark_of(changes, key) for key in row_edits.faulty_rows(report)} == {""}
 
 
 def test_rows_are_corrected_and_left_out_and_the_version_passes_the_check(pets, tmp_path):
     before = (pets.root / "rows.jsonl").read_bytes()
-    row = fixing.row_text(tmp_path, VALUES, pets, "rows.jsonl:3")
-    fixing.fix(tmp_path, pets, "rows.jsonl:3", RowText(row.images, row.question, "now it is said"))
-    first = fixing.row_text(tmp_path, VALUES, pets, "rows.jsonl:1")
-    fixing.fix(tmp_path, pets, "rows.jsonl:1", RowText(first.images, first.question, "a tabby"))
-    fixing.leave_out(tmp_path, pets, "rows.jsonl:6", "rows.jsonl:7")
-    assert fixing.row_text(tmp_path, VALUES, pets, "rows.jsonl:1").answer == "a tabby"
-    version = fixing.save(tmp_path, pets, "")
+    row = row_edits.row_text(tmp_path, VALUES, pets, "rows.jsonl:3")
+    row_edits.fix(tmp_path, pets, "rows.jsonl:3", RowText(row.images, row.question, "now it is said"))
+    first = row_edits.row_text(tmp_path, VALUES, pets, "rows.jsonl:1")
+    row_edits.fix(tmp_path, pets, "rows.jsonl:1", RowText(first.images, first.question, "a tabby"))
+    row_edits.leave_out(tmp_path, pets, "rows.jsonl:6", "rows.jsonl:7")
+    assert row_edits.row_text(tmp_path, VALUES, pets, "rows.jsonl:1").answer == "a tabby"
+    version = row_edits.save(tmp_path, pets, "")
     saved = open_dataset(version.folder.name, tmp_path)
     assert check_dataset(saved).faults == []
     assert [example.answer for example in saved.examples] == ["a tabby", "a dog", "now it is said"]
@@ -142,35 +143,35 @@ def test_rows_are_corrected_and_left_out_and_the_version_passes_the_check(pets, 
 
 
 def test_a_row_written_as_it_was_is_no_change(pets, tmp_path):
-    fixing.fix(tmp_path, pets, "rows.jsonl:1", of_example(pets.examples[0]))
+    row_edits.fix(tmp_path, pets, "rows.jsonl:1", of_example(pets.examples[0]))
     assert not pending_edits(pets, tmp_path)
 
 
 def test_what_was_left_out_is_taken_back(pets, tmp_path):
-    assert fixing.turn_over(tmp_path, pets, "rows.jsonl:1").excluded == {"rows.jsonl:1"}
-    assert not fixing.turn_over(tmp_path, pets, "rows.jsonl:1")
+    assert row_edits.turn_over(tmp_path, pets, "rows.jsonl:1").excluded == {"rows.jsonl:1"}
+    assert not row_edits.turn_over(tmp_path, pets, "rows.jsonl:1")
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "shapes", ".hidden", "x" * 300, "a\u202eb"])
 def test_a_version_is_never_written_anywhere_else(pets, tmp_path, name):
-    fixing.leave_out(tmp_path, pets, "rows.jsonl:1")
+    row_edits.leave_out(tmp_path, pets, "rows.jsonl:1")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError):
-        fixing.save(tmp_path, pets, name)
+        row_edits.save(tmp_path, pets, name)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_going_on_wraps_around():
-    assert [fixing.beside(["a", "b", "c"], "c", step) for step in (1, -1)] == ["a", "b"]
-    assert fixing.beside([], "gone", 1) == "gone"
+    assert [row_edits.beside(["a", "b", "c"], "c", step) for step in (1, -1)] == ["a", "b"]
+    assert row_edits.beside([], "gone", 1) == "gone"
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[str]:
+def pictures(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / f"{name}.png" for name in ("one", "two", "three")]
     for path in paths:
         Image.effect_noise((16, 16), 50).save(path)
-    return [str(path) for path in paths]
+    return paths
 
 
 def test_labels_are_saved_as_they_are_written_and_the_next_picture_comes(tmp_path, pictures):
@@ -212,3 +213,48 @@ def test_only_what_was_begun_here_is_written_to(pets, tmp_path, pictures):
     assert not any(
         labelling.can_go_on(tmp_path, name) for name in ("pets", "", "shapes", f"../datasets/{folder}")
     )
+
+
+def test_a_page_that_names_another_folder_writes_nothing_there(pets, tmp_path, pictures):
+    before = (pets.root / "rows.jsonl").read_bytes()
+    labelling.begin(tmp_path, pictures)
+    for folder in ("pets", "../datasets/pets", "..", str(pets.root)):
+        sent = {"folder": folder, "at": 0, "pair": 0, "question": ""}
+        wants = asked(tmp_path, at=sent, action="save", fields={"question": "?", "answer": "mine"})
+        assert 'role="alert"' in row_editor.move(wants)["parts"]["editing"]
+    assert (pets.root / "rows.jsonl").read_bytes() == before
+    assert not (pets.root / "metadata.jsonl").exists()
+
+
+def test_files_that_this_page_was_not_sent_are_not_taken(pets, tmp_path):
+    files = [{"path": str(pets.root / "a.png"), "name": "a.png"}]
+    answer = row_editor.start_labels(asked(tmp_path, files=files))
+    assert "trouble" in answer
+    assert not (tmp_path / "datasets" / "labels").exists()
+
+
+def test_a_labelled_dataset_leads_to_training(tmp_path, pictures):
+    label = Label(labelling.begin(tmp_path, pictures))
+    for number in range(3):
+        wants = asked(tmp_path, label.folder)
+        assert "data-train" not in row_editor.label_shown(wants, label)["parts"]["edit"]
+        label = labelling.moved(tmp_path, label, "save", RowText((), "what?", f"{number}"))
+    assert "Train on these 3" in row_editor.label_shown(asked(tmp_path, label.folder), label)["parts"]["edit"]
+
+
+def test_a_version_that_is_saved_is_chosen_and_leads_to_training(pets, tmp_path):
+    row_edits.leave_out(tmp_path, pets, "rows.jsonl:6", "rows.jsonl:7")
+    answer = row_editor.save_version(asked(tmp_path, name=""))
+    assert answer["set"]["dataset"] == "pets-v2"
+    assert answer["now"]["saved"] == {"name": "pets-v2", "examples": 2, "left_out": 3}
+
+
+def test_a_row_is_corrected_in_the_pane_and_the_next_one_comes(pets, tmp_path):
+    opened = row_editor.fix(asked(tmp_path, row="rows.jsonl:3"))
+    assert "empty?" in opened["parts"]["edit"]
+    texts = {"question": "empty?", "answer": "no longer"}
+    wants = asked(tmp_path, at={"row": "rows.jsonl:1", "faulty": False}, action="save", fields=texts)
+    answer = row_editor.move(wants)
+    assert answer["now"]["at"]["row"] == "rows.jsonl:2"
+    assert "no longer" in row_editor.edit(asked(tmp_path), "rows.jsonl:1")
+    assert "Corrected: 1" in row_editor.changes(asked(tmp_path))

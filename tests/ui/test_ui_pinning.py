@@ -9,12 +9,12 @@ from support.page_driver import SHOWN_MS, opened, see, served, visitor
 from training.config.fields import MOST_PINNED, ids_in
 from training.data.open import open_dataset
 from training.data.splits import split_dataset
-from ui.data.pinning import toggled
-from ui.train import form
+from ui.data.pins import toggled
+from ui.train import form_values
 
 
 def values(**changes) -> dict:
-    return {name: form.default_of(name) for name in form.FIELDS} | changes
+    return {name: form_values.default_of(name) for name in form_values.FIELDS} | changes
 
 
 def test_a_click_pins_and_the_next_one_unpins(scenes: Path, tmp_path: Path) -> None:
@@ -44,14 +44,14 @@ def test_what_cannot_be_pinned_is_refused_in_words(scenes: Path, tmp_path: Path)
 def test_a_pinned_example_is_the_next_runs_and_a_reload_keeps_it(chromium: Browser, tmp_path: Path) -> None:
     with served(tmp_path) as app, visitor(chromium, app) as page:
         dataset = open_dataset("shapes-vi", tmp_path)
-        _, kept = split_dataset(dataset, form.default_of("held_out"), form.default_of("seed"))
+        _, kept = split_dataset(dataset, form_values.default_of("held_out"), form_values.default_of("seed"))
         page.get_by_role("tab", name="Data", exact=True).click()
         place = dataset.examples.index(kept[0])
         for turned in range(place // 24):
             page.locator("#page-on").click()
             see(page, ".pager", f"{24 * (turned + 1) + 1:,}–")
         page.locator("#examples .example").nth(place % 24).click()
-        see(page, "#eye", f"{place + 1:,} of 2,000")
+        see(page, "#pane", f"{place + 1:,} of 2,000")
         page.locator("#eye-pin").click()
         expect(page.locator("#eye-pin")).to_have_text("Unpin", timeout=SHOWN_MS)
         see(page, "#examples .example.on i", "pinned")

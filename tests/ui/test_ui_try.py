@@ -13,7 +13,7 @@ from training.data.open import open_configured
 from ui.ask import tab as try_tab
 from ui.ask.models_card import BASE
 from ui.ask.tab import Reply, TryTab, answers_html
-from ui.i18n import LOCALES
+from ui.i18n import LANGUAGES, LOCALES, Language
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_an_answer_is_right_or_wrong_once_it_is_there_and_the_right_one_is_known
 
 def test_answers_are_told_to_a_listener_once_they_are_all_there():
     replies = [Reply("a", "red"), Reply("b", "<blue>")]
-    silent = '<p class="spoken" role="status" aria-live="polite"></p>'
+    silent = '<p class="unseen" role="status" aria-live="polite"></p>'
     for coming in (answers_html("en"), answers_html("en", replies, busy=True)):
         assert coming.startswith(silent)
     assert 'aria-live="polite">a: red. b: &lt;blue&gt;</p>' in answers_html("en", replies)
@@ -68,3 +68,12 @@ def test_a_picture_that_cannot_be_read_is_told_where_its_answers_would_be(tmp_pa
     (tmp_path / "torn.png").write_bytes(b"torn")
     *_, shown = asked(tab, tmp_path, "what?", str(tmp_path / "torn.png"))
     assert 'role="alert"' in shown[tab.answers]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_hostile_answers_are_shown_as_text(language: Language):
+    hostile = "<script>alert(1)</script><img src=x onerror=alert(2)>{{value}} ${alert(3)}"
+    replies = [Reply(hostile, hostile, 3, 0.1)]
+    shown = answers_html(language, replies, (hostile,), [(hostile, [(hostile, hostile)])])
+    assert "<script" not in shown
+    assert "<img src=x" not in shown

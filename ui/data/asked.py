@@ -20,7 +20,9 @@ from ui.train import form_values
 from vlm.errors import UserError
 
 Answer = dict[str, Any]
-"""`parts` of the tab by name, as HTML; `set`: settings of the form; `now`: what is seen from here on; `redraw`."""
+"""`parts` of the tab by name, as HTML; `set`: settings of the form; `now`: what is seen from here on.
+
+With `redraw` all of the tab but its pane is drawn too; `again` names what to ask next."""
 
 
 @dataclass(frozen=True)
@@ -37,24 +39,29 @@ class Asked:
         return form_values.values_of(self.settings, self.workspace)
 
     @cached_property
+    def _read(self) -> tuple[Dataset | None, UserError | None]:
+        try:
+            return read_dataset(self.workspace, Wanted.of(self.values)), None
+        except UserError as trouble:
+            return None, trouble
+
+    @property
+    def dataset(self) -> Dataset | None:
+        return self._read[0]
+
+    @property
     def trouble(self) -> UserError | None:
         """Why there is no dataset."""
-        try:
-            read_dataset(self.workspace, Wanted.of(self.values))
-        except UserError as trouble:
-            return trouble
-        return None
-
-    @cached_property
-    def dataset(self) -> Dataset | None:
-        return None if self.trouble else read_dataset(self.workspace, Wanted.of(self.values))
+        return self._read[1]
 
     @property
     def there(self) -> Dataset:
         """The dataset. Raises `UserError` where there is none."""
-        if self.dataset is None:
-            raise self.trouble or UserError("There is no dataset.", "Choose one first.", "nothing-to-save")
-        return self.dataset
+        dataset, trouble = self._read
+        if dataset is None:
+            assert trouble is not None
+            raise trouble
+        return dataset
 
     @property
     def changes(self) -> PendingEdits | None:

@@ -1,7 +1,7 @@
 """Pinning: a click in the pane puts an example into the next run's filmstrip, or takes it out again.
 
-The pins of the chosen dataset are the form's own setting. The browser keeps those of each dataset for the next
-visit (data.js): ids of one dataset mean nothing in another. From a run's hardest examples a click leads here.
+The pins of the chosen dataset are the form's own setting. The browser keeps those of each dataset for the
+next visit (data.js): ids of one dataset mean nothing in another. A run's hardest examples lead here too.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ def pin(asked: Asked) -> Answer:
 
 
 def open_hard_row(asked: Asked) -> Answer:
-    """One of a run's hardest examples in the pane. The run's dataset becomes the form's, read as the run did."""
+    """One of a run's hardest examples in the pane. The run's dataset becomes the form's, read as there."""
     settings = settings_of(runs.find(asked.workspace, str(asked.now["run"])))
     if settings is None:
         return {}

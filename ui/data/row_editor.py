@@ -1,7 +1,7 @@
 """The pane of the Data tab: one row, as the model sees it and as a person edits it.
 
-A row is corrected here, or a picture labelled that was dropped for it. The keyboard is enough: Enter saves and
-goes on, Alt with an arrow moves.
+A row is corrected here, or a picture labelled that was dropped for it. The keyboard is enough: Enter saves
+and goes on, Alt with an arrow moves.
 """
 
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ def fix(asked: Asked) -> Answer:
 
 
 def shown(asked: Asked, at: Mapping[str, Any]) -> Answer:
-    """The pane with this row: where it stands, how it is edited, and what the model sees of it, to be asked for."""
+    """The pane with this row: where it stands, and how it is edited; what the model sees is asked for then."""
     dataset, key = asked.there, at["row"]
     example = row_edits.examples_by_id(dataset).get(key)
     keys = keys_of(asked, at)

@@ -1,29 +1,9 @@
 /* Adding a dataset: a place to drop files and folders on, or to choose them; the Train and the Data tab have one. */
+"use strict";
+
 (() => {
-  const lens = (window.lens = window.lens || {});
   const AT_ONCE = 4;  // uploads beside each other
   const HIDDEN = /(^|\/)(\.|__MACOSX|Thumbs\.db$|desktop\.ini$)/;
-
-  /* What the page's own scripts call an answer by: the touched button is busy until it is there. */
-  lens.call = lens.call || (async (button, promise) => {
-    button?.setAttribute("aria-busy", "true");
-    try {
-      const answer = await promise;
-      if (answer?.warning) lens.warn(answer.warning);
-      return answer;
-    } finally {
-      button?.removeAttribute("aria-busy");
-    }
-  });
-
-  lens.warn = lens.warn || (({problem, remedy}) => {
-    const note = document.createElement("div");
-    note.className = "trouble toast";
-    note.setAttribute("role", "alert");
-    for (const text of [problem, remedy]) note.appendChild(document.createElement("p")).textContent = text;
-    document.body.appendChild(note);
-    setTimeout(() => note.remove(), 9000);
-  });
 
   /* Settings that a script has changed, for the event that hands them to the form. */
   const changed = [];
@@ -102,6 +82,8 @@
         box.querySelector("[data-sending]").replaceChildren();
       }
     };
+    // What is typed here is no setting of the form that the box may lie in.
+    for (const name of ["input", "change"]) box.addEventListener(name, (event) => event.stopPropagation());
     for (const input of box.querySelectorAll("[data-files]"))
       input.addEventListener("change", async () => {
         const files = [...input.files].map((file) => ({file, name: file.webkitRelativePath || file.name}));
@@ -117,7 +99,7 @@
     });
     box.querySelector("[data-typed]")?.addEventListener("submit", (event) => {
       event.preventDefault();
-      give(event.target.querySelector("button"), {typed: event.target.typed.value});
+      give(event.target.querySelector("button"), {typed: event.target.querySelector("input").value});
     });
   };
 

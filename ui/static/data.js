@@ -1,13 +1,11 @@
 /* The Data tab: what is touched is asked of the server in one call, and its answer put in its place. */
+"use strict";
+
 (() => {
-  const lens = (window.lens = window.lens || {});
   const PINS = "lora-lens-pins", SEARCH_MS = 250, AGAIN_MS = 60;
-  const STICKS_AT = 78;  // px below the bar
+  const STICKS_AT = 134;  // px: below the bar and the strip
   let tab = null;        // the tab, once it was opened
   let waiting = null;    // what is to be shown as soon as it is
-
-  lens.openTab = lens.openTab || ((id) =>
-    document.querySelectorAll("#pages [role=tab]")[["train", "data", "try", "runs"].indexOf(id)].click());
 
   /** The Train tab with Start in sight. */
   function train() {
@@ -50,6 +48,7 @@
       for (const box of element.querySelectorAll("[data-adding]"))
         lens.fillBox(box, upload, (given) => this.ask(box.dataset.adding === "data" ? "add" : "start_labels", given));
       new ResizeObserver(() => this.stick()).observe(this.find("[data-stick]"));
+      window.addEventListener("resize", () => this.stick());
     }
 
     find(selector) { return this.element.querySelector(selector); }
