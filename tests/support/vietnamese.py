@@ -9,6 +9,8 @@ from vlm.errors import Phrase
 
 WORD = re.compile(r"[^\W\d_]+")
 TAG = re.compile(r"<[^>]*>")
+NOT_OURS = re.compile(r'<(\w+)[^>]* translate="no"[^>]*>.*?</\1>', re.DOTALL)
+"""Text of the reader's own, which no language of ours has to hold."""
 # What people hear, or see at a touch.
 ATTRIBUTE = re.compile(r'(?:aria-label|alt|title|placeholder)="([^"]*)"')
 LETTER = re.compile("[ăâđêôơưàáảãạằắẳẵặầấẩẫậèéẻẽẹềếểễệìíỉĩịòóỏõọồốổỗộờớởỡợùúủũụừứửữựỳýỷỹỵ]", re.IGNORECASE)

@@ -13,7 +13,7 @@ from training.data.open import open_configured
 from ui.ask import tab as try_tab
 from ui.ask.models_card import BASE
 from ui.ask.tab import Reply, TryTab, answers_html
-from ui.i18n import LOCALES
+from ui.i18n import LANGUAGES, LOCALES, Language
 
 
 @pytest.fixture
@@ -40,6 +40,7 @@ def test_without_a_run_pictures_come_from_the_default_dataset_and_its_held_out_p
     dataset = open_configured(TrainingConfig(workspace=tmp_path))
     by_image = {example.images[0]: example for example in dataset.examples}
     assert len(samples) == try_tab.SAMPLES_SHOWN
+    assert samples[3].place == "/3"
     for sample in samples:
         assert sample.answers == by_image[sample.image].accepted
 
@@ -67,3 +68,12 @@ def test_a_picture_that_cannot_be_read_is_told_where_its_answers_would_be(tmp_pa
     (tmp_path / "torn.png").write_bytes(b"torn")
     *_, shown = asked(tab, tmp_path, "what?", str(tmp_path / "torn.png"))
     assert 'role="alert"' in shown[tab.answers]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_hostile_answers_are_shown_as_text(language: Language):
+    hostile = "<script>alert(1)</script><img src=x onerror=alert(2)>{{value}} ${alert(3)}"
+    replies = [Reply(hostile, hostile, 3, 0.1)]
+    shown = answers_html(language, replies, (hostile,), [(hostile, [(hostile, hostile)])])
+    assert "<script" not in shown
+    assert "<img src=x" not in shown

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.utils import get_upload_folder
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from training import config
 from training.config import TrainingConfig
@@ -186,7 +186,7 @@ def reason(language: Language, name: str, misfit: UserError) -> dict[str, Any]:
     bold, problem = Markup('<b translate="no">{}</b>').format(name), misfit.problem
     if problem.template and problem.values.get("name") == name:
         # Filled again with a mark for the name: its letters may stand in other words of the sentence, too.
-        marked = escape(sentence(language, problem.with_values(name=NAME_MARK)))
+        marked = Markup("{}").format(sentence(language, problem.with_values(name=NAME_MARK)))
         return {"problem": marked.replace(NAME_MARK, bold), "trouble": misfit}
     return {"problem": bold + ": " + sentence(language, problem), "trouble": misfit}
 

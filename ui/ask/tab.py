@@ -1,8 +1,9 @@
 """The Try tab: an image, a question, and who answers; base and adapters stream side by side."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from training.data.images import load_image
 from training.data.open import open_configured
 from training.data.splits import split_dataset
 from ui.ask.models_card import Choice, answerers, build_models_card
+from ui.dataset_cache import Wanted, read_dataset
 from ui.events import QUEUED, QUIET
 from ui.html import render, small
 from ui.i18n import Language, say
@@ -25,7 +27,7 @@ from ui.widgets import title
 from vlm.errors import UserError
 
 SAMPLES_SHOWN = 10
-Earlier = list[tuple[str, list[tuple[str, str]]]]
+Earlier = Sequence[tuple[str, list[tuple[str, str]]]]
 """Questions in order, each with (who, answer); of this visit, by their picture's digest."""
 
 Given = Mapping[gr.blocks.Block, Any]
@@ -34,8 +36,12 @@ Updates = dict[gr.blocks.Block, Any]
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture with a question and its right answers; held out, so that no adapter was trained on it."""
+    """A picture with a question and its right answers; held out, so that no adapter was trained on it.
 
+    `place` is where it stands: its run and its number among the pictures to pick.
+    """
+
+    place: str
     image: Path
     question: str
     answers: tuple[str, ...]
@@ -144,20 +150,16 @@ def pictures_to_pick(workspace: Path, language: Language) -> gr.HTML:
 
 
 def add_try_events(tab: TryTab, workspace: Path, language: Language) -> None:
-    def ask(given: Given) -> Iterator[Updates]:
-        yield from answered(tab, workspace, language, given)
-
-    def pick(given: Given) -> Iterator[Updates]:
-        """Shows the picture with its question, and asks it at once."""
+    def pick(given: Given) -> Updates:
+        """The picture with its question; the answers about the one before go."""
         picked = given[tab.pictures]
         known = samples(workspace, str(picked["of"]))
         if not 0 <= (index := int(picked["index"])) < len(known):
-            return
+            return {}
         sample = known[index]
         # Gradio keeps a copy of its own: no file of a dataset is served.
         shown = {tab.image: load_image(sample.image), tab.question: sample.question, tab.sample: sample}
-        yield shown | {tab.answers: answers_html(language, busy=True)}
-        yield from answered(tab, workspace, language, {**given, **shown})
+        return shown | {tab.answers: answers_html(language, place=sample.place, busy=True)}
 
     def new_image(given: Given) -> Updates:
         """Answers about another picture go; what was asked about this one before comes back."""
@@ -168,23 +170,24 @@ def add_try_events(tab: TryTab, workspace: Path, language: Language) -> None:
             trouble = unread
         return {tab.sample: None, tab.answers: answers_html(language, earlier=earlier, trouble=trouble)}
 
-    asking = {"concurrency_id": "gpu", **QUEUED}
-    outputs = {tab.answers, tab.asked}
-    gr.on(
-        [tab.ask.click, tab.question.submit],
-        ask,
-        {tab.image, tab.question, tab.models, tab.sample, tab.asked},
-        outputs,
-        trigger_mode="once",
-        **asking,
-    )
-    tab.pictures.pick(
+    # Not in one event with the answers: a generator's later updates break an image that its first one set.
+    picked = tab.pictures.pick(
         pick,
-        {tab.pictures, tab.models, tab.asked},
-        outputs | {tab.image, tab.question, tab.sample},
+        {tab.pictures},
+        {tab.image, tab.question, tab.sample, tab.answers},
         trigger_mode="always_last",
-        **asking,
+        **QUIET,
     )
+    asking = {
+        "fn": lambda given: (yield from answered(tab, workspace, language, given)),
+        "inputs": {tab.image, tab.question, tab.models, tab.sample, tab.asked},
+        "outputs": {tab.answers, tab.asked},
+        "concurrency_id": "gpu",
+        **QUEUED,
+    }
+    gr.on([tab.ask.click, tab.question.submit], trigger_mode="once", **asking)
+    # "always_last": a picture that is picked while an answer still comes is asked about after it.
+    picked.success(trigger_mode="always_last", **asking)
     tab.image.input(new_image, {tab.image, tab.asked}, {tab.sample, tab.answers}, **QUIET)
     tab.stop.click(lambda: engine().stop(), None, None, **QUIET)
 
@@ -200,9 +203,12 @@ def samples(workspace: Path, run: str) -> list[Sample]:
     found = next((each for each in runs.list_runs(workspace) if each.name == run), None)
     config = (settings_of(found) if found else None) or TrainingConfig()
     try:
-        dataset = open_configured(config.model_copy(update={"workspace": workspace}))
+        dataset = read_dataset(workspace, Wanted.of(config.model_dump()))
     except UserError:
-        return []  # the dataset was moved since: a person's own image can still be asked about
+        try:  # a run that was started from a shell may have taken it from outside the workspace
+            dataset = open_configured(config.model_copy(update={"workspace": workspace}))
+        except UserError:
+            return []  # it was moved since: a person's own image can still be asked about
     _, held_out = split_dataset(dataset, config.held_out, config.seed)
     by_image = {
         example.images[0]: example
@@ -210,13 +216,16 @@ def samples(workspace: Path, run: str) -> list[Sample]:
         if example.images and example.question
     }
     shown = list(by_image.items())[:SAMPLES_SHOWN]
-    return [Sample(image, example.question, example.accepted) for image, example in shown]
+    return [
+        Sample(f"{run}/{index}", image, example.question, example.accepted)
+        for index, (image, example) in enumerate(shown)
+    ]
 
 
 def answered(tab: TryTab, workspace: Path, language: Language, given: Given) -> Iterator[Updates]:
     """Streams the answers; the question is remembered once it was answered, in full or until Stop."""
-    question, image, asked = (given[tab.question] or "").strip(), given[tab.image], given[tab.asked]
-    earlier: Earlier = []
+    question, image, sample = (given[tab.question] or "").strip(), given[tab.image], given[tab.sample]
+    drawn = partial(answers_html, language, place=sample.place if sample else "")
     try:
         model, named = answerers(workspace, language, given[tab.models])
         if not question:
@@ -225,11 +234,11 @@ def answered(tab: TryTab, workspace: Path, language: Language, given: Given) -> 
             raise UserError(
                 "There is no image yet.", "Upload one, or click one of the small pictures.", "no-image"
             )
-        picture = load_image(Path(image)) if isinstance(image, str) else image
-        earlier, sample = asked.get(digest(picture), []), given[tab.sample]
+        picture = load_image(Path(image))
+        earlier = given[tab.asked].get(digest(picture), [])
         right = sample.answers if sample and sample.question == question else ()
         replies = [Reply(who, is_base=folder is None) for who, folder in named]
-        yield {tab.answers: answers_html(language, replies, right, earlier, busy=True)}
+        yield {tab.answers: drawn(replies, right, earlier, busy=True)}
         folders = [folder for _, folder in named]
         for said in engine().ask(model, picture, question, folders, TrainingConfig().max_new_tokens):
             replies = [
@@ -243,38 +252,32 @@ def answered(tab: TryTab, workspace: Path, language: Language, given: Given) -> 
                 )
                 for reply, now in zip(replies, said, strict=True)
             ]
-            yield {tab.answers: answers_html(language, replies, right, earlier, busy=True)}
+            yield {tab.answers: drawn(replies, right, earlier, busy=True)}
     except UserError as trouble:
-        yield {tab.answers: answers_html(language, earlier=earlier, trouble=trouble)}
+        yield {tab.answers: drawn(trouble=trouble)}
         return
-    said_now = (question, [(reply.who, reply.text) for reply in replies])
+    newest = (question, [(reply.who, reply.text) for reply in replies])
+    before = [each for each in earlier if each != newest]
     yield {
-        tab.answers: answers_html(language, replies, right, earlier),
-        tab.asked: asked | {digest(picture): [*earlier, said_now]},
+        tab.answers: drawn(replies, right, before),
+        tab.asked: given[tab.asked] | {digest(picture): [*before, newest]},
     }
 
 
 def answers_html(
     language: Language,
-    replies: list[Reply] | None = None,
-    right: tuple[str, ...] = (),
-    earlier: Earlier | None = None,
+    replies: Sequence[Reply] = (),
+    right: Sequence[str] = (),
+    earlier: Earlier = (),
     *,
+    place: str = "",
     busy: bool = False,
     trouble: UserError | None = None,
 ) -> str:
     """A card for each reply, the adapters' framed, and the questions that were asked about this picture."""
-    spoken = [] if busy else [f"{reply.who}: {reply.text}" for reply in replies or []]
-    return render(
-        "ask_answers",
-        language,
-        replies=replies or [],
-        right=right[0] if right else None,
-        earlier=earlier or [],
-        busy=busy,
-        trouble=trouble,
-        spoken=". ".join(spoken),
-    )
+    spoken = "" if busy else ". ".join(f"{reply.who}: {reply.text}" for reply in replies)
+    known = {"right": right[0] if right else None, "place": place, "busy": busy, "trouble": trouble}
+    return render("ask_answers", language, replies=replies, earlier=earlier, spoken=spoken, **known)
 
 
 def digest(picture: Image) -> str:

@@ -77,8 +77,7 @@ class RunBoard:
             chosen = next((pair for pair in self._runs if pair[0].name == opened), None)
             run, status = chosen or live or next(iter(self._runs), (None, None))
             parts = self._strip(language, live)
-            if run is not None:
-                parts |= self._panel(language, run, status, live and live[0])
+            parts |= self._panel(language, run, status, live and live[0]) if run else self._welcome(language)
             seen = asked.get("seen") or {}
             return {
                 "run": run and run.name,
@@ -110,7 +109,7 @@ class RunBoard:
 
     def _status(self, run: Run) -> Status:
         """The status; of a run that is over it is read again only where its log has changed."""
-        stamp = _stamp(run.events_path)
+        stamp = _stamp(run.events_path), _stamp(run.exit_code_path)
         known, status = self._ended.get(run, (None, None))
         if status is None or known != stamp:
             status = status_of_run(run)
@@ -138,6 +137,19 @@ class RunBoard:
             )
         }
 
+    def _welcome(self, language: Language) -> dict[str, _Built]:
+        """What will be there; nothing is left of a run that was deleted."""
+        return {
+            name: self._part(
+                "",
+                language,
+                name,
+                (),
+                lambda name=name: render("run_welcome", language) if name == "head" else "",
+            )
+            for name in PARTS
+        }
+
     def _panel(self, language: Language, run: Run, status: Status, live: Run | None) -> dict[str, _Built]:
         """Every part of the panel, built again where the run has gone on since."""
         summary = summary_of(run)
@@ -146,18 +158,18 @@ class RunBoard:
         def image_of(image: str) -> str | None:
             return picture_of(run, image)
 
-        output = _stamp(run.output_log)
-        evaluated = (len(summary.evaluations), status.live, summary.best_step, summary.blindfold is None)
-        said = sum(len(answers) for answers in summary.samples.values()), len(summary.evaluations)
-        newest = (len(summary.steps), summary.steps[-1]["step"] if summary.steps else 0)
+        def told(*kinds: str) -> tuple[int, ...]:
+            return tuple(summary.told[kind] for kind in ("log", *kinds))
+
+        evaluated = (*told("evaluated", "blindfold"), status.live, summary.best_step)
         builders: dict[str, tuple[Hashable, Callable[[], str]]] = {
             "head": (self._read_at, lambda: self._head(language, run, status, summary)),
             "notices": (
-                (len(summary.warnings), status.state, other),
+                (*told("warning"), status.state, status.problem, other),
                 lambda: self._notices(language, run, status, summary, other),
             ),
             "charts": (
-                (*newest, *evaluated, status.total),
+                (*told("step"), *evaluated, status.total),
                 lambda: (
                     view.charts(language, status, summary)
                     if status.live or summary.steps or summary.evaluations
@@ -166,16 +178,16 @@ class RunBoard:
             ),
             "results": ((*evaluated, status.step), lambda: view.results(language, status, summary)),
             "film": (
-                (said, status.live),
+                (*told("sample"), status.live),
                 lambda: view.film(language, summary, image_of) if status.live or summary.samples else "",
             ),
             "hardest": (
-                (summary.hard and summary.hard["time"],),
+                told("hard"),
                 lambda: view.hardest(language, summary, image_of),
             ),
-            "log": (len(summary.log), lambda: view.log(language, summary)),
+            "log": ((*told(), len(summary.log)), lambda: view.log(language, summary)),
             "output": (
-                output,
+                _stamp(run.output_log),
                 lambda: render("run_output", language, text="\n".join(tail(run.output_log, OUTPUT_LINES))),
             ),
         }

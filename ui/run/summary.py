@@ -1,6 +1,7 @@
 """A run's events gathered into what the page tells of it: counts, curve, evaluations, answers. No HTML."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -33,6 +34,8 @@ class Summary:
     log: list[Event] = field(default_factory=list)
     blindfold: Event | None = None
     hard: Event | None = None
+    told: Counter[str] = field(default_factory=Counter)
+    """How many events of each kind were told; `log` counts the logs: a run can be deleted and made anew."""
     best_step: int | None = None
     best_metric: str = ""
     ended_early: bool = False
@@ -50,6 +53,7 @@ class Summary:
 
     def add(self, events: Iterable[Event]) -> None:
         for event in events:
+            self.told[event["kind"]] += 1
             match event["kind"]:
                 case "step":
                     _append(self.steps, event)
@@ -115,7 +119,7 @@ class _Followed:
     def _read_on(self) -> None:
         new = self._reader.new_events()
         if self._reader.restarted:
-            self._summary, self._outline = Summary(), []
+            self._summary, self._outline = Summary(told=self._summary.told + Counter(log=1)), []
         self._summary.add(new)
         for event in new:
             if event["kind"] not in KINDS:

@@ -1,7 +1,7 @@
 /* The Try tab: who answers, pictures to pick, answers as they come. Read when the tab is opened. */
 (() => {
   const lens = window.lens;
-  const tab = { wanted: null, models: null, listed: null, pictures: null, answers: null };
+  const tab = { wanted: null, models: null, listed: null, pictures: null, answers: null, place: null };
 
   /** Opens the tab with this adapter beside its base, and asks about its first held-out picture. */
   lens.tryAdapter = (key) => {
@@ -117,10 +117,11 @@
       list.querySelectorAll("button").forEach((each) => each.setAttribute("aria-pressed", each === button));
       button.setAttribute("aria-busy", "true");
       // An answer that still comes is about the picture before.
-      if (tab.answers?.querySelector("[aria-busy=true]")) server.stop_answer({});
+      if (tab.answers.querySelector(".answers[aria-busy=true]")) server.stop_answer({});
       tab.answers?.classList.add("stale");
       if (!tab.models.choice().who.length) await tab.listed;
       props.value = { of, index: Number(button.dataset.index) };
+      tab.place = `${of}/${button.dataset.index}`;
       ask();
     }
 
@@ -135,7 +136,10 @@
     tab.answers = element;
     let busy = false;
     watch("value", () => {
-      const now = element.querySelector("[aria-busy=true]") !== null;
+      const answers = element.querySelector(".answers");
+      const now = answers.ariaBusy === "true";
+      if (tab.place !== null && answers.dataset.place !== tab.place) return; // still about the picture before
+      tab.place = null;
       element.classList.remove("stale");
       document.querySelectorAll("#pictures button[aria-busy]").forEach((each) => each.removeAttribute("aria-busy"));
       if (busy && !now) tab.models?.check(); // an adapter that was loaded tells more than its files

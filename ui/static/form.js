@@ -91,6 +91,7 @@
   function take(answer) {
     if (!answer) return answer;
     offer(answer.choices);
+    if ("line" in answer) lens.counts.know(answer.line);
     if (answer.followed) extra.followed = answer.followed;
     if (answer.set) {
       set(answer.set);
@@ -109,7 +110,8 @@
   /** Tells the page now, and the server when nothing more was touched for a moment. */
   function changed(names = {}) {
     carrier.value = form.values();
-    lens.counts?.guess(form.values());
+    patch({ start_error: "" });  // other settings are another run
+    lens.counts.guess(form.values());
     if (OF_DATASET.some((name) => name in names)) preview();
     tokens += 1;
     clearTimeout(settled);
@@ -266,6 +268,7 @@
   function begin() {
     if (begun || !control("dataset") || !control(MODEL)) return;
     begun = true;
+    lens.counts.know(JSON.parse(find("[data-line]").dataset.line));
     const carried = sessionStorage.getItem(CARRIED);
     sessionStorage.removeItem(CARRIED);
     if (carried) restore(JSON.parse(carried));

@@ -4,6 +4,7 @@ The form is HTML whose controls are the settings; `static/form.js` collects them
 `Form.settings`, and asks the functions here what they say, cost and weigh. No Gradio event is needed for it.
 """
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,7 @@ class FormServer:
     workspace: Path
     board: RunBoard
     _started: dict[str, Run] = field(default_factory=dict)
+    _starting: threading.Lock = field(default_factory=threading.Lock)
 
     def functions(self) -> list[Callable[[Asked], Answer]]:
         """Where nobody may train, nothing starts."""
@@ -80,13 +82,14 @@ class FormServer:
         """What the settings say beside their controls, and which of them are seen, free or wrong."""
         values, chosen = self._values(asked)
         return {
-            "parts": form_view.said(self.language, values, chosen, asked.get("followed") or {})
-            | {"start_error": ""},
+            "parts": form_view.said(self.language, values, chosen, asked.get("followed") or {}),
             "looks": form_view.looks(self.language, values, chosen),
         }
 
     def count(self, asked: Asked) -> Answer:
-        return {"parts": form_view.count(self.language, *self._values(asked))}
+        values, chosen = self._values(asked)
+        line = form_view.rank_line(self.language, values, chosen)
+        return {"parts": form_view.count(self.language, values, chosen), "line": line}
 
     def measure(self, asked: Asked) -> Answer:
         line, fits = memory_hint.measure(self.language, *self._values(asked))
@@ -145,8 +148,12 @@ class FormServer:
 
     def start(self, asked: Asked) -> Answer:
         """Starts the run, once for each `token`: a second click meets the run of the first."""
-        if (known := self._started.get(asked["token"])) and known.status().live:
-            return {"run": known.name}
+        with self._starting:  # the other half of a double click waits here
+            if (known := self._started.get(asked["token"])) and known.status().live:
+                return {"run": known.name}
+            return self._start(asked)
+
+    def _start(self, asked: Asked) -> Answer:
         values, chosen = self._values(asked)
         if found := config.check(values):
             return {"parts": {"start_error": form_view.problems(self.language, found)}}

@@ -11,7 +11,7 @@ from training.config import TrainingConfig
 from training.runs.status import State
 from ui.ask.models_card import reason
 from ui.i18n import LANGUAGES, TEXTS, ago, duration, number, percent, say, told
-from ui.train import form
+from ui.train import form_values
 from vlm.catalog import CATALOG
 from vlm.errors import Phrase, UserError
 
@@ -42,7 +42,7 @@ def test_every_state_of_a_run_has_a_word(state):
     assert all(say(language, f"state_{state}") for language in LANGUAGES)
 
 
-@pytest.mark.parametrize("field", [field for group in form.ADVANCED.values() for field in group])
+@pytest.mark.parametrize("field", [field for group in form_values.ADVANCED.values() for field in group])
 def test_every_setting_in_the_fold_has_a_label(field):
     assert field in TrainingConfig.model_fields
     assert all(say(language, field) for language in LANGUAGES)

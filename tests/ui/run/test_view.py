@@ -3,18 +3,16 @@
 import html
 import json
 import re
+from collections.abc import Iterable
 
 import pytest
 
-from training.runs.events import error_fields
+from training.runs.events import Event, error_fields, error_of
 from training.runs.status import Status
-from ui.ask.tab import Reply, answers_html
-from ui.i18n import LANGUAGES
-from ui.run import results as learned
-from ui.run import view as live
-from ui.run.loss_chart import ceiling, loss_chart, thinned
-from ui.run.samples import film
-from ui.run.summary import Story, exact_match, gather, is_right
+from ui.html import render
+from ui.i18n import LANGUAGES, Language
+from ui.run import view
+from ui.run.summary import Summary, exact_match, is_right
 from vlm.errors import UserError
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>{{value}} ${alert(3)}"
@@ -68,50 +66,63 @@ def blindfold(verdict: str) -> dict:
     return {"time": 3.0, "kind": "blindfold", "step": 9, "verdict": verdict, "examples": 40} | rates
 
 
+def gathered(events: Iterable[Event]) -> Summary:
+    summary = Summary()
+    summary.add(events)
+    return summary
+
+
+def notices(language: Language, status: Status, summary: Summary) -> str:
+    """The cards over the charts: what ended the run, and its warnings."""
+    warnings = [error_of(warning) for warning in summary.warnings]
+    told = {"failure": view.failure(language, status), "warnings": warnings}
+    return render("run_notices", language, change=None, other=None, **told)
+
+
 def test_time_left_is_told_only_after_five_steps():
-    early = live.where_it_is("en", Status("running", 4, 200, "training", eta_s=90.0), Story())
-    later = live.where_it_is("en", Status("running", 5, 200, "training", eta_s=90.0), Story())
+    early = view.where_it_is("en", Status("running", 4, 200, "training", eta_s=90.0), Summary())
+    later = view.where_it_is("en", Status("running", 5, 200, "training", eta_s=90.0), Summary())
     assert early == ["step 4 of 200"]
     assert later == ["step 5 of 200", "1 min 30 s left"]
 
 
 def test_a_phase_is_told_with_its_numbers_until_steps_tell_more():
     phase = {"kind": "phase", "time": 1.0, "name": "encoding images", "done": 120, "total": 500}
-    assert live.where_it_is("en", Status("running", phase="x"), gather([phase])) == [
+    assert view.where_it_is("en", Status("running", phase="x"), gathered([phase])) == [
         "encoding images 120 of 500"
     ]
     training = phase | {"name": "training"}
-    assert live.where_it_is("en", Status("running", 10, 200), gather([training])) == ["step 10 of 200"]
+    assert view.where_it_is("en", Status("running", 10, 200), gathered([training])) == ["step 10 of 200"]
 
 
 def test_a_phase_the_page_does_not_know_is_told_by_its_name():
     phase = {"kind": "phase", "time": 1.0, "name": "polishing", "done": 0, "total": 0}
-    assert live.where_it_is("vi", Status("running"), gather([phase])) == ["polishing"]
+    assert view.where_it_is("vi", Status("running"), gathered([phase])) == ["polishing"]
 
 
 def test_a_resumed_run_tells_each_step_once():
-    story = gather(
+    summary = gathered(
         [step(10, 3.0), step(20, 2.0), step(30, 1.5), step(20, 1.9), evaluated(0, 0.1), evaluated(20, 0.5)]
     )
-    assert [(told["step"], told["loss"]) for told in story.steps] == [(10, 3.0), (20, 1.9)]
-    assert (story.base_score, story.score) == (0.1, 0.5)
+    assert [(told["step"], told["loss"]) for told in summary.steps] == [(10, 3.0), (20, 1.9)]
+    assert (summary.base_score, summary.score) == (0.1, 0.5)
 
 
 def test_tiles_tell_counts_and_exact_match_before_and_after():
-    shown = live.tiles("en", gather([started(), step(10), evaluated(0, 0.03), evaluated(100, 0.71)]))
+    shown = view.tiles("en", gathered([started(), step(10), evaluated(0, 0.03), evaluated(100, 0.71)]))
     for fact in ("122,880", "3 % → 71 %", "412", "0.9 GB"):
         assert fact in shown
 
 
 def test_tiles_of_a_run_that_has_said_nothing_hold_dashes():
-    assert live.tiles("en", Story()).count("<b>–</b>") == 5
+    assert view.tiles("en", Summary()).count("<b>–</b>") == 5
 
 
 def test_a_failure_is_told_with_its_remedy_and_a_good_run_has_no_notice():
     failed = Status("failed", problem="The disk is full.", remedy="Free 2 GB.")
-    assert "The disk is full." in live.failure("en", failed)
-    assert "Free 2 GB." in live.failure("vi", failed)
-    assert live.failure("en", Status("running")) == live.warnings("en", Story()) == ""
+    assert "The disk is full." in notices("en", failed, Summary())
+    assert "Free 2 GB." in notices("vi", failed, Summary())
+    assert notices("en", Status("running"), Summary()) == ""
 
 
 def test_failures_and_warnings_are_told_in_the_language_of_the_page():
@@ -119,28 +130,29 @@ def test_failures_and_warnings_are_told_in_the_language_of_the_page():
         "There is no room left to write {path}.", "Free some space, then resume.", "disk-full", path="/a/<b>"
     )
     status = Status("failed", problem=full.problem, remedy=full.remedy)
-    assert "There is no room left to write /a/&lt;b&gt;." in live.failure("en", status)
-    told = live.failure("vi", status)
+    assert "There is no room left to write /a/&lt;b&gt;." in notices("en", status, Summary())
+    told = notices("vi", status, Summary())
     assert "Không còn chỗ để ghi /a/&lt;b&gt;." in told
     assert "Hãy giải phóng bớt dung lượng" in told
     event = {"kind": "warning", "time": 1.0} | json.loads(json.dumps(error_fields(full)))
-    story = gather([event, event | {"kind": "failed", "elapsed_s": 1.0}])
-    assert "Không còn chỗ để ghi" in live.warnings("vi", story)
-    assert "There is no room left" in live.warnings("en", story)
-    assert "thất bại: Không còn chỗ để ghi" in live.log("vi", story)
+    summary = gathered([event, event | {"kind": "failed", "elapsed_s": 1.0}])
+    assert "Không còn chỗ để ghi" in notices("vi", Status("running"), summary)
+    assert "There is no room left" in notices("en", Status("running"), summary)
+    assert "thất bại: Không còn chỗ để ghi" in view.log("vi", summary)
 
 
 def test_the_log_of_an_older_run_keeps_its_sentence():
     event = {"kind": "warning", "time": 1.0, "problem": "Short of {memory}.", "remedy": "Batch of 8."}
     for language in LANGUAGES:
-        shown = live.warnings(language, gather([event])) + live.log(language, gather([event]))
+        summary = gathered([event])
+        shown = notices(language, Status("running"), summary) + view.log(language, summary)
         assert shown.count("Short of {memory}.") == 2
         assert "Batch of 8." in shown
 
 
 def test_the_filmstrip_has_a_column_for_the_base_and_the_newest_and_marks_right_and_wrong():
     answers = [sample(0, "red"), *(sample(n, "lam") for n in range(1, 20)), sample(40, " Đỏ. ")]
-    shown = film("en", gather(answers), lambda image: "data:image/webp;base64,AA")
+    shown = view.film("en", gathered(answers), lambda image: "data:image/webp;base64,AA")
     assert re.findall(r'<th scope="col">(?:step )?(\w+)</th>', shown) == [
         "base",
         *(str(number) for number in range(10, 20)),
@@ -163,34 +175,36 @@ def test_an_evaluation_without_a_number_counts_as_nothing_right():
 def test_an_ended_run_shows_base_and_adapter_with_intervals_and_groups():
     before = evaluated(0, 0.03) | {"intervals": {"exact_match": [0.01, 0.07]}, "groups": {"count": GROUP}}
     after = evaluated(9, 0.71) | {"intervals": {"exact_match": [0.64, 0.77]}, "groups": {"count": GROUP}}
-    story = gather([before, after])
-    assert learned.results("en", Status("running"), story) == ""
-    shown = learned.results("en", Status("finished", 9, 9), story)
+    summary = gathered([before, after])
+    assert view.results("en", Status("running"), summary) == ""
+    shown = view.results("en", Status("finished", 9, 9), summary)
     assert '<th scope="col">Adapter</th>' in shown
-    assert "95 % interval of the last: 64 to 77." in live.scores("en", story)
-    assert '<th scope="col">step 9</th>' in learned.results("en", Status("stopped", 12, 20), story)
-    assert "<b>3 %</b> <span>1 to 7</span></td><td><b>71 %</b> <span>64 to 77</span>" in shown
-    assert '<th scope="row">count (2)</th><td><b>50 %</b> <span>9 to 91</span>' in shown
-    assert "Khớp hoàn toàn theo loại" in learned.results("vi", Status("stopped"), story)
+    assert "95 % interval of the last: 64 to 77." in view.charts("en", Status("running"), summary)
+    assert '<th scope="col">step 9</th>' in view.results("en", Status("stopped", 12, 20), summary)
+    shown = re.sub(r"\n\s*", "", shown)
+    assert "<b>3 %</b><span>1 to 7</span></td><td><b>71 %</b><span>64 to 77</span>" in shown
+    assert '<th scope="row">count (2)</th><td><b>50 %</b><span>9 to 91</span>' in shown
+    assert "Khớp hoàn toàn theo loại" in view.results("vi", Status("stopped"), summary)
 
 
 def test_a_log_from_before_intervals_and_groups_is_shown_without():
-    shown = learned.results("en", Status("finished"), gather([evaluated(0, 0.1), evaluated(9, 0.5)]))
-    assert "<b>50 %</b></td>" in shown
+    shown = view.results("en", Status("finished"), gathered([evaluated(0, 0.1), evaluated(9, 0.5)]))
+    assert "<b>50 %</b>" in shown
+    assert "<span>" not in shown
     assert "by type" not in shown
 
 
 def test_the_kept_step_is_what_the_page_tells_of():
     told = [evaluated(0, 0.1), evaluated(5, 0.8), evaluated(9, 0.5)]
     ended = {"time": 4.0, "kind": "finished", "step": 9, "elapsed_s": 1.0, "adapter": "adapter"}
-    assert gather([*told, ended]).score == 0.5
+    assert gathered([*told, ended]).score == 0.5
     early = ended | {"best_step": 5, "best_metric": "exact_match", "ended_early": True}
-    story = gather([*told, early])
-    assert story.score == 0.8
-    shown = learned.results("en", Status("finished"), story)
+    summary = gathered([*told, early])
+    assert summary.score == 0.8
+    shown = view.results("en", Status("finished"), summary)
     assert "<b>80 %</b>" in shown
     assert "Ended early: nothing was better than step 5 by Exact match" in shown
-    assert gather([*told, early, {"time": 5.0, "kind": "queued"}]).best_step is None
+    assert gathered([*told, early, {"time": 5.0, "kind": "queued"}]).best_step is None
 
 
 @pytest.mark.parametrize(
@@ -203,28 +217,28 @@ def test_the_kept_step_is_what_the_page_tells_of():
     ],
 )
 def test_the_blindfold_test_is_told_in_a_sentence(verdict, words):
-    story = gather([evaluated(0, 0.1), evaluated(9, 0.5), blindfold(verdict)])
-    assert words in html.unescape(learned.results("en", Status("finished"), story))
-    assert words in html.unescape(live.log("en", story))
-    assert "bịt mắt" in learned.results("vi", Status("finished"), story)
+    summary = gathered([evaluated(0, 0.1), evaluated(9, 0.5), blindfold(verdict)])
+    assert words in html.unescape(view.results("en", Status("finished"), summary))
+    assert words in html.unescape(view.log("en", summary))
+    assert "bịt mắt" in view.results("vi", Status("finished"), summary)
 
 
 def test_the_blindfold_tests_gap_and_what_would_tell_are_told():
     unclear = blindfold("unclear") | {"gap_interval": [-0.108, 0.199], "needed": 250}
-    words = learned.blindfold_words("en", unclear)
+    words = view.blindfold_words("en", unclear)
     assert words.endswith("a difference of -11 to 20 points (95 %). About 250 held-out examples would tell.")
-    assert "khoảng 250 ví dụ" in learned.blindfold_words("vi", unclear)
-    assert "too few answers are right" in learned.blindfold_words("en", unclear | {"needed": None})
+    assert "khoảng 250 ví dụ" in view.blindfold_words("vi", unclear)
+    assert "too few answers are right" in view.blindfold_words("en", unclear | {"needed": None})
 
 
 def test_the_hardest_examples_of_the_newest_epoch_are_shown():
-    shown = learned.hardest("en", gather([hard(5, "old", 1.0), hard(10, "new")]), lambda image: None)
+    shown = view.hardest("en", gathered([hard(5, "old", 1.0), hard(10, "new")]), lambda image: None)
     assert "epoch 2" in shown
     assert "wrong label" in shown
     assert "loss 4.25" in shown
     assert "new" in shown
     assert "old" not in shown
-    assert learned.hardest("en", Story(), lambda image: None) == ""
+    assert view.hardest("en", Summary(), lambda image: None) == ""
 
 
 @pytest.mark.parametrize("language", ["en", "vi"])
@@ -256,23 +270,19 @@ def test_hostile_text_is_inert_wherever_a_run_is_told(language):
             "best_metric": HOSTILE,
         },
     ]
-    story = gather(events)
+    summary = gathered(events)
     status = Status("failed", problem=HOSTILE, remedy=HOSTILE)
+    where = view.where_it_is(language, Status("running"), summary)
+    known = {"name": HOSTILE, "words": " · ".join(where), "share": 0.0, "stopping": False, "can_train": True}
     shown = [
-        live.run_head(language, HOSTILE, Status("running"), story),
-        live.failure(language, status),
-        film(language, story, lambda image: 'x" onerror="alert(1)'),
-        learned.results(language, status, story),
-        learned.hardest(language, story, lambda image: 'x" onerror="alert(1)'),
-        live.warnings(language, story),
-        live.log(language, story),
-        live.output([HOSTILE]),
-        answers_html(
-            language,
-            [Reply(HOSTILE, HOSTILE, 3, 0.1)],
-            (HOSTILE,),
-            [(HOSTILE, [(HOSTILE, HOSTILE)])],
-        ),
+        render("run_head", language, status=status, tiles="", has_adapter=True, **known),
+        render("run_strip", language, run=HOSTILE, **known),
+        view.film(language, summary, lambda image: 'x" onerror="alert(1)'),
+        view.results(language, Status("finished"), summary),
+        view.hardest(language, summary, lambda image: 'x" onerror="alert(1)'),
+        notices(language, status, summary),
+        view.log(language, summary),
+        render("run_output", language, text=HOSTILE),
     ]
     for part in shown:
         assert "<script" not in part
@@ -282,38 +292,25 @@ def test_hostile_text_is_inert_wherever_a_run_is_told(language):
 
 
 def test_the_chart_has_a_line_for_training_and_a_dot_for_each_evaluation():
-    shown = loss_chart("en", [(10, 3.0), (20, 1.5)], [(0, 3.0), (20, 1.2)], total=40)
+    summary = gathered([step(10, 3.0), step(20, 1.5), evaluated(0, 0.1) | {"loss": 3.0}, evaluated(20, 0.5)])
+    shown = view.charts("en", Status("running", 20, 40), summary)
     assert 'points="25.00,0.00 50.00,50.00"' in shown
     assert shown.count("<i style=") == 2
     assert "step 40" in shown
 
 
 def test_a_step_without_a_loss_leaves_no_point():
-    story = gather([step(10, None), step(20, 2.0)])
-    assert 'points="10.00,0.00"' in live.charts("en", Status("running", 20, 200), story)
+    summary = gathered([step(10, None), step(20, 2.0)])
+    assert 'points="10.00,0.00"' in view.charts("en", Status("running", 20, 200), summary)
 
 
 def test_a_chart_with_nothing_to_show_says_when_it_will():
-    assert "first logged step" in loss_chart("en", [], [], total=0)
-
-
-@pytest.mark.parametrize(
-    ("value", "top"), [(0, 1), (0.031, 0.04), (1, 1), (1.2, 1.5), (2.9, 3), (7, 8), (70, 80)]
-)
-def test_the_axis_ends_at_a_round_number_above_the_curve(value, top):
-    assert ceiling(value) == pytest.approx(top)
-
-
-def test_a_long_curve_is_thinned_and_keeps_its_end():
-    points = [(float(n), float(n)) for n in range(10_001)]
-    kept = thinned(points, 240)
-    assert len(kept) <= 241
-    assert kept[-1] == points[-1]
+    assert "first logged step" in view.charts("en", Status("running"), Summary())
 
 
 def test_the_fire_drill_is_told_in_the_log():
     drill = {"time": 1.0, "kind": "drill", "batch_size": 16, "gradient_accumulation_steps": 2}
     drill |= {"memory_gib": 1.25, "grown_gib": 0.1, "step_s": 0.141, "eta_s": 75.0}
-    (english,), (vietnamese,) = (live.log_lines(language, drill) for language in ("en", "vi"))
+    (english,), (vietnamese,) = (view.log_lines(language, drill) for language in ("en", "vi"))
     assert english.endswith("16 examples at once, 1.2 GiB, 0.14 s a step, about 1 min 15 s in all")
     assert "0,14 giây" in vietnamese

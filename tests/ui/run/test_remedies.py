@@ -3,7 +3,7 @@
 import pytest
 
 from training.config import TrainingConfig, build
-from ui.run.remedies import usable_change
+from ui.run.board import usable_change
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,14 @@
 """The memory badge: what is said of a run that fits and of one that does not, and what would help."""
 
-import gradio as gr
 import pytest
 
 from training.config import build
 from training.memory import estimate
-from ui.train import advice, form, mixer
-from ui.train.advice import HIDDEN, advise, measure
+from ui.train import form_values
+from ui.train.form_values import STARTER
+from ui.train.memory_hint import advise, countable, measure
 
-DEFAULTS = {field: form.default_of(field) for field in form.FIELDS}
+DEFAULTS = {field: form_values.default_of(field) for field in form_values.FIELDS}
 
 
 @pytest.fixture
@@ -19,28 +19,26 @@ def device(monkeypatch):
 
 def test_a_run_that_fits_is_told_with_its_badge_and_needs_no_advice(device):
     device(24 << 30)
-    line, error, row = measure("en", DEFAULTS, form.STARTER)
+    line, fits = measure("en", DEFAULTS, STARTER)
     needed = estimate.estimate(build({})).total / 2**30
     assert f"memory about {needed:.1f} of 24 GB" in line
     assert 'class="badge fits">fits<' in line
-    assert (error, row) == ("", HIDDEN)
-    assert advise("en", DEFAULTS, form.STARTER) == (HIDDEN, "", None)
+    assert fits
+    assert advise("en", DEFAULTS, STARTER) == ("", None)
 
 
 def test_of_a_run_that_does_not_fit_the_setting_that_helps_is_told_with_its_estimate(device):
     values = DEFAULTS | {"batch_size": 256}
     needed, small = (estimate.estimate(build({"batch_size": size})).total for size in (256, 32))
     device(int((needed + small) / 2))
-    line, _, row = measure("en", values, form.STARTER)
-    assert "tight" in line or "won&#x27;t fit" in line
-    assert row == gr.skip()  # what was advised before stands until there is more to say
-    shown, words, advised = advise("en", values, form.STARTER)
-    assert shown == gr.update(visible=True)
-    setting, value = advised
+    line, fits = measure("en", values, STARTER)
+    assert "tight" in line or "won&#39;t fit" in line
+    assert not fits  # so that the advice is asked for
+    words, (setting, value) = advise("en", values, STARTER)
     helped = estimate.estimate(build(values | {setting: value}))
     assert helped.total < needed
     assert f"{helped.total / 2**30:.1f} GB" in words
-    assert "Với" in advise("vi", values, form.STARTER)[1]
+    assert "Với" in advise("vi", values, STARTER)[0]
 
 
 @pytest.mark.parametrize(
@@ -50,15 +48,10 @@ def test_of_a_run_that_does_not_fit_the_setting_that_helps_is_told_with_its_esti
 )
 def test_nothing_is_estimated_of_settings_that_are_no_run_yet(edited):
     values = DEFAULTS | edited
-    assert advice.countable(values, form.STARTER) is None
-    assert measure("en", values, form.STARTER) == ("", "", HIDDEN)
-    assert advise("en", values, form.STARTER) == (HIDDEN, "", None)
+    assert countable(values, STARTER) is None
+    assert measure("en", values, STARTER) == ("", True)
+    assert advise("en", values, STARTER) == ("", None)
 
 
 def test_a_setting_in_the_fold_that_cannot_be_used_keeps_no_estimate_back():
-    assert "badge" in measure("en", DEFAULTS | {"epochs": 0}, form.STARTER)[0]
-
-
-def test_the_form_is_drawn_with_the_starters_memory():
-    assert "badge" in mixer.first_memory("vi")
-    assert "bộ nhớ khoảng" in mixer.first_memory("vi")
+    assert "badge" in measure("en", DEFAULTS | {"epochs": 0}, STARTER)[0]
