@@ -43,7 +43,7 @@ def fix(asked: Asked) -> Answer:
 
 
 def shown(asked: Asked, at: Mapping[str, Any]) -> Answer:
-    """The pane with this row: where it stands, and how it is edited; what the model sees is asked for then."""
+    """The pane with this row: where it stands, and how it is edited. What the model sees is asked then."""
     dataset, key = asked.there, at["row"]
     example = row_edits.examples_by_id(dataset).get(key)
     keys = keys_of(asked, at)
