@@ -17,7 +17,7 @@ from training.data.images import load_image
 from training.data.open import open_configured
 from training.data.splits import split_dataset
 from ui.ask.models_card import Choice, answerers, build_models_card
-from ui.dataset_cache import Wanted, read_dataset
+from ui.datasets import Wanted, read_dataset
 from ui.events import QUEUED, QUIET
 from ui.html import render, small
 from ui.i18n import Language, say
