@@ -96,8 +96,8 @@ def check(page: Page, verdict: str) -> None:
 
 def train(page: Page, dataset: str) -> None:
     """On Train, a short run on the dataset that was chosen on Data, to its end."""
-    page.get_by_role("tab", name="Train").click()
-    page.locator("#advanced > button").click()
+    page.get_by_role("tab", name="Train", exact=True).click()
+    page.locator("#advanced > summary").click()
     page.locator("#epochs input").fill("2")
     see(page, ".command", f"--dataset {dataset} --epochs 2")
     page.locator("#start").click()
@@ -156,7 +156,7 @@ def test_after_another_dataset_is_chosen_the_page_comes_to_rest(page, planted):
 
 def test_bad_rows_are_skipped_by_choice_and_the_setting_is_the_runs(page):
     page.locator("#data-skip").check()
-    page.get_by_role("tab", name="Train").click()
+    page.get_by_role("tab", name="Train", exact=True).click()
     see(page, ".command", "--skip_bad_rows")
 
 
@@ -181,8 +181,8 @@ def test_the_models_eye_shows_the_patches_and_which_tokens_are_trained(page):
 
 
 def test_a_safe_length_is_applied_to_the_run_and_loses_nothing(page):
-    page.get_by_role("tab", name="Train").click()
-    page.locator("#advanced > button").click()
+    page.get_by_role("tab", name="Train", exact=True).click()
+    page.locator("#advanced > summary").click()
     page.locator("#max_length input").fill("12")
     see(page, ".command", "--max_length 12")
     page.get_by_role("tab", name="Data", exact=True).click()
@@ -191,7 +191,7 @@ def test_a_safe_length_is_applied_to_the_run_and_loses_nothing(page):
     page.locator("#apply-safe").click()
     see(page, ".verdict", "A run can start")
     expect(page.locator("#apply-safe")).to_be_hidden(timeout=SHOWN_MS)
-    page.get_by_role("tab", name="Train").click()
+    page.get_by_role("tab", name="Train", exact=True).click()
     see(page, ".command", "--max_length 64")
 
 
@@ -255,7 +255,7 @@ def test_columns_that_are_called_otherwise_are_corrected_and_are_the_runs(page, 
     see(page, "#examples", "Which 3?")
     page.locator("#column-answer").select_option("say")
     see(page, "#examples", "this 3")
-    page.get_by_role("tab", name="Train").click()
+    page.get_by_role("tab", name="Train", exact=True).click()
     see(page, ".command", "question=ask,answer=say")
 
 
@@ -279,13 +279,13 @@ def test_one_of_the_hardest_examples_is_opened_in_its_dataset_and_corrected(page
     log.append("hard", step=1, epoch=1.0, seen=9, samples=[hardest | {"answer": "number 2"}])
     log.append("finished", step=1, elapsed_s=1.0, adapter="adapter")
     choose(page, "shapes-vi")
-    page.get_by_role("tab", name="Train").click()
+    page.get_by_role("tab", name="Train", exact=True).click()
     page.locator(".hardest button").click(timeout=SHOWN_MS)
     expect(page.locator("#data-dataset")).to_have_value("planted", timeout=SHOWN_MS)
     see(page, "#pane", "train.jsonl:3")
     page.locator("#pane-edit").click()
     expect(page.locator("#edit-answer")).to_have_value("number 2", timeout=SHOWN_MS)
-    page.get_by_role("tab", name="Train").click()
+    page.get_by_role("tab", name="Train", exact=True).click()
     see(page, ".command", "--dataset planted")
 
 

@@ -66,7 +66,7 @@ def test_a_dataset_and_what_a_check_found_are_told_without_an_english_word(pets)
                 kinds=dict.fromkeys(source_card.COLUMN_KINDS, "x"),
                 there=["x"],
                 rows=[{}],
-                none="–",
+                nothing="–",
                 guessed=guessed,
                 unknown=True,
             )

@@ -78,3 +78,8 @@ class Asked:
 
     def render(self, template: str, **values: Any) -> Markup:
         return html.render(template, self.language, **values)
+
+
+def afresh() -> dict[str, Any]:
+    """What is seen of a dataset at first: what was looked at and edited was of another."""
+    return {"at": None, "first": 0, "opened": [], "guessed": False, "saved": None, "query": ""}

@@ -12,7 +12,7 @@ from training.data.open import source_of
 from training.data.row import Row
 from training.data.splits import split_dataset
 from training.data.synthetic.samples import SAMPLES
-from ui.data.asked import Answer, Asked
+from ui.data.asked import Answer, Asked, afresh
 from ui.data.columns import guessed
 from ui.datasets import Shelf, Wanted, added, choices_with, chosen, read_dataset
 from ui.i18n import TEXTS, Language, say
@@ -28,19 +28,16 @@ COLUMNS_NAMED = 12
 ROWS_SHOWN, ROWS_LOOKED_AT = 3, 50
 """Of a table whose columns nobody knows."""
 
-AFRESH: Mapping[str, Any] = {"at": None, "first": 0, "opened": [], "guessed": False, "saved": None}
-"""What was looked at and edited was of another dataset."""
-
 
 def choose(asked: Asked) -> Answer:
     """Another dataset, read as it reads by itself."""
-    return {"set": chosen(asked.now["value"]), "now": AFRESH, "parts": {"pane": ""}, "redraw": True}
+    return {"set": chosen(asked.now["value"]), "now": afresh(), "parts": {"pane": ""}, "redraw": True}
 
 
 def add(asked: Asked) -> Answer:
     """What a person dropped or typed, chosen; or what is wrong with it."""
     answer = added(asked.workspace, asked.language, asked.now)
-    return answer if "trouble" in answer else {**answer, "now": AFRESH, "parts": {"pane": ""}, "redraw": True}
+    return answer if "trouble" in answer else {**answer, "now": afresh(), "parts": {"pane": ""}, "redraw": True}
 
 
 def map_columns(asked: Asked) -> Answer:
@@ -79,7 +76,7 @@ def drawn(asked: Asked) -> Answer:
         kinds=taken,
         there=columns_of(dataset, asked.values["columns"], rows),
         rows=rows,
-        none=NONE,
+        nothing=NONE,
         guessed=asked.now.get("guessed"),
         unknown=unknown,
     )

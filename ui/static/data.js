@@ -79,7 +79,8 @@
       Object.assign(this.now, answer.now);
       for (const [name, html] of Object.entries(answer.parts || {})) this.put(name, html);
       this.showSettings();
-      if (answer.mapping !== undefined) this.find("#data-columns").open = answer.mapping || this.find("#data-columns").open;
+      if (answer.mapping || (answer.set?.dataset && "mapping" in answer)) this.find("#data-columns").open = answer.mapping;
+      if (answer.now?.query === "") this.find("#search").value = "";
       if (answer.draft !== undefined) this.write("#edit-answer", answer.draft);
       if (answer.box) lens.showAdding(this.find(`[data-adding=${answer.box}]`));
       if (answer.pane) this.now.pane = answer.pane;
