@@ -38,7 +38,7 @@ from training.data.synthetic.phrases import (
 )
 from training.data.synthetic.scenes import GRID, IMAGE_SIZE, SHAPES, Difficulty, Scene, draw_scene, make_scene
 from vlm.composed import ComposedConfig, ComposedForConditionalGeneration, ComposedProcessor
-from vlm.meta_model import COMMITTED, STARTER_COUNTS_FILE, build_counts
+from vlm.meta_model import COUNTED, STARTER_COUNTS_FILE, build_counts
 
 logger = logging.getLogger(__name__)
 
@@ -349,7 +349,7 @@ def save(model: ComposedForConditionalGeneration, processor: ComposedProcessor, 
     """Everything that the starter's folder holds, its counts included: the page's first paint shows them."""
     model.save_pretrained(output)
     processor.save_pretrained(output)
-    counts = {name: build_counts(str(output), adapter).as_dict() for name, adapter in COMMITTED.items()}
+    counts = {name: build_counts(str(output), adapter).as_dict() for name, adapter in COUNTED.items()}
     (output / STARTER_COUNTS_FILE.name).write_text(json.dumps(counts, indent=1) + "\n")
 
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlm.errors import UserError
 from vlm.lazy_torch import import_torch
 from vlm.param_counts import ALL_ONE, TowerCount, TowerCounts, times
 from vlm.settings import AdapterSettings, ModelSettings
@@ -29,6 +30,18 @@ COMMITTED = {
     "vision": AdapterSettings(use_vision_lora=True, use_text_lora=False),
     "both": AdapterSettings(use_vision_lora=True),
 }
+
+
+def _all_towers(rank: int) -> dict[str, Any]:
+    ranks = dict.fromkeys(("vision_lora_r", "connector_lora_r", "text_lora_r"), rank)
+    return {"use_vision_lora": True, "use_text_lora": True, "connector": "lora"} | ranks
+
+
+# Whose counts are committed: those that begin, and those that `rank_table` asks for.
+COUNTED = COMMITTED | {f"rank {rank}": AdapterSettings(**_all_towers(rank)) for rank in (1, 2)}
+# What these train does not grow by the same with each rank: AdaLoRA begins with half as many ranks again,
+# rounded up, and LoKr factors a matrix only while that makes it smaller.
+NOT_ON_A_LINE = frozenset({"adalora", "lokr"})
 
 
 def adapter_settings(settings: ModelSettings, **more: Any) -> AdapterSettings:
@@ -49,7 +62,7 @@ def tower_counts(settings: ModelSettings) -> TowerCounts:
         UserError: the model has no readable configuration, or no layer for the targets.
     """
     adapter = adapter_settings(settings)
-    known = next((name for name, committed in COMMITTED.items() if adapter == committed), None)
+    known = next((name for name, committed in COUNTED.items() if adapter == committed), None)
     if settings.model != "starter" or known is None:
         return build_counts(settings.model, adapter, settings.revision)
     towers = json.loads(STARTER_COUNTS_FILE.read_text())[known]
@@ -57,6 +70,40 @@ def tower_counts(settings: ModelSettings) -> TowerCounts:
         **{tower: TowerCount(**counts) for tower, counts in towers.items()},
         stored=sum(counts["trainable"] for counts in towers.values()),  # LoRA stores what it trains
     )
+
+
+def rank_table(settings: ModelSettings) -> dict[str, tuple[int, int, int]] | None:
+    """Returns each tower's counts at any rank as (fixed, per_rank, total): it trains fixed + per_rank * rank.
+
+    `total` is the tower's own parameters, to which what it trains comes; a connector that trains fully trains
+    a copy of all its own. Where one rank serves all towers, it is the first trained one's: of text, vision,
+    connector. Towers that are off have their counts too, unless the settings name a layer that one of them
+    lacks. None for methods whose counts are on no line. What is trained is what is stored, but PiSSA and
+    OLoRA store twice as much, and VeRA its random matrices.
+
+    Raises:
+        UserError: as `tower_counts` does.
+    """
+    if settings.method in NOT_ON_A_LINE:
+        return None
+
+    def at(rank: int) -> TowerCounts:
+        values = _all_towers(rank)
+        try:
+            return tower_counts(settings.model_copy(update=values))
+        except UserError:
+            names = ("use_vision_lora", "use_text_lora")
+            own = {name: getattr(settings, name) for name in names}
+            own["connector"] = "lora" if settings.connector == "lora" else "off"
+            return tower_counts(settings.model_copy(update=values | own))
+
+    one, two = at(1), at(2)
+    table = {}
+    for tower in ("vision", "connector", "text"):
+        first, second = getattr(one, tower), getattr(two, tower)
+        per_rank = second.trainable - first.trainable
+        table[tower] = (first.trainable - per_rank, per_rank, first.total - first.trainable)
+    return table
 
 
 @lru_cache(maxsize=256)

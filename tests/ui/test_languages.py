@@ -82,4 +82,6 @@ def test_answers_adapters_and_runs_are_told_without_an_english_word(taught, tmp_
         *(ago("vi", seconds) for seconds in (0, 90, 9000, 900000)),
         *(duration("vi", seconds) for seconds in (0, 90, 9000)),
     ]
+    for html in drawn:
+        if english_in(html, NAMES + " demo tiny x data"): print(html)
     assert [told for html in drawn if (told := english_in(html, NAMES + " demo tiny x data"))] == []

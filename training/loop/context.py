@@ -17,7 +17,7 @@ DONE, UNEXPECTED, BAD_INPUT, STOPPED, DISK_FULL, NOT_FINITE = 0, 1, 2, 3, 4, 5
 
 
 class StopBeforeTraining(Exception):
-    """Stop was requested before this attempt's first step: there is nothing new to save."""
+    """Stop was requested before this attempt changed the adapter: there is nothing new to save."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from training.loop.callbacks import RunCallback
+from training.loop.context import StopBeforeTraining
 from training.loop.trainer import AdapterTrainer
 from training.runs.events import EventLog
 from vlm.example import Example
@@ -29,7 +30,11 @@ SAMPLE_EVERY_S = 0.005
 
 @dataclass(eq=False)
 class Preflight(TrainerCallback):
-    """Runs once a new run's model and optimizer are ready. `lengths` are tokens by example id."""
+    """Runs once a new run's model and optimizer are ready. `lengths` are tokens by example id.
+
+    Raises:
+        StopBeforeTraining: a stop is requested.
+    """
 
     trainer: AdapterTrainer
     callback: RunCallback
@@ -61,7 +66,9 @@ class Preflight(TrainerCallback):
         with _restored(trainer.model), _peak_bytes(args.device) as peak:
             before = peak[0]
             trainer.dry_run(heavy)
+            self._end_if_stopped()  # a pass may take long: after each
             step_s = trainer.dry_run(common) * args.gradient_accumulation_steps
+        self._end_if_stopped()
         grown, eta_s = max(0, peak[0] - before), self.callback.time_left_s(state, step_s)
         logger.info(
             "preflight: %d examples at once take %.2f GiB (%.2f GiB more than before), "
@@ -77,6 +84,10 @@ class Preflight(TrainerCallback):
             step_s=step_s,
             eta_s=eta_s,
         )
+
+    def _end_if_stopped(self) -> None:
+        if self.callback.stop_requested():
+            raise StopBeforeTraining
 
 
 def tokens_of(example: Example, lengths: Mapping[str, Sequence[int]]) -> int:

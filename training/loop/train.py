@@ -301,6 +301,7 @@ def finish(
     """Puts a verified adapter in place. Returns False where the run was stopped.
 
     Raises:
+        StopBeforeTraining: the run was stopped before a step changed the adapter.
         UserError: the loop ended before its last step, or training changed nothing.
     """
     config, run, log, first = context.config, context.run, context.log, context.ranks.first
@@ -324,11 +325,14 @@ def finish(
     weights = trainer.gathered_weights()
     if not first:
         return not callback.stopped
+    begun_as = adapted.initial_fingerprint
+    # The first step of a warm-up has a rate of zero.
+    if callback.stopped and not adapters.has_learned(adapted.model, weights, begun_as=begun_as):
+        raise StopBeforeTraining
     log.append("phase", name="saving", done=0, total=1)
     # Written beside its place, verified, and only then renamed: an adapter that is there is a good one.
     model, initial, draft = adapted.model, adapted.initial_folder, run.adapter_path.with_name("adapter.draft")
     adapters.save(model, draft, weights, start=initial)
-    begun_as = adapted.initial_fingerprint
     adapters.verify_saved(model, draft, weights, begun_as=begun_as, converted=initial is not None)
     commit = hub.commit(config.model, config.revision)
     card, facts = draft / "README.md", run.events(ON_CARD)

@@ -8,7 +8,7 @@ from pathlib import Path
 from training.config import TrainingConfig, load, run_name
 from training.program import command
 from training.runs import events
-from training.runs.status import EVENTS, EXIT_CODE, LOCK, OUTPUT, STOP, Status, status_of
+from training.runs.status import ADAPTER, EVENTS, EXIT_CODE, LOCK, OUTPUT, STOP, Status, status_of
 from vlm.errors import UserError
 
 
@@ -44,7 +44,7 @@ class Run:
 
     @property
     def adapter_path(self) -> Path:
-        return self.path / "adapter"
+        return self.path / ADAPTER
 
     @property
     def lock_path(self) -> Path:

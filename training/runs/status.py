@@ -14,6 +14,7 @@ from vlm.errors import Phrase, UserError
 
 # Files of a run folder. `stop` requests the worker to end; `exit_code` is there if its parent saw it end.
 EVENTS, OUTPUT, LOCK, STOP, EXIT_CODE = "events.jsonl", "output.log", "lock", "stop", "exit_code"
+ADAPTER = "adapter"
 
 State = Literal["starting", "running", "finished", "stopped", "failed", "interrupted"]
 
@@ -28,6 +29,8 @@ KINDS = FINAL | {"queued", "started", "phase", "drill", "step", "checkpoint"}
 @dataclass(frozen=True, slots=True)
 class Status:
     """Where a run stands. `total` is None until it is known, `problem` and `remedy` if nothing is wrong.
+
+    A run that was stopped has a problem where it was stopped too early to have an adapter.
 
     `change` has settings that would have helped, each alone, the best first.
     """
@@ -77,6 +80,16 @@ def _read_status(folder: Path, read_events: Callable[[], list[Event]]) -> tuple[
     outcome = next((event for event in reversed(attempt) if event["kind"] in FINAL), None)
     if outcome is not None:
         words = _said(error_of(outcome)) if outcome["kind"] == "failed" else {}
+        if outcome["kind"] == "stopped" and not (folder / ADAPTER).is_dir():
+            words = _said(
+                UserError(
+                    "The run was stopped too early to have an adapter.",
+                    GO_ON,
+                    "run-stopped-early",
+                    command=command(),
+                    name=folder.name,
+                )
+            )
         return replace(
             status, state=outcome["kind"], eta_s=None, elapsed_s=outcome["elapsed_s"], **words
         ), True

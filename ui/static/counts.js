@@ -11,7 +11,8 @@
 
     /** Writes what the table tells; nothing where it holds for other settings. */
     guess(values) {
-      if (!table || Object.entries(table.of).some(([name, value]) => values[name] !== value)) return;
+      const isOf = ([name, value]) => (values[name] || null) === (value || null);
+      if (!table || !Object.entries(table.of).every(isOf) || !ranksAreWhole(values)) return;
       let trainable = 0, total = 0;
       for (const tower of TOWERS) {
         const [fixed, perRank, base] = table.towers[tower];
@@ -26,6 +27,10 @@
       line.textContent = filled(table.words.trainable_of, trainable, total, (part) => `(${part})`);
     },
   };
+
+  function ranksAreWhole(values) {
+    return TOWERS.every((tower) => !trains(tower, values) || Number(values[`${tower}_lora_r`]) >= 1);
+  }
 
   function trains(tower, values) {
     return tower === "connector" ? values.connector === "lora" : values[`use_${tower}_lora`];

@@ -91,6 +91,7 @@
   function take(answer) {
     if (!answer) return answer;
     offer(answer.choices);
+    if ("line" in answer) lens.counts.know(answer.line);
     if (answer.followed) extra.followed = answer.followed;
     if (answer.set) {
       set(answer.set);
@@ -110,7 +111,7 @@
   function changed(names = {}) {
     carrier.value = form.values();
     patch({ start_error: "" });  // other settings are another run
-    lens.counts?.guess(form.values());
+    lens.counts.guess(form.values());
     if (OF_DATASET.some((name) => name in names)) preview();
     tokens += 1;
     clearTimeout(settled);
@@ -267,6 +268,7 @@
   function begin() {
     if (begun || !control("dataset") || !control(MODEL)) return;
     begun = true;
+    lens.counts.know(JSON.parse(find("[data-line]").dataset.line));
     const carried = sessionStorage.getItem(CARRIED);
     sessionStorage.removeItem(CARRIED);
     if (carried) restore(JSON.parse(carried));

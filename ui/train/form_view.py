@@ -21,7 +21,7 @@ from ui.train.base_model import TEXT_MODELS, VISION_TOWERS, chosen_of, layer_cho
 from ui.train.form_values import FIELDS, TOWERS, Chosen
 from vlm import catalog
 from vlm.errors import UserError
-from vlm.meta_model import tower_counts
+from vlm.meta_model import rank_table, tower_counts
 from vlm.methods import METHODS
 from vlm.param_counts import TowerCounts
 
@@ -39,6 +39,11 @@ UNSET = {
     },
 }
 """What an empty box of an optional setting stands for, by the end of its name."""
+
+OF_COUNTS = (
+    *("model", "method", "vision_lora_targets", "text_lora_targets", "text_lora_part", "from_adapter"),
+)
+"""Settings that change how many parameters a rank stands for."""
 
 DEFAULTS = {name: form_values.default_of(name) for name in FIELDS}
 Choices = list[tuple[str, str]]
@@ -71,6 +76,7 @@ def cards(language: Language, workspace: Path, can_train: bool) -> tuple[Markup,
         towers=TOWERS,
         groups=form_values.ADVANCED,
         idle=form_values.idle(DEFAULTS, form_values.STARTER),
+        line=rank_line(language, values, form_values.STARTER),
         suggested={"vision_tower": VISION_TOWERS, "text_model": TEXT_MODELS},
     )
 
@@ -227,6 +233,24 @@ def count(language: Language, values: Mapping[str, Any], chosen: Chosen) -> dict
         return counted(language, tower_counts(settings))
     except UserError as refused:
         return counted(language, None, error(language, refused))
+
+
+def rank_line(language: Language, values: Mapping[str, Any], chosen: Chosen) -> dict[str, Any] | None:
+    """What counts.js tells counts by while a rank or a switch is touched, and the settings that it holds for.
+
+    None where they are on no line, or hang on more than each tower's own rank.
+    """
+    method = METHODS[values["method"]]
+    in_full = values["connector"] == "full" or (values["connector"] == "auto" and chosen.place == "two")
+    if not method.rank_per_tower or method.prompt_learning or in_full or chosen.trouble:
+        return None
+    try:
+        wrong = {problem.field for problem in config.check(dict(values))}
+        table = rank_table(config.build({name: values[name] for name in values if name not in wrong}))
+    except UserError:
+        return None
+    words = {key: say(language, key) for key in ("trainable_of", "tower_share", "frozen")}
+    return table and {"of": {name: values[name] for name in OF_COUNTS}, "towers": table, "words": words}
 
 
 def problems(language: Language, found: Sequence[Problem]) -> Markup:

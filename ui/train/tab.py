@@ -87,7 +87,9 @@ class FormServer:
         }
 
     def count(self, asked: Asked) -> Answer:
-        return {"parts": form_view.count(self.language, *self._values(asked))}
+        values, chosen = self._values(asked)
+        line = form_view.rank_line(self.language, values, chosen)
+        return {"parts": form_view.count(self.language, values, chosen), "line": line}
 
     def measure(self, asked: Asked) -> Answer:
         line, fits = memory_hint.measure(self.language, *self._values(asked))

@@ -67,6 +67,17 @@ def fingerprint(model: PeftModel) -> str:
     return digest.hexdigest()
 
 
+def has_learned(
+    model: PeftModel, state_dict: dict[str, torch.Tensor] | None = None, *, begun_as: str
+) -> bool:
+    """Whether training has changed what the adapter does. The arguments are as for `verify_saved`."""
+    memory = get_peft_model_state_dict(model, state_dict, save_embedding_layers=False)
+    moved = state_dict is not None or fingerprint(model) != begun_as
+    # A LoRA's B begins at 0: while all are, the adapter adds nothing, even if an A has decayed.
+    products = [tensor for name, tensor in memory.items() if ".lora_B." in name]
+    return moved and (not products or any(tensor.any() for tensor in products))
+
+
 def verify_saved(
     model: PeftModel,
     folder: Path,
@@ -83,17 +94,13 @@ def verify_saved(
     Raises:
         UserError: something is off; such a run must not call itself finished.
     """
-    memory = get_peft_model_state_dict(model, state_dict, save_embedding_layers=False)
-    learned = state_dict is not None or fingerprint(model) != begun_as
-    # A LoRA's B begins at 0: while all are, the adapter adds nothing, even if an A has decayed.
-    products = [name for name in memory if ".lora_B." in name]
-    learned &= not products or any(memory[name].any() for name in products)
-    if not learned:
+    if not has_learned(model, state_dict, begun_as=begun_as):
         raise UserError(
             "Training changed nothing in the adapter.",
             "Raise --learning_rate or --epochs.",
             "nothing-learned",
         )
+    memory = get_peft_model_state_dict(model, state_dict, save_embedding_layers=False)
     with safe_open(folder / ADAPTER_WEIGHTS_FILE, framework="pt") as weights:
         if set(weights.keys()) != set(memory):
             raise UserError(

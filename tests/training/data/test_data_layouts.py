@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from training.data.dataset import Dataset
+from training.data.edit.versions import Edits, save_version
 from training.data.open import open_dataset
 from vlm.errors import UserError
 from vlm.example import Example
@@ -90,6 +91,11 @@ def test_each_example_of_the_document_is_read_as_it_says(example: Documented, tm
     assert dataset.kind
     assert dataset.layouts
     assert dataset.columns
+    again = open_dataset(save_version(dataset, Edits(), tmp_path).folder.name, tmp_path)
+    # LLaMA-Factory's questions become its own alpaca; of two layouts, the first is written.
+    assert again.layouts[0] in (dataset.layouts[0], "alpaca")
+    assert [one.messages for one in again.examples] == [one.messages for one in dataset.examples]
+    assert [one.references for one in again.examples] == [one.references for one in dataset.examples]
 
 
 def rows(tmp_path: Path, content: str, name: str = "train.json") -> Dataset:

@@ -79,21 +79,23 @@ def test_a_version_has_rows_fixed_excluded_and_added_and_the_old_one_stays(works
     assert [(e.question, e.answer) for e in version.examples] == [
         *(("a?", "a"), ("mended?", "yes"), ("", "a caption"), ("new?", "blue")),
     ]
-    assert [example.id for example in version.examples][:3] == [
-        *("train.jsonl#1", "train.jsonl#2", "train.jsonl#4"),
-    ]
+    # Rows that had no id are called by their places in the new file.
+    assert [example.id for example in version.examples] == [f"train.jsonl:{line}" for line in (1, 2, 3, 4)]
     assert files(pets.root) == before
-    entry = json.loads((saved.folder / "dataset_info.json").read_text())["pets-v2"]["made_from"]
+    entry = json.loads((saved.folder / ".made_from.json").read_text())
     assert (entry["name"], entry["fingerprint"], entry["left_out"]) == ("pets", pets.fingerprint, 1)
 
 
-def test_a_version_of_a_version_keeps_the_rows_ids(workspace: Path) -> None:
-    first = save_version(opened(workspace, "pets"), Edits(excluded={"train.jsonl:1"}), workspace)
-    second = opened(workspace, first.folder.name)
-    assert [example.id for example in second.examples] == ["train.jsonl#2", "train.jsonl#3"]
-    third = save_version(second, Edits(excluded={"train.jsonl#2"}), workspace)
+def test_a_version_of_a_version_keeps_the_rows_own_ids_and_no_old_places(workspace: Path) -> None:
+    rows = [{"id": "one", "image": "a.png", "text": "a"}, {"image": "b.png", "text": "b"}]
+    (workspace / "datasets/pets/train.jsonl").write_text("\n".join(map(json.dumps, [{}, *rows])))
+    pets = opened(workspace, "pets")
+    assert [example.id for example in pets.examples] == ["one", "train.jsonl:3"]
+    second = opened(workspace, save_version(pets, Edits(), workspace).folder.name)
+    assert [example.id for example in second.examples] == ["one", "train.jsonl:2"]
+    third = save_version(second, Edits(excluded={"one"}), workspace)
     assert third.folder.name == "pets-v3"
-    assert [example.id for example in opened(workspace, "pets-v3").examples] == ["train.jsonl#3"]
+    assert [example.id for example in opened(workspace, "pets-v3").examples] == ["train.jsonl:1"]
 
 
 def test_a_given_split_lives_on_in_a_version(workspace: Path) -> None:
@@ -104,7 +106,7 @@ def test_a_given_split_lives_on_in_a_version(workspace: Path) -> None:
     save_version(pets, Edits(added=[draft_of(image, "more?", "yes")]), workspace)
     version = opened(workspace, "pets-v2")
     assert version.parts == {"train": 3, "test": 1}
-    assert version.held_out == {"train.jsonl#3"}
+    assert version.held_out == {"train.jsonl:3"}
 
 
 def test_a_version_with_a_bad_row_is_refused_and_leaves_nothing(workspace: Path) -> None:

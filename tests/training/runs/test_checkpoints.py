@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from support.checkpointing import checkpoint, go_on, names, same, stopped_after, weights
+from support.tiny_runs import finish
 from training import TrainingConfig, runs
 from training.loop import worker
 from training.loop.train import train
@@ -139,9 +140,44 @@ def test_a_stop_before_the_first_step_leaves_no_adapter_and_the_run_can_go_on(
 ) -> None:
     run = runs.prepare(tiny_config(max_steps=2))
     assert not train(run.config(), run, EventLog(run.events_path), lambda: True)
-    assert (run.status().state, run.status().step) == ("stopped", 0)
+    status = run.status()
+    assert (status.state, status.step, status.resumable) == ("stopped", 0, True)
+    assert status.problem == "The run was stopped too early to have an adapter."
+    assert "resume" in status.remedy
     assert not run.adapter_path.exists()
     assert go_on(run) == worker.DONE
+    assert run.status().problem is None
+
+
+def test_a_stop_in_the_preflight_ends_before_the_first_step(tiny_config: MakeConfig) -> None:
+    run = runs.prepare(tiny_config(warmup_steps=3, evaluations=0))
+
+    def asked() -> bool:
+        return any(event["name"] == "fire drill" for event in run.events({"phase"}))
+
+    assert not train(run.config(), run, EventLog(run.events_path), asked)
+    status = run.status()
+    assert (status.state, status.step, status.resumable) == ("stopped", 0, True)
+    assert "too early" in status.problem
+    assert run.events({"drill", "step", "checkpoint"}) == []
+    assert not run.adapter_path.exists()
+
+
+def test_a_stop_after_a_step_that_changed_nothing_is_no_failure_and_claims_no_adapter(
+    tiny_config: MakeConfig,
+) -> None:
+    """Step 1 of a warm-up has a rate of zero."""
+    config = tiny_config(warmup_steps=3, max_steps=6)
+    run = runs.prepare(config)
+    assert not train(run.config(), run, EventLog(run.events_path), lambda: bool(run.events({"drill"})))
+    status = run.status()
+    assert (status.state, status.step, status.resumable) == ("stopped", 1, True)
+    assert "too early" in status.problem
+    assert run.events({"failed"}) == []
+    assert not run.adapter_path.exists()
+    assert not run.adapter_path.with_name("adapter.draft").exists()
+    assert go_on(run) == worker.DONE
+    assert same(weights(run), weights(finish(config.model_copy(update={"name": "unbroken"}))))
 
 
 def test_a_stop_while_a_resumed_run_loads_keeps_its_step_and_its_adapter(tiny_config: MakeConfig) -> None:

@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeatur
 
 import vlm.composed  # noqa: F401
 from training.config import TrainingConfig
-from vlm.meta_model import COMMITTED, build_counts, tower_counts
+from vlm.meta_model import COUNTED, build_counts, tower_counts
 
 STARTER = Path(__file__).resolve().parents[3] / "vlm" / "starter"
 QUESTIONS = ["hình này có màu gì?", "có bao nhiêu hình ở phía trên, bên trái?"]
@@ -155,7 +155,7 @@ def test_the_starter_loads_is_small_and_its_committed_counts_are_true() -> None:
     assert len(processor.tokenizer) <= model.config.text_config.vocab_size
     assert sum(file.stat().st_size for file in STARTER.rglob("*") if file.is_file()) <= 12_000_000
     committed = json.loads((STARTER / "counts.json").read_text())
-    assert committed.keys() == COMMITTED.keys()
-    for settings in COMMITTED.values():
+    assert committed.keys() == COUNTED.keys()
+    for settings in COUNTED.values():
         config = TrainingConfig.model_validate(settings.model_dump())
         assert tower_counts(config) == build_counts("starter", settings)

@@ -38,6 +38,13 @@ TAGS = {
     "system_tag": "system",
 }
 JsonRow = dict[str, Any]
+# LLaMA-Factory's description of a file of messages.
+MESSAGES: JsonRow = {
+    "file_name": ROWS,
+    "formatting": "sharegpt",
+    "columns": {"messages": "messages", "images": "images"},
+    "tags": TAGS,
+}
 
 
 def export_dataset(
@@ -78,16 +85,14 @@ def export_dataset(
         for done, (image, name) in enumerate(names.items(), start=1):
             copy_file(image, draft / name)
             progress("images", done, len(names))
-        rows = (
-            message_row(export_id(dataset, example), example, names, split_of(dataset, example))
-            for example in examples
-        )
+        rows = (_message_row(dataset, example, names) for example in examples)
         if format == "messages":
-            write_messages(draft, dataset.name, rows)
+            write_rows(draft / ROWS, rows)
+            write_info(draft, dataset.name, MESSAGES)
             return out
         metadata = _metadata_rows(examples, rows, plain)
         if format == "imagefolder":
-            _write_jsonl(draft / "metadata.jsonl", metadata)
+            write_rows(draft / "metadata.jsonl", metadata)
             return out
         metadata = list(metadata)  # the header comes first, and names the columns of all rows
         there = {column for row in metadata for column in row}
@@ -148,25 +153,23 @@ def copy_file(file: Path, target: Path) -> None:
         shutil.copyfileobj(source, copy)
 
 
-def message_row(key: str, example: Example, names: Mapping[Path, str], split: str | None) -> JsonRow:
+def _message_row(dataset: Dataset, example: Example, names: Mapping[Path, str]) -> JsonRow:
     """Returns a row of messages and images; columns that say nothing about the example are left out."""
     row: JsonRow = {
-        "id": key,
+        "id": export_id(dataset, example),
         "messages": [{"role": message.role, "content": message.text} for message in example.messages],
         "images": [names[image] for image in example.images],
     }
-    optional = {"split": split, "type": example.group, "answers": [*example.references]}
+    optional = {"split": split_of(dataset, example), "type": example.group, "answers": [*example.references]}
     return row | {column: value for column, value in optional.items() if value}
 
 
 def export_id(dataset: Dataset, example: Example) -> str:
-    """Returns the example's id, as `id_of_place` writes it where it is the row's place."""
-    return id_of_place(example.id) if example.id == dataset.place_of(example) else example.id
+    """Returns the example's id; "train.jsonl#8" where it is its place, "train.jsonl:8".
 
-
-def id_of_place(place: str) -> str:
-    """Returns "train.jsonl#8" of "train.jsonl:8", which would be the place of another row in a new file."""
-    return "#".join(place.rsplit(":", 1))
+    That would be the place of another row in a new file.
+    """
+    return "#".join(example.id.rsplit(":", 1)) if example.id == dataset.place_of(example) else example.id
 
 
 def split_of(dataset: Dataset, example: Example) -> str | None:
@@ -177,19 +180,8 @@ def split_of(dataset: Dataset, example: Example) -> str | None:
     return held_out if example.id in dataset.held_out else train
 
 
-def write_messages(
-    folder: Path, name: str, rows: Iterable[JsonRow], made_from: JsonRow | None = None
-) -> None:
-    """Writes the file of rows and LLaMA-Factory's `dataset_info.json`, with what the rows were made from."""
-    _write_jsonl(folder / ROWS, rows)
-    entry: JsonRow = {
-        "file_name": ROWS,
-        "formatting": "sharegpt",
-        "columns": {"messages": "messages", "images": "images"},
-        "tags": TAGS,
-    }
-    if made_from is not None:
-        entry["made_from"] = made_from  # LLaMA-Factory ignores keys that it doesn't know
+def write_info(folder: Path, name: str, entry: JsonRow) -> None:
+    """Writes LLaMA-Factory's `dataset_info.json`, which describes the folder's file of rows."""
     key = re.sub(r"[^\w.-]+", "-", name) or "dataset"
     text = json.dumps({key: entry}, ensure_ascii=False, indent=2)
     (folder / INFO_FILE).write_text(text + "\n", encoding="utf-8")
@@ -214,7 +206,8 @@ def _metadata_rows(examples: Sequence[Example], rows: Iterable[JsonRow], plain: 
         yield files | text | {key: row[key] for key in ("id", "split", "type", "answers") if key in row}
 
 
-def _write_jsonl(path: Path, rows: Iterable[JsonRow]) -> None:
+def write_rows(path: Path, rows: Iterable[JsonRow]) -> None:
+    """Writes JSON Lines."""
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

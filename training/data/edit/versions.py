@@ -1,8 +1,8 @@
 """Dataset versions: pending edits on disk, and saving them as a new dataset; the old one stays. No torch.
 
 Pending edits belong to the dataset as it was when they were made: another fingerprint has none. A version is
-messages and images, as `export` writes them. It is opened before it gets its name: one with a bad row is
-refused, and nothing is left of it.
+written in the layout that its dataset came in (`row_writer`). It is opened before it gets its name: one with
+a bad row is refused, and nothing is left of it.
 """
 
 import json
@@ -18,14 +18,13 @@ from pathlib import Path
 from training.data.dataset import Dataset
 from training.data.edit.export import (
     copy_file,
-    export_id,
-    id_of_place,
     image_names,
-    message_row,
     new_dataset_folder,
     split_of,
-    write_messages,
+    write_info,
+    write_rows,
 )
+from training.data.edit.row_writer import info_of, row_of, rows_file_of
 from training.data.images import examine_image
 from training.data.open import open_dataset, source_of
 from training.data.readers.json_csv import LONGEST_LINE, counts_lines
@@ -37,6 +36,8 @@ from vlm.example import Example, Message
 from vlm.filesystem import free_name, slug, write_atomic
 
 EDITS_FILE = "changes.json"
+# What a version was made from. Readers pass over hidden files.
+MADE_FROM = ".made_from.json"
 VERSION = re.compile(r"(?P<name>.+)-v(?P<number>\d{1,6})")
 FAULTS_SHOWN = 5
 LONGEST_SHOWN = 100_000  # bytes of a bad line, for a form: a line may have millions
@@ -213,8 +214,11 @@ def save_version(dataset: Dataset, edits: Edits, workspace: Path, name: str | No
     with new_dataset_folder(folder) as draft:
         for image in images:
             copy_file(image, draft / names[image])
-        written = (message_row(example.id, example, names, split) for example, split in rows)
-        write_messages(draft, folder.name, written, made_from=made_from | counts)
+        written = (row_of(dataset, example, names, split) for example, split in rows)
+        write_rows(draft / rows_file_of(dataset), written)
+        write_rows(draft / MADE_FROM, [made_from | counts])
+        if entry := info_of(dataset):
+            write_info(draft, folder.name, entry)
         # The reader decides what a good row is: rules of our own here would drift from it.
         version = open_dataset(str(draft), draft)
         if version.findings or not version.examples:
@@ -263,7 +267,10 @@ def raw_row(place: str, source: str, workspace: Path, **how: object) -> dict[str
 def _edited_rows(
     dataset: Dataset, edits: Edits, bad: Collection[str]
 ) -> Iterator[tuple[Example, str | None]]:
-    """Yields each row of a version and its split: the examples in their order, then rows that were bad."""
+    """Yields each row of a version and its split: the examples in their order, then rows that were bad.
+
+    A row without an id of its own is called by its place, which is another in the new file: it has none.
+    """
     for example in dataset.examples:
         if example.id in edits.excluded:
             continue
@@ -271,13 +278,14 @@ def _edited_rows(
         # A corrected question stays of its kind. A corrected answer is the only right one: what the others
         # answered may have been the mistake.
         references = example.references if draft.messages[-1:] == example.messages[-1:] else ()
+        own = "" if example.id == dataset.place_of(example) else example.id
         yield (
-            Example(export_id(dataset, example), draft.images, draft.messages, example.group, references),
+            Example(own, draft.images, draft.messages, example.group, references),
             split_of(dataset, example),
         )
     train = next(iter(dataset.parts)) if dataset.held_out else None
     for place, draft in edits.fixed.items():
         if place in bad and place not in edits.excluded:
-            yield Example(id_of_place(place), draft.images, draft.messages), train
+            yield Example("", draft.images, draft.messages), train
     for draft in edits.added:
-        yield Example(f"added-{uuid.uuid4().hex[:12]}", draft.images, draft.messages), train
+        yield Example("", draft.images, draft.messages), train
