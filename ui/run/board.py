@@ -218,6 +218,7 @@ class RunBoard:
             "run_notices",
             language,
             failure=view.failure(language, status),
+            bad=status.state != "stopped",
             change=change and setting_to(language, *change),
             warnings=[error_of(warning) for warning in summary.warnings],
             other=other,
