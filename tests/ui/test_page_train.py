@@ -12,7 +12,6 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from support.page_driver import (
-    SHOWN_MS,
     TRAINED_MS,
     Served,
     made_run,
@@ -279,7 +278,9 @@ def test_what_the_data_card_shows_to_fail_is_started_only_without_it_and_then_st
 def test_every_control_has_a_name_and_room_for_a_finger(chromium, app):
     with visitor(chromium, app, 390) as page:
         page.locator("#advanced > summary").click()
-        controls = page.locator("#form button:visible, #form input:visible, #form select:visible, #strip button:visible")
+        controls = page.locator(
+            "#form button:visible, #form input:visible, #form select:visible, #strip button:visible"
+        )
         wrong = controls.evaluate_all(
             """nodes => nodes.filter((node) => {
               const box = (node.closest("label") ?? node).getBoundingClientRect();

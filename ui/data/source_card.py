@@ -37,7 +37,9 @@ def choose(asked: Asked) -> Answer:
 def add(asked: Asked) -> Answer:
     """What a person dropped or typed, chosen; or what is wrong with it."""
     answer = added(asked.workspace, asked.language, asked.now)
-    return answer if "trouble" in answer else {**answer, "now": afresh(), "parts": {"pane": ""}, "redraw": True}
+    return (
+        answer if "trouble" in answer else {**answer, "now": afresh(), "parts": {"pane": ""}, "redraw": True}
+    )
 
 
 def map_columns(asked: Asked) -> Answer:

@@ -95,7 +95,7 @@ def exact_words(language: Language, summary: Summary) -> str | None:
 
 
 def failure(language: Language, status: Status) -> tuple[str, str, str] | None:
-    """Title, problem and remedy of what ended a run before its time or left it without an adapter; else None."""
+    """Title, problem and remedy of a run that ended before its time, or without an adapter; else None."""
     if status.state == "failed":
         remedy = remedy_of(language, status.problem, status.remedy)
         return say(language, "failed_title"), sentence(language, status.problem), remedy
