@@ -31,7 +31,7 @@ from ui.run.summary import (
 PARTS = ("head", "notices", "charts", "results", "film", "hardest", "log", "output")
 OUTPUT_LINES = 200
 
-FRESH_S = 0.4
+FRESH_S = 0.25
 """An answer this young is given to the next one who asks as well."""
 VIEWERS_A_SECOND = 25
 SLOWEST_S, IDLE_S = 8.0, 5.0
