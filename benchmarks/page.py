@@ -381,7 +381,7 @@ async def crowd(url: str, count: int, seconds: float) -> list[tuple[float, float
             body = {
                 "data": data,
                 "component_id": component,
-                "fn_name": functions,
+                "fn_name": function,
                 "session_hash": str(number),
             }
             answer = (await client.post(f"{url}/gradio_api/component_server", json=body)).json()

@@ -36,6 +36,7 @@ FRESH_S = 0.25
 VIEWERS_A_SECOND = 25
 SLOWEST_S, IDLE_S = 8.0, 5.0
 VIEWER_GONE_S = 20.0
+BUILT_KEPT = 1024
 
 LEFT_TO_PEOPLE = {"name", "workspace", "dataset", "model", "revision", "from_adapter", "columns"}
 """Which data, model or adapter was meant is nobody's guess."""
@@ -230,6 +231,8 @@ class RunBoard:
         known = self._built.get((run, language, name))
         if known is None or known.version != version:
             html = str(build())
+            if len(self._built) >= BUILT_KEPT:
+                self._built.clear()
             known = _Built(version, f"{zlib.crc32(html.encode()):x}", html)
             self._built[run, language, name] = known
         return known
