@@ -6,6 +6,7 @@ An action ends when what was asked for is in the DOM. Prints a table, then one l
 """
 
 import argparse
+import asyncio
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import psutil
 from playwright.sync_api import BrowserType, Page, expect, sync_playwright
 
@@ -40,6 +42,20 @@ with gr.Blocks() as demo:
     told = gr.Textbox(label="Times")
     count = gr.State(0)
     pressed.click(lambda n: (n + 1, str(n + 1)), count, [count, told])
+demo.launch(server_port=int(sys.argv[1]), quiet=True)
+"""
+STAND_IN = """
+import sys
+import gradio as gr
+
+def look(asked):
+    seen = asked.get("seen") or {}
+    part = {"mark": "1", "html": "x" * 2000}
+    return {"run": "x", "live": "x", "title": "1 %", "again_s": 8.0,
+            "parts": {} if "head" in seen and len(seen) > 1 else {"head": part, "log": part}}
+
+with gr.Blocks() as demo:
+    gr.HTML("", server_functions=[look], elem_id="strip", js_on_load="")
 demo.launch(server_port=int(sys.argv[1]), quiet=True)
 """
 # Adds up the layout shifts of a page, as web-vitals' CLS without its windows.
@@ -170,32 +186,47 @@ def tab(name: str) -> Callable[[Page], None]:
     return lambda page: page.get_by_role("tab", name=name, exact=True).click()
 
 
-def chosen(page: Page, box: str, option: str) -> None:
-    page.locator(box).click()
-    page.get_by_role("option", name=option, exact=True).click()
+def opens(page: Page, name: str, shown: str) -> None:
+    tab(name)(page)
+    see(page, shown)
 
 
-def opens_data(page: Page) -> None:
-    tab("Data")(page)
-    see(page, "#examples img")
+def chooses(page: Page, box: str, value: str, shown: str, text: str) -> None:
+    page.locator(f"{box} select").select_option(value)
+    see(page, shown, text)
+
+
+def refused(page: Page) -> None:
+    chooses(page, "#choose-model", "HuggingFaceTB/SmolVLM-256M-Instruct", '[data-part="model_error"]', "")
+    expect(page.locator('[data-part="model_error"]')).not_to_have_text("", timeout=WAIT_MS)
+
+
+def chooses_blueprints(page: Page) -> None:
+    chooses(page, "#choose-dataset", "blueprints", ".preview", "White drawings")
 
 
 def looks(page: Page) -> None:
-    page.locator("#examples .example").nth(1).click()
-    see(page, ".view img")
+    page.locator("#examples [data-act=look]").nth(1).click()
+    see(page, "#eye .view img")
 
 
 def searches(page: Page) -> None:
-    page.locator("#search input, #search textarea").first.fill("màu")
+    page.locator("#search").fill("màu")
     expect(page.locator("#examples .example").first).to_contain_text("màu", timeout=WAIT_MS)
 
 
-def asks(page: Page) -> None:
-    page.locator("#ask").click()
-    expect(page.locator(".answers .card .ans")).to_have_count(2, timeout=WAIT_MS)
+def answered(page: Page, act: Callable[[], None]) -> None:
+    """Acts, and waits until base and adapter have both answered in full."""
+    act()
     page.wait_for_function(
-        "[...document.querySelectorAll('.answers .ans')].every(node => node.innerText.trim())"
+        """() => {
+          const said = [...document.querySelectorAll("#answers .ans")];
+          return said.length === 2 && !document.querySelector("#answers [aria-busy=true]")
+            && said.every((node) => node.innerText.trim());
+        }""",
+        timeout=WAIT_MS,
     )
+    page.evaluate("document.querySelectorAll('#answers .ans').forEach((node) => node.remove())")
 
 
 def says(page: Page, words: str) -> None:
@@ -203,24 +234,36 @@ def says(page: Page, words: str) -> None:
     see(page, "#start", words)
 
 
-# In the order of a visit; the page has one finished run and is on Train.
+# In the order of a visit; the page has one finished run, and is on Train.
 ACTIONS = (
     Action("vision on", lambda p: changed(p, ".total", p.locator("#use_vision_lora input").check)),
     Action("vision off", lambda p: changed(p, ".total", p.locator("#use_vision_lora input").uncheck)),
-    Action("rank 16", lambda p: changed(p, ".total", lambda: p.locator("#text_lora_r input").fill("16"))),
+    Action("rank 32", lambda p: changed(p, ".total", lambda: p.locator("#text_lora_r input").fill("32"))),
+    Action("method DoRA", lambda p: chooses(p, "#choose-method", "dora", "#method-about", "DoRA")),
+    Action(
+        "dataset blueprints", lambda p: chooses(p, "#choose-dataset", "blueprints", ".preview", "Plans"), True
+    ),
+    Action("model, refused", refused, True),
     Action("advanced", lambda p: (p.locator("#advanced > summary").click(), see(p, "#learning_rate input"))),
-    Action("add yours", lambda p: (p.locator("#add-yours").click(), see(p, "#form #data-folder"))),
+    Action("add yours", lambda p: (p.locator("#add-yours").click(), see(p, "#form [data-adding]"))),
     Action("to Vietnamese", lambda p: says(p, "Bắt đầu huấn luyện")),
     Action("to English", lambda p: says(p, "Start training")),
-    Action("tab Data", opens_data, computes=True),
-    Action("gallery: next page", lambda p: changed(p, "#examples", p.locator("#page-on").click), True),
-    Action("what the model sees", looks, computes=True),
-    Action("its next row", lambda p: changed(p, "#eye .browse", p.locator("#eye-on").click), True),
-    Action("search", searches, computes=True),
-    Action("tab Try", lambda p: (tab("Try")(p), see(p, "#question textarea"))),
-    Action("ask", asks, computes=True),
-    Action("tab Runs", lambda p: (tab("Runs")(p), see(p, ".runs", "Finished"))),
-    Action("tab Train", lambda p: (tab("Train")(p), see(p, "#start"))),
+    Action("tab Data", lambda p: opens(p, "Data", "#examples img")),
+    Action("gallery: next page", lambda p: changed(p, "#examples", p.locator("#page-on").click)),
+    Action("search", searches),
+    Action("table view", lambda p: (p.locator("#view button").last.click(), see(p, "table.examples"))),
+    Action(
+        "what the model sees",
+        lambda p: (p.locator("#examples [data-act=look]").nth(1).click(), see(p, "#eye .view img")),
+        True,
+    ),
+    Action("its next row", lambda p: changed(p, "#pane .small", p.locator("#pane-on").click), True),
+    Action("tab Runs", lambda p: opens(p, "Runs", "#runs .state")),
+    Action("open a run", lambda p: (p.locator("[data-action=open]").first.click(), see(p, "#live .runline"))),
+    Action("try it", lambda p: answered(p, p.locator("#try-it").click), True),
+    Action("pick a picture", lambda p: answered(p, p.locator("#pictures [data-index]").nth(2).click), True),
+    Action("ask", lambda p: answered(p, p.locator("#ask").click), True),
+    Action("tab Try", lambda p: (tab("Train")(p), opens(p, "Try", "#question textarea"))),
 )
 
 
@@ -289,6 +332,87 @@ class Bench:
                 self.figures.add(f"{action.name}{' (computes)' if action.computes else ''}, s", seconds)
                 self.figures.add(f"{action.name}, times the bare click", seconds / click)
 
+    def viewers(self) -> None:
+        """Many pages that look at one run, each when its last answer said: how soon they are answered."""
+        count, seconds = 200, 60.0
+        with training_beside(self.workspace, "looked-at", "--epochs", "1000") as run:
+            alone = steps_a_second(run, seconds / 2)
+            answers = asyncio.run(crowd(self.ours[0], count, seconds))
+            beside = steps_a_second(run, 0)
+            with stand_in() as url:
+                asyncio.run(crowd(url, count, seconds))
+                beside_stand_in = steps_a_second(run, 0)
+        waits = sorted(wait for wait, _ in answers)
+        self.figures.add("200 viewers: answered within, 95 %, s", waits[int(0.95 * len(waits))])
+        self.figures.add("200 viewers: longest from asking to the answer, s", waits[-1])
+        self.figures.add(
+            "200 viewers: longest between two answers of a page, s", max(gap for _, gap in answers)
+        )
+        self.figures.add("200 viewers: answers a second", len(answers) / seconds)
+        self.figures.add("200 viewers: the run's steps a second alone", alone)
+        self.figures.add("200 viewers: the run's steps, page over stand-in", beside / beside_stand_in)
+
+
+_counted: dict[Path, tuple[float, int]] = {}
+
+
+def steps_a_second(run: runs.Run, wait_s: float) -> float:
+    """Since this was last asked of the run, or over `wait_s` at first."""
+    now = time.monotonic()
+    began, steps = _counted.get(run.path, (now, run.status().step))
+    if run.path not in _counted:
+        time.sleep(wait_s)
+        now = time.monotonic()
+    _counted[run.path] = now, run.status().step
+    return (_counted[run.path][1] - steps) / (now - began)
+
+
+async def crowd(url: str, count: int, seconds: float) -> list[tuple[float, float]]:
+    """Pages that ask for `seconds`: for each answer the time it took, and the time since the page's last."""
+    component, function = strip_of(url)
+    ends, answers = time.monotonic() + seconds, []
+
+    async def page(number: int, client: httpx.AsyncClient) -> None:
+        seen: dict[str, str] = {}
+        last = None
+        await asyncio.sleep(8 * number / count)
+        while (asked := time.monotonic()) < ends:
+            data = {"viewer": str(number), "opened": None, "seen": seen}
+            body = {
+                "data": data,
+                "component_id": component,
+                "fn_name": function,
+                "session_hash": str(number),
+            }
+            answer = (await client.post(f"{url}/gradio_api/component_server", json=body)).json()
+            now = time.monotonic()
+            answers.append((now - asked, now - (last or asked)))
+            last = now
+            seen |= {name: part["mark"] for name, part in answer["parts"].items()}
+            await asyncio.sleep(answer["again_s"])
+
+    limits = httpx.Limits(max_connections=count, max_keepalive_connections=count)
+    async with httpx.AsyncClient(timeout=60, limits=limits, trust_env=False) as client:
+        await asyncio.gather(*(page(number, client) for number in range(count)))
+    return answers
+
+
+def strip_of(url: str) -> tuple[int, str]:
+    """The component whose function the page's script asks, and that function's name."""
+    config = httpx.get(f"{url}/config", timeout=60, trust_env=False).json()
+    bar = next(each for each in config["components"] if each["props"].get("elem_id") == "strip")
+    return bar["id"], "look"
+
+
+@contextmanager
+def stand_in() -> Iterator[str]:
+    """A server that answers as many questions with as many bytes, and reads no run for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "stand_in.py"
+        program.write_text(STAND_IN)
+        with served([sys.executable, str(program)], Path(folder) / "log") as (url, _):
+            yield url
+
 
 def train(workspace: Path, name: str, *flags: str) -> None:
     command = [sys.executable, "-m", "training", "run", "--workspace", str(workspace), "--name", name]
@@ -296,7 +420,7 @@ def train(workspace: Path, name: str, *flags: str) -> None:
 
 
 @contextmanager
-def training_beside(workspace: Path, name: str, *flags: str) -> Iterator[None]:
+def training_beside(workspace: Path, name: str, *flags: str) -> Iterator[runs.Run]:
     """A run that is at its steps, and is gone afterwards."""
     command = [sys.executable, "-m", "training", "run", "--workspace", str(workspace), "--name", name]
     worker = subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -306,7 +430,7 @@ def training_beside(workspace: Path, name: str, *flags: str) -> Iterator[None]:
             if worker.poll() is not None:
                 raise SystemExit("the run ended before it was looked at")
             time.sleep(0.5)
-        yield
+        yield run
     finally:
         worker.terminate()
         worker.wait(60)
@@ -315,7 +439,7 @@ def training_beside(workspace: Path, name: str, *flags: str) -> Iterator[None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parts = ("idle", "live", "paint", "actions", "run")
+    parts = ("idle", "live", "paint", "actions", "run", "viewers")
     parser.add_argument("--only", choices=parts, action="append", help="measure this part, and no other")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--window", type=float, default=20.0, help="seconds of a turn of idle and live")
@@ -338,6 +462,7 @@ def main() -> None:
                 "paint": lambda turn: bench.paint(),
                 "actions": lambda turn: bench.actions(),
                 "run": bench.run,
+                "viewers": lambda turn: bench.viewers(),
             }
             for part in arguments.only or parts:
                 for turn in range(arguments.turns):

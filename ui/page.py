@@ -8,14 +8,14 @@ from pathlib import Path
 import gradio as gr
 import psutil
 
-from ui.ask.tab import add_try_events, build_try_tab
+from ui.ask.tab import build_try_tab
 from ui.data.tab import add_data_tab_events, build_data_tab
 from ui.events import QUIET
 from ui.i18n import LANGUAGES, Language, number, say
 from ui.inference import engine
 from ui.run.board import RunBoard
 from ui.run.panel import build_strip
-from ui.runs.tab import add_runs_events, build_runs_tab
+from ui.runs.tab import build_runs_tab
 from ui.train.tab import build_train_tab
 
 STATIC = Path(__file__).with_name("static")
@@ -75,12 +75,10 @@ def build_in(demo: gr.Blocks, language: Language, board: RunBoard) -> None:
         with gr.Tab(say(language, "data"), id="data") as data_page:
             build_data_tab(workspace, train.form, language)
         with gr.Tab(say(language, "try"), id="try"):
-            trying = build_try_tab(workspace, language)
+            build_try_tab(workspace, language)
         with gr.Tab(say(language, "runs"), id="runs"):
-            listed = build_runs_tab(workspace, can_train, language)
+            build_runs_tab(workspace, can_train, language, train.form)
     add_data_tab_events(train.form, (data_page.select,), demo.load)
-    add_try_events(trying, workspace, language)
-    add_runs_events(listed, workspace, language, train.form)
     demo.load(warm_up, **QUIET)
 
 

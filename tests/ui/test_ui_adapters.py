@@ -151,10 +151,14 @@ def test_an_uploaded_zip_is_added_and_no_other_file_of_the_machine(workspace, ti
             for path in taught.adapter_path.iterdir():
                 packed.write(path, path.name)
     choice = {"base": str(tiny_base), "who": [BASE], "added": []}
-    added = models_card.with_added(workspace, "en", choice | {"path": str(sent)})
+    added = models_card.with_added(
+        workspace, "en", choice | {"files": [{"path": str(sent), "name": "sent.zip"}]}
+    )
     assert added["value"]["who"] == [BASE, "./adapters/sent"]
-    refused = models_card.with_added(workspace, "en", choice | {"path": str(own)})
-    assert "not uploaded here" in refused["trouble"]
+    refused = models_card.with_added(
+        workspace, "en", choice | {"files": [{"path": str(own), "name": "own.zip"}]}
+    )
+    assert "no adapter in that folder" in refused["trouble"]
     assert "value" not in refused
 
 

@@ -9,6 +9,7 @@ from training.runs.events import EventLog
 from ui.i18n import LOCALES
 from ui.runs import tab
 from ui.runs.tab import list_runs
+from ui.widgets import Form
 
 
 def made(workspace, name, ends=None, settings=None, **fields):
@@ -97,9 +98,7 @@ def test_a_run_that_cannot_come_back_is_told_in_the_pages_language(tmp_path, ser
     assert warning["remedy"]
 
 
-def test_nothing_of_the_runs_tab_is_an_event_but_going_to_another_tab(tmp_path):
+def test_nothing_of_the_runs_tab_is_an_event_but_to_continue_from_an_adapter(tmp_path):
     with gr.Blocks() as demo:
-        built = tab.build_runs_tab(tmp_path, True, "en")
-        tabs, opened, continued = gr.Tabs(), gr.State(), gr.State()
-        tab.add_runs_events(built, tmp_path, "en", opened, tabs, continued)
-    assert sorted(target[1] for each in demo.fns.values() for target in each.targets) == ["act", "act"]
+        tab.build_runs_tab(tmp_path, True, "en", Form(gr.HTML()))
+    assert [target[1] for each in demo.fns.values() for target in each.targets] == ["go_on"]

@@ -19,7 +19,7 @@ from ui.i18n import LANGUAGES, LOCALES, Language
 @pytest.fixture
 def tab(tmp_path: Path) -> TryTab:
     with gr.Blocks():
-        return try_tab.build_try_tab(tmp_path, "vi")
+        return try_tab.drawn_tab(tmp_path, "vi")
 
 
 def asked(tab: TryTab, workspace: Path, question: str, image: str | None = None) -> Iterator[dict[Any, Any]]:
@@ -58,7 +58,7 @@ def test_an_answer_is_right_or_wrong_once_it_is_there_and_the_right_one_is_known
 
 def test_answers_are_told_to_a_listener_once_they_are_all_there():
     replies = [Reply("a", "red"), Reply("b", "<blue>")]
-    silent = '<p class="spoken" role="status" aria-live="polite"></p>'
+    silent = '<p class="unseen" role="status" aria-live="polite"></p>'
     for coming in (answers_html("en"), answers_html("en", replies, busy=True)):
         assert coming.startswith(silent)
     assert 'aria-live="polite">a: red. b: &lt;blue&gt;</p>' in answers_html("en", replies)

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 from markupsafe import Markup
 
 from training import config
 from training.config import TrainingConfig
 from ui import adapters
 from ui.adapters import STARTER, Adapter
+from ui.datasets import uploaded
 from ui.html import error, render
 from ui.i18n import Language, percent, say, sentence
 from ui.inference import engine
 from ui.run.summary import summary_of
 from ui.train.base_model import from_here, model_name
+from ui.widgets import scripted
 from vlm.errors import UserError
 from vlm.settings import ModelSettings
 
@@ -50,14 +51,13 @@ def build_models_card(workspace: Path, language: Language) -> gr.HTML:
     def add_adapter(choice: Choice) -> dict[str, Any]:
         return with_added(workspace, language, choice)
 
-    return gr.HTML(
+    return scripted(
         {"base": STARTER, "who": [], "added": []},
+        "lens.models(element, props, server, upload)",
+        [list_models, check_models, add_adapter],
         html_template=render("ask_models_card", language),
-        apply_default_css=False,
         elem_classes="models",
         elem_id="models",
-        js_on_load="lens.models(element, props, server, upload)",
-        server_functions=[list_models, check_models, add_adapter],
     )
 
 
@@ -98,15 +98,14 @@ def listing(workspace: Path, language: Language, choice: Choice) -> dict[str, An
 
 
 def with_added(workspace: Path, language: Language, choice: Choice) -> dict[str, Any]:
-    """`listing` with the adapter of a `folder`, or of a zip that was uploaded to `path`.
+    """`listing` with the adapter of a `folder`, or of a zip that was uploaded, `files`.
 
     Where it fits it is chosen; where it doesn't, `trouble` is HTML that says why.
     """
     try:
-        if path := choice.get("path"):
-            adapter = adapters.add_zip(workspace, uploaded(path))
-        else:
-            adapter = adapters.add_folder(workspace, str(choice.get("folder", "")))
+        zips, _ = uploaded(choice.get("files", []))
+        typed = str(choice.get("folder", ""))
+        adapter = adapters.add_zip(workspace, zips[0]) if zips else adapters.add_folder(workspace, typed)
         misfit = adapters.fits(adapter, base_settings(choice.get("base")))
     except UserError as trouble:
         return {"trouble": error(language, trouble)}
@@ -114,14 +113,6 @@ def with_added(workspace: Path, language: Language, choice: Choice) -> dict[str,
     now = {**choice, "who": [*choice.get("who", []), adapter.key], "added": added}
     listed = listing(workspace, language, now)
     return listed | ({"trouble": error(language, misfit)} if misfit else {})
-
-
-def uploaded(path: str) -> Path:
-    """A file that a browser has sent. Of other files of this machine a browser may name none."""
-    file = Path(path).resolve()
-    if not file.is_relative_to(Path(get_upload_folder()).resolve()):
-        raise UserError("That file was not uploaded here.", "Upload it.", "not-uploaded")
-    return file
 
 
 def base_of(workspace: Path, choice: Choice) -> ModelSettings:

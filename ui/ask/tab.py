@@ -23,7 +23,7 @@ from ui.html import render, small
 from ui.i18n import Language, say
 from ui.inference import engine
 from ui.run.summary import is_right, settings_of
-from ui.widgets import title
+from ui.widgets import scripted, title
 from vlm.errors import UserError
 
 SAMPLES_SHOWN = 10
@@ -79,7 +79,11 @@ class TryTab:
     asked: gr.State
 
 
-def build_try_tab(workspace: Path, language: Language) -> TryTab:
+def build_try_tab(workspace: Path, language: Language) -> None:
+    add_events(drawn_tab(workspace, language), workspace, language)
+
+
+def drawn_tab(workspace: Path, language: Language) -> TryTab:
     with gr.Row(elem_classes="page"):
         with gr.Column(elem_classes="settings"):
             with gr.Column(elem_classes="card"):
@@ -100,12 +104,7 @@ def build_try_tab(workspace: Path, language: Language) -> TryTab:
                     ask = gr.Button(say(language, "ask"), variant="primary", elem_id="ask")
                     stop = gr.Button(say(language, "stop"), elem_id="stop-answer")
                 gr.HTML(small(say(language, "ask_note")), apply_default_css=False)
-            answers = gr.HTML(
-                answers_html(language),
-                apply_default_css=False,
-                elem_id="answers",
-                js_on_load="lens.answers(element, watch)",
-            )
+            answers = scripted(answers_html(language), "lens.answers(element, watch)", elem_id="answers")
     known = (gr.State(None), gr.State({}))
     return TryTab(image, pictures, models, question, ask, stop, answers, *known)
 
@@ -138,18 +137,17 @@ def pictures_to_pick(workspace: Path, language: Language) -> gr.HTML:
     def stop_answer(_: Any) -> None:
         engine().stop()
 
-    return gr.HTML(
+    return scripted(
         {"of": "", "index": -1},
+        "lens.pictures(element, props, server, () => trigger('pick'))",
+        [list_pictures, stop_answer],
         html_template=render("ask_pictures", language, loading=True),
-        apply_default_css=False,
         elem_classes="pickable",
         elem_id="pictures",
-        js_on_load="lens.pictures(element, props, server, () => trigger('pick'))",
-        server_functions=[list_pictures, stop_answer],
     )
 
 
-def add_try_events(tab: TryTab, workspace: Path, language: Language) -> None:
+def add_events(tab: TryTab, workspace: Path, language: Language) -> None:
     def pick(given: Given) -> Updates:
         """The picture with its question; the answers about the one before go."""
         picked = given[tab.pictures]
@@ -161,14 +159,8 @@ def add_try_events(tab: TryTab, workspace: Path, language: Language) -> None:
         shown = {tab.image: load_image(sample.image), tab.question: sample.question, tab.sample: sample}
         return shown | {tab.answers: answers_html(language, place=sample.place, busy=True)}
 
-    def new_image(given: Given) -> Updates:
-        """Answers about another picture go; what was asked about this one before comes back."""
-        image, trouble, earlier = given[tab.image], None, []
-        try:
-            earlier = given[tab.asked].get(digest(load_image(Path(image))), []) if image else []
-        except UserError as unread:
-            trouble = unread
-        return {tab.sample: None, tab.answers: answers_html(language, earlier=earlier, trouble=trouble)}
+    def another_image() -> Updates:
+        return {tab.sample: None, tab.answers: answers_html(language)}
 
     # Not in one event with the answers: a generator's later updates break an image that its first one set.
     picked = tab.pictures.pick(
@@ -188,7 +180,7 @@ def add_try_events(tab: TryTab, workspace: Path, language: Language) -> None:
     gr.on([tab.ask.click, tab.question.submit], trigger_mode="once", **asking)
     # "always_last": a picture that is picked while an answer still comes is asked about after it.
     picked.success(trigger_mode="always_last", **asking)
-    tab.image.input(new_image, {tab.image, tab.asked}, {tab.sample, tab.answers}, **QUIET)
+    gr.on([tab.image.upload, tab.image.clear], another_image, None, {tab.sample, tab.answers}, **QUIET)
     tab.stop.click(lambda: engine().stop(), None, None, **QUIET)
 
 

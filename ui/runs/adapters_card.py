@@ -11,30 +11,40 @@ import gradio as gr
 
 from ui import adapters
 from ui.adapters import Adapter
+from ui.events import QUIET
 from ui.html import render
-from ui.i18n import Language
+from ui.i18n import Language, warn
 from ui.run.summary import summary_of
 from ui.train.base_model import model_name
+from ui.widgets import Form, scripted
 from vlm.errors import UserError
 
 COLUMNS = ("col_adapter", "col_base", "method", "col_ranks", "col_size", "col_exact", "col_saved")
 AGAIN_S = 30.0
 
 
-def build_adapters_card(workspace: Path, can_train: bool, language: Language) -> gr.HTML:
+def build_adapters_card(workspace: Path, can_train: bool, language: Language, form: Form) -> None:
     """The table; its buttons name an action and an adapter's key."""
 
     def list_rows(asked: dict[str, Any]) -> dict[str, Any]:
         return {"html": adapters_table(workspace, language, can_train), "again_s": AGAIN_S}
 
-    return gr.HTML(
+    def continue_from(event: gr.EventData) -> Any:
+        try:
+            adapter = adapters.find(workspace, event.key)
+        except UserError as trouble:
+            warn(language, trouble)
+            return gr.skip()
+        return {"continue_from": adapter.run.name if adapter.run else str(adapter.folder)}
+
+    table = scripted(
         render("runs_list", language, title="adapters_title", loading="looking_for_adapters"),
-        apply_default_css=False,
+        "lens.list(element, server, (key) => trigger('go_on', {key}))",
+        [list_rows],
         elem_classes="runs",
         elem_id="adapters",
-        js_on_load="lens.list(element, (data) => trigger('act', data), server)",
-        server_functions=[list_rows],
     )
+    table.go_on(continue_from, None, form.settings, **QUIET)
 
 
 def adapters_table(workspace: Path, language: Language, can_train: bool) -> str:

@@ -5,7 +5,6 @@ Each list is HTML that the page's script asks for while it is looked at; nothing
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ import gradio as gr
 from training import runs
 from training.config import TrainingConfig
 from ui import adapters
-from ui.events import QUIET
+from ui.datasets import notice
 from ui.html import render
-from ui.i18n import Language, told, warn
+from ui.i18n import Language
 from ui.run.summary import settings_of, status_of_run, summary_of
 from ui.runs.adapters_card import build_adapters_card
-from ui.widgets import Form
+from ui.widgets import Form, scripted
 from vlm.errors import UserError
 from vlm.methods import METHODS
 
@@ -27,23 +26,16 @@ AGAIN_S = {True: 2.0, False: 5.0}
 """Seconds until an open list is read again, by whether a run lives."""
 
 
-@dataclass(frozen=True)
-class RunsTab:
-    runs: gr.HTML
-    adapters: gr.HTML
-
-
-def build_runs_tab(workspace: Path, can_train: bool, language: Language) -> RunsTab:
+def build_runs_tab(workspace: Path, can_train: bool, language: Language, form: Form) -> None:
     with gr.Column(elem_classes="page single"):
-        listed = gr.HTML(
+        scripted(
             render("runs_list", language, title="runs_title", loading="loading_runs"),
-            apply_default_css=False,
+            "lens.list(element, server)",
+            server_functions(workspace, can_train, language),
             elem_classes="runs",
             elem_id="runs",
-            js_on_load="lens.list(element, (data) => trigger('act', data), server)",
-            server_functions=server_functions(workspace, can_train, language),
         )
-        return RunsTab(listed, build_adapters_card(workspace, can_train, language))
+        build_adapters_card(workspace, can_train, language, form)
 
 
 def server_functions(workspace: Path, can_train: bool, language: Language) -> list[Callable[..., Any]]:
@@ -57,8 +49,7 @@ def server_functions(workspace: Path, can_train: bool, language: Language) -> li
             try:
                 change(str(asked["key"]))
             except UserError as trouble:
-                problem, remedy = told(language, trouble)
-                return {"warning": {"problem": problem, "remedy": remedy}}
+                return {"warning": notice(language, trouble)}
             return {}
 
         changed.__name__ = name  # what the script calls it by
@@ -70,20 +61,6 @@ def server_functions(workspace: Path, can_train: bool, language: Language) -> li
         changing("restore_row", lambda name: runs.restore(workspace, name)),
     ]
     return [list_rows, *(changes if can_train else [])]
-
-
-def add_runs_events(tab: RunsTab, workspace: Path, language: Language, form: Form) -> None:
-    """From an adapter to the form on the Train tab, to continue from it."""
-
-    def continue_from(event: gr.EventData) -> Any:
-        try:
-            adapter = adapters.find(workspace, event.key)
-        except UserError as trouble:
-            warn(language, trouble)
-            return gr.skip()
-        return {"continue_from": adapter.run.name if adapter.run else str(adapter.folder)}
-
-    tab.adapters.act(continue_from, None, form.settings, **QUIET)
 
 
 def list_runs(

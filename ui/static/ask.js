@@ -1,6 +1,7 @@
 /* The Try tab: who answers, pictures to pick, answers as they come. Read when the tab is opened. */
+"use strict";
+
 (() => {
-  const lens = window.lens;
   const tab = { wanted: null, models: null, listed: null, pictures: null, answers: null, place: null };
 
   /** Opens the tab with this adapter beside its base, and asks about its first held-out picture. */
@@ -69,8 +70,9 @@
       if (target === file && file.files[0]) {
         const touched = adding.querySelector("#adapter-zip");
         const { path } = await lens.call(touched, upload(file.files[0]));
+        const name = file.files[0].name;
         file.value = "";
-        add(touched, { path });
+        add(touched, { files: [{ path, name }] });
       } else if (target.id === "base" || target.id === "base-typed") chooseBase(target.value.trim());
       else if (target.type === "checkbox") {
         const who = [...list.querySelectorAll("#who input:checked")].map((input) => input.value);
@@ -81,6 +83,7 @@
     folder.addEventListener("keydown", (event) => {
       if (event.key === "Enter") clicks["use-adapter-folder"](adding.querySelector("#use-adapter-folder"));
     });
+    tab.listed = null;
     tab.models = { read, check, choice: () => props.value, choose: (value) => (props.value = value) };
     lens.whenShown(element, () => opened(tab.wanted));
   };

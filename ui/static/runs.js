@@ -1,11 +1,12 @@
 /* The lists of the Runs tab: read when the tab is opened, and again while it is looked at. */
+"use strict";
+
 (() => {
-  const lens = window.lens;
   const CHANGED = "lens:runs-changed";
   const CALLS = { resume: "resume_row", delete: "delete_row", restore: "restore_row" };
 
-  /** `element` holds a .list; `server.list_rows` gives its rows, `act` goes to another tab. */
-  lens.list = (element, act, server) => {
+  /** `element` holds a .list; `server.list_rows` gives its rows, `goOn` continues from an adapter. */
+  lens.list = (element, server, goOn) => {
     const box = element.querySelector(".list");
     let html = null;
     let timer = 0;
@@ -61,11 +62,10 @@
       if (action in CALLS) change(touched, action, key);
       else if (action === "ask" || action === "keep") ask(touched.closest("tr"), action === "ask");
       else if (action === "try") lens.tryAdapter(key);
-      else if (action === "open" && lens.openRun) lens.openRun(key);
       else {
-        touched.setAttribute("aria-busy", "true");
-        setTimeout(() => touched.removeAttribute("aria-busy"), 3000);
-        act({ action, key });
+        lens.openTab("train");
+        if (action === "open") lens.openRun(key);
+        else goOn(key);
       }
     });
     element.addEventListener("keydown", (event) => {
