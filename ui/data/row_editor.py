@@ -282,8 +282,9 @@ def draft(asked: Asked) -> Answer:
     answer = {} if going.told[0] != "draft" else {"draft": going.told[1]}
     if over:
         work.forget(visitor, "draft", going)
-        return {**answer, "parts": {"editing": ""}}
-    return {**answer, "parts": {"editing": asked.render("data_drafting")}, "again": "draft"}
+        said = asked.render("data_drafting", answer=answer.get("draft", ""))
+        return {**answer, "parts": {"editing": said}}
+    return {**answer, "parts": {"editing": asked.render("data_drafting", answer="")}, "again": "draft"}
 
 
 def _drafted(

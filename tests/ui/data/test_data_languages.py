@@ -96,6 +96,6 @@ def test_examples_and_rows_are_told_without_an_english_word(pets):
         pins.toggled("vi", wants.dataset, example, wants.values | {"held_out": 0})[1],
         row_editor.fields(wants, RowText((), "?", "x", raw="x"), done=1, total=1, examples=1),
         render("data_saved", "vi", name="x", examples=1, left_out=1),
-        render("data_drafting", "vi"),
+        render("data_drafting", "vi", answer=""),
     ]
     assert in_english(drawn) == []
