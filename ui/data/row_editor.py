@@ -224,7 +224,7 @@ def leave_all(asked: Asked) -> Answer:
     row_edits.leave_out(
         asked.workspace, asked.there, *(key for key in faulty(asked) if key not in changes.fixed)
     )
-    return {"redraw": True}
+    return {"redraw": True, "to": "changes"}
 
 
 def save_version(asked: Asked) -> Answer:
