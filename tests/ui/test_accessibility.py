@@ -1,4 +1,4 @@
-"""axe-core on every screen of the page, light and dark, in both languages: nothing serious, nothing critical."""
+"""axe-core on every screen, light and dark, in both languages: nothing serious, nothing critical."""
 
 import shutil
 from collections.abc import Callable, Iterator

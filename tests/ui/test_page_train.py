@@ -141,7 +141,7 @@ def test_the_other_language_is_a_page_of_its_own_that_takes_the_form_along(page)
 
 
 def test_no_text_of_the_other_language_is_left_whatever_is_touched(page, app):
-    names = ["shapes-vi", "datasets/my-pictures", "proj", *GRADIOS_OWN]
+    names = ["shapes-vi", "datasets/my-pictures", "out", "proj", *GRADIOS_OWN]
     names += [value for name in form_values.FIELDS for value in form_values.choices_of(name)]
     names += [name for entry in catalog.CATALOG for name in (entry.model, entry.label, entry.licence)]
     names += [method.label for method in METHODS.values()]
