@@ -34,11 +34,11 @@ TABS = ("train", "data", "try", "runs")
 
 TEXTS_OF = """() => {
   const unseen = "script, style, code, pre, template, [translate=no], [data-testid=markdown] .hide";
-  const texts = [];
+  const texts = [], ATTRIBUTES = ["aria-label", "placeholder", "title", "alt"];
   const walk = (node) => {
     if (node.nodeType === Node.TEXT_NODE) return texts.push(node.nodeValue.trim());
     if (node.nodeType !== Node.ELEMENT_NODE || node.matches(unseen)) return;
-    for (const name of ["aria-label", "placeholder", "title", "alt"]) texts.push(node.getAttribute(name) ?? "");
+    for (const name of ATTRIBUTES) texts.push(node.getAttribute(name) ?? "");
     node.childNodes.forEach(walk);
   };
   walk(document.querySelector(".gradio-container"));
