@@ -22,13 +22,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 import psutil
 from playwright.sync_api import BrowserType, Page, expect, sync_playwright
 
+from benchmarks.page_actions import ACTIONS, WAIT_MS, ready, see
+from benchmarks.page_crowd import STAND_IN, crowd
 from training import runs
 
-WAIT_MS = 240_000
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
@@ -42,20 +42,6 @@ with gr.Blocks() as demo:
     told = gr.Textbox(label="Times")
     count = gr.State(0)
     pressed.click(lambda n: (n + 1, str(n + 1)), count, [count, told])
-demo.launch(server_port=int(sys.argv[1]), quiet=True)
-"""
-STAND_IN = """
-import sys
-import gradio as gr
-
-def look(asked):
-    seen = asked.get("seen") or {}
-    part = {"mark": "1", "html": "x" * 2000}
-    return {"run": "x", "live": "x", "title": "1 %", "again_s": 8.0,
-            "parts": {} if "head" in seen and len(seen) > 1 else {"head": part, "log": part}}
-
-with gr.Blocks() as demo:
-    gr.HTML("", server_functions=[look], elem_id="strip", js_on_load="")
 demo.launch(server_port=int(sys.argv[1]), quiet=True)
 """
 # Adds up the layout shifts of a page, as web-vitals' CLS without its windows.
@@ -135,13 +121,6 @@ def cores(page: Page, processes: set[psutil.Process], window_s: float) -> float:
     return (cpu_s(processes) - before) / (time.monotonic() - began)
 
 
-def ready(page: Page) -> None:
-    """Ours, as a visitor may use it: pictures, counts and the command are there."""
-    expect(page.locator(".preview .thumbs img").first).to_be_visible(timeout=WAIT_MS)
-    expect(page.locator(".total span")).to_contain_text(",", timeout=WAIT_MS)
-    expect(page.locator("#start")).to_be_enabled(timeout=WAIT_MS)
-
-
 def took(act: Callable[[], None]) -> float:
     began = time.perf_counter()
     act()
@@ -157,114 +136,6 @@ def press_bare(page: Page) -> float:
         expect(box).to_have_value(str(count), timeout=WAIT_MS)
 
     return took(act)
-
-
-@dataclass(frozen=True)
-class Action:
-    """A click, or what is typed, and where its result stands. `computes`: it can't be done in the browser."""
-
-    name: str
-    act: Callable[[Page], None]
-    computes: bool = False
-
-
-def see(page: Page, selector: str, text: str = "") -> None:
-    shown = page.locator(selector).first
-    expect(shown).to_be_visible(timeout=WAIT_MS)
-    if text:
-        expect(shown).to_contain_text(text, timeout=WAIT_MS)
-
-
-def changed(page: Page, selector: str, act: Callable[[], None]) -> None:
-    """Acts, and waits until the text of that element is another."""
-    before = page.locator(selector).first.inner_text()
-    act()
-    expect(page.locator(selector).first).not_to_have_text(before, timeout=WAIT_MS)
-
-
-def tab(name: str) -> Callable[[Page], None]:
-    return lambda page: page.get_by_role("tab", name=name, exact=True).click()
-
-
-def opens(page: Page, name: str, shown: str) -> None:
-    tab(name)(page)
-    see(page, shown)
-
-
-def chooses(page: Page, box: str, value: str, shown: str, text: str) -> None:
-    page.locator(f"{box} select").select_option(value)
-    see(page, shown, text)
-
-
-def refused(page: Page) -> None:
-    chooses(page, "#choose-model", "HuggingFaceTB/SmolVLM-256M-Instruct", '[data-part="model_error"]', "")
-    expect(page.locator('[data-part="model_error"]')).not_to_have_text("", timeout=WAIT_MS)
-
-
-def chooses_blueprints(page: Page) -> None:
-    chooses(page, "#choose-dataset", "blueprints", ".preview", "White drawings")
-
-
-def looks(page: Page) -> None:
-    page.locator("#examples [data-act=look]").nth(1).click()
-    see(page, "#eye .view img")
-
-
-def searches(page: Page) -> None:
-    page.locator("#search").fill("màu")
-    expect(page.locator("#examples .example").first).to_contain_text("màu", timeout=WAIT_MS)
-
-
-def answered(page: Page, act: Callable[[], None]) -> None:
-    """Acts, and waits until base and adapter have both answered in full."""
-    act()
-    page.wait_for_function(
-        """() => {
-          const said = [...document.querySelectorAll("#answers .ans")];
-          return said.length === 2 && !document.querySelector("#answers [aria-busy=true]")
-            && said.every((node) => node.innerText.trim());
-        }""",
-        timeout=WAIT_MS,
-    )
-    page.evaluate("document.querySelectorAll('#answers .ans').forEach((node) => node.remove())")
-
-
-def says(page: Page, words: str) -> None:
-    page.locator("#language").click()
-    see(page, "#start", words)
-
-
-# In the order of a visit; the page has one finished run, and is on Train.
-ACTIONS = (
-    Action("vision on", lambda p: changed(p, ".total", p.locator("#use_vision_lora input").check)),
-    Action("vision off", lambda p: changed(p, ".total", p.locator("#use_vision_lora input").uncheck)),
-    Action("rank 32", lambda p: changed(p, ".total", lambda: p.locator("#text_lora_r input").fill("32"))),
-    Action("method DoRA", lambda p: chooses(p, "#choose-method", "dora", "#method-about", "DoRA")),
-    Action(
-        "dataset blueprints", lambda p: chooses(p, "#choose-dataset", "blueprints", ".preview", "Plans"), True
-    ),
-    Action("model, refused", refused, True),
-    Action("advanced", lambda p: (p.locator("#advanced > summary").click(), see(p, "#learning_rate input"))),
-    Action("add yours", lambda p: (p.locator("#add-yours").click(), see(p, "#form [data-adding]"))),
-    Action("to Vietnamese", lambda p: says(p, "Bắt đầu huấn luyện")),
-    Action("to English", lambda p: says(p, "Start training")),
-    Action("tab Data", lambda p: opens(p, "Data", "#examples img")),
-    Action("gallery: next page", lambda p: changed(p, "#examples", p.locator("#page-on").click)),
-    Action("search", searches),
-    Action("table view", lambda p: (p.locator("#view button").last.click(), see(p, "table.examples"))),
-    Action(
-        "what the model sees",
-        lambda p: (p.locator("#examples [data-act=look]").nth(1).click(), see(p, "#eye .view img")),
-        True,
-    ),
-    Action("its next row", lambda p: changed(p, "#pane .small", p.locator("#pane-on").click), True),
-    Action("tab Runs", lambda p: opens(p, "Runs", "#runs .state")),
-    Action("open a run", lambda p: (p.locator("[data-action=open]").first.click(), see(p, "#live .runline"))),
-    Action("try it", lambda p: answered(p, p.locator("#try-it").click), True),
-    Action("pick a picture", lambda p: answered(p, p.locator("#pictures [data-index]").nth(2).click), True),
-    Action("ask", lambda p: answered(p, p.locator("#ask").click), True),
-    Action("tab Try", lambda p: (tab("Train")(p), opens(p, "Try", "#question textarea"))),
-)
 
 
 @dataclass(frozen=True)
@@ -365,43 +236,6 @@ def steps_a_second(run: runs.Run, wait_s: float) -> float:
         now = time.monotonic()
     _counted[run.path] = now, run.status().step
     return (_counted[run.path][1] - steps) / (now - began)
-
-
-async def crowd(url: str, count: int, seconds: float) -> list[tuple[float, float]]:
-    """Pages that ask for `seconds`: for each answer the time it took, and the time since the page's last."""
-    component, function = strip_of(url)
-    ends, answers = time.monotonic() + seconds, []
-
-    async def page(number: int, client: httpx.AsyncClient) -> None:
-        seen: dict[str, str] = {}
-        last = None
-        await asyncio.sleep(8 * number / count)
-        while (asked := time.monotonic()) < ends:
-            data = {"viewer": str(number), "opened": None, "seen": seen}
-            body = {
-                "data": data,
-                "component_id": component,
-                "fn_name": function,
-                "session_hash": str(number),
-            }
-            answer = (await client.post(f"{url}/gradio_api/component_server", json=body)).json()
-            now = time.monotonic()
-            answers.append((now - asked, now - (last or asked)))
-            last = now
-            seen |= {name: part["mark"] for name, part in answer["parts"].items()}
-            await asyncio.sleep(answer["again_s"])
-
-    limits = httpx.Limits(max_connections=count, max_keepalive_connections=count)
-    async with httpx.AsyncClient(timeout=60, limits=limits, trust_env=False) as client:
-        await asyncio.gather(*(page(number, client) for number in range(count)))
-    return answers
-
-
-def strip_of(url: str) -> tuple[int, str]:
-    """The component whose function the page's script asks, and that function's name."""
-    config = httpx.get(f"{url}/config", timeout=60, trust_env=False).json()
-    bar = next(each for each in config["components"] if each["props"].get("elem_id") == "strip")
-    return bar["id"], "look"
 
 
 @contextmanager

@@ -68,7 +68,7 @@
     const give = async (touched, given) => {
       wrong.replaceChildren();
       const answer = await lens.call(touched, take(given));
-      if (answer?.trouble) wrong.innerHTML = answer.trouble;  // from a template of the server
+      if (answer?.trouble) wrong.innerHTML = answer.trouble;
       else if (answer && !answer.warning) lens.showAdding(box, false);
     };
     const giveFiles = async (files) => {
