@@ -1,6 +1,6 @@
 """What a visitor does on the page, in the order of a visit, and how it is seen that it is done.
 
-An action ends when what was asked for is in the DOM; `benchmarks.page` times each beside a click of a bare page.
+An action ends when what was asked for is in the DOM; `benchmarks.page` times each beside a bare click.
 """
 
 from collections.abc import Callable

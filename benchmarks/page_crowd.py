@@ -1,4 +1,4 @@
-"""Many viewers of one run: what their pages ask, as often as they are told to, and a server to compare with."""
+"""Many viewers of one run: what their pages ask, as often as they are told to, and a server to compare."""
 
 import asyncio
 import time
