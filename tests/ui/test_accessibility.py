@@ -1,4 +1,4 @@
-"""axe-core on every screen, light and dark, in both languages: nothing serious, nothing critical."""
+"""axe-core on every screen, light and dark, in both languages: nothing serious and nothing critical."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -54,7 +54,7 @@ def train(page: Page) -> None:
 def data(page: Page) -> None:
     open_tab(page, "data")
     page.locator('.gallery [data-act="look"]').first.click()
-    expect(page.locator(".stream").first).to_be_visible(timeout=SHOWN_MS)
+    expect(page.locator("#eye .tokens .on").first).to_be_visible(timeout=SHOWN_MS)
 
 
 def ask(page: Page) -> None:
@@ -79,6 +79,7 @@ SCREENS: dict[str, Callable[[Page], None]] = {"train": train, "data": data, "try
 
 def found(page: Page) -> list[str]:
     """What axe-core calls serious or critical on the page as it is: the rule, and the first nodes."""
+    expect(page.locator("[aria-busy=true]")).to_have_count(0, timeout=SHOWN_MS)  # what is busy is drawn pale
     result = Axe().run(page, options=ASKED | {"rules": RULES, "resultTypes": ["violations"]})
     return [
         f"{each['id']} x {len(each['nodes'])}: {' '.join(node['html'][:160] for node in each['nodes'][:3])}"

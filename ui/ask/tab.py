@@ -16,7 +16,8 @@ from training.data.edit.thumbnails import thumbnail_uri
 from training.data.images import load_image
 from training.data.open import open_configured
 from training.data.splits import split_dataset
-from ui.ask.models_card import Choice, answerers, build_models_card
+from ui import adapters
+from ui.ask.models_card import Choice, answerers, base_of, build_models_card
 from ui.datasets import Wanted, read_dataset
 from ui.events import QUEUED, QUIET
 from ui.html import render, small
@@ -185,9 +186,15 @@ def add_events(tab: TryTab, workspace: Path, language: Language) -> None:
 
 
 def held_out_from(workspace: Path, choice: Choice) -> str:
-    """The name of the first run that was chosen; empty where none was."""
-    chosen = choice.get("who") or []
-    return next((run.name for run in runs.list_runs(workspace) if f"/{run.name}" in chosen), "")
+    """The name of the first run that was chosen, or of the newest of this base; empty where there is none."""
+    known = [each for each in adapters.available(workspace) if each.run]
+    if who := choice.get("who"):
+        return next((each.name for each in known if each.key in who), "")
+    try:
+        base = base_of(workspace, choice)
+    except UserError:
+        return ""
+    return next((each.name for each in known if each.base == (base.model, base.revision)), "")
 
 
 def samples(workspace: Path, run: str) -> list[Sample]:

@@ -43,7 +43,7 @@ def fix(asked: Asked) -> Answer:
 
 
 def shown(asked: Asked, at: Mapping[str, Any]) -> Answer:
-    """The pane with this row: where it stands, and how it is edited; what the model sees is asked for then."""
+    """The pane with this row: where it stands, and how it is edited. What the model sees is asked then."""
     dataset, key = asked.there, at["row"]
     example = row_edits.examples_by_id(dataset).get(key)
     keys = keys_of(asked, at)
@@ -224,7 +224,7 @@ def leave_all(asked: Asked) -> Answer:
     row_edits.leave_out(
         asked.workspace, asked.there, *(key for key in faulty(asked) if key not in changes.fixed)
     )
-    return {"redraw": True}
+    return {"redraw": True, "to": "changes"}
 
 
 def save_version(asked: Asked) -> Answer:
@@ -282,8 +282,9 @@ def draft(asked: Asked) -> Answer:
     answer = {} if going.told[0] != "draft" else {"draft": going.told[1]}
     if over:
         work.forget(visitor, "draft", going)
-        return {**answer, "parts": {"editing": ""}}
-    return {**answer, "parts": {"editing": asked.render("data_drafting")}, "again": "draft"}
+        said = asked.render("data_drafting", answer=answer.get("draft", ""))
+        return {**answer, "parts": {"editing": said}}
+    return {**answer, "parts": {"editing": asked.render("data_drafting", answer="")}, "again": "draft"}
 
 
 def _drafted(
