@@ -116,11 +116,11 @@ def test_a_folder_in_the_workspace_becomes_a_dataset_and_one_outside_is_refused(
         '{"file_name": "1.png", "question": "colour?", "answer": "teal"}\n'
     )
     page.get_by_role("button", name="Add yours…").click()
-    page.locator("#folder input").fill(str(tmp_path))
-    page.get_by_role("button", name="Use this folder").click()
-    see(page, ".adding", "outside the workspace")
-    page.locator("#folder input").fill("datasets/mine")
-    page.get_by_role("button", name="Use this folder").click()
+    page.locator("#form form input").fill(str(tmp_path))
+    page.locator("#form form button").click()
+    see(page, "#form [data-adding]", "outside the workspace")
+    page.locator("#form form input").fill("datasets/mine")
+    page.locator("#form form button").click()
     see(page, ".preview", "“colour?” → “teal”")
     see(page, ".command", "--dataset mine")
 
