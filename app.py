@@ -13,7 +13,7 @@ from pathlib import Path
 from training.program import COMMAND_VARIABLE, VERSION
 
 LARGEST_UPLOAD = "2gb"
-QUEUE_POLL_S = 0.02
+QUEUE_POLL_S = 0.05
 logger = logging.getLogger("lora_lens")
 
 

@@ -6,6 +6,7 @@ An action ends when what was asked for is in the DOM. Prints a table, then one l
 """
 
 import argparse
+import asyncio
 import json
 import os
 import shutil
@@ -24,9 +25,10 @@ from pathlib import Path
 import psutil
 from playwright.sync_api import BrowserType, Page, expect, sync_playwright
 
+from benchmarks.page_actions import ACTIONS, WAIT_MS, ready, see
+from benchmarks.page_crowd import STAND_IN, crowd
 from training import runs
 
-WAIT_MS = 240_000
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
@@ -119,13 +121,6 @@ def cores(page: Page, processes: set[psutil.Process], window_s: float) -> float:
     return (cpu_s(processes) - before) / (time.monotonic() - began)
 
 
-def ready(page: Page) -> None:
-    """Ours, as a visitor may use it: pictures, counts and the command are there."""
-    expect(page.locator(".preview .thumbs img").first).to_be_visible(timeout=WAIT_MS)
-    expect(page.locator(".total span")).to_contain_text(",", timeout=WAIT_MS)
-    expect(page.locator("#start")).to_be_enabled(timeout=WAIT_MS)
-
-
 def took(act: Callable[[], None]) -> float:
     began = time.perf_counter()
     act()
@@ -141,87 +136,6 @@ def press_bare(page: Page) -> float:
         expect(box).to_have_value(str(count), timeout=WAIT_MS)
 
     return took(act)
-
-
-@dataclass(frozen=True)
-class Action:
-    """A click, or what is typed, and where its result stands. `computes`: it can't be done in the browser."""
-
-    name: str
-    act: Callable[[Page], None]
-    computes: bool = False
-
-
-def see(page: Page, selector: str, text: str = "") -> None:
-    shown = page.locator(selector).first
-    expect(shown).to_be_visible(timeout=WAIT_MS)
-    if text:
-        expect(shown).to_contain_text(text, timeout=WAIT_MS)
-
-
-def changed(page: Page, selector: str, act: Callable[[], None]) -> None:
-    """Acts, and waits until the text of that element is another."""
-    before = page.locator(selector).first.inner_text()
-    act()
-    expect(page.locator(selector).first).not_to_have_text(before, timeout=WAIT_MS)
-
-
-def tab(name: str) -> Callable[[Page], None]:
-    return lambda page: page.get_by_role("tab", name=name, exact=True).click()
-
-
-def chosen(page: Page, box: str, option: str) -> None:
-    page.locator(box).click()
-    page.get_by_role("option", name=option, exact=True).click()
-
-
-def opens_data(page: Page) -> None:
-    tab("Data")(page)
-    see(page, "#examples img")
-
-
-def looks(page: Page) -> None:
-    page.locator("#examples .example").nth(1).click()
-    see(page, ".view img")
-
-
-def searches(page: Page) -> None:
-    page.locator("#search input, #search textarea").first.fill("màu")
-    expect(page.locator("#examples .example").first).to_contain_text("màu", timeout=WAIT_MS)
-
-
-def asks(page: Page) -> None:
-    page.locator("#ask").click()
-    expect(page.locator(".answers .card .ans")).to_have_count(2, timeout=WAIT_MS)
-    page.wait_for_function(
-        "[...document.querySelectorAll('.answers .ans')].every(node => node.innerText.trim())"
-    )
-
-
-def says(page: Page, words: str) -> None:
-    page.locator("#language").click()
-    see(page, "#start", words)
-
-
-# In the order of a visit; the page has one finished run and is on Train.
-ACTIONS = (
-    Action("vision on", lambda p: changed(p, ".total", p.locator("#use_vision_lora input").check)),
-    Action("vision off", lambda p: changed(p, ".total", p.locator("#use_vision_lora input").uncheck)),
-    Action("rank 16", lambda p: changed(p, ".total", lambda: p.locator("#text_lora_r input").fill("16"))),
-    Action("advanced", lambda p: (p.locator("#advanced > summary").click(), see(p, "#learning_rate input"))),
-    Action("add yours", lambda p: (p.locator("#add-yours").click(), see(p, "#form #data-folder"))),
-    Action("to Vietnamese", lambda p: says(p, "Bắt đầu huấn luyện")),
-    Action("to English", lambda p: says(p, "Start training")),
-    Action("tab Data", opens_data, computes=True),
-    Action("gallery: next page", lambda p: changed(p, "#examples", p.locator("#page-on").click), True),
-    Action("what the model sees", looks, computes=True),
-    Action("its next row", lambda p: changed(p, "#eye .browse", p.locator("#eye-on").click), True),
-    Action("search", searches, computes=True),
-    Action("tab Try", lambda p: (tab("Try")(p), see(p, "#question textarea"))),
-    Action("ask", asks, computes=True),
-    Action("tab Runs", lambda p: (tab("Runs")(p), see(p, ".runs", "Finished"))),
-    Action("tab Train", lambda p: (tab("Train")(p), see(p, "#start"))),
-)
 
 
 @dataclass(frozen=True)
@@ -289,6 +203,50 @@ class Bench:
                 self.figures.add(f"{action.name}{' (computes)' if action.computes else ''}, s", seconds)
                 self.figures.add(f"{action.name}, times the bare click", seconds / click)
 
+    def viewers(self) -> None:
+        """Many pages that look at one run, each when its last answer said: how soon they are answered."""
+        count, seconds = 200, 60.0
+        with training_beside(self.workspace, "looked-at", "--epochs", "1000") as run:
+            alone = steps_a_second(run, seconds / 2)
+            answers = asyncio.run(crowd(self.ours[0], count, seconds))
+            beside = steps_a_second(run, 0)
+            with stand_in() as url:
+                asyncio.run(crowd(url, count, seconds))
+                beside_stand_in = steps_a_second(run, 0)
+        waits = sorted(wait for wait, _ in answers)
+        self.figures.add("200 viewers: answered within, 95 %, s", waits[int(0.95 * len(waits))])
+        self.figures.add("200 viewers: longest from asking to the answer, s", waits[-1])
+        self.figures.add(
+            "200 viewers: longest between two answers of a page, s", max(gap for _, gap in answers)
+        )
+        self.figures.add("200 viewers: answers a second", len(answers) / seconds)
+        self.figures.add("200 viewers: the run's steps a second alone", alone)
+        self.figures.add("200 viewers: the run's steps, page over stand-in", beside / beside_stand_in)
+
+
+_counted: dict[Path, tuple[float, int]] = {}
+
+
+def steps_a_second(run: runs.Run, wait_s: float) -> float:
+    """Since this was last asked of the run, or over `wait_s` at first."""
+    now = time.monotonic()
+    began, steps = _counted.get(run.path, (now, run.status().step))
+    if run.path not in _counted:
+        time.sleep(wait_s)
+        now = time.monotonic()
+    _counted[run.path] = now, run.status().step
+    return (_counted[run.path][1] - steps) / (now - began)
+
+
+@contextmanager
+def stand_in() -> Iterator[str]:
+    """A server that answers as many questions with as many bytes, and reads no run for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "stand_in.py"
+        program.write_text(STAND_IN)
+        with served([sys.executable, str(program)], Path(folder) / "log") as (url, _):
+            yield url
+
 
 def train(workspace: Path, name: str, *flags: str) -> None:
     command = [sys.executable, "-m", "training", "run", "--workspace", str(workspace), "--name", name]
@@ -296,7 +254,7 @@ def train(workspace: Path, name: str, *flags: str) -> None:
 
 
 @contextmanager
-def training_beside(workspace: Path, name: str, *flags: str) -> Iterator[None]:
+def training_beside(workspace: Path, name: str, *flags: str) -> Iterator[runs.Run]:
     """A run that is at its steps, and is gone afterwards."""
     command = [sys.executable, "-m", "training", "run", "--workspace", str(workspace), "--name", name]
     worker = subprocess.Popen([*command, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -306,7 +264,7 @@ def training_beside(workspace: Path, name: str, *flags: str) -> Iterator[None]:
             if worker.poll() is not None:
                 raise SystemExit("the run ended before it was looked at")
             time.sleep(0.5)
-        yield
+        yield run
     finally:
         worker.terminate()
         worker.wait(60)
@@ -315,7 +273,7 @@ def training_beside(workspace: Path, name: str, *flags: str) -> Iterator[None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parts = ("idle", "live", "paint", "actions", "run")
+    parts = ("idle", "live", "paint", "actions", "run", "viewers")
     parser.add_argument("--only", choices=parts, action="append", help="measure this part, and no other")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--window", type=float, default=20.0, help="seconds of a turn of idle and live")
@@ -338,6 +296,7 @@ def main() -> None:
                 "paint": lambda turn: bench.paint(),
                 "actions": lambda turn: bench.actions(),
                 "run": bench.run,
+                "viewers": lambda turn: bench.viewers(),
             }
             for part in arguments.only or parts:
                 for turn in range(arguments.turns):

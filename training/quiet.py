@@ -1,9 +1,10 @@
-"""What a command keeps from a shell: the chatter of libraries, and the traceback of a closed pipe. No torch.
+"""What a command keeps from a shell: libraries' chatter, tracebacks of a gone reader or full disk. No torch.
 
 Libraries write warnings and progress bars to stderr, some of them from C. While a command is `folded` they go
 to a file: the output.log of a run, else one that is thrown away. What is for people goes to `stderr()`.
 """
 
+import errno
 import faulthandler
 import logging
 import os
@@ -18,6 +19,8 @@ from typing import TextIO
 
 # 128 + SIGPIPE: what a shell reports of any tool whose reader is gone, so that `pipefail` knows it too.
 READER_GONE = 141
+# As of a run (`training.loop.context`).
+DISK_FULL = 4
 # Where stderr went before it was folded; None while it is not.
 _terminal: TextIO | None = None
 
@@ -81,8 +84,10 @@ class Messages(logging.StreamHandler[TextIO]):
 def closed_pipe() -> Iterator[None]:
     """Ends the process without a word where what reads it (`| head`) has seen enough.
 
+    With one sentence where there is no room left for what is written.
+
     Raises:
-        SystemExit: of `READER_GONE`.
+        SystemExit: of `READER_GONE` or `DISK_FULL`.
     """
     # Not SIGPIPE's own way to end a process: it would also end a run whose connection to the Hub breaks.
     try:
@@ -103,3 +108,12 @@ def closed_pipe() -> Iterator[None]:
             for fd in gone:  # Python flushes them once more
                 os.dup2(nothing.fileno(), fd)
         raise SystemExit(READER_GONE) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        if sys.stdout:
+            with open(os.devnull, "w") as nothing:
+                os.dup2(nothing.fileno(), sys.stdout.fileno())
+        path = error.filename or "the output"
+        print(f"There is no room left to write {path}: free some space, then try again.", file=stderr())
+        raise SystemExit(DISK_FULL) from None

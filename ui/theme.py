@@ -93,6 +93,7 @@ def build_theme() -> gr.themes.Base:
     theme.color_accent_dark = ACCENT_DARK
     theme.lens_good, theme.lens_good_dark = "#237a35", "#69db7c"
     theme.lens_off, theme.lens_off_dark = "#8f8b83", "#65656e"
+    theme.lens_warn, theme.lens_warn_dark = "#8a5a00", "#ffc078"
     theme.lens_bad, theme.lens_bad_dark = "#c92a2a", "#ff8787"
     theme.lens_bad_soft, theme.lens_bad_soft_dark = "#fdf0ef", "#3a2325"
     return theme

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,13 +16,34 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, expect
 
+from training import runs
+from training.config import TrainingConfig
+from training.runs.events import EventLog
+
 PROJECT = Path(__file__).resolve().parents[2]
 SHOWN_MS = 60_000
 TRAINED_MS = 420_000
 """A first run takes less than two minutes; a machine that does other things too takes longer."""
 
+expect.set_options(timeout=SHOWN_MS)
+
 EXPECTED = ("AbortError", "Connection errored out")
 """Right in the console: a page that is left ends its requests."""
+
+TABS = ("train", "data", "try", "runs")
+
+TEXTS_OF = """() => {
+  const unseen = "script, style, code, pre, template, [translate=no], [data-testid=markdown] .hide";
+  const texts = [], ATTRIBUTES = ["aria-label", "placeholder", "title", "alt"];
+  const walk = (node) => {
+    if (node.nodeType === Node.TEXT_NODE) return texts.push(node.nodeValue.trim());
+    if (node.nodeType !== Node.ELEMENT_NODE || node.matches(unseen)) return;
+    for (const name of ATTRIBUTES) texts.push(node.getAttribute(name) ?? "");
+    node.childNodes.forEach(walk);
+  };
+  walk(document.querySelector(".gradio-container"));
+  return texts.filter((text) => text && !text.startsWith("--"));
+}"""
 
 
 @dataclass(frozen=True)
@@ -98,3 +120,23 @@ def opened(page: Page, app: Served) -> None:
 
 def see(page: Page, selector: str, text: str | re.Pattern[str], timeout: int = SHOWN_MS) -> None:
     expect(page.locator(selector).first).to_contain_text(text, timeout=timeout)
+
+
+def open_tab(page: Page, name: str) -> None:
+    """A click on the tab `train`, `data`, `try` or `runs`, in whatever language it is called."""
+    page.locator("#pages > .tab-wrapper [role=tab]").nth(TABS.index(name)).click()
+
+
+def texts_of(page: Page) -> set[str]:
+    """Every text of the page that people see or hear, but what is nobody's translation."""
+    return set(page.evaluate(TEXTS_OF))
+
+
+@contextmanager
+def made_run(workspace: Path, name: str) -> Iterator[tuple[runs.Run, EventLog]]:
+    """A run as a worker would leave it behind; it is gone after the test."""
+    run = runs.prepare(TrainingConfig(name=name, workspace=workspace))
+    try:
+        yield run, EventLog(run.events_path)
+    finally:
+        shutil.rmtree(run.path, ignore_errors=True)

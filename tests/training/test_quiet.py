@@ -61,6 +61,24 @@ def test_a_command_ends_quietly_where_its_reader_has_gone(words: str, workspace:
     assert unread(words.format(bad=workspace / "bad").split(), workspace) == (quiet.READER_GONE, b"")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("words", ["list", "show run-1", "list --json", "--help"])
+def test_a_command_that_has_no_room_for_its_output_ends_with_a_sentence(words: str, workspace: Path) -> None:
+    shell = SHELL | {"LORA_LENS_WORKSPACE": str(workspace)}
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            [*PROGRAM, *words.split()],
+            cwd=ROOT,
+            env=shell,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    said = "There is no room left to write the output: free some space, then try again.\n"
+    assert (ended.returncode, ended.stderr) == (quiet.DISK_FULL, said)
+
+
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"]])
 def test_so_does_the_help(words: list[str], workspace: Path) -> None:
     code, said = unread(words, workspace)

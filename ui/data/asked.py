@@ -63,9 +63,9 @@ class Asked:
             raise trouble
         return dataset
 
-    @property
+    @cached_property
     def changes(self) -> PendingEdits | None:
-        """What waits to be saved, as it is now."""
+        """What waits to be saved. What has changed it answers with `redraw`, which reads it again."""
         return pending_edits(self.dataset, self.workspace) if self.dataset else None
 
     def after(self, answer: Answer) -> "Asked":
@@ -78,3 +78,8 @@ class Asked:
 
     def render(self, template: str, **values: Any) -> Markup:
         return html.render(template, self.language, **values)
+
+
+def afresh() -> dict[str, Any]:
+    """What is seen of a dataset at first: what was looked at and edited was of another."""
+    return {"at": None, "first": 0, "opened": [], "guessed": False, "saved": None, "query": ""}

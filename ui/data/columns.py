@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.config.columns import SYNONYMS, plain
+from training.config.columns import SYNONYMS, ColumnMapping, plain
 from training.data.readers.annotations import PICTURES
 from training.data.safe_paths import DatasetFolder
 from vlm.errors import UserError
 
+TOLD_BY = ("answer", "text", "messages", "conversations")
+"""The kinds of columns of which a row needs one: what the model is to say."""
 LIKELY = 0.5
 """The share of a column's cells that must be what it is taken for."""
 HINTS = {
@@ -16,6 +18,11 @@ HINTS = {
     "answer": (*SYNONYMS["answer"], "reply", "label", "target", "a", "đáp", "nhãn", "say", "gt"),
 }
 """What a column of texts may be called in part."""
+
+
+def is_named(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether a column is called as one that says what the model should: then no name is wrong."""
+    return any(ColumnMapping().candidates(kind, row) for row in rows for kind in TOLD_BY)
 
 
 def guessed(rows: Sequence[dict[str, Any]], root: Path) -> str:
@@ -65,13 +72,15 @@ def _is_picture(folder: DatasetFolder, cell: str) -> bool:
 
 
 def _is_text(cell: str) -> bool:
-    return bool(cell.strip())
+    """Words, and nothing that is to be taken apart before it can be learned."""
+    return bool(cell.strip()) and not cell.lstrip().startswith(("{", "["))
 
 
 def _named(columns: Sequence[str], kind: str) -> str | None:
-    words = {name: plain(name).split("_") for name in columns}
     exact = (name for name in columns if plain(name) in HINTS[kind])
-    return next(exact, next((name for name in columns if not {*words[name]}.isdisjoint(HINTS[kind])), None))
+    # `model_answer` is an answer, `answer_type` is none.
+    ends_so = (name for name in columns if plain(name).rpartition("_")[2] in HINTS[kind])
+    return next(exact, next(ends_so, None))
 
 
 def _length(cells: Sequence[Any]) -> float:

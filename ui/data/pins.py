@@ -13,10 +13,10 @@ from training import runs
 from training.config.fields import MOST_PINNED, ids_in
 from training.data.dataset import Dataset
 from training.data.splits import split_dataset
-from ui.data.asked import Answer, Asked
+from ui.data.asked import Answer, Asked, afresh
 from ui.data.row_editor import shown
 from ui.data.row_edits import examples_by_id
-from ui.data.source_card import AFRESH, can_split
+from ui.data.source_card import can_split
 from ui.datasets import OF_DATASET
 from ui.i18n import Language, say
 from ui.run.summary import settings_of
@@ -58,13 +58,13 @@ def open_hard_row(asked: Asked) -> Answer:
     if settings is None:
         return {}
     read = {name: form_values.shown(name, getattr(settings, name)) for name in OF_DATASET}
-    then = asked.after({"set": read, "now": AFRESH})
+    then = asked.after({"set": read, "now": afresh()})
     if then.trouble:
         raise then.trouble
     if asked.now["row"] not in examples_by_id(then.there):
         return {"warning": {"problem": asked.say("hardest_gone"), "remedy": ""}}
     opened = shown(then, {"row": asked.now["row"], "faulty": False})
-    now = {**AFRESH, **opened["now"]}
+    now = {**afresh(), **opened["now"]}
     return {**opened, "set": read, "now": now, "redraw": True, "pane": "see", "to": "pane"}
 
 

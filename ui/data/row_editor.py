@@ -15,7 +15,7 @@ from training.data.edit.versions import PendingEdits, discard_pending, pending_e
 from training.data.images import load_image
 from ui import adapters
 from ui.data import labelling, row_edits, work
-from ui.data.asked import Answer, Asked
+from ui.data.asked import Answer, Asked, afresh
 from ui.data.check_card import checked_of, faulty
 from ui.data.labelling import Label
 from ui.data.model_view import as_uri, waiting
@@ -43,7 +43,7 @@ def fix(asked: Asked) -> Answer:
 
 
 def shown(asked: Asked, at: Mapping[str, Any]) -> Answer:
-    """The pane with this row: where it stands, and how it is edited; what the model sees is asked for then."""
+    """The pane with this row: where it stands, and how it is edited. What the model sees is asked then."""
     dataset, key = asked.there, at["row"]
     example = row_edits.examples_by_id(dataset).get(key)
     keys = keys_of(asked, at)
@@ -139,7 +139,7 @@ def start_labels(asked: Asked) -> Answer:
     settings = chosen(folder)
     after = asked.after({"set": settings})
     opened = label_shown(after, labelling.first_without(asked.workspace, folder))
-    return {**opened, "set": settings, "redraw": True, "to": "pane"}
+    return {**opened, "set": settings, "now": {**afresh(), **opened["now"]}, "redraw": True, "to": "pane"}
 
 
 def go_on_labelling(asked: Asked) -> Answer:
@@ -224,7 +224,7 @@ def leave_all(asked: Asked) -> Answer:
     row_edits.leave_out(
         asked.workspace, asked.there, *(key for key in faulty(asked) if key not in changes.fixed)
     )
-    return {"redraw": True}
+    return {"redraw": True, "to": "changes"}
 
 
 def save_version(asked: Asked) -> Answer:
@@ -234,7 +234,7 @@ def save_version(asked: Asked) -> Answer:
     except UserError as trouble:
         return {"parts": {"version": asked.render("trouble", trouble=trouble)}}
     saved = {"name": version.folder.name, "examples": version.examples, "left_out": version.left_out}
-    now = {"at": None, "first": 0, "opened": [], "checked": None, "saved": saved}
+    now = {**afresh(), "checked": None, "saved": saved}
     return {
         "set": chosen(version.folder.name),
         "now": now,
@@ -282,8 +282,9 @@ def draft(asked: Asked) -> Answer:
     answer = {} if going.told[0] != "draft" else {"draft": going.told[1]}
     if over:
         work.forget(visitor, "draft", going)
-        return {**answer, "parts": {"editing": ""}}
-    return {**answer, "parts": {"editing": asked.render("data_drafting")}, "again": "draft"}
+        said = asked.render("data_drafting", answer=answer.get("draft", ""))
+        return {**answer, "parts": {"editing": said}}
+    return {**answer, "parts": {"editing": asked.render("data_drafting", answer="")}, "again": "draft"}
 
 
 def _drafted(

@@ -12,8 +12,8 @@ from training.data.open import source_of
 from training.data.row import Row
 from training.data.splits import split_dataset
 from training.data.synthetic.samples import SAMPLES
-from ui.data.asked import Answer, Asked
-from ui.data.columns import guessed
+from ui.data.asked import Answer, Asked, afresh
+from ui.data.columns import guessed, is_named
 from ui.datasets import Shelf, Wanted, added, choices_with, chosen, read_dataset
 from ui.i18n import TEXTS, Language, say
 from vlm.errors import UserError
@@ -28,19 +28,18 @@ COLUMNS_NAMED = 12
 ROWS_SHOWN, ROWS_LOOKED_AT = 3, 50
 """Of a table whose columns nobody knows."""
 
-AFRESH: Mapping[str, Any] = {"at": None, "first": 0, "opened": [], "guessed": False, "saved": None}
-"""What was looked at and edited was of another dataset."""
-
 
 def choose(asked: Asked) -> Answer:
     """Another dataset, read as it reads by itself."""
-    return {"set": chosen(asked.now["value"]), "now": AFRESH, "parts": {"pane": ""}, "redraw": True}
+    return {"set": chosen(asked.now["value"]), "now": afresh(), "parts": {"pane": ""}, "redraw": True}
 
 
 def add(asked: Asked) -> Answer:
     """What a person dropped or typed, chosen; or what is wrong with it."""
     answer = added(asked.workspace, asked.language, asked.now)
-    return answer if "trouble" in answer else {**answer, "now": AFRESH, "parts": {"pane": ""}, "redraw": True}
+    if "trouble" in answer:
+        return answer
+    return {**answer, "now": afresh(), "parts": {"pane": ""}, "redraw": True}
 
 
 def map_columns(asked: Asked) -> Answer:
@@ -53,7 +52,8 @@ def map_by_content(asked: Asked) -> Answer:
     dataset = asked.dataset
     if dataset is None or dataset.examples or asked.values["columns"] or not dataset.unreadable:
         return {}
-    columns = guessed(raw_rows(asked), dataset.root)
+    rows = raw_rows(asked)
+    columns = "" if is_named(rows) else guessed(rows, dataset.root)
     if columns and _examples_read(asked.workspace, asked.values, columns):
         return {"set": {"columns": columns}, "now": {"guessed": True}}
     return {}
@@ -70,8 +70,9 @@ def drawn(asked: Asked) -> Answer:
     if dataset is None:
         facts = asked.render("trouble", trouble=asked.trouble)
         return {"parts": {**parts, "facts": facts, "columns": "", "sides": ""}}
-    unknown = not dataset.examples and bool(dataset.unreadable)
-    rows = raw_rows(asked)[:ROWS_SHOWN] if unknown or asked.values["columns"] else []
+    nothing = not dataset.examples and bool(dataset.unreadable)
+    rows = raw_rows(asked)[:ROWS_SHOWN] if nothing or asked.values["columns"] else []
+    unknown = nothing and bool(rows) and not is_named(rows)
     taken = {kind: taken_for(dataset, kind, asked.values["columns"]) for kind in COLUMN_KINDS}
     parts["facts"] = facts_of(asked, dataset)
     parts["columns"] = asked.render(
@@ -79,7 +80,7 @@ def drawn(asked: Asked) -> Answer:
         kinds=taken,
         there=columns_of(dataset, asked.values["columns"], rows),
         rows=rows,
-        none=NONE,
+        nothing=NONE,
         guessed=asked.now.get("guessed"),
         unknown=unknown,
     )

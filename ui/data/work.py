@@ -39,6 +39,9 @@ class Work:
     def cancelled(self) -> bool:
         return self._cancel.is_set() or time.monotonic() - self._asked > LEFT_ALONE_S
 
+    def is_left(self) -> bool:
+        return self.cancelled() and not self._thread.is_alive()
+
     def is_over(self) -> bool:
         """Waits a moment for the end. Raises what the work has raised."""
         self._asked = time.monotonic()
@@ -55,8 +58,10 @@ _works: dict[tuple[str, str], Work] = {}
 def begin(visitor: str, kind: str, run: Callable[[Work], Any]) -> Work:
     """New work of this kind; what this visitor had of it before is cancelled."""
     cancel(visitor, kind)
-    _works[visitor, kind] = Work(run)
-    return _works[visitor, kind]
+    for key, work in [*_works.items()]:
+        if work.is_left():
+            _works.pop(key, None)  # its visitor has gone
+    return _works.setdefault((visitor, kind), Work(run))
 
 
 def going_on(visitor: str, kind: str) -> Work | None:

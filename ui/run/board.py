@@ -31,11 +31,12 @@ from ui.run.summary import (
 PARTS = ("head", "notices", "charts", "results", "film", "hardest", "log", "output")
 OUTPUT_LINES = 200
 
-FRESH_S = 0.4
+FRESH_S = 0.25
 """An answer this young is given to the next one who asks as well."""
 VIEWERS_A_SECOND = 25
 SLOWEST_S, IDLE_S = 8.0, 5.0
 VIEWER_GONE_S = 20.0
+BUILT_KEPT = 1024
 
 LEFT_TO_PEOPLE = {"name", "workspace", "dataset", "model", "revision", "from_adapter", "columns"}
 """Which data, model or adapter was meant is nobody's guess."""
@@ -218,6 +219,7 @@ class RunBoard:
             "run_notices",
             language,
             failure=view.failure(language, status),
+            bad=status.state != "stopped",
             change=change and setting_to(language, *change),
             warnings=[error_of(warning) for warning in summary.warnings],
             other=other,
@@ -229,6 +231,8 @@ class RunBoard:
         known = self._built.get((run, language, name))
         if known is None or known.version != version:
             html = str(build())
+            if len(self._built) >= BUILT_KEPT:
+                self._built.clear()
             known = _Built(version, f"{zlib.crc32(html.encode()):x}", html)
             self._built[run, language, name] = known
         return known

@@ -95,13 +95,16 @@ def exact_words(language: Language, summary: Summary) -> str | None:
 
 
 def failure(language: Language, status: Status) -> tuple[str, str, str] | None:
-    """Title, problem and remedy of what ended a run before its time; None of a good one."""
+    """Title, problem and remedy of a run that ended before its time, or without an adapter; else None."""
     if status.state == "failed":
         remedy = remedy_of(language, status.problem, status.remedy)
         return say(language, "failed_title"), sentence(language, status.problem), remedy
     if status.state == "interrupted":
         problem = sentence(language, status.problem or "")
         return say(language, "interrupted_title"), problem, say(language, "can_resume")
+    if status.state == "stopped" and status.problem:
+        remedy = remedy_of(language, status.problem, status.remedy or "")
+        return say(language, "stopped_title"), sentence(language, status.problem), remedy
     return None
 
 

@@ -55,8 +55,8 @@
     const place = box.querySelector("[data-sending]");
     place.replaceChildren(box.querySelector("template[data-progress]").content.cloneNode(true));
     const bar = place.querySelector("u"), words = place.querySelector("p"), said = words.textContent.replace(/\s*0\s*$/, "");
-    place.querySelector(".bar").classList.remove("unknown");
     return (done, total) => {
+      place.querySelector(".bar").classList.toggle("unknown", done === total);  // sent: it is read now
       bar.style.width = `${(100 * done) / Math.max(1, total)}%`;
       words.textContent = `${said} ${done} / ${total}`;
     };
@@ -68,7 +68,7 @@
     const give = async (touched, given) => {
       wrong.replaceChildren();
       const answer = await lens.call(touched, take(given));
-      if (answer?.trouble) wrong.innerHTML = answer.trouble;  // from a template of the server
+      if (answer?.trouble) wrong.innerHTML = answer.trouble;
       else if (answer && !answer.warning) lens.showAdding(box, false);
     };
     const giveFiles = async (files) => {

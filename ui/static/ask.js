@@ -13,8 +13,6 @@
   lens.models = (element, props, server, upload) => {
     const list = element.querySelector(".list");
     const checks = element.querySelector(".checks");
-    const adding = element.querySelector(".adding");
-    const wrong = adding.querySelector(".wrong");
     let turn = 0;
     let checked = 0;
 
@@ -47,46 +45,59 @@
       return typed.focus();
     }
 
-    async function add(touched, asked) {
-      const answer = await lens.call(touched, read({ ...props.value, ...asked }, server.add_adapter));
-      wrong.innerHTML = answer.trouble || "";
-      openAdding(Boolean(answer.trouble));
+    function choose(who) {
+      props.value = { ...props.value, who };
+      check();
     }
+
+    const add = (touched, asked) =>
+      lens.call(touched, read({ ...props.value, ...asked }, server.add_adapter));
+    listen(element, { upload, add, chooseBase, choose });
+    tab.listed = null;
+    tab.models = { read, check, choice: () => props.value, choose: (value) => (props.value = value) };
+    lens.whenShown(element, () => opened(tab.wanted));
+  };
+
+  /** What is touched in the card: the base, who answers, and the box that adds an adapter. */
+  function listen(element, { upload, add, chooseBase, choose }) {
+    const adding = element.querySelector(".adding"), wrong = adding.querySelector(".wrong");
+    const folder = adding.querySelector("#adapter-folder"), file = adding.querySelector("input[type=file]");
 
     function openAdding(open) {
       adding.hidden = !open;
       element.querySelector("#add-adapter").setAttribute("aria-expanded", String(open));
     }
 
-    const folder = adding.querySelector("#adapter-folder");
-    const file = adding.querySelector("input[type=file]");
+    async function give(touched, asked) {
+      const answer = await add(touched, asked);
+      wrong.innerHTML = answer.trouble || "";
+      openAdding(Boolean(answer.trouble));
+    }
+
+    async function send() {
+      const touched = adding.querySelector("#adapter-zip"), { name } = file.files[0];
+      const { path } = await lens.call(touched, upload(file.files[0]));
+      file.value = "";
+      give(touched, { files: [{ path, name }] });
+    }
+
     const clicks = {
       "add-adapter": () => { openAdding(adding.hidden); folder.focus(); },
-      "use-adapter-folder": (touched) => add(touched, { folder: folder.value }),
+      "use-adapter-folder": (touched) => give(touched, { folder: folder.value }),
       "adapter-zip": () => file.click(),
     };
     element.addEventListener("click", (event) => clicks[event.target.id]?.(event.target));
-    element.addEventListener("change", async ({ target }) => {
-      if (target === file && file.files[0]) {
-        const touched = adding.querySelector("#adapter-zip");
-        const { path } = await lens.call(touched, upload(file.files[0]));
-        const name = file.files[0].name;
-        file.value = "";
-        add(touched, { files: [{ path, name }] });
-      } else if (target.id === "base" || target.id === "base-typed") chooseBase(target.value.trim());
+    element.addEventListener("change", ({ target }) => {
+      if (target === file && file.files[0]) send();
+      else if (target.id === "base" || target.id === "base-typed") chooseBase(target.value.trim());
       else if (target.type === "checkbox") {
-        const who = [...list.querySelectorAll("#who input:checked")].map((input) => input.value);
-        props.value = { ...props.value, who };
-        check();
+        choose([...element.querySelectorAll("#who input:checked")].map((input) => input.value));
       }
     });
     folder.addEventListener("keydown", (event) => {
       if (event.key === "Enter") clicks["use-adapter-folder"](adding.querySelector("#use-adapter-folder"));
     });
-    tab.listed = null;
-    tab.models = { read, check, choice: () => props.value, choose: (value) => (props.value = value) };
-    lens.whenShown(element, () => opened(tab.wanted));
-  };
+  }
 
   /** What the opened tab asks for: those who can answer, and pictures; a wanted adapter is then asked. */
   async function opened(wanted) {

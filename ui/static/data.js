@@ -25,8 +25,8 @@
 
   /** A row of a run's dataset, from anywhere on the page. */
   lens.openRow = (run, row) => {
-    if (tab) tab.ask("hard", {run, row});
-    else waiting = {...waiting, row: {run, row}};
+    if (tab && lens.isShown(tab.element)) return tab.ask("hard", {run, row});
+    waiting = {...waiting, row: {run, row}};  // asked for once the tab has the settings of now
     lens.openTab("data");
   };
 
@@ -64,9 +64,10 @@
     /** Asks, and shows the answer; one that a later question of its kind has overtaken is not shown. */
     async ask(act, more = {}, touched = null) {
       const turn = (this.latest[act] = (this.latest[act] || 0) + 1);
-      const asked = {act, settings: this.settings, now: {...this.now, ...more}};
+      const asked = {act, settings: {...this.settings}, now: {...this.now, ...more}};
       const answer = await lens.call(touched, this.server(asked));
-      if (turn !== this.latest[act] || !answer || answer.warning) return answer || {};
+      const overtaken = turn !== this.latest[act] || (act === "draw" && asked.settings.dataset !== this.settings.dataset);
+      if (overtaken || !answer || answer.warning) return answer || {};
       await this.take(answer, act, more, touched);
       return answer;
     }
@@ -79,7 +80,8 @@
       Object.assign(this.now, answer.now);
       for (const [name, html] of Object.entries(answer.parts || {})) this.put(name, html);
       this.showSettings();
-      if (answer.mapping !== undefined) this.find("#data-columns").open = answer.mapping || this.find("#data-columns").open;
+      if (answer.mapping || (answer.set?.dataset && "mapping" in answer)) this.find("#data-columns").open = answer.mapping;
+      if (answer.now?.query === "") this.find("#search").value = "";
       if (answer.draft !== undefined) this.write("#edit-answer", answer.draft);
       if (answer.box) lens.showAdding(this.find(`[data-adding=${answer.box}]`));
       if (answer.pane) this.now.pane = answer.pane;

@@ -36,18 +36,24 @@ window.lens = {};
   }
 
   function setTheme(dark) {
-    document.body.classList.toggle("dark", dark);
     lens.remember(THEME, dark ? "dark" : "light");
+    document.body.classList.toggle("dark", dark);
+  }
+
+  /** Gradio sets the system's theme as it starts, and when that changes: what was chosen here holds. */
+  function holdTheme() {
+    const theme = lens.remembered(THEME);
+    if (!theme || new URLSearchParams(location.search).has("__theme")) return;
+    if (document.body.classList.contains("dark") !== (theme === "dark")) document.body.classList.toggle("dark");
   }
 
   document.addEventListener("click", (event) => {
     if (event.target.closest("#language")) switchLanguage();
     if (event.target.closest("#theme")) setTheme(!document.body.classList.contains("dark"));
   });
-  document.addEventListener("DOMContentLoaded", () => {
-    const theme = lens.remembered(THEME);
-    if (theme && !new URLSearchParams(location.search).has("__theme")) setTheme(theme === "dark");
-  });
+  // Gradio runs the scripts of its `head` as it starts: the document is long loaded, and nothing drawn yet.
+  holdTheme();
+  new MutationObserver(holdTheme).observe(document.body, { attributeFilter: ["class"] });
 
   /** Opens a tab as a click on it does; on a phone its button may stand in the bar's menu. */
   lens.openTab = (name) => {

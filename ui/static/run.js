@@ -20,7 +20,7 @@
   function show(answer) {
     showing = answer.run;
     patch(answer.parts);
-    document.querySelector(".gradio-container").classList.toggle("run-live", Boolean(answer.live));
+    strip.parentElement.classList.toggle("run-live", Boolean(answer.live));
     document.title = answer.title ? `${answer.title} · LoRA Lens` : "LoRA Lens";
   }
 

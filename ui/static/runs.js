@@ -5,6 +5,17 @@
   const CHANGED = "lens:runs-changed";
   const CALLS = { resume: "resume_row", delete: "delete_row", restore: "restore_row" };
 
+  function find(element, action, key) {
+    return element.querySelector(`button[data-action="${action}"][data-key="${CSS.escape(key)}"]`);
+  }
+
+  /** A row that asks whether it is meant, or asks no longer; one at a time. */
+  function ask(element, row, asks) {
+    element.querySelectorAll("tr.asks").forEach((other) => other.classList.remove("asks"));
+    row.classList.toggle("asks", asks);
+    row.querySelector(`button[data-action=${asks ? "keep" : "ask"}]`)?.focus();
+  }
+
   /** `element` holds a .list; `server.list_rows` gives its rows, `goOn` continues from an adapter. */
   lens.list = (element, server, goOn) => {
     const box = element.querySelector(".list");
@@ -34,18 +45,7 @@
       if (now === html || element.querySelector("tr.asks")) return;
       const focused = element.contains(document.activeElement) ? document.activeElement.dataset : null;
       box.innerHTML = html = now;
-      if (focused?.action) button(focused.action, focused.key)?.focus();
-    }
-
-    function button(action, key) {
-      const named = `button[data-action="${action}"][data-key="${CSS.escape(key)}"]`;
-      return element.querySelector(named);
-    }
-
-    function ask(row, asks) {
-      element.querySelectorAll("tr.asks").forEach((other) => other.classList.remove("asks"));
-      row.classList.toggle("asks", asks);
-      row.querySelector(`button[data-action=${asks ? "keep" : "ask"}]`)?.focus();
+      if (focused?.action) find(element, focused.action, focused.key)?.focus();
     }
 
     async function change(touched, action, key) {
@@ -60,7 +60,7 @@
       if (!touched || touched.ariaBusy === "true") return;
       const { action, key } = touched.dataset;
       if (action in CALLS) change(touched, action, key);
-      else if (action === "ask" || action === "keep") ask(touched.closest("tr"), action === "ask");
+      else if (action === "ask" || action === "keep") ask(element, touched.closest("tr"), action === "ask");
       else if (action === "try") lens.tryAdapter(key);
       else {
         lens.openTab("train");
@@ -70,7 +70,7 @@
     });
     element.addEventListener("keydown", (event) => {
       const row = event.key === "Escape" && event.target.closest("tr.asks");
-      if (row) ask(row, false);
+      if (row) ask(element, row, false);
     });
     document.addEventListener(CHANGED, read);
     lens.whenShown(element, read);

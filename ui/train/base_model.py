@@ -17,8 +17,8 @@ from vlm.catalog import CatalogEntry
 from vlm.errors import UserError
 from vlm.lazy_torch import import_torch
 
-COMPOSE = "+"
-"""The value of the entry that opens the two boxes: no model is called so."""
+OTHER, COMPOSE = "?", "+"
+"""Values of the entries that open a box to type in, and the boxes of two halves: no model is called so."""
 
 VISION_TOWERS = (
     *("facebook/dinov2-base", "facebook/dinov2-small", "facebook/dinov3-vitb16-pretrain-lvd1689m"),
@@ -63,7 +63,8 @@ def model_choices(language: Language, chosen: str = "") -> list[tuple[str, str]]
     offered = {entry.model: entry_words(language, entry) for entry in catalog.CATALOG}
     if chosen and chosen != STARTER.model:
         offered[chosen] = model_name(chosen)
-    return [*((words, model) for model, words in offered.items()), (say(language, "compose"), COMPOSE)]
+    others = [(say(language, "other_model_option"), OTHER), (say(language, "compose"), COMPOSE)]
+    return [*((words, model) for model, words in offered.items()), *others]
 
 
 def entry_words(language: Language, entry: CatalogEntry) -> str:

@@ -52,6 +52,37 @@ def test_pictures_with_captions_of_the_same_names_are_a_dataset(tmp_path):
     assert [e.answer for e in open_dataset(name, tmp_path / "ws").examples] == ["a teal square"]
 
 
+def test_a_folder_keeps_its_subfolders_and_leaves_out_what_is_no_part_of_a_dataset(tmp_path):
+    (tmp_path / "up").mkdir()
+    other = tmp_path / "up" / "notes.pdf"
+    other.write_text("x")
+    files = {
+        "My pets/rows.csv": rows(tmp_path / "up" / "rows.csv"),
+        "My pets/images/a.png": picture(tmp_path / "up" / "1" / "a.png"),
+        "My pets/more/a.png": picture(tmp_path / "up" / "2" / "a.png", "red"),
+        "My pets/notes.pdf": other,
+        "My pets/.git/b.png": picture(tmp_path / "up" / "3" / "b.png"),
+    }
+    files["My pets/rows.csv"].write_text("image,text\nimages/a.png,teal\nmore/a.png,red\n")
+    name = add_upload([*files.values()], tmp_path / "ws", [*files])
+    assert name == "My-pets"
+    assert [e.answer for e in open_dataset(name, tmp_path / "ws").examples] == ["teal", "red"]
+    folder = tmp_path / "ws" / "datasets" / name
+    kept = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    assert kept == ["images/a.png", "more/a.png", "rows.csv"]
+
+
+@pytest.mark.parametrize(
+    "name", ["pets/../../../a.png", "../a.png", "/a.png/../../b.png", "pets/./../../a.png"]
+)
+def test_a_path_that_leads_out_of_its_folder_is_never_written(tmp_path, name):
+    files = [picture(tmp_path / "up" / "a.png"), picture(tmp_path / "up" / "b.png")]
+    name = add_upload(files, tmp_path / "ws", [name, "b.png"])
+    written = [path for path in (tmp_path / "ws").rglob("*") if path.is_file()]
+    assert written == [tmp_path / "ws" / "datasets" / name / "b.png"]
+    assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["a.png", "b.png", "b.png"]
+
+
 def test_a_second_dataset_of_the_same_name_gets_one_of_its_own(tmp_path):
     file = rows(tmp_path / "pets.jsonl", {"text": "x", "image": "a.png"})
     assert [add_upload([file], tmp_path / "ws") for _ in range(2)] == ["pets", "pets-2"]

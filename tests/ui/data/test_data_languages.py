@@ -39,83 +39,63 @@ def pets(tmp_path: Path) -> Path:
     return tmp_path
 
 
+NAMES += " rows jsonl pets test x held_out seed skip_bad_rows LLaMA Factory ms swift LLaVA TRL COCO Hub"
+NAMES += " datasets my pictures columns type"  # --columns type=…
+
+
+def in_english(drawn: list[str]) -> list[set[str]]:
+    written = (NOT_OURS.sub("", html) for html in drawn)
+    return [told for html in written if (told := english_in(html, NAMES))]
+
+
 def test_a_dataset_and_what_a_check_found_are_told_without_an_english_word(pets):
     wants = asked(pets, language="vi", at={"row": "rows.jsonl:1"})
     again, shown = wants.after({"now": {"again": True}}), [check_card.check(wants)]
     while shown[-1].get("again"):
         shown.append(check_card.check(again))
     checked = wants.after(shown[-1])
-    found = check_card.checked_of(checked)
-    example = wants.dataset.examples[0]
-    card = Card("rows.jsonl:1", "rows.jsonl:1", 0, None, 0, "số?", "1")
-    bad = replace(card, index=None, reason=wants.dataset.findings[0].reason)
-    page = {"chosen": None, "first": 0, "a_page": 24, "longest": 280}
-    chart = check_card.chart(found.report.lengths)
+    columns = {"kinds": dict.fromkeys(source_card.COLUMN_KINDS, "x"), "there": ["x"], "rows": [{}]}
+    whats = ("rows", "images", "tokens", "model", "rows written out")
     drawn = [
         render("data_tab", "vi"),
         *(part for answer in shown for part in answer["parts"].values()),
-        *(
-            check_card.progress("vi", what, 1, 2)
-            for what in ("rows", "images", "tokens", "model", "rows written out")
-        ),
+        *(check_card.progress("vi", what, 1, 2) for what in whats),
         *source_card.drawn(wants)["parts"].values(),
         *(
-            render(
-                "data_columns",
-                "vi",
-                kinds=dict.fromkeys(source_card.COLUMN_KINDS, "x"),
-                there=["x"],
-                rows=[{}],
-                none="–",
-                guessed=guessed,
-                unknown=True,
-            )
-            for guessed in (True, False)
+            render("data_columns", "vi", nothing="–", guessed=guess, unknown=True, **columns)
+            for guess in (True, False)
         ),
         render("data_sides", "vi", counts=None, own=False),
         check_card.drawn(checked),
         check_card.drawn(checked.after({"set": {"skip_bad_rows": True, "max_length": 9}})),
+    ]
+    assert in_english(drawn) == []
+
+
+def test_examples_and_rows_are_told_without_an_english_word(pets):
+    wants = asked(pets, language="vi", at={"row": "rows.jsonl:1"})
+    example = wants.dataset.examples[0]
+    card = Card("rows.jsonl:1", "rows.jsonl:1", 0, None, 0, "số?", "1")
+    bad = replace(card, index=None, reason=wants.dataset.findings[0].reason)
+    marked = [replace(card, mark=key[5:]) for key in TEXTS if key.startswith("mark_")]
+    page = {"chosen": None, "first": 0, "a_page": 24, "longest": 280, "total": 2}
+    head = {"at": 0, "total": 1, "place": "x", "label": False, "refusal": ""}
+    drawn = [
         *(
-            render("data_examples", "vi", cards=cards, table=table, found=count, total=2, **page)
+            render("data_examples", "vi", cards=cards, table=table, found=count, **page)
             for table in (False, True)
-            for cards in (
-                [],
-                [card, bad],
-                [replace(card, mark=key[5:]) for key in TEXTS if key.startswith("mark_")],
-            )
+            for cards in ([], [card, bad], marked)
             for count in (0, 1, 2)
         ),
         model_view.waiting(wants, example),
         model_view.view(wants, example),
-        *(
-            part
-            for row in ("rows.jsonl:1", "rows.jsonl:5")
-            for part in row_editor.shown(wants, {"row": row})["parts"].values()
-        ),
-        *(
-            render(
-                "data_pane_head",
-                "vi",
-                at=0,
-                total=1,
-                place="x",
-                done=done,
-                pinned=pinned,
-                label=False,
-                refusal="",
-            )
-            for done, pinned in (("left_out", True), ("changed", False))
-        ),
+        *row_editor.shown(wants, {"row": "rows.jsonl:1"})["parts"].values(),
+        *row_editor.shown(wants, {"row": "rows.jsonl:5"})["parts"].values(),
+        render("data_pane_head", "vi", done="left_out", pinned=True, **head),
+        render("data_pane_head", "vi", done="changed", pinned=False, **head),
         pins.toggled("vi", wants.dataset, example, wants.values | {"held_out": 0})[1],
         row_editor.fields(wants, RowText((), "?", "x", raw="x"), done=1, total=1, examples=1),
         render("data_saved", "vi", name="x", examples=1, left_out=1),
-        render("data_drafting", "vi"),
+        render("data_drafting", "vi", answer=""),
     ]
-    assert chart["bars"]
-    names = (
-        NAMES
-        + " rows jsonl pets test x held_out seed skip_bad_rows LLaMA Factory ms swift LLaVA TRL COCO Hub"
-    )
-    names += " datasets my pictures columns type"  # --columns type=…
-    drawn = [NOT_OURS.sub("", html) for html in drawn]
-    assert [told for html in drawn if (told := english_in(html, names))] == []
+    assert in_english(drawn) == []
