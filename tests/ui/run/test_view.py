@@ -10,7 +10,7 @@ import pytest
 from training.runs.events import Event, error_fields, error_of
 from training.runs.status import Status
 from ui.html import render
-from ui.i18n import LANGUAGES, Language
+from ui.i18n import LANGUAGES, Language, say
 from ui.run import view
 from ui.run.summary import Summary, exact_match, is_right
 from vlm.errors import UserError
@@ -76,7 +76,7 @@ def notices(language: Language, status: Status, summary: Summary) -> str:
     """The cards over the charts: what ended the run, and its warnings."""
     warnings = [error_of(warning) for warning in summary.warnings]
     told = {"failure": view.failure(language, status), "warnings": warnings}
-    return render("run_notices", language, change=None, other=None, **told)
+    return render("run_notices", language, bad=True, change=None, other=None, **told)
 
 
 def test_time_left_is_told_only_after_five_steps():
@@ -123,6 +123,14 @@ def test_a_failure_is_told_with_its_remedy_and_a_good_run_has_no_notice():
     assert "The disk is full." in notices("en", failed, Summary())
     assert "Free 2 GB." in notices("vi", failed, Summary())
     assert notices("en", Status("running"), Summary()) == ""
+
+
+def test_a_run_that_was_stopped_before_it_learned_has_not_failed():
+    stopped = Status("stopped", problem="Nothing is learned yet.", remedy="Resume it.")
+    title, *told = view.failure("en", stopped)
+    assert title == say("en", "stopped_title") != say("en", "failed_title")
+    assert told == ["Nothing is learned yet.", "Resume it."]
+    assert view.failure("en", Status("stopped")) is None
 
 
 def test_failures_and_warnings_are_told_in_the_language_of_the_page():

@@ -90,7 +90,7 @@ def test_a_run_is_told_without_an_english_word():
     at = summaries()
     ended = Status("finished", 5, 9, elapsed_s=9.0)
     running = Status("running", 5, 9, "x", eta_s=9.0)
-    notices = {"change": setting_to("vi", "batch_size", 8), "other": "tên"}
+    notices = {"bad": True, "change": setting_to("vi", "batch_size", 8), "other": "tên"}
     known = {"share": 50.0, "can_train": True, "stopping": False, "has_adapter": True}
     states = [Status(state) for state in get_args(State)]
     trouble = UserError("Lỗi.", "Sửa.", "x")
