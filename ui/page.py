@@ -11,7 +11,8 @@ import psutil
 from ui.ask.tab import build_try_tab
 from ui.data.tab import add_data_tab_events, build_data_tab
 from ui.events import QUIET
-from ui.i18n import LANGUAGES, Language, number, say
+from ui.html import render
+from ui.i18n import LANGUAGES, TEXTS, Language, number, say
 from ui.inference import engine
 from ui.run.board import RunBoard
 from ui.run.panel import build_strip
@@ -85,14 +86,21 @@ def build_in(demo: gr.Blocks, language: Language, board: RunBoard) -> None:
 def build_tools(language: Language) -> None:
     """The right end of the bar: the machine, the other language, light or dark. page.js has the clicks."""
     with gr.Row(elem_id="tools"):
-        gr.HTML(hardware(language), elem_classes="hw", apply_default_css=False)
+        gr.HTML(tools(language), elem_classes="hw", apply_default_css=False)
         gr.Button(say(language, "other_language"), elem_id="language")
         gr.Button(say(language, "theme"), elem_id="theme")
 
 
-def hardware(language: Language) -> str:
+def tools(language: Language) -> str:
+    """The machine in a word, and for page.js Gradio's own words, of which it has none in Vietnamese."""
     memory = number(language, psutil.virtual_memory().total / 2**30)
-    return f'<span class="pill">{say(language, "hardware", cores=os.cpu_count(), memory=memory)}</span>'
+    named = [key for key in TEXTS if key.startswith("gradio_")]
+    return render(
+        "page_tools",
+        language,
+        machine=say(language, "hardware", cores=os.cpu_count(), memory=memory),
+        gradios={say("en", key): say(language, key) for key in named if language != "en"},
+    )
 
 
 @cache

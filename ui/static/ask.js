@@ -113,6 +113,7 @@
   }
 
   lens.pictures = (element, props, server, ask) => {
+    lens.nameAnew(document.getElementById("image"));
     const list = element.querySelector(".list");
     let of = "";
     let html = null;

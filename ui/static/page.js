@@ -72,6 +72,28 @@ window.lens = {};
     }).observe(element);
   };
 
+  const NAMED = ["aria-label", "title", "placeholder"];
+
+  /** Gradio has no Vietnamese: the few words of its own that are seen here are put into ours, as they appear. */
+  lens.nameAnew = (root) => {
+    const words = JSON.parse(document.getElementById("machine")?.dataset.gradios ?? "{}");
+    if (!root || !Object.keys(words).length) return;
+    const anew = () => {
+      for (const node of [root, ...root.querySelectorAll("*")]) {
+        for (const name of NAMED) {
+          const ours = words[node.getAttribute(name)];
+          if (ours) node.setAttribute(name, ours);
+        }
+        for (const text of node.childNodes) {
+          const ours = text.nodeType === Node.TEXT_NODE && words[text.nodeValue.trim()];
+          if (ours) text.nodeValue = ours;
+        }
+      }
+    };
+    anew();
+    new MutationObserver(anew).observe(root, { subtree: true, childList: true, attributeFilter: NAMED });
+  };
+
   /** A sentence over the page that goes by itself. */
   lens.toast = ({ problem, remedy }) => {
     const toast = document.createElement("div");

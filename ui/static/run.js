@@ -73,6 +73,7 @@
     [strip, server] = [element.querySelector('[data-part="strip"]'), functions];
     listen(element);
     document.addEventListener("visibilitychange", look);
+    lens.nameAnew(document.querySelector("#pages > .tab-wrapper"));
     look();
   };
 
