@@ -62,25 +62,23 @@ def choose_base(page: Page, model: str) -> None:
     page.locator("#base-typed").press("Enter")
 
 
-def choose_model(page: Page, model: str, box: str = "#choose-model") -> None:
-    """Type a model into its box."""
-    typed = page.locator(f"{box} input")
-    typed.click()
-    typed.fill(model)
-    typed.press("Enter")
+def choose_model(page: Page, model: str) -> None:
+    """Type a model into the box that *Another model…* opens."""
+    page.locator("#choose-model select").select_option("?")
+    page.locator("#other-model input").fill(model)
+    page.locator("#other-model input").press("Enter")
 
 
 def test_a_folder_typed_in_the_model_box_is_counted_and_the_settings_that_follow_it_are_said(page, chat_base):
-    before = page.locator(".total b").inner_text()
-    page.locator("#advanced > button").click()
+    before = page.locator(".total").inner_text()
+    page.locator("#advanced > summary").click()
     choose_model(page, str(chat_base))
     see(page, ".about", "aya_vision · ")
     see(page, ".total", re.compile(r"Trainable [\d,]+ of [\d,]+"))
-    expect(page.locator(".total b")).not_to_have_text(before, timeout=SHOWN_MS)
+    expect(page.locator(".total")).not_to_have_text(before, timeout=SHOWN_MS)
     see(page, ".command", f"--model {chat_base}")
-    expect(page.locator("#text_lora_part")).to_have_count(0, timeout=SHOWN_MS)  # there is no encoder of text
-    page.locator("#text_lora_targets input").click()
-    expect(page.get_by_role("option", name="q_proj")).to_be_visible(timeout=SHOWN_MS)
+    expect(page.locator("#text_lora_part")).to_be_hidden(timeout=SHOWN_MS)  # there is no encoder of text
+    expect(page.locator("#text_lora_targets .chip", has_text="q_proj")).to_be_visible(timeout=SHOWN_MS)
 
 
 def test_a_model_that_is_not_there_is_said_at_its_box_and_starts_nothing(page, app):
@@ -88,32 +86,30 @@ def test_a_model_that_is_not_there_is_said_at_its_box_and_starts_nothing(page, a
     see(page, ".trouble", "There is no model in")
     expect(page.locator(".total")).to_have_count(0, timeout=SHOWN_MS)
     page.locator("#start").click()
-    expect(page.locator(".action .trouble")).to_contain_text("There is no model in", timeout=SHOWN_MS)
+    expect(page.locator('[data-part="start_error"] .trouble')).to_contain_text("There is no model in", timeout=SHOWN_MS)
     assert [run.name for run in runs.list_runs(app.workspace)] == ["demo"]
 
 
 def test_two_towers_are_composed_and_their_new_connector_trains_in_full(page, tmp_path):
     vision, text = make_vision("siglip", tmp_path / "eyes"), make_text("bart", tmp_path / "words")
-    page.locator("#choose-model input").click()
-    page.get_by_role("option", name="Compose your own…").click()
-    choose_model(page, str(vision), "#vision_tower")
-    choose_model(page, str(text), "#text_model")
+    page.locator("#choose-model select").select_option("+")
+    page.locator("#vision_tower input").fill(str(vision))
+    page.locator("#text_model input").fill(str(text))
     page.locator("#use-both").click()
-    expect(page.locator("#choose-model input")).to_have_value("eyes+words", timeout=SHOWN_MS)
-    see(page, ".row.tower.connector", "all of it")
+    expect(page.locator("#choose-model option:checked")).to_have_text("eyes+words", timeout=SHOWN_MS)
+    see(page, ".tower.connector", "all of it")
     see(page, ".command", f"--model {vision}+{text}")
-    expect(page.locator("#vision_tower")).to_have_count(0, timeout=SHOWN_MS)
+    expect(page.locator("#vision_tower")).to_be_hidden(timeout=SHOWN_MS)
 
 
 def test_what_a_method_does_not_read_is_not_there(page):
-    page.locator("#advanced > button").click()
-    expect(page.locator("#num_virtual_tokens")).to_have_count(0)
-    page.locator("#choose-method input").click()
-    page.get_by_role("option", name="Prefix tuning").click()
+    page.locator("#advanced > summary").click()
+    expect(page.locator("#num_virtual_tokens")).to_be_hidden()
+    page.locator("#choose-method select").select_option("prefix_tuning")
     see(page, "#method-about", "keys and values")
     expect(page.locator("#num_virtual_tokens")).to_be_visible(timeout=SHOWN_MS)
     for gone in ("#text_lora_r", "#use_vision_lora", "#text_lora_targets", "#loraplus_lr_ratio"):
-        expect(page.locator(gone)).to_have_count(0, timeout=SHOWN_MS)
+        expect(page.locator(gone)).to_be_hidden(timeout=SHOWN_MS)
     see(page, ".command", "--method prefix_tuning")
 
 
@@ -127,7 +123,7 @@ def test_a_chat_model_answers_beside_somebody_elses_adapter_which_is_checked_and
     expect(page.locator("#image img")).to_be_visible(timeout=SHOWN_MS)
     expect(page.locator(".answers .card")).to_have_count(2, timeout=SHOWN_MS)
     see(page, ".checks", "answers differ from the base's", timeout=TRAINED_MS)
-    expect(page.locator(ANSWERED)).to_be_attached(timeout=TRAINED_MS)
+    expect(page.locator(ANSWERED)).to_have_count(2, timeout=TRAINED_MS)
 
 
 def test_a_folder_outside_the_workspace_is_no_adapter_and_one_inside_is(page, app, taught, tiny_base):
@@ -138,7 +134,7 @@ def test_a_folder_outside_the_workspace_is_no_adapter_and_one_inside_is(page, ap
     page.locator("#add-adapter").click()
     page.locator("#adapter-folder").fill(str(taught.adapter_path))
     page.locator("#use-adapter-folder").click()
-    see(page, ".adding", "outside the workspace")
+    see(page, "#models .adding", "outside the workspace")
     page.locator("#adapter-folder").fill("elsewhere/mine")
     page.locator("#adapter-folder").press("Enter")
     see(page, "#who", "elsewhere/mine")
@@ -152,17 +148,17 @@ def test_a_zip_is_uploaded_as_an_adapter(page, app, taught, tiny_base, tmp_path)
     page.get_by_role("tab", name="Try").click()
     choose_base(page, str(tiny_base))
     page.locator("#add-adapter").click()
-    page.locator(".adding input[type=file]").set_input_files(tmp_path / "shared.zip")
+    page.locator("#models .adding input[type=file]").set_input_files(tmp_path / "shared.zip")
     expect(page.get_by_role("checkbox", name="shared", exact=False)).to_be_checked(timeout=SHOWN_MS)
 
 
 def test_training_goes_on_from_an_adapter_of_the_list_with_its_own_settings(page, app, taught):
     page.get_by_role("tab", name="Runs").click()
     page.locator('[data-action="continue"][data-key="/demo"]').click()
-    see(page, ".advice", "Goes on from demo")
+    see(page, "#going-on", "Goes on from demo")
     see(page, ".command", "--from_adapter demo")
     see(page, ".command", f"--model {taught.config().model}")
-    expect(page.locator("#choose-method input")).to_be_disabled()
+    expect(page.locator("#choose-method select")).to_be_disabled()
     expect(page.locator("#text_lora_r input")).to_be_disabled()
     page.locator("#afresh").click()
     expect(page.locator(".command code")).not_to_contain_text("--from_adapter", timeout=SHOWN_MS)
