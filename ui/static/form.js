@@ -259,9 +259,13 @@
   };
 
   let asked = false;
-  function layersOnce() {
-    if (!asked) ask("choose", { model: control(MODEL).value }, find("#advanced summary")).then(({ choices }) => offer(choices));
+  /** The starter's layers are read when the fold is opened. Another model, chosen meanwhile, has its own. */
+  async function layersOnce() {
+    if (asked) return;
     asked = true;
+    const model = control(MODEL).value;
+    const answer = await ask("choose", { model }, find("#advanced summary"));
+    if (control(MODEL).value === model && !root().classList.contains("reading-model")) offer(answer?.choices);
   }
 
   let begun = false;
