@@ -86,7 +86,9 @@ def test_a_model_that_is_not_there_is_said_at_its_box_and_starts_nothing(page, a
     see(page, ".trouble", "There is no model in")
     expect(page.locator(".total")).to_have_count(0, timeout=SHOWN_MS)
     page.locator("#start").click()
-    expect(page.locator('[data-part="start_error"] .trouble')).to_contain_text("There is no model in", timeout=SHOWN_MS)
+    expect(page.locator('[data-part="start_error"] .trouble')).to_contain_text(
+        "There is no model in", timeout=SHOWN_MS
+    )
     assert [run.name for run in runs.list_runs(app.workspace)] == ["demo"]
 
 
