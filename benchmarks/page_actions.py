@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from playwright.sync_api import Page, expect
 
-WAIT_MS = 240_000
+WAIT_MS = 40_000
 
 
 def ready(page: Page) -> None:
@@ -69,9 +69,18 @@ def looks(page: Page) -> None:
     see(page, "#eye .view img")
 
 
+def chooses_blueprints(page: Page) -> None:
+    chooses(page, "#choose-dataset", "blueprints", ".preview", "White drawings")
+
+
+def looks(page: Page) -> None:
+    page.locator("#examples [data-act=look]").nth(1).click()
+    see(page, "#eye .view img")
+
+
 def searches(page: Page) -> None:
-    page.locator("#search").fill("màu")
-    expect(page.locator("#examples .example").first).to_contain_text("màu", timeout=WAIT_MS)
+    page.locator("#search").fill("cross")
+    expect(page.locator("#examples .example").first).to_contain_text("cross", timeout=WAIT_MS)
 
 
 def answered(page: Page, act: Callable[[], None]) -> None:
@@ -98,11 +107,8 @@ ACTIONS = (
     Action("vision on", lambda p: changed(p, ".total", p.locator("#use_vision_lora input").check)),
     Action("vision off", lambda p: changed(p, ".total", p.locator("#use_vision_lora input").uncheck)),
     Action("rank 32", lambda p: changed(p, ".total", lambda: p.locator("#text_lora_r input").fill("32"))),
-    Action("method DoRA", lambda p: chooses(p, "#choose-method", "dora", "#method-about", "DoRA")),
-    Action(
-        "dataset blueprints", lambda p: chooses(p, "#choose-dataset", "blueprints", ".preview", "Plans"), True
-    ),
-    Action("model, refused", refused, True),
+    Action("method DoRA", lambda p: chooses(p, "#choose-method", "dora", "#method-about", "each weight")),
+    Action("dataset blueprints", chooses_blueprints, True),
     Action("advanced", lambda p: (p.locator("#advanced > summary").click(), see(p, "#learning_rate input"))),
     Action("add yours", lambda p: (p.locator("#add-yours").click(), see(p, "#form [data-adding]"))),
     Action("to Vietnamese", lambda p: says(p, "Bắt đầu huấn luyện")),
@@ -111,16 +117,13 @@ ACTIONS = (
     Action("gallery: next page", lambda p: changed(p, "#examples", p.locator("#page-on").click)),
     Action("search", searches),
     Action("table view", lambda p: (p.locator("#view button").last.click(), see(p, "table.examples"))),
-    Action(
-        "what the model sees",
-        lambda p: (p.locator("#examples [data-act=look]").nth(1).click(), see(p, "#eye .view img")),
-        True,
-    ),
+    Action("what the model sees", looks, True),
     Action("its next row", lambda p: changed(p, "#pane .small", p.locator("#pane-on").click), True),
     Action("tab Runs", lambda p: opens(p, "Runs", "#runs .state")),
     Action("open a run", lambda p: (p.locator("[data-action=open]").first.click(), see(p, "#live .runline"))),
     Action("try it", lambda p: answered(p, p.locator("#try-it").click), True),
     Action("pick a picture", lambda p: answered(p, p.locator("#pictures [data-index]").nth(2).click), True),
     Action("ask", lambda p: answered(p, p.locator("#ask").click), True),
-    Action("tab Try", lambda p: (tab("Train")(p), opens(p, "Try", "#question textarea"))),
+    Action("tab Try", lambda p: (tab("Train")(p), opens(p, "Try", "#question textarea"), tab("Train")(p))),
+    Action("model, refused", refused, True),
 )
