@@ -69,15 +69,6 @@ def looks(page: Page) -> None:
     see(page, "#eye .view img")
 
 
-def chooses_blueprints(page: Page) -> None:
-    chooses(page, "#choose-dataset", "blueprints", ".preview", "White drawings")
-
-
-def looks(page: Page) -> None:
-    page.locator("#examples [data-act=look]").nth(1).click()
-    see(page, "#eye .view img")
-
-
 def searches(page: Page) -> None:
     page.locator("#search").fill("cross")
     expect(page.locator("#examples .example").first).to_contain_text("cross", timeout=WAIT_MS)
