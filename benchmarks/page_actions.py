@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from playwright.sync_api import Page, expect
 
-WAIT_MS = 40_000
+WAIT_MS = 240_000
 
 
 def ready(page: Page) -> None:
