@@ -150,12 +150,17 @@
   lens.answers = (element, watch) => {
     tab.answers = element;
     let busy = false;
+    /** About the picture before: it may come late, even after the first words about the one that is shown. */
+    const hideLate = () => {
+      const place = element.querySelector(".answers")?.dataset.place;
+      const late = Boolean(place) && tab.place !== null && place !== tab.place;
+      element.classList.toggle("stale", late);
+      return late;
+    };
     watch("value", () => {
       const answers = element.querySelector(".answers");
       const now = answers.ariaBusy === "true";
-      if (tab.place !== null && answers.dataset.place !== tab.place) return; // still about the picture before
-      tab.place = null;
-      element.classList.remove("stale");
+      if (hideLate()) return;
       document.querySelectorAll("#pictures button[aria-busy]").forEach((each) => each.removeAttribute("aria-busy"));
       if (busy && !now) tab.models?.check(); // an adapter that was loaded tells more than its files
       busy = now;
