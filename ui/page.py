@@ -1,5 +1,6 @@
 """The page: its bar, the strip and the four tabs, built once for each language."""
 
+import json
 import os
 import threading
 from functools import cache
@@ -41,10 +42,21 @@ PATHS: dict[Language, str] = {"en": "", "vi": "vi"}
 
 
 def head() -> str:
-    """The page's own scripts, for `launch(head=…)`: they run before the first paint."""
+    """The page's own scripts, for `launch(head=…)`: they run before anything is drawn."""
     style = (STATIC / "document.css").read_text(encoding="utf-8")
     scripts = "".join(f"<script>{path.read_text(encoding='utf-8')}</script>" for path in SCRIPTS)
-    return f"<style>{style}</style>{scripts}"
+    words = f"<script>lens.gradios = {json.dumps(gradios(), ensure_ascii=False)};</script>"
+    return f"<style>{style}</style>{scripts}{words}"
+
+
+def gradios() -> dict[Language, dict[str, str]]:
+    """Gradio's own words that are seen here, in each language that it has not."""
+    keys = [key for key in TEXTS if key.startswith("gradio_")]
+    return {
+        language: {say("en", key): say(language, key) for key in keys}
+        for language in LANGUAGES
+        if language != "en"
+    }
 
 
 def build_page(workspace: Path, *, can_train: bool = True) -> gr.Blocks:
@@ -92,14 +104,10 @@ def build_tools(language: Language) -> None:
 
 
 def tools(language: Language) -> str:
-    """The machine in a word, and for page.js Gradio's own words, of which it has none in Vietnamese."""
+    """The machine in a word."""
     memory = number(language, psutil.virtual_memory().total / 2**30)
-    named = [key for key in TEXTS if key.startswith("gradio_")]
     return render(
-        "page_tools",
-        language,
-        machine=say(language, "hardware", cores=os.cpu_count(), memory=memory),
-        gradios={say("en", key): say(language, key) for key in named if language != "en"},
+        "page_tools", language, machine=say(language, "hardware", cores=os.cpu_count(), memory=memory)
     )
 
 

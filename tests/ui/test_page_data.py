@@ -285,6 +285,9 @@ def test_one_of_the_hardest_examples_is_opened_in_its_dataset_and_corrected(page
     log.append("finished", step=1, elapsed_s=1.0, adapter="adapter")
     choose(page, "shapes-vi")
     page.get_by_role("tab", name="Train", exact=True).click()
+    expect(page.locator(".runhead .name")).to_have_text(
+        "hard", timeout=SHOWN_MS
+    )  # until then the run of the test before is shown
     page.locator(".hardest button").click(timeout=SHOWN_MS)
     expect(page.locator("#data-dataset")).to_have_value("planted", timeout=SHOWN_MS)
     see(page, "#pane", "train.jsonl:3")

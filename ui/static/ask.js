@@ -99,17 +99,26 @@
     });
   }
 
+  const ANSWERS = "#answers .answers";
+  const hiding = document.head.appendChild(document.createElement("style"));
+
+  /** Hides what the selector takes: a rule, as a class would be seen a frame late, and Gradio writes its nodes' anew. */
+  function hideAnswers(which) {
+    const dots = 'content:"…"; visibility:visible; position:absolute; padding:14px 18px; font-size:18px; opacity:.7';
+    hiding.textContent = which && `${which}, ${which} ~ * {visibility:hidden} ${which}::before {${dots}}`;
+  }
+
   /** What the opened tab asks for: those who can answer, and pictures; a wanted adapter is then asked. */
   async function opened(wanted) {
     tab.wanted = null;
     if (wanted) {
       tab.models.choose({ ...tab.models.choice(), try: wanted, who: ["base", wanted] });
-      tab.answers.classList.add("stale");
+      hideAnswers(ANSWERS);
     }
     const choice = tab.models.choice();
     tab.listed = tab.models.read(choice);
     if (await tab.pictures.read(choice) && wanted) tab.pictures.pick(0);
-    else tab.answers.classList.remove("stale");
+    else hideAnswers("");
   }
 
   lens.pictures = (element, props, server, ask) => {
@@ -133,7 +142,7 @@
       button.setAttribute("aria-busy", "true");
       // An answer that still comes is about the picture before.
       if (tab.answers.querySelector(".answers[aria-busy=true]")) server.stop_answer({});
-      tab.answers?.classList.add("stale");
+      hideAnswers(ANSWERS);
       if (!tab.models.choice().who.length) await tab.listed;
       props.value = { of, index: Number(button.dataset.index) };
       tab.place = `${of}/${button.dataset.index}`;
@@ -150,17 +159,12 @@
   lens.answers = (element, watch) => {
     tab.answers = element;
     let busy = false;
-    /** About the picture before: it may come late, even after the first words about the one that is shown. */
-    const hideLate = () => {
-      const place = element.querySelector(".answers")?.dataset.place;
-      const late = Boolean(place) && tab.place !== null && place !== tab.place;
-      element.classList.toggle("stale", late);
-      return late;
-    };
     watch("value", () => {
-      const answers = element.querySelector(".answers");
+      const answers = element.querySelector(".answers"), { place } = answers.dataset;
       const now = answers.ariaBusy === "true";
-      if (hideLate()) return;
+      if (place && tab.place !== null && place !== tab.place) return;  // late: about the picture before
+      tab.place = place;
+      hideAnswers(`${ANSWERS}:not([data-place=""], [data-place="${CSS.escape(place)}"])`);
       document.querySelectorAll("#pictures button[aria-busy]").forEach((each) => each.removeAttribute("aria-busy"));
       if (busy && !now) tab.models?.check(); // an adapter that was loaded tells more than its files
       busy = now;

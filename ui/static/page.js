@@ -1,4 +1,4 @@
-/* What every tab shares: language and theme before the first paint, one way to call the server, and to patch. */
+/* What every tab shares: language and theme before anything is drawn, one way to call the server, and to patch. */
 "use strict";
 window.lens = {};
 
@@ -76,8 +76,8 @@ window.lens = {};
 
   /** Gradio has no Vietnamese: the few words of its own that are seen here are put into ours, as they appear. */
   lens.nameAnew = (root) => {
-    const words = JSON.parse(document.getElementById("machine")?.dataset.gradios ?? "{}");
-    if (!root || !Object.keys(words).length) return;
+    const words = lens.gradios[lens.language];
+    if (!words) return;
     const anew = () => {
       for (const node of [root, ...root.querySelectorAll("*")]) {
         for (const name of NAMED) {

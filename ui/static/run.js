@@ -73,11 +73,12 @@
     [strip, server] = [element.querySelector('[data-part="strip"]'), functions];
     listen(element);
     document.addEventListener("visibilitychange", look);
-    lens.nameAnew(document.querySelector("#pages > .tab-wrapper"));
     look();
   };
 
   lens.runPanel = (element) => {
+    // The strip's script may run before the tabs are there; this one stands inside them.
+    if (!panel) lens.nameAnew(element.closest("#pages").querySelector(":scope > .tab-wrapper"));
     panel = element;
     listen(element);
     Object.keys(seen).forEach((name) => name !== "strip" && delete seen[name]);  // it is drawn anew
