@@ -45,7 +45,7 @@ async def crowd(url: str, count: int, seconds: float) -> list[tuple[float, float
             seen |= {name: part["mark"] for name, part in answer["parts"].items()}
             await asyncio.sleep(answer["again_s"])
 
-    limits = httpx.Limits(max_connections=count, max_keepalive_connections=count)
+    limits = httpx.Limits(max_connections=count, keepalive_expiry=2.0)
     async with httpx.AsyncClient(timeout=60, limits=limits, trust_env=False) as client:
         await asyncio.gather(*(page(number, client) for number in range(count)))
     return answers

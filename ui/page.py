@@ -37,6 +37,8 @@ SCRIPTS = [
     )
 ]
 
+DRAWN_S = 2.0
+
 PATHS: dict[Language, str] = {"en": "", "vi": "vi"}
 """Where the page of each language lies, under the page's own address."""
 
@@ -113,5 +115,10 @@ def tools(language: Language) -> str:
 
 @cache
 def warm_up() -> None:
-    """Import torch in the background, once, so that the first count or question need not wait for it."""
-    threading.Thread(target=engine, daemon=True).start()
+    """Import torch in the background, once, so that the first count or question need not wait for it.
+
+    Not while the first page is drawn: an import holds up every answer.
+    """
+    timer = threading.Timer(DRAWN_S, engine)
+    timer.daemon = True
+    timer.start()

@@ -276,7 +276,6 @@
     const carried = sessionStorage.getItem(CARRIED);
     sessionStorage.removeItem(CARRIED);
     if (carried) restore(JSON.parse(carried));
-    else preview();
   }
 
   function restore(values) {

@@ -65,7 +65,8 @@ def cards(language: Language, workspace: Path, can_train: bool) -> tuple[Markup,
     values = form_values.values_of({}, workspace)
     needed = estimate.estimate(TrainingConfig())
     there = estimate.device_memory(needed.device)
-    data = render("train_data", language, control=controls, thumbnails=THUMBNAILS, can_train=can_train)
+    first = preview(language, workspace, values)  # drawn with the form: a visitor need not wait for it
+    data = render("train_data", language, control=controls, parts=first, can_train=can_train)
     return data, render(
         "train_form",
         language,
