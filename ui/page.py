@@ -80,9 +80,7 @@ def build_page(workspace: Path, *, can_train: bool = True) -> gr.Blocks:
 def build_in(demo: gr.Blocks, language: Language, board: RunBoard) -> None:
     """One language's page: its bar and its tabs. No text on it changes its language."""
     workspace, can_train = board.workspace, board.can_train
-    gr.Navbar(visible=False)
-    gr.HTML("<h1>LoRA Lens</h1>", elem_id="brand", apply_default_css=False)
-    build_tools(language)
+    gr.HTML(bar(language), apply_default_css=False)
     build_strip(language, board)
     with gr.Tabs(selected="train", elem_id="pages"):
         with gr.Tab(say(language, "train"), id="train"):
@@ -97,19 +95,11 @@ def build_in(demo: gr.Blocks, language: Language, board: RunBoard) -> None:
     demo.load(warm_up, **QUIET)
 
 
-def build_tools(language: Language) -> None:
-    """The right end of the bar: the machine, the other language, light or dark. page.js has the clicks."""
-    with gr.Row(elem_id="tools"):
-        gr.HTML(tools(language), elem_classes="hw", apply_default_css=False)
-        gr.Button(say(language, "other_language"), elem_id="language")
-        gr.Button(say(language, "theme"), elem_id="theme")
-
-
-def tools(language: Language) -> str:
-    """The machine in a word."""
+def bar(language: Language) -> str:
+    """The name, the machine in a word, the other language, light or dark. page.js has the clicks."""
     memory = number(language, psutil.virtual_memory().total / 2**30)
     return render(
-        "page_tools", language, machine=say(language, "hardware", cores=os.cpu_count(), memory=memory)
+        "page_bar", language, machine=say(language, "hardware", cores=os.cpu_count(), memory=memory)
     )
 
 

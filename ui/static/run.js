@@ -28,7 +28,7 @@
   async function look() {
     clearTimeout(timer);
     askAgain = asking;  // the answer on its way may be older than what was just done
-    if (document.hidden || asking || !server) return;
+    if (document.hidden || asking || !server || !panel) return;
     asking = true;
     let again = RETRY_S;
     try {
