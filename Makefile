@@ -2,6 +2,7 @@
 #
 #   make run PORT=8000            another port than 7860
 #   make run PYTHON=python3.12    the Python of a .venv that is not made yet; otherwise the newest on PATH
+#   make test SLOW=1             the slow tests too, as before a change lands
 #   make check                    lint and test, as before every commit
 
 PORT ?= 7860
@@ -16,7 +17,7 @@ run:
 test:
 	@sh tools/setup.sh requirements.txt requirements-dev.txt
 	$(python) tests/support/browser.py
-	$(python) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(python) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(SLOW),,-m "not slow")
 
 lint:
 	@sh tools/setup.sh requirements.txt requirements-dev.txt

@@ -202,8 +202,8 @@ class Bench:
             page.evaluate("window.shifted = 0")
             began = time.perf_counter()
             page.locator("#start").click()
-            see(page, "#live .state", "Training")
-            see(page, "#live .state", "Finished")
+            see(page, "#live .state", "Training", polling=500)
+            see(page, "#live .state", "Finished", polling=500)
             self.figures.add("default run: page open, s", time.perf_counter() - began)
             self.figures.add("default run: layout shift", page.evaluate("window.shifted"))
 

@@ -22,9 +22,14 @@ SHOWN = """wanted => wanted.every(([selector, text, before]) => {
 })"""
 
 
-def see(page: Page, selector: str, text: str = "", before: str | None = None) -> None:
-    """Waits until the first such element is visible and says `text`, and no longer what it said `before`."""
-    page.wait_for_function(SHOWN, arg=[[selector, text, before]], timeout=WAIT_MS)
+def see(
+    page: Page, selector: str, text: str = "", before: str | None = None, polling: float | str = "raf"
+) -> None:
+    """Waits until the first such element is visible and says `text`, and no longer what it said `before`.
+
+    Looks at each frame, or each `polling` ms: a look costs the browser a layout.
+    """
+    page.wait_for_function(SHOWN, arg=[[selector, text, before]], timeout=WAIT_MS, polling=polling)
 
 
 def changed(page: Page, selector: str, act: Callable[[], None]) -> None:

@@ -64,12 +64,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.config.workeroutput["codes"] = dict.fromkeys(raised_codes.made, "")
         return
     raised_codes.collect(raised_codes.made)
-    if raised_codes.is_whole() and raised_codes.unexplained(raised_codes.made) and not session.testsfailed:
+    whole = raised_codes.is_whole(session.config)
+    if whole and raised_codes.unexplained(raised_codes.made) and not session.testsfailed:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if raised_codes.is_whole() and (codes := raised_codes.unexplained(raised_codes.made)):
+    whole = raised_codes.is_whole(terminalreporter.config)
+    if whole and (codes := raised_codes.unexplained(raised_codes.made)):
         terminalreporter.section(
             "codes that no test raises, and tests/support/unraised_codes.yaml excuses not"
         )

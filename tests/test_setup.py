@@ -149,6 +149,7 @@ def test_a_missing_venv_module_is_named_with_its_remedy(checkout: Path):
     assert not (checkout / ".venv").exists()
 
 
+@pytest.mark.slow
 def test_make_run_sets_up_once_and_opens_the_port_it_is_told(checkout: Path):
     add_python(checkout, "python3.12", (3, 12), makes_venv=True)
     first = make(checkout, "run")

@@ -89,6 +89,7 @@ def test_the_command_tells_its_version_and_of_page_and_commands(installed: Insta
     assert "python -m" not in printed
 
 
+@pytest.mark.slow
 def test_three_steps_train_in_the_installed_copy_and_printed_commands_name_it(
     installed: Installed, scenes: Path, tmp_path: Path
 ) -> None:
@@ -111,6 +112,7 @@ def test_the_page_answers(installed: Installed, tmp_path: Path) -> None:
     assert "python -m training" not in json.dumps(config)
 
 
+@pytest.mark.slow
 def test_a_job_is_sent_the_installed_program_and_what_it_needs(
     installed: Installed, scenes: Path, tmp_path: Path
 ) -> None:

@@ -3,7 +3,7 @@
 `durations.json` holds seconds by file, of a machine with two cores; only their order matters. A file that is
 not in it counts as UNKNOWN_S, one that is gone is ignored. To measure again:
 
-    PYTEST_ADDOPTS=--junitxml=report.xml make test
+    PYTEST_ADDOPTS=--junitxml=report.xml make test SLOW=1
     .venv/bin/python tests/support/durations.py report.xml
 """
 

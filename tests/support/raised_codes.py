@@ -13,6 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from vlm.errors import Phrase
@@ -51,9 +52,12 @@ def watch() -> None:
     Phrase.filled = classmethod(filled)
 
 
-def is_whole() -> bool:
-    """Whether tests of every file have run."""
-    return {path.relative_to(TESTS.parent).as_posix() for path in TESTS.rglob("test_*.py")} <= files
+def is_whole(config: pytest.Config) -> bool:
+    """Whether tests of every file have run, and the slow ones among them."""
+    return (
+        not config.option.markexpr
+        and {path.relative_to(TESTS.parent).as_posix() for path in TESTS.rglob("test_*.py")} <= files
+    )
 
 
 def unexplained(raised: Collection[str]) -> list[str]:

@@ -82,6 +82,7 @@ def pair(tiny_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
     return Pair(one, two, stopped)
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one_with_the_same_global_batch_step_by_step(pair: Pair) -> None:
     """38 examples in batches of 8: the last of an epoch has 6, and the second process the fewer of them."""
     one, two = losses(pair.one), losses(pair.two)
@@ -119,6 +120,7 @@ def test_each_image_was_encoded_once_by_one_of_the_two(pair: Pair) -> None:
     assert len(images[0] | images[1]) == 12
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_which_says_so_once(tiny_config: MakeConfig) -> None:
     run = runs.prepare(tiny_config(processes=2, max_steps=100_000, evaluations=0))
     before = os.environ.copy()
@@ -167,6 +169,7 @@ def test_what_another_process_says_of_its_end_is_told_where_the_first_waits_for_
     first.over.set()
 
 
+@pytest.mark.slow
 def test_a_batch_without_an_image_keeps_no_process_waiting(
     tmp_path: Path, tiny_settings: dict[str, Any]
 ) -> None:

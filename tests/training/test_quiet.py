@@ -150,6 +150,7 @@ def test_an_error_does_not_go_to_stdout_where_stderr_is_closed() -> None:
     assert (ended.returncode, ended.stdout) == (2, b"")
 
 
+@pytest.mark.slow
 def test_a_run_whose_watcher_has_gone_trains_on(tiny_config: Callable[..., TrainingConfig]) -> None:
     run = runs.prepare(tiny_config(max_steps=2))
     command = subprocess.Popen(
@@ -196,6 +197,7 @@ def test_a_foreground_run_shows_its_own_log_and_keeps_the_libraries_words_in_the
     assert "Corrupt EXIF data" in log
 
 
+@pytest.mark.slow
 def test_no_command_shows_a_librarys_words(
     taught: Run, tiny_base: Path, pictures: Path, odd: Path, tmp_path: Path
 ) -> None:

@@ -107,12 +107,14 @@ def page(chromium: Browser, app: Served, language: str, theme: str) -> Iterator[
     visit.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("screen", SCREENS)
 def test_nothing_serious_stands_in_the_way(page: Page, screen: str):
     SCREENS[screen](page)
     assert found(page) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1400, 390])
 def test_the_first_screen_is_in_nobodys_way(
     chromium: Browser, empty: Served, language: str, theme: str, width: int

@@ -144,17 +144,20 @@ def test_the_page_refuses_foreign_hosts_foreign_origins_and_foreign_files(app):
     assert status(f"{app.url}/monitoring/summary") in (403, 404)
 
 
+@pytest.mark.slow
 def test_on_a_space_without_a_password_nobody_trains_and_the_page_says_so(chromium, tmp_path):
     with served(tmp_path, SPACE_ID="someone/lens") as space, visitor(chromium, space) as page:
         see(page, "#training-off", "LORA_LENS_PASSWORD")
         expect(page.locator("#start")).to_be_disabled()
 
 
+@pytest.mark.slow
 def test_with_a_password_the_page_asks_for_it(tmp_path):
     with served(tmp_path, LORA_LENS_PASSWORD="open sesame") as guarded:
         assert status(f"{guarded.url}/config") == 401
 
 
+@pytest.mark.slow
 def test_from_start_to_an_answer_with_nothing_else_touched(chromium, tmp_path):
     with served(tmp_path) as app, visitor(chromium, app) as page:
         see(page, ".total", "Trainable")

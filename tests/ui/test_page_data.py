@@ -105,6 +105,7 @@ def train(page: Page, dataset: str) -> None:
     see(page, ".runline .state", "Finished", timeout=TRAINED_MS)
 
 
+@pytest.mark.slow
 def test_a_zip_with_every_planted_fault_is_read_mended_and_trained_on(page, app, planted):
     drop(page, planted, "planted")
     check(page, "A run would be refused")
@@ -264,6 +265,7 @@ def test_columns_that_are_called_otherwise_are_corrected_and_are_the_runs(page, 
     see(page, ".command", "question=ask,answer=say")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "told"),
     [("llama_factory", "LLaMA-Factory"), ("ms_swift", "JSON Lines · queries"), ("llava", "JSON · conv")],

@@ -36,6 +36,12 @@ STARTED = {"base_model": "starter", "device": "cpu", "precision": "fp32", "seed"
 STARTED |= {"towers": {tower: {"trainable": 1, "total": 2} for tower in ("vision", "connector", "text")}}
 STARTED |= {"trainable": 3, "total": 6}
 STEP = {"total": 200, "loss": 1.0, "epoch": 0.5, "grad_norm": 1.0, "learning_rate": 1e-3}
+WATCH_SHIFTS = """
+window.shifted = 0
+new PerformanceObserver(list => {
+  for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifted += entry.value
+}).observe({type: "layout-shift"})
+"""
 STEP |= {"examples_per_s": 4.0, "memory_gib": 0.9, "eta_s": 21.0}
 
 
@@ -137,6 +143,7 @@ def test_the_other_language_is_a_page_of_its_own_that_takes_the_form_along(page)
     see(page, "#start", "Start training")
 
 
+@pytest.mark.slow
 def test_no_text_of_the_other_language_is_left_whatever_is_touched(page, app):
     names = ["shapes-vi", "datasets/my-pictures", "out", "proj"]
     names += [value for name in form_values.FIELDS for value in form_values.choices_of(name)]
@@ -185,6 +192,28 @@ def test_a_run_is_told_on_every_tab_in_the_title_and_to_every_visitor(chromium, 
             see(other, "#strip", "step 100 of 200")
         page.reload()
         see(page, "#live .runline", "walking")
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_what_comes_in_a_run_pushes_nothing_away(chromium, app, width):
+    """Cumulative layout shift, https://web.dev/articles/cls, from the first step to the end."""
+    asked = {"image": None, "answer": "b", "references": ["b"]}
+    with live_run(app.workspace, "steady", step=0) as (_, log), visitor(chromium, app, width) as page:
+        see(page, "#live .runline", "steady")
+        page.evaluate(WATCH_SHIFTS)
+        for step in (0, 100, 200):
+            log.append("step", step=step, **STEP)
+            for n in range(4):
+                words = {"question": f"Question {n}?", "prediction": "a long answer " * step}
+                log.append("sample", step=step, example_id=f"{n}", **words, **asked)
+            log.append("evaluated", step=step, loss=1.0, metrics={"exact_match": step / 200}, examples=2)
+            see(page, "#live .scores", f"{step // 2}")
+            if step:
+                worst = {"example_id": "0", "question": "Question 0?", "loss": 2.0} | asked
+                log.append("hard", step=step, epoch=step / 100, seen=9, samples=[worst])
+        log.append("finished", step=200, elapsed_s=60.0, adapter="adapter")
+        see(page, "#live .state", "Finished")
+        assert page.evaluate("shifted") <= 0.02
 
 
 def test_what_was_stopped_stays_shown_while_another_run_goes_on(page, app):

@@ -132,6 +132,7 @@ def test_labels_are_exactly_the_answers_and_their_end(family: str, built: dict[s
     assert trained_texts(prompt, alone)[0] == trained_texts(prompt, batch)[0], "padding moves no label"
 
 
+@pytest.mark.slow
 @every_family
 def test_every_method_is_tried(family: str, built: dict[str, Path], results: dict[str, FamilyResult]) -> None:
     """What fails stands in the document; the kinds of LoRA and IA3 must work everywhere."""
@@ -232,6 +233,7 @@ print(json.dumps(differences))
 """
 
 
+@pytest.mark.slow
 def test_one_fresh_process_loads_them_all_to_the_same_logits(built: dict[str, Path]) -> None:
     folders = {name: str(folder) for name, folder in built.items() if (folder / "logits.pt").exists()}
     ended = subprocess.run(

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 VISITORS = """
@@ -52,6 +54,7 @@ assert not troubles, troubles
 """
 
 
+@pytest.mark.slow
 def test_visitors_who_come_while_transformers_is_imported_wait_for_it():
     told = subprocess.run([sys.executable, "-c", VISITORS], cwd=PROJECT, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr

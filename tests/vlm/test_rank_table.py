@@ -22,6 +22,7 @@ def at_rank(rank: int, **values: object) -> TrainingConfig:
     return TrainingConfig(**ALL_ON | ranks | values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_counts_of_a_method_are_on_the_line_that_its_table_tells(method: str) -> None:
     counted = {rank: tower_counts(at_rank(rank, method=method)) for rank in RANKS}

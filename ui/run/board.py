@@ -28,7 +28,7 @@ from ui.run.summary import (
     summary_of,
 )
 
-PARTS = ("head", "notices", "charts", "results", "film", "hardest", "log", "output")
+PARTS = ("head", "notices", "charts", "film", "hardest", "results", "log", "output")
 OUTPUT_LINES = 200
 
 FRESH_S = 0.25
@@ -183,8 +183,8 @@ class RunBoard:
                 lambda: view.film(language, summary, image_of) if status.live or summary.samples else "",
             ),
             "hardest": (
-                told("hard"),
-                lambda: view.hardest(language, summary, image_of),
+                (*told("hard"), status.live),
+                lambda: view.hardest(language, status, summary, image_of),
             ),
             "log": ((*told(), len(summary.log)), lambda: view.log(language, summary)),
             "output": (

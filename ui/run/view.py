@@ -206,10 +206,10 @@ def blindfold_words(language: Language, found: Event) -> str:
     return " ".join(words)
 
 
-def hardest(language: Language, summary: Summary, image_of: ImageOf) -> Markup | str:
-    """The training examples with the highest loss, as cards in a row; empty before the first epoch's end."""
+def hardest(language: Language, status: Status, summary: Summary, image_of: ImageOf) -> Markup | str:
+    """The training examples with the highest loss, as cards in a row, from the first epoch's end on."""
     if summary.hard is None:
-        return ""
+        return render("run_hardest", language, cards=[]) if status.live else ""
     samples = summary.hard["samples"]
     cards = [(one, image_of(one["image"]) if one["image"] else None) for one in samples]
     return render("run_hardest", language, cards=cards, epoch=max(1, round(summary.hard["epoch"])))

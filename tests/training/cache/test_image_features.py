@@ -29,6 +29,7 @@ WITHOUT_CACHE = {"mllama", "florence2", "blip", "blip-2", "instructblip", "git",
 WHOLE_LOGITS = {"florence2", "blip-2", "instructblip", "git", "vision-encoder-decoder"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_that_takes_features_has_the_same_losses_and_answers_with_them(
     family: str, folders: Callable[[str], Path], examples: list[Example], tmp_path: Path

@@ -43,6 +43,7 @@ def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[
             jobs.cancel()
 
 
+@pytest.mark.slow
 def test_a_submitted_run_trains_there_and_ends_up_here(
     platform: tuple[StubHub, Jobs], scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -243,6 +243,7 @@ def interrupted_check(dataset, workspace: Path, seen: list[int]) -> None:
     check_dataset(dataset, workspace=workspace, progress=progress)
 
 
+@pytest.mark.slow
 def test_old_folders_and_surplus_images_are_forgotten(
     faulty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

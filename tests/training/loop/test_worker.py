@@ -110,6 +110,7 @@ def story(config: TrainingConfig, hub: tuple[str, list[str]]) -> Story:
     return story
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_interrupted_and_can_go_on(story: Story) -> None:
     status = story.seen["killed"]
     assert (status.state, status.resumable) == ("interrupted", True)

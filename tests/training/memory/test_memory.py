@@ -165,6 +165,7 @@ def test_a_rehearsed_step_keeps_what_a_real_one_keeps(
     assert simulate.peak(subject, CPU, step) == pytest.approx(counter.peak, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family",
     [

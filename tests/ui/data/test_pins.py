@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, expect
 
 from support.page_driver import SHOWN_MS, opened, see, served, visitor
@@ -41,6 +42,7 @@ def test_what_cannot_be_pinned_is_refused_in_words(scenes: Path, tmp_path: Path)
     assert (written, refusal) == (full, "8 are pinned already: unpin one.")
 
 
+@pytest.mark.slow
 def test_a_pinned_example_is_the_next_runs_and_a_reload_keeps_it(chromium: Browser, tmp_path: Path) -> None:
     with served(tmp_path) as app, visitor(chromium, app) as page:
         dataset = open_dataset("shapes-vi", tmp_path)

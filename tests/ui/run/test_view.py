@@ -240,13 +240,15 @@ def test_the_blindfold_tests_gap_and_what_would_tell_are_told():
 
 
 def test_the_hardest_examples_of_the_newest_epoch_are_shown():
-    shown = view.hardest("en", gathered([hard(5, "old", 1.0), hard(10, "new")]), lambda image: None)
+    ended, summary = Status("finished"), gathered([hard(5, "old", 1.0), hard(10, "new")])
+    shown = view.hardest("en", ended, summary, lambda image: None)
     assert "epoch 2" in shown
     assert "wrong label" in shown
     assert "loss 4.25" in shown
     assert "new" in shown
     assert "old" not in shown
-    assert view.hardest("en", Summary(), lambda image: None) == ""
+    assert "After each epoch" in view.hardest("en", Status("running"), Summary(), lambda image: None)
+    assert view.hardest("en", ended, Summary(), lambda image: None) == ""
 
 
 @pytest.mark.parametrize("language", ["en", "vi"])
@@ -287,7 +289,7 @@ def test_hostile_text_is_inert_wherever_a_run_is_told(language):
         render("run_strip", language, run=HOSTILE, **known),
         view.film(language, summary, lambda image: 'x" onerror="alert(1)'),
         view.results(language, Status("finished"), summary),
-        view.hardest(language, summary, lambda image: 'x" onerror="alert(1)'),
+        view.hardest(language, status, summary, lambda image: 'x" onerror="alert(1)'),
         notices(language, status, summary),
         view.log(language, summary),
         render("run_output", language, text=HOSTILE),

@@ -114,7 +114,8 @@ def test_a_run_is_told_without_an_english_word():
         view.log("vi", Summary()),
         view.film("vi", at[-1], lambda image: None),
         view.film("vi", at[0], lambda image: None),
-        view.hardest("vi", at[-1], lambda image: None),
+        view.hardest("vi", ended, at[-1], lambda image: None),
+        view.hardest("vi", running, at[0], lambda image: None),
         *(
             render("run_notices", "vi", failure=view.failure("vi", status), warnings=[trouble], **notices)
             for status in (Status("failed", problem="Lỗi.", remedy="Sửa."), Status("interrupted"), ended)

@@ -50,6 +50,7 @@ def trained(tiny_base: Path) -> PeftModel:
     return model
 
 
+@pytest.mark.slow
 def test_a_saved_adapter_gives_plain_peft_in_a_fresh_process_the_same_logits(
     trained: PeftModel, tiny_base: Path, tmp_path: Path
 ) -> None:

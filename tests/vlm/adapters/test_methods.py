@@ -86,6 +86,7 @@ def weights(model: PeftModel) -> Batch:
     return {name.replace(".base_layer", ""): tensor.clone() for name, tensor in named}
 
 
+@pytest.mark.slow
 @every_base
 @every_method
 def test_a_method_learns_is_loaded_by_plain_peft_and_merges_if_its_row_says_so(

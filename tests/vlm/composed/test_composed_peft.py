@@ -118,6 +118,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 def test_a_connector_trained_in_full_comes_back_in_a_fresh_process(tower: Towers, tmp_path: Path) -> None:
     pair = ("siglip", "bartpho-syllable")
     model, batch = compose(tower, *pair), lesson(tower, *pair)

@@ -250,6 +250,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(
     assert requests[1].endswith("from 50000")
 
 
+@pytest.mark.slow
 def test_files_that_came_before_the_process_died_are_not_fetched_again(
     hub: StubHub, tiny: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -332,6 +333,7 @@ def test_pickles_alone_give_way_to_the_hubs_own_conversion(
     assert asked(hub, "org/old") == []
 
 
+@pytest.mark.slow
 def test_without_a_network_what_is_here_loads_and_the_rest_is_refused_at_once(
     hub: StubHub, online: Client, tiny: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -214,6 +214,7 @@ def test_qlora_learns_and_its_adapter_works_on_the_quantized_and_on_the_full_bas
         assert adapters.load(full, tmp_path).eval()(**batch).loss.item() < 0.9 * untouched
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_answers_in_8_bits_as_in_full_precision_and_in_4_bits_too(
     family: str, tmp_path: Path
