@@ -107,8 +107,8 @@ FLOORS = {
     ),
     "training/commands": ("parser", "output remote_job", "adapters data submit", "evaluate run"),
     "ui": (
-        "events i18n inference security theme",
-        "html widgets",
+        "events first_script i18n inference theme",
+        "html security widgets",
         "datasets run",
         "adapters",
         "train",

@@ -12,6 +12,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ui.first_script import FirstScript
+
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 FILE_ROUTE = "/file="
 
@@ -19,7 +21,11 @@ FILE_ROUTE = "/file="
 def middleware(public: bool) -> list[Middleware]:
     """For `launch(app_kwargs=…)`. A local page answers to local names alone, which ends DNS rebinding."""
     hosts = ["*"] if public else ["127.0.0.1", "localhost", "[::1]"]
-    return [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(SameOrigin)]
+    return [
+        Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
+        Middleware(SameOrigin),
+        Middleware(FirstScript),
+    ]
 
 
 class SameOrigin:

@@ -39,6 +39,21 @@ def page(chromium: Browser, app: Served) -> Iterator[Page]:
         yield visiting
 
 
+def test_a_page_that_nobody_touches_asks_for_no_frame(chromium, app):
+    page = chromium.new_page()
+    page.add_init_script("""
+      window.frames_asked = 0;
+      const next = requestAnimationFrame.bind(window);
+      window.requestAnimationFrame = (callback) => { frames_asked += 1; return next(callback); };
+    """)
+    opened(page, app)
+    page.wait_for_timeout(3000)  # what comes after the paint
+    page.evaluate("frames_asked = 0")
+    page.wait_for_timeout(2000)
+    assert page.evaluate("frames_asked") <= 4
+    page.close()
+
+
 def test_the_theme_toggle_holds_over_a_reload(page, app):
     ground = "getComputedStyle(document.querySelector('.card')).backgroundColor"
     page.locator("#theme").click()

@@ -1,39 +1,8 @@
-/* What every tab shares: language and theme before anything is drawn, one way to call the server, and to patch. */
+/* What every tab shares: the theme before anything is drawn, one way to call the server, and to patch. */
 "use strict";
-window.lens = {};
 
 (() => {
-  const LANGUAGES = ["en", "vi"];
-  const CHOSEN = "lora-lens-chosen-language", THEME = "lora-lens-theme";
-  const STORAGE_REFUSED = "a browser that keeps nothing still shows the page";
-
-  lens.remembered = (key) => {
-    try { return localStorage.getItem(key); } catch { console.debug(STORAGE_REFUSED); return null; }
-  };
-  lens.remember = (key, value) => {
-    try {
-      if (value === null) localStorage.removeItem(key); else localStorage.setItem(key, value);
-    } catch { console.debug(STORAGE_REFUSED); }
-  };
-
-  lens.language = /\/vi\/?$/.test(location.pathname) ? "vi" : "en";
-  document.documentElement.lang = lens.language;
-
-  /** The address of this page in another language. The page may lie under the path of a proxy. */
-  function addressIn(language) {
-    const root = location.pathname.replace(/(\/vi)?\/?$/, "/");
-    return root + (language === "en" ? "" : language) + location.search + location.hash;
-  }
-
-  const chosen = lens.remembered(CHOSEN);
-  if (LANGUAGES.includes(chosen) && chosen !== lens.language) location.replace(addressIn(chosen));
-
-  function switchLanguage() {
-    const other = lens.language === "vi" ? "en" : "vi";
-    lens.remember(CHOSEN, other);
-    lens.beforeSwitch?.();
-    location.assign(addressIn(other));
-  }
+  const THEME = "lora-lens-theme";
 
   function setTheme(dark) {
     lens.remember(THEME, dark ? "dark" : "light");
@@ -48,7 +17,7 @@ window.lens = {};
   }
 
   document.addEventListener("click", (event) => {
-    if (event.target.closest("#language")) switchLanguage();
+    if (event.target.closest("#language")) lens.switchLanguage();
     if (event.target.closest("#theme")) setTheme(!document.body.classList.contains("dark"));
   });
   // Gradio runs the scripts of its `head` as it starts: the document is long loaded, and nothing drawn yet.
