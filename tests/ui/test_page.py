@@ -2,17 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterator
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import expect
 
 from support.page_driver import (
     SHOWN_MS,
     TABS,
     TRAINED_MS,
-    Served,
     made_run,
     open_tab,
     opened,
@@ -24,19 +22,6 @@ from support.page_driver import (
 from training import runs
 
 HOSTILE = "<img src=x onerror=window.broken=1>{{constructor}} ${window.broken=2}"
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("workspace")) as running:
-        yield running
-
-
-@pytest.fixture
-def page(chromium: Browser, app: Served) -> Iterator[Page]:
-    """A new visitor, who meets no error, asks nothing of another host and runs nothing injected."""
-    with visitor(chromium, app) as visiting:
-        yield visiting
 
 
 def test_a_page_that_nobody_touches_asks_for_no_frame(chromium, app):

@@ -12,7 +12,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from support.foreign_layouts import packed
-from support.page_driver import SHOWN_MS, TRAINED_MS, Served, opened, see, served, status, visitor
+from support.page_driver import SHOWN_MS, TRAINED_MS, Served, opened, see, status, visitor
 from training import runs
 from training.config import TrainingConfig
 from training.data.open import open_dataset
@@ -22,12 +22,6 @@ HOSTILE = (
     "<img src=x onerror=window.broken=1><script>window.broken=2</script>{{constructor}} ${window.broken=3}"
 )
 GOOD = 12
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("workspace")) as running:
-        yield running
 
 
 @pytest.fixture

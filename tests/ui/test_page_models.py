@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from support.composed_towers import make_text, make_vision
 from support.families import FAMILIES
-from support.page_driver import SHOWN_MS, TRAINED_MS, Served, see, served, visitor
+from support.page_driver import SHOWN_MS, TRAINED_MS, Served, see, served
 from training import runs
 from training.config import build
 from training.runs import Run
@@ -46,12 +46,6 @@ def app(tmp_path_factory, taught: Run, chat_base: Path) -> Iterator[Served]:
     adapters.save(model, workspace / "adapters" / "from-a-friend")
     with served(workspace) as running:
         yield running
-
-
-@pytest.fixture
-def page(chromium: Browser, app: Served) -> Iterator[Page]:
-    with visitor(chromium, app) as visiting:
-        yield visiting
 
 
 def choose_base(page: Page, model: str) -> None:

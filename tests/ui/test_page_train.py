@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 from support.page_driver import (
     TRAINED_MS,
@@ -56,12 +56,6 @@ def app(tmp_path_factory) -> Iterator[Served]:
     (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     with served(workspace) as running:
         yield running
-
-
-@pytest.fixture
-def page(chromium: Browser, app: Served) -> Iterator[Page]:
-    with visitor(chromium, app) as visiting:
-        yield visiting
 
 
 @contextmanager

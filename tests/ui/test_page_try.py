@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from support.page_driver import SHOWN_MS, TRAINED_MS, Served, see, served, visitor
+from support.page_driver import SHOWN_MS, TRAINED_MS, Served, open_tab, see, served
 from training.runs import Run
 
 ANSWERED = ".answers[aria-busy=false] .ans"
@@ -41,16 +41,6 @@ def app(tmp_path_factory, taught: Run) -> Iterator[Served]:
     shutil.copytree(taught.path, workspace / "runs" / "demo")
     with served(workspace) as running:
         yield running
-
-
-@pytest.fixture
-def page(chromium: Browser, app: Served) -> Iterator[Page]:
-    with visitor(chromium, app) as visiting:
-        yield visiting
-
-
-def open_tab(page: Page, name: str) -> None:
-    page.locator(f'#pages button[role=tab][data-tab-id="{name}"]').first.click()
 
 
 def answered(page: Page) -> None:
