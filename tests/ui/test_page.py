@@ -32,10 +32,14 @@ def test_a_page_that_nobody_touches_asks_for_no_frame(chromium, app):
       window.requestAnimationFrame = (callback) => { frames_asked += 1; return next(callback); };
     """)
     opened(page, app)
-    page.wait_for_timeout(3000)  # what comes after the paint
-    page.evaluate("frames_asked = 0")
-    page.wait_for_timeout(2000)
-    assert page.evaluate("frames_asked") <= 4
+
+    def frames_in_a_second() -> int:
+        page.evaluate("frames_asked = 0")
+        page.wait_for_timeout(1000)
+        return page.evaluate("frames_asked")
+
+    # What comes after the paint ends at some time; the clock that Gradio forgets asks in each second.
+    assert any(frames_in_a_second() <= 2 for _ in range(15))
     page.close()
 
 
