@@ -255,6 +255,7 @@ def test_most_families_need_no_entry_of_their_own(results: dict[str, FamilyResul
     assert sum(result.model_type not in special for result in results.values()) >= 25
 
 
+@pytest.mark.slow
 def test_the_document_lists_what_passed(results: dict[str, FamilyResult]) -> None:
     if results.keys() != FAMILIES.keys():
         pytest.skip("the document is of all families")

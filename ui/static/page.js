@@ -20,7 +20,9 @@
     if (event.target.closest("#language")) lens.switchLanguage();
     if (event.target.closest("#theme")) setTheme(!document.body.classList.contains("dark"));
   });
-  // Gradio runs the scripts of its `head` as it starts: the document is long loaded, and nothing drawn yet.
+  // Gradio runs the scripts of its `head` as it starts: the document is long loaded, and nothing drawn yet. It has
+  // put the browser's language where first.js had put the page's.
+  document.documentElement.lang = lens.language;
   holdTheme();
   new MutationObserver(holdTheme).observe(document.body, { attributeFilter: ["class"] });
 
