@@ -46,7 +46,7 @@ with gr.Blocks() as demo:
     pressed.click(lambda n: (n + 1, str(n + 1)), count, [count, told])
 demo.launch(server_port=int(sys.argv[1]), quiet=True)
 """
-# From the address until all that is wanted is there and, if it is asked for, a click on Vision is counted, in ms.
+# Ms from the address until all that is wanted is there and, where it clicks, a click on Vision is counted.
 USABLE = f"""async ([wanted, clicks]) => {{
     const frame = () => new Promise(requestAnimationFrame)
     while (!({SHOWN})(wanted)) await frame()
