@@ -177,16 +177,23 @@ def mapped(workspace: Path, values: Mapping[str, Any], picked: Mapping[str, str]
     named = {kind: column for kind, column in picked.items() if kind in COLUMN_KINDS and column != NONE}
     turns = named.pop("conversation", None)
     plain = ",".join(f"{kind}={column}" for kind, column in named.items())
-    try:
-        guess = read_dataset(workspace, Wanted.of({**values, "columns": None}))
-        if all((_of_kind(guess.columns, kind) or NONE) == (picked[kind] or NONE) for kind in COLUMN_KINDS):
-            return ""
-    except UserError:
-        pass  # nothing is guessed of what can't be read: what was chosen is all there is
+    guess = _guessed(workspace, values)
+    if guess is not None and all(
+        (_of_kind(guess, kind) or NONE) == (picked[kind] or NONE) for kind in COLUMN_KINDS
+    ):
+        return ""
     if turns is None:
         return plain
     ways = [",".join(filter(None, (plain, f"{kind}={turns}"))) for kind in TURNS]
     return max(ways, key=lambda way: _examples_read(workspace, values, way))
+
+
+def _guessed(workspace: Path, values: Mapping[str, Any]) -> Mapping[str, str] | None:
+    """The columns that are taken when none are named; None of what can't be read."""
+    try:
+        return read_dataset(workspace, Wanted.of({**values, "columns": None})).columns
+    except UserError:
+        return None
 
 
 def _examples_read(workspace: Path, values: Mapping[str, Any], columns: str) -> int:
