@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -224,6 +225,17 @@ class Bench:
                 self.figures.add(f"{action.name}{' (computes)' if action.computes else ''}, s", seconds)
                 self.figures.add(f"{action.name}, times the bare click", seconds / click)
 
+    @cached_property
+    def works(self) -> dict[str, Callable[[], object]]:
+        from benchmarks.page_work import works  # it brings torch along
+
+        return works(self.workspace, self.workspace / "runs" / "first" / "adapter")
+
+    def work(self) -> None:
+        """What the actions that compute have to do, in this process and without the page."""
+        for name, act in self.works.items():
+            self.figures.add(f"{name} without the page, s", took(act))
+
     def viewers(self) -> None:
         """Many pages that look at one run, each when its last answer said: how soon they are answered."""
         count, seconds = 200, 60.0
@@ -291,7 +303,7 @@ def training_beside(workspace: Path, name: str, *flags: str) -> Iterator[runs.Ru
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parts = ("idle", "live", "paint", "actions", "run", "viewers")
+    parts = ("idle", "live", "paint", "actions", "work", "run", "viewers")
     parser.add_argument("--only", choices=parts, action="append", help="measure this part, and no other")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--window", type=float, default=20.0, help="seconds of a turn of idle and live")
@@ -313,6 +325,7 @@ def main() -> None:
                 "live": lambda turn: bench.live(),
                 "paint": lambda turn: bench.paint(),
                 "actions": lambda turn: bench.actions(),
+                "work": lambda turn: bench.work(),
                 "run": bench.run,
                 "viewers": lambda turn: bench.viewers(),
             }

@@ -92,6 +92,7 @@ def test_two_processes_have_the_losses_of_one_with_the_same_global_batch_step_by
     assert evaluated[0] == evaluated[1]
 
 
+@pytest.mark.slow
 def test_stop_is_agreed_on_sealed_by_all_and_gone_on_from(pair: Pair) -> None:
     code, step, states = pair.stopped
     assert code == worker.STOPPED
@@ -100,6 +101,7 @@ def test_stop_is_agreed_on_sealed_by_all_and_gone_on_from(pair: Pair) -> None:
     assert pair.two.status().state == "finished"
 
 
+@pytest.mark.slow
 def test_two_processes_leave_one_log_one_adapter_and_the_folder_of_one(pair: Pair) -> None:
     kinds = [event["kind"] for event in pair.two.events() if event["kind"] not in ("phase", "step")]
     assert [kinds.count(kind) for kind in ("data", "started", "stopped", "finished")] == [2, 2, 1, 1]
@@ -111,6 +113,7 @@ def test_two_processes_leave_one_log_one_adapter_and_the_folder_of_one(pair: Pai
         assert (tensor - two[name]).abs().max() < 1e-5, name
 
 
+@pytest.mark.slow
 def test_each_image_was_encoded_once_by_one_of_the_two(pair: Pair) -> None:
     """Each wrote a shard: half of what the proof had left, which the first keeps; the next none."""
     shards = list((pair.two.workspace / "cache" / "image-features").rglob("*.safetensors"))
@@ -202,6 +205,7 @@ def test_a_batch_without_an_image_keeps_no_process_waiting(
     assert [*losses(two).values()] == pytest.approx([*losses(one).values()], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_more_or_fewer_processes_do_not_go_on_with_a_run(pair: Pair) -> None:
     (pair.two.path / "config.yaml").write_text(
         (pair.two.path / "config.yaml").read_text().replace("processes: 2", "processes: 1")

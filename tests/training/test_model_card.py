@@ -27,6 +27,7 @@ def card_of(run: Run) -> str:
     return (run.adapter_path / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_runs_config_file_repeats_it_bit_for_bit_and_another_seed_does_not(
     tiny_config: MakeConfig, tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ from support.family_models import (
     training_batch,
 )
 from support.models_doc import FamilyResult, cache_works, document
+from support.slow import FAMILIES_BY_DEFAULT, slow_but
 from vlm import adapters
 from vlm.errors import UserError
 from vlm.example import Message
@@ -81,7 +82,7 @@ def learns(method: Method, loaded: LoadedModel, prompt: PromptStyle) -> bool:
     return after < before
 
 
-every_family = pytest.mark.parametrize("family", list(FAMILIES), indirect=True)
+every_family = pytest.mark.parametrize("family", slow_but(FAMILIES_BY_DEFAULT, FAMILIES), indirect=True)
 
 
 @every_family
@@ -249,6 +250,7 @@ def test_one_fresh_process_loads_them_all_to_the_same_logits(built: dict[str, Pa
     assert {name: d for name, d in differences.items() if isinstance(d, str) or d > 1e-5} == {}
 
 
+@pytest.mark.slow
 def test_most_families_need_no_entry_of_their_own(results: dict[str, FamilyResult]) -> None:
     special = {*TOWER_EXCEPTIONS, *PROMPT_EXCEPTIONS}
     assert len(results) >= 28

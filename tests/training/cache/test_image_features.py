@@ -11,6 +11,7 @@ import torch
 
 from support.families import FAMILIES
 from support.family_models import load
+from support.slow import FAMILIES_BY_DEFAULT, slow_but
 from support.tiny_runs import Setting, finish
 from training import TrainingConfig
 from training.batching.collator import Collator, trimmed
@@ -58,7 +59,7 @@ def test_every_family_that_takes_features_has_the_same_losses_and_answers_with_t
         assert answers[0] == answers[1]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_but(FAMILIES_BY_DEFAULT, FAMILIES))
 def test_words_are_projected_only_where_labels_are_at_the_same_loss_and_gradient(
     family: str, folders: Callable[[str], Path], examples: list[Example]
 ) -> None:

@@ -238,6 +238,7 @@ def test_an_answer_that_the_template_reads_as_its_own_is_found_wherever_it_stand
     assert "does not repeat the answer" in finding.reason
 
 
+@pytest.mark.slow
 def test_a_large_dataset_of_many_sizes_is_measured_in_bounded_time(built: Built, tmp_path: Path) -> None:
     examples, facts = [], {}
     for number in range(20_000):

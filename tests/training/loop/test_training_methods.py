@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from support.composed_towers import Towers
 from support.families import FAMILIES
+from support.slow import slow_but
 from support.tiny import PICTURES, QUESTION
 from support.tiny_runs import Recorder, Setting, finish
 from training import TrainingConfig, runs
@@ -63,6 +64,7 @@ def test_adalora_resumed_is_bit_identical_to_adalora_unbroken(
     assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
 
 
+@pytest.mark.slow
 def test_pissa_leaves_a_plain_lora_for_the_base_as_it_was(tiny_config: MakeConfig, pictures: Path) -> None:
     lesson = {"dataset": str(pictures), "held_out": 0.5, "max_steps": 12, "learning_rate": 1e-2}
     run = finish(tiny_config(method="pissa", **lesson))
@@ -84,7 +86,9 @@ def test_pissa_leaves_a_plain_lora_for_the_base_as_it_was(tiny_config: MakeConfi
     assert run.events({"evaluated"})[-1]["loss"] < first[0]
 
 
-@pytest.mark.parametrize("method", ["ia3", "prefix_tuning", "prompt_tuning", "vera", "dora"])
+@pytest.mark.parametrize(
+    "method", slow_but({"prefix_tuning"}, ["ia3", "prefix_tuning", "prompt_tuning", "vera", "dora"])
+)
 def test_a_run_of_another_method_finishes_and_answers_through_the_engine(
     tiny_config: MakeConfig, pictures: Path, tiny_base: Path, method: str
 ) -> None:

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from transformers import MBartConfig, SwinConfig, ViTConfig
 
 from support.families import FAMILIES
+from support.slow import slow_but
 from training.config import TrainingConfig
 from training.memory import simulate
 from training.memory.estimate import (
@@ -117,7 +118,7 @@ def deep(tmp_path: Path, vision: str) -> str:
     return str(tmp_path / vision)
 
 
-@pytest.mark.parametrize("vision", ["vit", "swin"])
+@pytest.mark.parametrize("vision", slow_but({"vit"}, ["vit", "swin"]))
 def test_an_outline_has_two_layers_of_a_kind_and_counts_as_the_whole(vision: str, tmp_path: Path) -> None:
     model = deep(tmp_path, vision)
     drawn, whole = outline(model, None), architecture(model, None)
@@ -129,6 +130,7 @@ def test_an_outline_has_two_layers_of_a_kind_and_counts_as_the_whole(vision: str
         assert build_counts(model, settings) == adapters.count(adapted), method
 
 
+@pytest.mark.slow
 def test_a_rehearsed_outline_keeps_what_the_whole_model_would(tmp_path: Path) -> None:
     subject = SimulatedModel(deep(tmp_path, "vit"), None, both(), (48, 48))
     inputs = simulate.image_inputs(subject).inputs

@@ -100,6 +100,7 @@ def test_an_old_runs_checkpoint_is_sealed(workspace: Path, name: str, step: int)
     assert newest.dataset == data["fingerprint"]
 
 
+@pytest.mark.slow
 def test_an_old_stopped_run_resumes_to_the_end_that_the_old_code_came_to(workspace: Path) -> None:
     run = runs.resume(runs.find(workspace, "stopped"))
     deadline = time.monotonic() + 240

@@ -261,6 +261,7 @@ sys.exit(main(["run", "--name", "demo", "--workspace", sys.argv[1]]))
 """
 
 
+@pytest.mark.slow
 def test_without_peft_a_run_says_how_to_install_it(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WITHOUT_PEFT, str(tmp_path)]
     ended = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
