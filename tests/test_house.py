@@ -6,9 +6,9 @@ from support.source_tree import ROOT, project_files, sources
 from tools import draw, house
 
 # Of vlm and training; why these numbers: docs/decisions/house.md.
-MAX_FUNCTIONS = 1000
-MAX_SINGLE_CALLERS = 140
-MAX_CODE_LINES = 16_000
+MAX_FUNCTIONS = 1100
+MAX_SINGLE_CALLERS = 155
+MAX_CODE_LINES = 17_500
 MIN_COMMENTS_PER_100 = 4.0
 MAX_MODULES_ENTERED = 24
 # Of the page: Python, and all with its templates, scripts and styles.

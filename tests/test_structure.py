@@ -44,7 +44,8 @@ DATA_WITH_TORCH = {"training/data/validate/model_check.py", "training/data/valid
 # The floors inside the rooms, lowest first: a file or folder imports from lower floors of its room alone.
 FLOORS = {
     "vlm": (
-        "build_lock errors example filesystem methods oom param_counts",
+        "build_lock errors example methods oom param_counts",
+        "filesystem",
         "composed image_features prompting settings",
         "catalog model_view",
         "models",
@@ -60,7 +61,7 @@ FLOORS = {
         "peft_config probing",
         "attaching untrusted",
         "loading optimizer_groups saving",
-        "merging",
+        "merging reloading",
     ),
     "vlm/adapters/untrusted": ("files patterns", "tensors", "schema", "layers", "rebuild", "match"),
     "training": (
@@ -78,7 +79,15 @@ FLOORS = {
         "__main__",
     ),
     "training/config": ("columns fields run_name", "rules", "loading"),
-    "training/runs": ("checkpoints events lock", "status", "folder", "adapters", "run"),
+    "training/runs": (
+        "checkpoints disk event_types supervisor",
+        "drift lock",
+        "events",
+        "status",
+        "folder",
+        "adapters queueing",
+        "run",
+    ),
     "training/data": (
         "row safe_paths synthetic",
         "dataset images rows",
@@ -101,11 +110,11 @@ FLOORS = {
     "training/loop": (
         "adalora context hardest_examples import_speed prepare_data trackers",
         "callbacks trainer",
-        "oom_retry preflight",
+        "oom_retry preflight resuming",
         "train",
         "worker",
     ),
-    "training/commands": ("parser", "output remote_job", "adapters data submit", "evaluate run"),
+    "training/commands": ("parser", "output remote_job", "adapters data disk submit", "evaluate run"),
     "ui": (
         "events first_script i18n inference theme",
         "html security widgets",

@@ -7,11 +7,13 @@ possible, 3 stopped, 4 disk full, 5 not finite, 130 interrupted, 141 nobody read
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from training import quiet
-from training.commands import adapters, data, evaluate, parser, run
+from training.commands import adapters, data, disk, evaluate, parser, run
 from training.config import settings_error
+from vlm import filesystem
 from vlm.errors import UserError
 
 COMMANDS = {
@@ -22,6 +24,8 @@ COMMANDS = {
     "export": data.export,
     "stop": run.stop,
     "resume": run.resume,
+    "queue": run.queue,
+    "disk": disk.disk,
     "list": run.list_runs,
     "show": run.show,
     "delete": run.delete,
@@ -45,7 +49,13 @@ def main(words: Sequence[str], *, ends_process: bool = False) -> int:
         return COMMANDS[command.name](command)
     except UserError as error:
         print(error.problem, error.remedy, sep="\n", file=quiet.stderr())
-        return 2
+        return quiet.DISK_FULL if "disk-full" in error.code else 2
+    except OSError as error:
+        if not filesystem.is_full(error) or error.filename is None:
+            raise
+        full = filesystem.no_room(Path(error.filename))
+        print(full.problem, full.remedy, sep="\n", file=quiet.stderr())
+        return quiet.DISK_FULL
     except KeyboardInterrupt:
         print("Interrupted.", file=quiet.stderr())
         return 130

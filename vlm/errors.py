@@ -1,5 +1,6 @@
 """UserError and Phrase: English sentences with a code and values, by which they are translated. No torch."""
 
+import shlex
 import string
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ class Filler(string.Formatter):
 
     `{count:row|rows}` is the first word for 1 and the second for any other number; `{names:or}` writes a list
     as "a, b or c", `{names}` as "a, b, c", `{names:; }` as "a; b; c", and a specification of a line break one
-    item a line.
+    item a line. `{name:sh}` is a word of a command for a shell.
     """
 
     def format_field(self, value: object, spec: str) -> str:
@@ -23,6 +24,8 @@ class Filler(string.Formatter):
                 return spec.join(words)
             last = f" {spec} " if spec else ", "
             return last.join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+        if spec == "sh":
+            return shlex.quote(str(value))
         if "|" in spec:
             one, many = spec.split("|")
             return one if value == 1 else many

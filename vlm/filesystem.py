@@ -4,6 +4,7 @@ A reader never meets half of what is written here: it is made beside its place u
 when it is complete, which POSIX does at once within one file system (rename(2)).
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -16,9 +17,16 @@ from itertools import count
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from vlm.errors import UserError
+
 # Characters, of up to four bytes each: with the 34 bytes that a draft's name adds they stay below the 255
 # that file systems allow a name.
 LONGEST_SLUG = 48
+# No space on the device, quota exceeded, and a file as large as a process may make one.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL_ELSEWHERE = re.compile(
+    rf"(os error|code:) ({'|'.join(map(str, sorted(FULL)))})\b|PytorchStreamWriter failed|unexpected pos"
+)
 
 
 @contextmanager
@@ -55,6 +63,70 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Returns whether an error says that a disk, a quota or a limit of size was at its end.
+
+    Libraries say it in other words: safetensors in Rust's, torch's writer in its own.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        if FULL_ELSEWHERE.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def free_bytes(folder: Path) -> int:
+    """Returns how many bytes can be written to the disk of a folder, which need not be there yet."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def no_room(path: Path, needed: int | None = None) -> UserError:
+    """Returns the error for a disk that has no room for a file or folder; `needed` is in bytes."""
+    free = free_bytes(path) / 1e6
+    if needed is None:
+        return UserError(
+            "There is no room left to write {path}: {free:,.1f} MB are free.",
+            "Free some space, then resume.",
+            "disk-full-now",
+            path=path,
+            free=free,
+        )
+    return UserError(
+        "There is no room left to write {path}: it takes {needed:,.1f} MB, and {free:,.1f} MB are free.",
+        "Free some space, then resume.",
+        "disk-full",
+        path=path,
+        needed=needed / 1e6,
+        free=free,
+    )
+
+
+@contextmanager
+def room_for(path: Path, needed: int) -> Iterator[None]:
+    """Writes a file or folder of about `needed` bytes while this is open; what fails is deleted again.
+
+    Raises:
+        UserError: there is no room: before anything is written where that can be known, else in the place of
+            a library's own words.
+    """
+    if free_bytes(path) < needed:
+        raise no_room(path, needed)
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not is_full(error):
+            raise
+        full = no_room(path, needed)
+        shutil.rmtree(path, ignore_errors=True)  # it may be what leaves no room for the log
+        raise full from error
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
@@ -206,12 +207,15 @@ def test_a_batch_without_an_image_keeps_no_process_waiting(
 
 
 @pytest.mark.slow
-def test_more_or_fewer_processes_do_not_go_on_with_a_run(pair: Pair) -> None:
-    (pair.two.path / "config.yaml").write_text(
-        (pair.two.path / "config.yaml").read_text().replace("processes: 2", "processes: 1")
-    )
-    assert worker.main(pair.two) == worker.BAD_INPUT
-    assert "was trained by 2 processes, and here is 1" in pair.two.status().problem
+def test_fewer_processes_go_on_with_a_run_in_more_passes(pair: Pair) -> None:
+    """The examples of a step stay: 4 on each of two processes, then 4 in each of two passes."""
+    text = pair.two.config_path.read_text()
+    pair.two.config_path.write_text(text.replace("processes: 2", "processes: 1"))
+    shutil.rmtree(newest(pair.two.checkpoints_path).path)  # from the one before: steps are left
+    assert worker.main(pair.two) == worker.DONE
+    assert pair.two.events({"warning"})[-1]["code"] == "other-number-of-processes"
+    assert pair.two.events({"warning"})[-1]["values"]["whole"] == 8
+    assert pair.two.status().state == "finished"
 
 
 def test_the_background_is_refused_to_a_launcher(

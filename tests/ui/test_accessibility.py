@@ -125,6 +125,7 @@ def test_the_first_screen_is_in_nobodys_way(
     visit.close()
 
 
+@pytest.mark.slow
 def test_a_fault_would_be_seen(page: Page):
     page.evaluate("document.querySelector('main, body').insertAdjacentHTML('beforeend', '<button></button>')")
     assert any("button-name" in each for each in found(page))

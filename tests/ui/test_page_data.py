@@ -137,6 +137,7 @@ def test_a_zip_with_every_planted_fault_is_read_mended_and_trained_on(page, app,
     train(page, "planted-v2")
 
 
+@pytest.mark.slow
 def test_after_another_dataset_is_chosen_the_page_comes_to_rest(page, planted):
     drop(page, planted, "planted")
     asked: list[str] = []

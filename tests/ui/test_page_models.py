@@ -161,6 +161,7 @@ def test_training_goes_on_from_an_adapter_of_the_list_with_its_own_settings(page
     expect(page.locator("#text_lora_r input")).to_be_enabled(timeout=SHOWN_MS)
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_started_again_with_the_change_that_would_have_helped(page, app, tiny_settings):
     settings = tiny_settings | {"workspace": app.workspace, "name": "too-large", "batch_size": 64}
     run = runs.prepare(build(settings))

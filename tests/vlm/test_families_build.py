@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from support.families import FAMILIES, OTHER_TEXT_MODELS
+from support.slow import FAMILIES_BY_DEFAULT, slow_but
 
 BUILDERS = {**FAMILIES, **OTHER_TEXT_MODELS}
 QUESTION = "what colour is this?"
@@ -26,7 +27,7 @@ ANSWER = " a red picture"
 GOT_OCR_PROMPT = "<|im_start|>user\n<img><imgpad></img>\n{}<|im_end|><|im_start|>assistant\n"
 """GOT-OCR has no chat template: its processor writes this only where no text is given."""
 
-every_family = pytest.mark.parametrize("name", list(BUILDERS))
+every_family = pytest.mark.parametrize("name", slow_but(FAMILIES_BY_DEFAULT, BUILDERS))
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from support.families import FAMILIES
 from support.families.unlisted import UNLISTED
 from support.family_models import ANSWERS, BOTH, EXAMPLES, asked, logits, picture, train, trained_texts
 from support.family_models import training_batch as batch_of
+from support.slow import slow_but
 from vlm import adapters
 from vlm.errors import UserError
 from vlm.models.checkpoint_files import REFUSED, check_config
@@ -23,7 +24,7 @@ from vlm.settings import ModelSettings
 
 LONG = (asked("and what is in this other picture, and where?", "a large blue square"), [picture("blue")])
 
-every_family = pytest.mark.parametrize("family", list(UNLISTED))
+every_family = pytest.mark.parametrize("family", slow_but([*UNLISTED][:4], UNLISTED))
 
 
 @pytest.fixture(scope="module")

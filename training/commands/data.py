@@ -24,7 +24,9 @@ def check(command: CliCommand) -> int:
         # transformers, and torch with it, for this alone.
         from training.data.validate.model_check import check_with_model
         from training.data.validate.token_counter import token_counter
+        from vlm.models.loading import check_base
 
+        check_base(config)
         report = check_with_model(report, token_counter(config), print_progress)
     text = describe_report(report, every=bool(command.values.get("all")))
     print_result(command, report_facts(report), text)

@@ -9,6 +9,7 @@ from training.commands.parser import CliCommand
 from training.evaluation.blindfold import Blindfold
 from training.runs import Run, Status
 from training.runs.events import Event
+from training.runs.supervisor import Place
 
 
 def print_result(command: CliCommand, facts: Any, text: str) -> None:
@@ -37,11 +38,21 @@ def describe_run(run: Run, status: Status) -> str:
     """Returns a run's state on one line."""
     total = f" of {status.total}" if status.total else ""
     parts = [f"{run.name}: {status.state}", f"step {status.step}{total}", f"{status.elapsed_s:.0f} s"]
+    if status.place:
+        parts.insert(1, place_text(status.place))
     if status.live and status.phase:
         parts.insert(1, status.phase)
+    if status.stalled_s is not None:
+        parts.append(f"no progress for {status.stalled_s / 60:.0f} min")
     if status.eta_s is not None:
         parts.append(f"{status.eta_s:.0f} s left")
     return ", ".join(parts)
+
+
+def place_text(place: Place) -> str:
+    """Returns where a run waits: "2 of 3, for shapes-1130"."""
+    words = f"{place.number} of {place.of}"
+    return f"{words}, for {place.running}" if place.running else words
 
 
 def describe_event(event: Event) -> str | None:

@@ -32,20 +32,28 @@ from vlm.errors import Phrase, UserError
 WORKSPACE_VARIABLE = "LORA_LENS_WORKSPACE"
 # The commands whose flags are settings of a new run.
 TRAIN = ("run", "start", "submit")
+BESIDE = "Start at once, also while another run has the device; else it waits for its turn."
 
 
-class StartCommand(TrainingConfig):
-    """Train in the background: the run goes on when this shell is closed."""
+class ConfiguredCommand(TrainingConfig):
+    """A run's settings, from a file and from flags."""
 
     config: Path | None = Field(None, description="YAML file of settings; flags override it.")
 
 
-class RunCommand(StartCommand):
+class StartCommand(ConfiguredCommand):
+    """Train in the background: the run goes on when this shell is closed."""
+
+    beside: CliToggleFlag[bool] = Field(False, description=BESIDE)
+
+
+class RunCommand(ConfiguredCommand):
     """Train in the foreground."""
 
     folder: Path | None = Field(
         None, description="Work on the run prepared in this folder; takes no settings."
     )
+    beside: CliToggleFlag[bool] = Field(False, description=BESIDE)
 
 
 class JobSettings(BaseModel):
@@ -61,7 +69,7 @@ class JobSettings(BaseModel):
     )
 
 
-class SubmitCommand(JobSettings, StartCommand):
+class SubmitCommand(JobSettings, ConfiguredCommand):
     """Train on Hugging Face Jobs and follow it here: a run like any other."""
 
 
@@ -77,6 +85,23 @@ class StopCommand(BaseModel):
 
     name: CliPositionalArg[str] = Field(description="The run's name.")
     workspace: Path = TrainingConfig.model_fields["workspace"]
+
+
+class QueueCommand(BaseModel):
+    """Show which runs wait for which device, or move one of them."""
+
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    move: str | None = Field(None, description="A run that waits: to the place that --to gives.")
+    to: int = Field(1, description="Its new place; 1 is the next.")
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
+class DiskCommand(BaseModel):
+    """Show what the workspace takes on the disk, or empty one kind of it."""
+
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    empty: str | None = Field(None, description="What to delete: trash, cache, or 'torn checkpoints'.")
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
 
 
 class DeleteCommand(BaseModel):
@@ -219,6 +244,8 @@ class CommandLine(BaseSettings):
     export: CliSubCommand[ExportCommand] = Field(description=ExportCommand.__doc__)
     stop: CliSubCommand[StopCommand] = Field(description=StopCommand.__doc__)
     resume: CliSubCommand[ResumeCommand] = Field(description=ResumeCommand.__doc__)
+    queue: CliSubCommand[QueueCommand] = Field(description=QueueCommand.__doc__)
+    disk: CliSubCommand[DiskCommand] = Field(description=DiskCommand.__doc__)
     list: CliSubCommand[ListCommand] = Field(description=ListCommand.__doc__)
     show: CliSubCommand[ShowCommand] = Field(description=ShowCommand.__doc__)
     delete: CliSubCommand[DeleteCommand] = Field(description=DeleteCommand.__doc__)

@@ -29,7 +29,7 @@ EXIT_CODE_WITHIN_S = 30.0
 def main(folder: Path) -> int:
     """Train with the settings in this folder. Returns the worker's exit code."""
     settings = config.read_file(folder / "config.yaml") | {"workspace": parser.default_workspace()}
-    run = runs.start(config.build(settings))
+    run = runs.start(config.build(settings), beside=True)
     final: Event | None = None
     for event in events.follow(run.events_path, until=lambda: not run.status().live):
         if event["kind"] in FINAL:

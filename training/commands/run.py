@@ -3,17 +3,19 @@
 Each takes what was typed and returns the exit code. The run folder is the truth: nothing is remembered here.
 """
 
+import shlex
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training import distributed, program, runs
+from training import distributed, program, quiet, runs
 from training.commands import parser
-from training.commands.output import describe_event, describe_run, number_text, print_result
+from training.commands.output import describe_event, describe_run, number_text, place_text, print_result
 from training.commands.parser import CliCommand
 from training.loop import worker
 from training.program import command as program_name
-from training.runs import Run, events
+from training.runs import Run, events, supervisor
 from vlm.errors import UserError
 
 # Lines of output.log that `show --log` prints: a traceback with what led to it.
@@ -30,8 +32,11 @@ def run(command: CliCommand) -> int:
         return worker.run_rank()
     folder = command.values.get("folder")
     if folder is None:
-        prepared = runs.prepare(distributed.as_launched(parser.run_settings(command)))
-        return worker.main(prepared, alone=command.ends_process)
+        config = distributed.as_launched(parser.run_settings(command))
+        prepared = runs.prepare(config)
+        # A launcher has started ranks elsewhere, which would wait for this one.
+        beside = command.values.get("beside") or distributed.world_size() > 1
+        return _in_turn(command, prepared, beside=bool(beside))
     if len(command.values) > 1 or command.problems:
         raise UserError(
             "--folder takes no other flag.",
@@ -50,7 +55,7 @@ def start(command: CliCommand) -> int:
     """
     distributed.require_foreground("start")
     run = runs.prepare(parser.run_settings(command))
-    runs.launch(run)
+    runs.launch(run, beside=bool(command.values.get("beside")))
     print(f"{run.name} is starting in the background, in {run.path}")
     print(f"  follow it   {program_name()} show {_reference(run)} --follow")
     print(f"  stop it     {program_name()} stop {_reference(run)}")
@@ -110,9 +115,48 @@ def resume(command: CliCommand) -> int:
     if background:
         runs.launch(run)
     else:
-        code = worker.main(run, alone=command.ends_process)
+        code = _in_turn(command, run, beside=distributed.world_size() > 1)
     print_result(command, run_facts(run), describe_run(run, run.status()))
     return code
+
+
+def _in_turn(command: CliCommand, run: Run, *, beside: bool) -> int:
+    """Trains in this process once the run has its device, and returns the exit code."""
+    config = None
+    with suppress(UserError):  # of settings that can't be read the worker says so, in the log
+        config = run.config()
+    if beside or config is None:
+        return worker.main(run, alone=command.ends_process)
+    with runs.turn(run, config) as places:
+        try:
+            for place in places:
+                line = f"{run.name} waits: {place_text(place)}"
+                print(line, file=quiet.stderr())
+        except KeyboardInterrupt:
+            supervisor.append(run.path, kind="stopped", step=0, elapsed_s=0.0)
+            return worker.STOPPED
+        return worker.main(run, alone=command.ends_process)
+
+
+def queue(command: CliCommand) -> int:
+    """Print which runs wait for which device, or move one of them.
+
+    Raises:
+        UserError: no such run, or it does not wait.
+    """
+    if name := command.values.get("move"):
+        to = command.values.get("to") or "1"
+        if not str(to).isdecimal():
+            raise UserError("--to: {to!r} is no place.", "Give 1 for the next, 2, 3, …", "no-place", to=to)
+        runs.move(runs.find(command.workspace, name), int(to))
+    waiting = runs.waiting(command.workspace)
+    lines = [
+        f"{device} {number}: {name}"
+        for device, names in waiting.items()
+        for number, name in enumerate(names, 1)
+    ]
+    print_result(command, waiting, "\n".join(lines) or "No run waits.")
+    return 0
 
 
 def list_runs(command: CliCommand) -> int:
@@ -185,4 +229,5 @@ def run_facts(run: Run) -> dict[str, Any]:
 def _reference(run: Run) -> str:
     """Returns the words that name this run in a command typed in this folder."""
     is_default = run.workspace == parser.default_workspace().absolute()
-    return run.name if is_default else f"{run.name} --workspace {run.workspace}"
+    name = shlex.quote(run.name)
+    return name if is_default else f"{name} --workspace {shlex.quote(str(run.workspace))}"

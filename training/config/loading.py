@@ -18,6 +18,8 @@ from training.config.rules import Problem, broken_rules, short_repr
 from training.program import command
 from vlm.errors import Phrase, UserError
 
+# A setting is a few words; a run's own file has some 2,000 bytes.
+MOST_BYTES, LONGEST_KEY = 256 * 1024, 200
 ONE_SETTING_A_LINE = "Write one `setting: value` on each line."
 
 
@@ -151,6 +153,13 @@ def read_file(path: Path) -> dict[str, Any]:
         UserError: there is no such file, or it is not a YAML mapping.
     """
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(
+                "{path} is too large for a file of settings.",
+                ONE_SETTING_A_LINE,
+                "settings-file-large",
+                path=path,
+            )
         # utf-8-sig: editors on Windows write a byte order mark first, which is no part of the first key.
         values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -165,7 +174,8 @@ def read_file(path: Path) -> dict[str, Any]:
         raise UserError(
             "{path} is not UTF-8 text.", "Save it as UTF-8.", "settings-file-not-utf8", path=path
         ) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # PyYAML raises others for a date that is none, a number of thousands of digits, a thousand levels.
         mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
         place = f"{path}:{mark.line + 1}" if mark else path
         raise UserError(
@@ -174,7 +184,7 @@ def read_file(path: Path) -> dict[str, Any]:
     if values is not None and not isinstance(values, dict):
         raise UserError("{path} holds no settings.", ONE_SETTING_A_LINE, "settings-file-empty", path=path)
     # An empty file is the defaults. YAML has keys that are no texts, as in `5: 6`: they are unknown settings.
-    values = {str(key): value for key, value in (values or {}).items()}
+    values = {str(key)[:LONGEST_KEY]: value for key, value in (values or {}).items()}
     for field in MAY_BE_FOLDERS:
         # Meant from the file's own folder, so that a workspace moves with its runs.
         if str(values.get(field, "")).startswith(("./", "../")):

@@ -79,7 +79,7 @@ def broken_rules(config: TrainingConfig, unusable: Collection[str] = ()) -> list
         broken["quantize_vision", "quantization"] = UserError(
             "nothing is quantized.", "Leave it out, or use --quantization 4bit.", "quantized-nothing"
         )
-    if config.name is not None and (problem := run_name.problem_with(config.name)):
+    if config.name is not None and (problem := run_name.problem_with(config.name, new=True)):
         broken["name",] = UserError(
             "{name} {problem}.",
             "Try --name {proposed}.",
@@ -158,7 +158,9 @@ def broken_rules(config: TrainingConfig, unusable: Collection[str] = ()) -> list
 
 def short_repr(value: Any) -> str:
     """Returns a value as a message quotes it: what a form or a file gives may be very long."""
-    text = repr(value) if isinstance(value, str) else str(value)
+    # Python writes no whole number of more than some thousand digits.
+    huge = isinstance(value, int) and value.bit_length() > 4096
+    text = repr(value) if isinstance(value, str) else hex(value) if huge else str(value)
     if len(text) <= 60:
         return text
     return Phrase("{start}… ({count:,} characters)", "long-value", start=text[:40], count=len(text))

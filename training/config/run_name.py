@@ -14,6 +14,8 @@ MAX_BYTES = 200
 # Windows opens a device under these names, whatever suffix they have.
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 _FORBIDDEN = set('/\\:*?"<>|')
+# Printed commands quote names; these would do something where somebody leaves the quotes out.
+_OF_SHELLS = set("$`;&!")
 
 
 def normalise(name: str) -> str:
@@ -27,8 +29,11 @@ def fold(name: str) -> str:
     return unicodedata.normalize("NFC", normalise(name).casefold())
 
 
-def problem_with(name: str) -> Phrase | None:
-    """Returns why this can't be a run's name, as the end of a sentence; None if it can."""
+def problem_with(name: str, *, new: bool = False) -> Phrase | None:
+    """Returns why this can't be a run's name, as the end of a sentence; None if it can.
+
+    `new`: a name that is given now. Runs of older versions keep theirs.
+    """
     name = normalise(name)
     if not name:
         return Phrase("is empty", "name-empty")
@@ -41,6 +46,8 @@ def problem_with(name: str) -> Phrase | None:
         )
     if any(character in _FORBIDDEN for character in name):
         return Phrase('has one of / \\ : * ? " < > | in it', "name-separator")
+    if new and any(character in _OF_SHELLS for character in name):
+        return Phrase("has one of $ ` ; & ! in it", "name-of-shells")
     # Control, format (as U+202E, which turns text around), lone surrogates, and separators of lines.
     if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in name):
         return Phrase("has an invisible or control character in it", "name-invisible")
@@ -55,7 +62,7 @@ def problem_with(name: str) -> Phrase | None:
 def slug(text: str) -> str:
     """Returns a name close to the text that `problem_with` accepts."""
     kept = re.sub(r"[^\w.]+", "-", normalise(text))[:40].strip("-._ ")
-    return kept if problem_with(kept) is None else f"run-{kept}".strip("-")
+    return kept if problem_with(kept, new=True) is None else f"run-{kept}".strip("-")
 
 
 def new_name(dataset: str, workspace: Path) -> str:

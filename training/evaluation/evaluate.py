@@ -126,7 +126,7 @@ def _generate(
 class Evaluator:
     """Evaluates a run's model on the same examples at each evaluation, and appends what it finds to the log.
 
-    `phase(name, done, total, may_stop=)` reports progress. `enabled` is False on the ranks that leave
+    `phase(name, done, total, trained=)` reports progress. `enabled` is False on the ranks that leave
     evaluation to the first. Results are kept by step: the blindfold test reads the answers again.
     """
 
@@ -192,8 +192,7 @@ class Evaluator:
     def _evaluation(self, step: int, batch_size: int) -> Evaluation:
         if step not in self.evaluations:
             task = (self.model, self.collator, self.examples, self.config.max_new_tokens)
-            # From step 1 on a stop is acted upon between steps, where a run can be resumed from.
-            progress = partial(self.phase, "evaluating", may_stop=step == 0)
+            progress = partial(self.phase, "evaluating", trained=step > 0)
             self.evaluations[step] = with_less(
                 2 * batch_size,  # no activation is kept for a backward pass
                 lambda size: evaluate(*task, progress, batch_size=size),
@@ -204,7 +203,7 @@ class Evaluator:
         if step not in self.blindfolds:
             own, config = self._evaluation(step, batch_size).predictions, self.config
             task = (self.model, self.collator, self.examples, own, config.seed, config.max_new_tokens)
-            progress = partial(self.phase, "blindfold", may_stop=step == 0)
+            progress = partial(self.phase, "blindfold", trained=step > 0)
             self.blindfolds[step], _ = with_less(
                 2 * batch_size, lambda size: evaluate_blindfold(*task, progress, batch_size=size)
             )

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from training.config import TrainingConfig
 from training.evaluation.best_checkpoint import BestCheckpoint
+from training.loop.context import StopEvaluating
 from training.runs.events import Event, EventLog
 from vlm.errors import UserError
 
@@ -30,7 +32,8 @@ class RunCallback(TrainerCallback):
     """Follows one run, through all trainers that it takes (`training.loop.oom_retry`).
 
     `evaluate(step, batch_size)` evaluates and returns the event, or None. `stop_requested()` returns whether
-    the run is to end, and `stopped` is whether it did for that. `untracked` are evaluations that the trackers
+    the run is to end, and `stopped` is whether it did for that; `settled()` is called before the first step.
+    `untracked` are evaluations that the trackers
     don't have yet: the base's comes before there is a trainer.
     """
 
@@ -39,6 +42,7 @@ class RunCallback(TrainerCallback):
     evaluate: Callable[[int, int], Event | None]
     stop_requested: Callable[[], bool]
     best: BestCheckpoint | None = None
+    settled: Callable[[], None] = lambda: None
     stopped: bool = False
     untracked: list[Event] = field(default_factory=list)
     durations: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
@@ -46,6 +50,7 @@ class RunCallback(TrainerCallback):
     step_began: float = 0.0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_):
+        self.settled()
         self.log.append("phase", name="training", done=state.global_step, total=state.max_steps)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_):
@@ -53,6 +58,7 @@ class RunCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_):
         self.durations.append(time.monotonic() - self.step_began)
+        self.log.progressed(state.global_step, statistics.median(self.durations))
         step, is_last = state.global_step, state.global_step >= state.max_steps
         due, save_steps = step in self.evaluation_steps(state.max_steps), self.config.save_steps
         if (step % save_steps == 0) if save_steps else due:
@@ -61,7 +67,10 @@ class RunCallback(TrainerCallback):
             self.stopped = control.should_training_stop = control.should_save = True
         # A stop skips the evaluation, which may take minutes; the resumed run makes up for it.
         if due and not self.stopped:
-            self.evaluate_now(step, args.per_device_train_batch_size)
+            try:
+                self.evaluate_now(step, args.per_device_train_batch_size)
+            except StopEvaluating:
+                self.stopped = control.should_training_stop = control.should_save = True
             self.log.append("phase", name="training", done=step, total=state.max_steps)
             if self.best is not None:
                 control.should_save |= self.best.step == step

@@ -1,8 +1,11 @@
 """RunContext: what the phases of a run share; how a run can end, and with which exit code. No torch."""
 
 import logging
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +19,81 @@ logger = logging.getLogger(__name__)
 DONE, UNEXPECTED, BAD_INPUT, STOPPED, DISK_FULL, NOT_FINITE = 0, 1, 2, 3, 4, 5
 
 
-class StopBeforeTraining(Exception):
-    """Stop was requested before this attempt changed the adapter: there is nothing new to save."""
+# How often a stop is looked for while nothing else would see it, and a sign of life is given, in seconds.
+WATCH_S, BEAT_S = 0.5, 30.0
+
+
+class StopBeforeTraining(BaseException):
+    """Stop was requested before this attempt changed the adapter: there is nothing new to save.
+
+    No `Exception`: a library that is being imported or loads may catch those.
+    """
+
+
+class StopEvaluating(Exception):
+    """Stop was requested while an evaluation went on: the resumed run makes it up."""
+
+
+@contextmanager
+def alive(log: EventLog) -> Iterator[None]:
+    """A heartbeat in the log while this is open, for readers whom no lock tells: on another machine."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT_S):
+            with suppress(OSError):  # the run itself will meet what is wrong
+                log.beat()
+
+    heart = threading.Thread(target=beat, daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        over.set()
+        heart.join()
+
+
+@contextmanager
+def stops_at_once(stop_requested: Callable[[], bool]) -> Iterator[Callable[[], None]]:
+    """While this is open a stop is raised in the main thread, wherever it is: imports and loading take long.
+
+    What is yielded ends that, before the first step: from there on a stop finishes its step.
+
+    Raises:
+        StopBeforeTraining: a stop is requested.
+    """
+    over = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield over.set
+        return
+
+    def raise_stop(*_: object) -> None:
+        # Again and again until somebody has caught it: what is being imported may catch everything.
+        if not over.is_set():
+            raise StopBeforeTraining
+
+    def watch() -> None:
+        while not over.wait(WATCH_S):
+            if stop_requested():
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, raise_stop)
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield over.set
+    finally:
+        over.set()
+        watcher.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """One attempt at a run, on one rank. `began` is in seconds of the monotonic clock."""
+    """One attempt at a run, on one rank. `began` is in seconds of the monotonic clock.
+
+    `written` are the settings as its config.yaml has them, `config` those it goes on with.
+    """
 
     config: TrainingConfig
     run: Run
@@ -30,15 +101,19 @@ class RunContext:
     ranks: ProcessGroup
     stop_requested: Callable[[], bool]
     began: float
+    written: TrainingConfig
 
-    def phase(self, name: str, done: int, total: int, *, may_stop: bool = True) -> None:
-        """Appends a phase's progress. Before the first step this is also where a stop is acted upon.
+    def phase(self, name: str, done: int, total: int, *, trained: bool = False) -> None:
+        """Appends a phase's progress; this is also where a stop is acted upon. `trained`: steps are done.
 
         Raises:
-            StopBeforeTraining: stop is requested, and this phase may be stopped.
+            StopBeforeTraining: stop is requested before the first step.
+            StopEvaluating: stop is requested behind it.
         """
-        if may_stop and self.stop_requested():
-            raise StopBeforeTraining
+        # Where the weights are shared all ranks evaluate together, and none may leave the others waiting.
+        together = trained and self.ranks.share_weights
+        if not together and self.stop_requested():
+            raise StopEvaluating if trained else StopBeforeTraining
         self.log.append("phase", name=name, done=done, total=total)
 
     def any_rank_stops(self) -> bool:

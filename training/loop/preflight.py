@@ -1,4 +1,4 @@
-"""Preflight: a dry run of the largest batch before step 1, so that what can't fit fails now.
+"""Preflight: a dry run of the largest batch before step 1, so that what can't fit or work fails now.
 
 One forward and backward pass without an update, then one of usual examples for the time. Gradients, buffers
 and random numbers are restored: a run with a preflight is the run without it, bit for bit.
@@ -16,11 +16,17 @@ import psutil
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from training.batching.collator import Collator
+from training.batching.equivalence import trial
+from training.config import TrainingConfig
 from training.loop.callbacks import RunCallback
 from training.loop.context import StopBeforeTraining
 from training.loop.trainer import AdapterTrainer
 from training.runs.events import EventLog
+from vlm import adapters
+from vlm.errors import UserError
 from vlm.example import Example
+from vlm.methods import METHODS
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +94,33 @@ class Preflight(TrainerCallback):
     def _end_if_stopped(self) -> None:
         if self.callback.stop_requested():
             raise StopBeforeTraining
+
+
+def require_working_method(
+    config: TrainingConfig, model: adapters.PeftModel, collator: Collator, examples: Sequence[Example]
+) -> None:
+    """Computes one loss and generates one token, since some models can't run with some of PEFT's methods.
+
+    Raises:
+        UserError: in place of what PEFT or the model would raise in the middle of the run.
+    """
+    if config.method == "lora" or config.from_adapter is not None:
+        return
+    with trial(model) as refusals, torch.no_grad():
+        model(**collator(examples).to(model.device))
+        inputs = collator.inputs(examples).to(model.device)
+        model.generate(**inputs, max_new_tokens=1, do_sample=False)
+    for error in refusals:
+        logger.info("what it raised", exc_info=error)
+        raise UserError(
+            "{method} does not work with {model}: {reason}",
+            "Use --method lora.",
+            "method-fails",
+            change={"method": "lora"},
+            method=METHODS[config.method].label,
+            model=type(model.get_base_model()).__name__,
+            reason=next(iter(str(error).splitlines()), type(error).__name__),
+        ) from error
 
 
 def tokens_of(example: Example, lengths: Mapping[str, Sequence[int]]) -> int:

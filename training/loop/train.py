@@ -8,7 +8,7 @@ import importlib.metadata
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,6 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from training.batching.collator import Collator
-from training.batching.equivalence import trial
 from training.batching.setup import build_collator
 from training.config import TrainingConfig
 from training.data.validate.image_index import ImageIndex
@@ -28,22 +27,23 @@ from training.distributed import ALONE, ProcessGroup
 from training.evaluation.best_checkpoint import BestCheckpoint
 from training.evaluation.evaluate import Evaluator
 from training.loop.callbacks import RunCallback
-from training.loop.context import RunContext, StopBeforeTraining
+from training.loop.context import RunContext, StopBeforeTraining, StopEvaluating
 from training.loop.hardest_examples import HardestExamples
 from training.loop.oom_retry import first_micro_batch, free_and_halve, what_helps
-from training.loop.preflight import Preflight
+from training.loop.preflight import Preflight, require_working_method
 from training.loop.prepare_data import PreparedData, prepare_data
+from training.loop.resuming import require_same_data, train_on, with_settings_to_resume
 from training.loop.trackers import require_tracker, tracker_environment
-from training.loop.trainer import AdapterTrainer, training_arguments
+from training.loop.trainer import SMALL_FILES, AdapterTrainer, training_arguments
 from training.memory.estimate import give_blocks_back
 from training.model_card import write_card
 from training.runs import Run, checkpoints
 from training.runs.checkpoints import Checkpoint
+from training.runs.drift import require_same_adapter
 from training.runs.events import EventLog, error_fields
 from vlm import adapters
 from vlm.errors import UserError
-from vlm.example import Example
-from vlm.filesystem import replace_folder
+from vlm.filesystem import replace_folder, room_for
 from vlm.methods import METHODS
 from vlm.models import hub
 from vlm.models.loading import LoadedModel, load_base
@@ -85,40 +85,40 @@ def train(
     stop_requested: Callable[[], bool],
     ranks: ProcessGroup = ALONE,
     *,
+    settled: Callable[[], None] = lambda: None,
     trainer_type: type[AdapterTrainer] = AdapterTrainer,
 ) -> bool:
     """Trains the run's adapter: returns True if it is finished, False if it was stopped.
 
-    `trainer_type` lets a benchmark measure within the loop.
+    `settled` is called before the first step: from there on a stop finishes its step. `trainer_type` lets a
+    benchmark measure within the loop.
 
     Raises:
         UserError: settings, dataset, model or machine don't allow the run, or memory ran out.
     """
-    context = RunContext(config, run, log, ranks, stop_requested, time.monotonic())
+    context = RunContext(config, run, log, ranks, stop_requested, time.monotonic(), config)
     require_tracker(config.report_to)
     transformers_logging.disable_progress_bar()
     try:
         with tracker_environment(run):
-            data = ranks.from_first(lambda: prepare_data(config, run, log, context.phase, token_counter))
             checkpoint = ranks.from_first(lambda: checkpoints.newest(run.checkpoints_path))
             if checkpoint is not None:
-                checkpoints.require_same_dataset(checkpoint, data.dataset.fingerprint)
-                checkpoints.require_same_ranks(checkpoint, ranks.world)
-
+                context = with_settings_to_resume(context, checkpoint)
+                config = context.config
+            data = ranks.from_first(lambda: prepare_data(config, run, log, context.phase, token_counter))
+            if checkpoint is not None:
+                ranks.from_first(lambda: require_same_data(run, checkpoint, data.dataset.fingerprint))
             context.phase("loading", 0, 1)
             adapted = load_model(context)
             loaded, model, prompt = adapted.loaded, adapted.model, adapted.prompt
+            if checkpoint is not None:
+                require_same_adapter(checkpoint, adapters.config_changes(model, checkpoint.path))
             examples = [*data.train, *data.evaluated]
             encoding = partial(context.phase, "encoding images")
             digest_of = ImageIndex(config.workspace, data.dataset.root).digest_of
             collator = build_collator(config, loaded, model, prompt, examples, encoding, ranks, digest_of)
             require_working_method(config, model, collator, data.train[:1])
-
-            evaluated = run.events({"evaluated"})
-            best = BestCheckpoint.from_events(config, evaluated, checkpoint.step if checkpoint else 0)
-            parts = (model, collator, data.evaluated, data.dataset, best, context.phase)
-            evaluator = Evaluator(config, log, *parts, ranks.first or ranks.share_weights)
-            callback = RunCallback(config, log, evaluator.evaluate, context.any_rank_stops, best)
+            evaluator, callback = followers(context, data, model, collator, checkpoint, settled)
             if checkpoint is None:
                 # PiSSA and OLoRA split the base in two: only with the adapter as it begins is it the base.
                 changed = adapted.initial_folder is not None
@@ -127,6 +127,7 @@ def train(
             trainer = fit(context, data, adapted, collator, callback, checkpoint, trainer_type)
             return finish(context, adapted, trainer, callback, evaluator)
     except StopBeforeTraining:
+        settled()
         checkpoint = checkpoints.newest(run.checkpoints_path)
         context.end("stopped", 0 if checkpoint is None else checkpoint.step)
         return False
@@ -137,6 +138,24 @@ def train(
         raise UserError(
             "Memory ran out: {reason}", "{remedy}", "memory-ran-out", reason=error, **what_helps(config)
         ) from error
+
+
+def followers(
+    context: RunContext,
+    data: PreparedData,
+    model: adapters.PeftModel,
+    collator: Collator,
+    checkpoint: Checkpoint | None,
+    settled: Callable[[], None],
+) -> tuple[Evaluator, RunCallback]:
+    """Returns what evaluates the model, and what follows its steps."""
+    config, ranks = context.config, context.ranks
+    evaluated, done = context.run.events({"evaluated"}), checkpoint.step if checkpoint else 0
+    best = BestCheckpoint.from_events(config, evaluated, done)
+    parts = (model, collator, data.evaluated, data.dataset, best, context.phase)
+    evaluator = Evaluator(config, context.log, *parts, ranks.first or ranks.share_weights)
+    of_run = (evaluator.evaluate, context.any_rank_stops, best)
+    return evaluator, RunCallback(config, context.log, *of_run, settled=settled)
 
 
 def load_model(context: RunContext) -> AdaptedModel:
@@ -184,33 +203,6 @@ def load_model(context: RunContext) -> AdaptedModel:
     return AdaptedModel(loaded, model, prompt, counts, fingerprint, folder)
 
 
-def require_working_method(
-    config: TrainingConfig, model: adapters.PeftModel, collator: Collator, examples: Sequence[Example]
-) -> None:
-    """Computes one loss and generates one token, since some models can't run with some of PEFT's methods.
-
-    Raises:
-        UserError: in place of what PEFT or the model would raise in the middle of the run.
-    """
-    if config.method == "lora" or config.from_adapter is not None:
-        return
-    with trial(model) as refusals, torch.no_grad():
-        model(**collator(examples).to(model.device))
-        inputs = collator.inputs(examples).to(model.device)
-        model.generate(**inputs, max_new_tokens=1, do_sample=False)
-    for error in refusals:
-        logger.info("what it raised", exc_info=error)
-        raise UserError(
-            "{method} does not work with {model}: {reason}",
-            "Use --method lora.",
-            "method-fails",
-            change={"method": "lora"},
-            method=METHODS[config.method].label,
-            model=type(model.get_base_model()).__name__,
-            reason=next(iter(str(error).splitlines()), type(error).__name__),
-        ) from error
-
-
 def fit(
     context: RunContext,
     data: PreparedData,
@@ -236,6 +228,7 @@ def fit(
         trainer = trainer_type(
             *(adapted.model, now, arguments, collator, data.train, callback),
             dataset_fingerprint=data.dataset.fingerprint,
+            written=context.written,
             on_sealed=callback.report_checkpoint,
             lengths=data.lengths,
             best=callback.best,
@@ -248,10 +241,7 @@ def fit(
         # Trainer's constructor seeds all ranks alike: each must drop other activations out.
         set_seed((config.seed + ranks.rank) % 2**32)
         try:
-            if checkpoint is None:
-                trainer.train()
-            elif not catch_up(context, trainer, callback, checkpoint):
-                trainer.train(resume_from_checkpoint=str(checkpoint.path))
+            train_on(context, trainer, callback, checkpoint)
             return trainer
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -271,24 +261,6 @@ def fit(
         )
         logger.warning("%s %s", warning.problem, warning.remedy)
         log.append("warning", **error_fields(warning))
-
-
-def catch_up(
-    context: RunContext, trainer: AdapterTrainer, callback: RunCallback, checkpoint: Checkpoint
-) -> bool:
-    """Makes up for an evaluation that a stop left out. Returns whether the run had come to its early end."""
-    state, ranks = trainer.restore_state(checkpoint.path), context.ranks
-    evaluated = ranks.from_first(lambda: {event["step"] for event in context.run.events({"evaluated"})})
-    if checkpoint.step in callback.evaluation_steps(state.max_steps) and checkpoint.step not in evaluated:
-        trainer.load_weights(checkpoint.path)
-        callback.evaluate_now(checkpoint.step, trainer.args.per_device_train_batch_size)
-        trainer.track_evaluations()
-    over = ranks.from_first(lambda: callback.best is not None and callback.best.patience_is_over)
-    if over and checkpoint.step < state.max_steps:
-        # Without `train` nothing else would load them, and the last step's adapter may be the one to keep.
-        trainer.load_weights(checkpoint.path)
-        return True
-    return False
 
 
 def finish(
@@ -321,7 +293,8 @@ def finish(
     best_step = restore_best(run, log, trainer, callback) if evaluator.enabled else None
     kept = step if best_step is None else best_step
     if not callback.stopped:
-        evaluator.report_blindfold(kept, trainer.args.per_device_train_batch_size)
+        with suppress(StopEvaluating):  # who stops now has waited for the steps, which are done
+            evaluator.report_blindfold(kept, trainer.args.per_device_train_batch_size)
     weights = trainer.gathered_weights()
     if not first:
         return not callback.stopped
@@ -329,22 +302,46 @@ def finish(
     # The first step of a warm-up has a rate of zero.
     if callback.stopped and not adapters.has_learned(adapted.model, weights, begun_as=begun_as):
         raise StopBeforeTraining
-    log.append("phase", name="saving", done=0, total=1)
-    # Written beside its place, verified, and only then renamed: an adapter that is there is a good one.
-    model, initial, draft = adapted.model, adapted.initial_folder, run.adapter_path.with_name("adapter.draft")
-    adapters.save(model, draft, weights, start=initial)
-    adapters.verify_saved(model, draft, weights, begun_as=begun_as, converted=initial is not None)
-    commit = hub.commit(config.model, config.revision)
-    card, facts = draft / "README.md", run.events(ON_CARD)
-    write_card(card, config, adapted.counts, facts, kept, best_step, base_commit=commit)
-    replace_folder(draft, run.adapter_path)
-    if initial is not None:
-        shutil.rmtree(initial)
+    put_in_place(context, adapted, weights, kept, best_step)
     extra = {} if best_step is None else {"best_step": best_step, "best_metric": config.best_metric}
     extra |= {"ended_early": True} if ended_early else {}
     extra |= {} if callback.stopped else {"adapter": run.adapter_path.name}
     context.end("stopped" if callback.stopped else "finished", step, **extra)
     return not callback.stopped
+
+
+def put_in_place(
+    context: RunContext,
+    adapted: AdaptedModel,
+    weights: dict[str, torch.Tensor] | None,
+    kept: int,
+    best_step: int | None,
+) -> None:
+    """Writes the adapter of step `kept` with its card, proves it, and only then gives it its place.
+
+    `weights` stand in for the model's where these are spread over several devices.
+
+    Raises:
+        UserError: there is no room for it, or what is on the disk is not what was trained.
+    """
+    config, run, model, initial = context.config, context.run, adapted.model, adapted.initial_folder
+    context.log.append("phase", name="saving", done=0, total=1)
+    # Written beside its place, verified, and only then renamed: an adapter that is there is a good one.
+    draft = run.adapter_path.with_name("adapter.draft")
+    size = 2 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad) + SMALL_FILES
+    with room_for(draft, size):
+        adapters.save(model, draft, weights, start=initial)
+        begun_as, converted = adapted.initial_fingerprint, initial is not None
+        adapters.verify_saved(model, draft, weights, begun_as=begun_as, converted=converted)
+        commit = hub.commit(config.model, config.revision)
+        card, facts = draft / "README.md", run.events(ON_CARD)
+        write_card(card, config, adapted.counts, facts, kept, best_step, base_commit=commit)
+    if initial is None and weights is None:
+        # Of a method that changes the base, and of weights on several devices, the tensors were compared.
+        adapters.verify_reloaded(adapted.loaded, model, draft, adapted.prompt)
+    replace_folder(draft, run.adapter_path)
+    if initial is not None:
+        shutil.rmtree(initial)
 
 
 def restore_best(run: Run, log: EventLog, trainer: AdapterTrainer, callback: RunCallback) -> int | None:

@@ -28,7 +28,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from training.batching.collator import BATCH_INFO, IMAGE_ORDER, Collator, trimmed, with_features
 from training.batching.equivalence import can_trim_logits
 from training.batching.samplers import ImageGroups, LengthBuckets, PaddedExamples, PaddedSampler
-from training.config import TrainingConfig
+from training.config import WHERE_IT_WENT, TrainingConfig
 from training.config.rules import check_speed
 from training.data.validate.token_lengths import SequenceLengths
 from training.evaluation.best_checkpoint import BestCheckpoint
@@ -40,16 +40,20 @@ from training.runs.events import Event
 from vlm import adapters
 from vlm.errors import UserError
 from vlm.example import Example
+from vlm.filesystem import room_for
 from vlm.models.loading import LoadedModel
 
+# State, random numbers, the schedule, the adapter's configuration: bytes.
+SMALL_FILES = 100_000
 NO_GPU = "Paged AdamW moves its numbers between a GPU and the memory, and there is no GPU here."
 
 
 class AdapterTrainer(Trainer):
     """Trains what requires a gradient, and seals each checkpoint: then `on_sealed(step, folder)` is called.
 
-    `lengths` are each example's tokens by its id. `preflight(trainer)` makes the callback that comes before
-    all others. Evaluations in `untracked` go to the trackers as they appear there.
+    `written` are the settings as config.yaml has them, where `config` has fewer examples at once. `lengths`
+    are each example's tokens by its id. `preflight(trainer)` makes the callback that comes before all others.
+    Evaluations in `untracked` go to the trackers as they appear there.
 
     `example_ids` are the examples that go through the model, or were the last to; `hooks.updating` is whether
     the optimizer is at work, and memory that runs out therefore no batch's fault.
@@ -65,6 +69,7 @@ class AdapterTrainer(Trainer):
         callback: TrainerCallback,
         *,
         dataset_fingerprint: str,
+        written: TrainingConfig | None = None,
         on_sealed: Callable[[int, Path], None],
         lengths: SequenceLengths | None = None,
         best: BestCheckpoint | None = None,
@@ -72,7 +77,7 @@ class AdapterTrainer(Trainer):
         preflight: Callable[["AdapterTrainer"], TrainerCallback] | None = None,
         untracked: list[Event] | None = None,
     ) -> None:
-        self.config = config
+        self.config, self.written = config, written or config
         self.examples = examples
         self.collator = collator
         self.lengths = lengths or {}
@@ -208,21 +213,40 @@ class AdapterTrainer(Trainer):
             adapters.save(self.model, Path(output_dir or self.args.output_dir), state_dict)
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        with room_for(folder, self.checkpoint_bytes()):
+            self._write_checkpoint(model, trial, folder)
+        if not self.args.should_save:
+            return
+        # Sealed before older ones are deleted: at every moment there is one to resume from.
+        rotate(folder.parent, self.config.checkpoints_kept, self.best and self.best.step)
+        # Rows of text that were encoded since the last checkpoint are for the run that resumes from this one.
+        self.collator.flush()
+        self.on_sealed(self.state.global_step, folder)
+
+    def checkpoint_bytes(self) -> int:
+        """Returns about how many bytes a checkpoint takes: what trains, and two numbers for each of it."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        weights = sum(p.numel() * p.element_size() for p in trained)
+        of_optimizer = 2 if "8bit" in self.args.optim else 8
+        return weights + of_optimizer * sum(p.numel() for p in trained) + SMALL_FILES
+
+    def _write_checkpoint(self, model: nn.Module, trial: object, folder: Path) -> None:
         # Trainer sets this once, and a resumed run reads from it how far the micro-batch was halved.
         self.state.train_batch_size = self.args.train_batch_size
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # each rank writes its own random state
         if not self.args.should_save:
             return
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         if self.uses_adalora:
             adalora.save_state(self.model, folder)
-        # Sealed before older ones are deleted: at every moment there is one to resume from.
-        seal(folder, self.state.global_step, self.dataset_fingerprint)
-        rotate(folder.parent, self.config.checkpoints_kept, self.best and self.best.step)
-        # Rows of text that were encoded since the last checkpoint are for the run that resumes from this one.
-        self.collator.flush()
-        self.on_sealed(self.state.global_step, folder)
+        settings = self.written.model_dump(mode="json", exclude=WHERE_IT_WENT)
+        seal(
+            *(folder, self.state.global_step, self.dataset_fingerprint),
+            settings=settings,
+            processes=self.args.world_size,
+            examples=self.get_total_train_batch_size(self.args),
+        )
 
     def checkpoint_now(self) -> Checkpoint | None:
         """Returns a checkpoint of the last step that was done: the newest, or one written now."""
@@ -237,6 +261,10 @@ class AdapterTrainer(Trainer):
         """Reads step and log of a checkpoint, without its weights: `train` does it again for itself."""
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         return self.state
+
+    def planned_steps(self) -> int:
+        """Returns how many steps the whole run has, before `train` says so in its state."""
+        return self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
 
     def load_weights(self, checkpoint: Path) -> None:
         """Puts the adapter of this checkpoint in place, without its optimizer."""

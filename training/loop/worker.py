@@ -4,7 +4,6 @@ The lock is taken before anything heavy is imported. The training itself is `tra
 happens there, this ends with an exit code and, on the first rank, with a final event.
 """
 
-import errno
 import logging
 import os
 import signal
@@ -25,12 +24,18 @@ from training.loop.context import (
     NOT_FINITE,
     STOPPED,
     UNEXPECTED,
+    StopBeforeTraining,
+    alive,
+    stops_at_once,
 )
 from training.runs import Run
 from training.runs.events import EventLog, error_fields
+from vlm import filesystem
 from vlm.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+EXIT_CODES = {"not-finite": NOT_FINITE, "disk-full": DISK_FULL, "disk-full-now": DISK_FULL}
 
 # How long the first rank waits for the reason of another that it misses: both fail at about the same time.
 RANK_GRACE_S = 3.0
@@ -45,24 +50,35 @@ def main(run: Run, *, alone: bool = False) -> int:
         UserError: another process has the run.
     """
     with runs.hold_lock(run), log_to(run.output_log), stop_on_signal() as stop:
-        log, began = EventLog(run.events_path), time.monotonic()
+        log, began = EventLog(run.events_path, reserve=True), time.monotonic()
 
         def fail(failure: Failure) -> int:
-            log.append("failed", **error_fields(failure.error), elapsed_s=time.monotonic() - began)
+            with suppress(OSError):  # where not even the reserve has room, the exit code says it
+                log.append("failed", **error_fields(failure.error), elapsed_s=time.monotonic() - began)
             return failure.code
 
         def give_up(failure: Failure) -> None:
             # A thread's verdict while this one waits in a collective call, which nothing can interrupt.
             os._exit(fail(failure))
 
+        def stop_requested() -> bool:
+            return stop.is_set() or runs.stop_requested(run)
+
+        def stopped() -> int:
+            log.append("stopped", step=run.status().step, elapsed_s=time.monotonic() - began)
+            return STOPPED
+
         try:
             config = run.config()
-            with distributed.gathered(config, run.path, give_up) as ranks:
+            with alive(log), distributed.gathered(config, run.path, give_up) as ranks:
                 ranks.watch(give_up)
+                # Several ranks agree on a stop between two steps: none may leave the others waiting.
+                at_once = stops_at_once(stop_requested) if ranks.world == 1 else nullcontext(_nothing)
                 try:
-                    return _train(
-                        config, run, log, lambda: stop.is_set() or runs.stop_requested(run), ranks, alone
-                    )
+                    with at_once as settled:
+                        return _train(config, run, log, stop_requested, ranks, alone, settled)
+                except StopBeforeTraining:  # what comes here is of the imports: `train` has its own
+                    return stopped()
                 except RuntimeError:
                     # Where another rank ended, torch says no more than that the connection is gone.
                     if (lost := ranks.failure(RANK_GRACE_S)) is None:
@@ -70,7 +86,10 @@ def main(run: Run, *, alone: bool = False) -> int:
                     logger.error("%s %s", lost.error.problem, lost.error.remedy)
                     return fail(lost)
         except Exception as error:
-            return fail(_failure_of(error, run))
+            # A library that was stopped while it was imported may have made an error of its own of that.
+            return stopped() if stop_requested() and not log.has_steps else fail(_failure_of(error, run))
+        finally:
+            log.close()
 
 
 def run_rank() -> int:
@@ -80,7 +99,7 @@ def run_rank() -> int:
         run = Run(folder)
         with log_to(run.output_log, f"rank {ranks.rank}: ", logging.WARNING):
             try:
-                _train(run.config(), run, NoLog(), stop.is_set, ranks, alone=True)
+                _train(run.config(), run, NoLog(), stop.is_set, ranks, alone=True, settled=_nothing)
                 ranks.leave()
             except Exception as error:
                 if not ranks.is_over():
@@ -97,6 +116,7 @@ def _train(
     stop_requested: Callable[[], bool],
     ranks: distributed.ProcessGroup,
     alone: bool,
+    settled: Callable[[], None],
 ) -> int:
     with import_speed.left_out(import_speed.unneeded(config) if alone else ()):
         hidden = import_speed.left_out(import_speed.BY_TRAINER if alone else ())
@@ -104,7 +124,11 @@ def _train(
             from training.loop.train import train
 
         distributed.require_devices(config)
-        return DONE if train(config, run, log, stop_requested, ranks) else STOPPED
+        return DONE if train(config, run, log, stop_requested, ranks, settled=settled) else STOPPED
+
+
+def _nothing() -> None:
+    """Ends nothing."""
 
 
 class NoLog:
@@ -113,21 +137,18 @@ class NoLog:
     def append(self, kind: str, **fields: object) -> None:
         pass
 
+    def progressed(self, step: int, step_s: float) -> None:
+        pass
+
 
 def _failure_of(error: Exception, run: Run) -> Failure:
     """Returns an error in words, with its exit code."""
     if isinstance(error, UserError):
         logger.error("%s %s", error.problem, error.remedy)
-        return Failure(error, NOT_FINITE if error.code == "not-finite" else BAD_INPUT)
+        return Failure(error, EXIT_CODES.get(error.code, BAD_INPUT))
     logger.error("the run ended", exc_info=error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        full = UserError(
-            "There is no room left to write {path}.",
-            "Free some space, then resume.",
-            "disk-full",
-            path=error.filename or run.path,
-        )
-        return Failure(full, DISK_FULL)
+    if filesystem.is_full(error):
+        return Failure(filesystem.no_room(Path(getattr(error, "filename", None) or run.path)), DISK_FULL)
     unexpected = UserError(
         "Unexpected {kind}: {text}",
         "The traceback is in {log}, in the run's folder.",

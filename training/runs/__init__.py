@@ -2,6 +2,7 @@
 
 from training.runs.adapters import find_adapter, list_adapters, require_adapter, run_of
 from training.runs.folder import Run, find, list_runs
+from training.runs.queueing import move, turn, waiting
 from training.runs.run import (
     delete,
     hold_lock,

@@ -82,7 +82,7 @@ def require_adapter(workspace: Path, named: str) -> AdapterPlace:
     if any(run.name == named for run in list_runs(workspace)):
         raise UserError(
             "{name} has no adapter yet.",
-            "Go on with it: {command} resume {name}",
+            "Go on with it: {command} resume {name:sh}",
             "run-without-adapter",
             name=named,
             command=command(),

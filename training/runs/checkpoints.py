@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vlm.errors import UserError
 from vlm.filesystem import free_name, sha256_of, sync, write_atomic
@@ -20,20 +21,36 @@ HASHED_UP_TO = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint that is complete, and what it was trained on."""
+    """A checkpoint that is complete, what it was trained on, by how many processes, and with which settings.
+
+    `settings` are those of its config.yaml, `examples` is how many a step had; None where an older version
+    wrote it.
+    """
 
     path: Path
     step: int
     dataset: str
+    processes: int = 1
+    settings: Mapping[str, Any] | None = None
+    examples: int | None = None
 
 
-def seal(folder: Path, step: int, dataset: str) -> None:
-    """Makes a checkpoint durable and names its files. `dataset` fingerprints what it was trained on."""
+def seal(
+    folder: Path,
+    step: int,
+    dataset: str,
+    settings: Mapping[str, Any] | None = None,
+    processes: int = 1,
+    examples: int | None = None,
+) -> None:
+    """Makes a checkpoint durable and names its files; the other arguments are as in `Checkpoint`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     for path in files:
         sync(path)
     entries = {str(path.relative_to(folder)): _entry(path) for path in files}
-    content = json.dumps({"step": step, "dataset": dataset, "files": entries}, indent=1)
+    known = {"step": step, "dataset": dataset, "processes": processes, "settings": settings}
+    known["examples"] = examples
+    content = json.dumps(known | {"files": entries}, indent=1)
     # Last of all: once the manifest is there, so is every file that it names, even after a power cut.
     write_atomic(folder / MANIFEST, content, durable=True)
     sync(folder.parent)
@@ -44,7 +61,10 @@ def newest(checkpoints: Path) -> Checkpoint | None:
     for step, folder in sorted(_by_step(checkpoints), reverse=True):
         manifest = _verified(folder)
         if manifest is not None:
-            return Checkpoint(folder, step, manifest["dataset"])
+            # Older ones do not say how many processes there were: each of several has its own random state.
+            processes = manifest.get("processes") or len([*folder.glob("rng_state_*.pth")]) or 1
+            of_settings = (processes, manifest.get("settings"), manifest.get("examples"))
+            return Checkpoint(folder, step, manifest["dataset"], *of_settings)
         # The older one is gone on from, and this one stays to be looked at.
         folder.rename(checkpoints / free_name(checkpoints, f"{folder.name}.torn"))
     return None
@@ -76,27 +96,6 @@ def require_same_dataset(checkpoint: Checkpoint, dataset: str) -> None:
             "Put the old files back, or start a new run with the same settings.",
             "dataset-changed",
             step=checkpoint.step,
-        )
-
-
-def require_same_ranks(checkpoint: Checkpoint, ranks: int) -> None:
-    """Checks that as many processes resume a checkpoint as wrote it.
-
-    Raises:
-        UserError: they are more or fewer.
-    """
-    # Each process has its own random state, so with others dropout and order would not go on where they were.
-    written = len(list(checkpoint.path.glob("rng_state_*.pth"))) or 1
-    if written != ranks:
-        raise UserError(
-            "Step {step} was trained by {written} {written:process|processes}, and here"
-            " {ranks:is|are} {ranks}.",
-            "Resume it with as many: `torchrun --nproc_per_node {written}`, or `processes: {written}` in "
-            "its config.yaml. Or start a new run.",
-            "other-number-of-processes",
-            step=checkpoint.step,
-            written=written,
-            ranks=ranks,
         )
 
 

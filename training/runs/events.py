@@ -6,52 +6,24 @@ tail is read here too. What the events mean together is in `training.runs.status
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from training.runs import lock
+from training.runs.event_types import SCHEMAS, TYPES
 from vlm.errors import Phrase, UserError, values_from_json, values_to_json
+from vlm.filesystem import is_full
 
 Event = dict[str, Any]
 
-# What each kind of event carries besides `time` (UNIX seconds) and `kind`. These are names on disk: a new
-# field is optional, or the logs of older runs could not be read; `drill` is what the program calls preflight.
-FIELDS: dict[str, frozenset[str]] = {
-    kind: frozenset(fields.split())
-    for kind, fields in {
-        "queued": "",
-        "started": "base_model device precision seed versions towers trainable total",
-        "data": "train held_out images skipped reasons fingerprint",
-        "phase": "name done total",
-        "step": "step total epoch loss learning_rate grad_norm examples_per_s memory_gib eta_s",
-        "drill": "batch_size gradient_accumulation_steps memory_gib grown_gib step_s eta_s",
-        "evaluated": "step loss metrics examples",
-        "sample": "step example_id image question answer prediction",
-        "blindfold": "step verdict metric examples own blind own_interval blind_interval",
-        "hard": "step epoch seen samples",
-        "checkpoint": "step path",
-        "warning": "problem remedy",
-        "finished": "step elapsed_s adapter",
-        "stopped": "step elapsed_s",
-        "failed": "problem remedy elapsed_s",
-    }.items()
-}
-
-# What it may carry too: older logs don't. `padding` is a fraction of 1.
-OPTIONAL: dict[str, frozenset[str]] = {
-    # `reasons` as phrases, as `values_to_json` writes them.
-    "data": frozenset({"issues"}),
-    "step": frozenset({"padding"}),
-    "evaluated": frozenset({"intervals", "groups", "several"}),
-    "sample": frozenset({"references"}),
-    "blindfold": frozenset({"gap_interval", "needed"}),
-    "finished": frozenset({"best_step", "best_metric", "ended_early"}),
-    "stopped": frozenset({"best_step", "best_metric"}),
-    # By these the page finds the sentence in its reader's language (`error_fields`, `error_of`).
-    "warning": frozenset({"code", "values"}),
-    "failed": frozenset({"code", "values", "change"}),
-}
+# What each kind of event carries besides `time` (UNIX seconds) and `kind`, and what it may carry too.
+FIELDS = {kind: fields.__required_keys__ - {"time", "kind"} for kind, fields in TYPES.items()}
+OPTIONAL = {kind: fields.__optional_keys__ for kind, fields in TYPES.items()}
+KIND = re.compile(rb'"kind": ?"(\w+)"')
 
 # The kinds that give a run its outcome.
 FINAL = frozenset({"finished", "stopped", "failed"})
@@ -84,6 +56,8 @@ def skipped_reasons(event: Event) -> list[str]:
         return event["reasons"]
 
 
+# Room on the disk that a run keeps for its last word.
+RESERVE, RESERVE_BYTES = "reserve", 64 * 1024
 BLOCK = 64 * 1024
 # A tail never reads more bytes than this, however long the lines are.
 TAIL_LIMIT = 1024 * 1024
@@ -92,17 +66,47 @@ KNOWN_BY = 256
 
 
 class EventLog:
-    """Appends events to one file. When `append` returns, the kernel has the line: a kill loses none."""
+    """Appends events to one file. When `append` returns, the kernel has the line: a kill loses none.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    With `reserve` some room is kept, so that a full disk leaves space for the last word until `close`.
+    `has_steps` is whether this attempt has come to them. The log knows since when nothing has gone on:
+    `progressed` is told of every step, and an event is progress too.
+    """
+
+    def __init__(self, path: Path, *, reserve: bool = False) -> None:
+        self.path, self._reserve = path, path.with_name(RESERVE)
+        if reserve:
+            with suppress(OSError):  # on a disk that is full already the first event fails
+                self._reserve.write_bytes(bytes(RESERVE_BYTES))
+        self._step, self._step_s, self._progress_at = 0, None, time.monotonic()
+        self.has_steps = False
+
+    def progressed(self, step: int, step_s: float) -> None:
+        """Takes note of a step that is done, and of the median of those before it, in seconds."""
+        self._step, self._step_s, self._progress_at = step, step_s, time.monotonic()
+
+    def close(self) -> None:
+        """Gives back the room that was kept."""
+        self._reserve.unlink(missing_ok=True)
+
+    def beat(self) -> None:
+        """Appends that the worker lives, which is no progress."""
+        now = time.monotonic()
+        known = {"idle_s": now - self._progress_at, "step_s": self._step_s, "at_s": now, "boot": lock.host()}
+        self._write("heartbeat", step=self._step, **known)
 
     def append(self, kind: str, **fields: Any) -> Event:
         """Returns the event as written. NaN and infinity become null, which is all that JSON has for them.
 
         Raises:
+            OSError: it can't be written; that the disk is full names the log.
             ValueError: an unknown kind, or other fields than the kind's: a mistake in the program.
         """
+        self._progress_at = time.monotonic()
+        self.has_steps |= kind == "phase" and fields["name"] == "training"
+        return self._write(kind, **fields)
+
+    def _write(self, kind: str, **fields: Any) -> Event:
         if kind not in FIELDS:
             raise ValueError(f"unknown kind of event: {kind}")
         if set(fields) - OPTIONAL.get(kind, frozenset()) != FIELDS[kind]:
@@ -121,6 +125,12 @@ class EventLog:
                 line = b"\n" + line  # a killed writer left a torn line: it must not swallow this one
             while line:
                 line = line[os.write(descriptor, line) :]
+        except OSError as error:
+            error.filename = str(self.path)
+            if kind not in FINAL or not is_full(error) or not self._reserve.exists():
+                raise
+            self._reserve.unlink()
+            return self._write(kind, **fields)
         finally:
             os.close(descriptor)
         return event
@@ -128,15 +138,18 @@ class EventLog:
 
 def _parse(line: bytes, kinds: Collection[str]) -> Event | None:
     """Returns the event on this line; None where it is torn, of another kind, or not what the schema says."""
+    # The kind stands at the front, so that what is not asked for need not be parsed.
+    found = KIND.search(line)
+    kind = found[1].decode() if found else ""
+    if kind not in kinds or kind not in SCHEMAS:
+        return None
     try:
-        event = json.loads(line)
-    except ValueError:
+        if b"\\ud" in line:  # half of a surrogate pair, maybe, which no text of UTF-8 can hold
+            line = json.dumps(json.loads(line), ensure_ascii=False).encode("utf-8", "replace")
+        event = SCHEMAS[kind].validate_json(line, strict=True)
+    except (ValueError, RecursionError):  # pydantic's error is a ValueError too
         return None
-    if not isinstance(event, dict) or not isinstance(event.get("time"), int | float):
-        return None
-    kind = event.get("kind")
-    known = isinstance(kind, str) and kind in FIELDS and FIELDS[kind] <= event.keys()
-    return event if known and kind in kinds else None
+    return event if event["kind"] == kind else None
 
 
 def read(path: Path, kinds: Collection[str] | None = None) -> list[Event]:

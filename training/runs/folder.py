@@ -8,7 +8,8 @@ from pathlib import Path
 from training.config import TrainingConfig, load, run_name
 from training.program import command
 from training.runs import events
-from training.runs.status import ADAPTER, EVENTS, EXIT_CODE, LOCK, OUTPUT, STOP, Status, status_of
+from training.runs.status import ADAPTER, LOCK, Status, status_of
+from training.runs.supervisor import EVENTS, EXIT_CODE, OUTPUT, STOP
 from vlm.errors import UserError
 
 
@@ -105,7 +106,7 @@ def no_such_run(workspace: Path, name: str) -> UserError:
         )
     return UserError(
         "There is no run named {name!r} in {workspace}.",
-        "See what is there: {command} list --workspace {workspace}",
+        "See what is there: {command} list --workspace {workspace:sh}",
         "no-such-run",
         name=name,
         workspace=workspace,

@@ -8,27 +8,47 @@ microseconds.
 import fcntl
 import json
 import os
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import psutil
 
 from training.program import command
+from training.runs.supervisor import is_locked
 from vlm.errors import UserError
 
 _held: set[int] = set()
+_others: list[Callable[[], list[int]]] = []
 
 
 def _release_after_fork() -> None:
     # A forked child (a data loader's worker) shares the lock, and would hold it on if its parent is killed.
-    for descriptor in _held:
+    for descriptor in [*_held, *(descriptor for others in _others for descriptor in others())]:
         os.close(descriptor)
     _held.clear()
+    _others.clear()
 
 
 os.register_at_fork(after_in_child=_release_after_fork)
+
+
+@contextmanager
+def closed_in_forks(descriptors: Callable[[], list[int]]) -> Iterator[None]:
+    """Closes further locks of this process at the end, and in a forked child at once.
+
+    `descriptors` tells which there are by then.
+    """
+    _others.append(descriptors)
+    try:
+        yield
+    finally:
+        _others.remove(descriptors)
+        for descriptor in descriptors():
+            os.close(descriptor)
 
 
 @contextmanager
@@ -51,7 +71,7 @@ def hold(path: Path, wait_s: float = 5.0) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     raise UserError(
                         "{name} is already running.",
-                        "Stop it first: {command} stop {name}",
+                        "Stop it first: {command} stop {name:sh}",
                         "run-already-running",
                         name=path.parent.name,
                         command=command(),
@@ -60,32 +80,32 @@ def hold(path: Path, wait_s: float = 5.0) -> Iterator[None]:
         me = psutil.Process()
         os.ftruncate(descriptor, 0)
         # With its start: a pid alone may by now be another process's.
-        os.pwrite(descriptor, json.dumps({"pid": me.pid, "create_time": me.create_time()}).encode(), 0)
+        record = {"pid": me.pid, "create_time": me.create_time(), "host": host()}
+        os.pwrite(descriptor, json.dumps(record).encode(), 0)
         yield
     finally:
         _held.discard(descriptor)
         os.close(descriptor)
 
 
-def is_held(path: Path) -> bool:
-    """Returns whether a worker lives."""
+@cache
+def host() -> str:
+    """Returns what tells this machine, since it was started, from others that see the same disk."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return f"{socket.gethostname()} {boot.read_text().strip() if boot.exists() else ''}"
+
+
+def is_elsewhere(path: Path) -> bool:
+    """Returns whether another machine took the lock last: what the kernel says here tells nothing then."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+        return json.loads(path.read_text())["host"] != host()
+    except (OSError, ValueError, KeyError, TypeError):  # none, or an older version's
         return False
-    try:
-        # Shared: two probes at once must not take each other for a holder.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
 
 
 def holder(path: Path) -> psutil.Process | None:
     """Returns the process that holds the lock; None without one, or if its pid is now another process's."""
-    if not is_held(path):
+    if not is_locked(path):
         return None
     try:
         record = json.loads(path.read_text())

@@ -23,15 +23,19 @@ from training import program
 from training.config import TrainingConfig, run_name
 from training.data.synthetic.samples import SAMPLES
 from training.program import PROJECT
-from training.runs import events, lock
+from training.runs import events, lock, queueing, supervisor
 from training.runs.adapters import find_adapter
 from training.runs.folder import Run, no_such_run
-from training.runs.status import EVENTS, Status
+from training.runs.status import Status
+from training.runs.supervisor import EVENTS, SUPERVISOR
+from vlm import filesystem
 from vlm.errors import UserError
 from vlm.filesystem import new_folder, write_atomic
 
 # Seconds that a worker has to finish its step and save, before another stop kills it.
 GRACE_S = 30.0
+# How long a resume waits for the process of the start before to end.
+ENDING_S = 10.0
 # When a run was deleted, in the name of its folder in the trash, and the characters that this adds to it.
 TRASHED_AT = "%Y%m%d-%H%M%S-%f"
 TRASHED_SUFFIX = len("-20260101-000000-000000")
@@ -52,6 +56,7 @@ def prepare(config: TrainingConfig) -> Run:
     try:
         if taken:
             raise FileExistsError(errno.EEXIST, "there is such a run")
+        supervisor.leave(config.workspace, folder.name)  # of a run of this name that is gone
         with new_folder(folder) as draft:  # appears whole, or is refused: one of many starts wins
             config.dump(draft / "config.yaml")
             events.EventLog(draft / EVENTS).append("queued")
@@ -60,11 +65,13 @@ def prepare(config: TrainingConfig) -> Run:
             name = taken or folder.name
             raise UserError(
                 "A run named {name} is already there.",
-                "Choose another --name, or go on with that one: {command} resume {name}",
+                "Choose another --name, or go on with that one: {command} resume {name:sh}",
                 "run-name-taken",
                 name=name,
                 command=program.command(),
             ) from error
+        if filesystem.is_full(error):
+            raise filesystem.no_room(folder) from error
         raise UserError(
             "A run can't be written to {folder}: {reason}.",
             "Choose another folder with --workspace.",
@@ -91,8 +98,10 @@ def _placed(config: TrainingConfig) -> TrainingConfig:
     return config.model_copy(update=placed)
 
 
-def start(config: TrainingConfig, command: Sequence[str] | None = None) -> Run:
-    """Returns a new run, working in the background, or the live one of this very name and settings.
+def start(config: TrainingConfig, command: Sequence[str] | None = None, *, beside: bool = False) -> Run:
+    """Returns a new run, working in the background or queued, or the live one of this very name and settings.
+
+    `beside` starts it at once, whatever else runs on its device.
 
     Raises:
         UserError: as `prepare` does.
@@ -107,19 +116,25 @@ def start(config: TrainingConfig, command: Sequence[str] | None = None) -> Run:
             if run.config_path.is_file() and run.config() == placed and run.status().live:
                 return run
         raise
-    launch(run, command)
+    launch(run, command, beside=beside)
     return run
 
 
-def launch(run: Run, command: Sequence[str] | None = None) -> None:
-    """Starts the worker of a prepared run, detached: it outlives this process, its terminal, their signals.
+def launch(run: Run, command: Sequence[str] | None = None, *, beside: bool = False) -> None:
+    """Starts a prepared run, or queues it, detached: it outlives this process, its terminal, their signals.
 
-    `command` stands in for the worker (it should hold the lock and append events, as the worker does).
+    A supervisor waits for the run's device, unless the run is to go `beside` what is there, and then is the
+    worker's parent. `command` stands in for the worker (it should hold the lock and append events).
     """
     command = command or [sys.executable, "-m", "training", "run", "--folder", str(run.path)]
+    queues = []
+    if not beside:
+        with suppress(UserError):  # of settings that can't be read the worker says so, in the log
+            queues = queueing.folders_of(run, run.config())
     with run.output_log.open("ab") as log:
         process = subprocess.Popen(
-            command,
+            # Isolated and without site-packages: it waits in a few megabytes.
+            [sys.executable, "-I", "-S", supervisor.__file__, *map(str, [run.path, *queues]), "--", *command],
             cwd=PROJECT,
             # A worker that is killed must not take the last lines of its log with it.
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
@@ -128,14 +143,8 @@ def launch(run: Run, command: Sequence[str] | None = None) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    threading.Thread(target=_reap, args=(run, process), daemon=True).start()
-
-
-def _reap(run: Run, process: subprocess.Popen[bytes]) -> None:
-    # Unless its parent waits, a worker that ended stays a zombie; its exit code is known to the parent alone.
-    code = process.wait()
-    with suppress(FileNotFoundError):  # the folder was deleted meanwhile, and with it who would read this
-        write_atomic(run.exit_code_path, str(code))
+    # Unless its parent waits, a process that ended stays a zombie.
+    threading.Thread(target=process.wait, daemon=True).start()
 
 
 def stop(run: Run, grace_s: float = GRACE_S) -> Status:
@@ -183,7 +192,7 @@ def hold_lock(run: Run, wait_s: float = 5.0) -> Iterator[None]:
 
 
 def resume(run: Run, command: Sequence[str] | None = None) -> Run:
-    """Returns the run, working in the background again; as it is if it is live.
+    """Returns the run, working in the background again or queued; as it is if it is live.
 
     Raises:
         UserError: it is finished.
@@ -206,14 +215,23 @@ def reopen(run: Run) -> bool:
         if not status.resumable:
             raise UserError(
                 "{name} is finished.",
-                "Train anew with its settings: {command} run --config {config}",
+                "Train anew with its settings: {command} run --config {config:sh}",
                 "run-finished",
                 name=run.name,
                 command=program.command(),
                 config=run.config_path,
             )
+        # A supervisor ends a moment after its worker: its exit code must not be taken for the next start's.
+        deadline = time.monotonic() + ENDING_S
+        while lock.is_locked(run.path / SUPERVISOR):
+            if time.monotonic() > deadline:
+                raise UserError(
+                    "{name} is still ending.", "Try again in a minute.", "run-still-ending", name=run.name
+                )
+            time.sleep(0.01)
         run.stop_path.unlink(missing_ok=True)
         run.exit_code_path.unlink(missing_ok=True)
+        supervisor.leave(run.workspace, run.name)
         events.EventLog(run.events_path).append("queued")
         return True
 
@@ -241,16 +259,17 @@ def delete(run: Run) -> Path:
     """
     with _exclusive(run):
         # A worker releases its lock a moment after its last event.
-        if run.status().live or lock.is_held(run.lock_path):
+        if run.status().live or lock.is_locked(run.lock_path):
             raise UserError(
                 "{name} is running.",
-                "Stop it first: {command} stop {name}",
+                "Stop it first: {command} stop {name:sh}",
                 "run-is-running",
                 name=run.name,
                 command=program.command(),
             )
         trash = run.workspace / "trash"
         trash.mkdir(exist_ok=True)
+        supervisor.leave(run.workspace, run.name)
         return run.path.rename(trash / f"{run.name}-{datetime.now():{TRASHED_AT}}")
 
 

@@ -8,22 +8,29 @@ from pathlib import Path
 from typing import Any, Literal
 
 from training.program import command
-from training.runs import lock
+from training.runs import lock, supervisor
 from training.runs.events import FINAL, Event, error_of, read, tail
+from training.runs.supervisor import EVENTS, EXIT_CODE, OUTPUT, STOP, SUPERVISOR, Place
 from vlm.errors import Phrase, UserError
 
 # Files of a run folder. `stop` requests the worker to end; `exit_code` is there if its parent saw it end.
-EVENTS, OUTPUT, LOCK, STOP, EXIT_CODE = "events.jsonl", "output.log", "lock", "stop", "exit_code"
-ADAPTER = "adapter"
+LOCK, ADAPTER = "lock", "adapter"
 
-State = Literal["starting", "running", "finished", "stopped", "failed", "interrupted"]
+State = Literal["queued", "starting", "running", "finished", "stopped", "failed", "interrupted"]
 
 # Seconds that a worker has from its start to its lock: within 5 s a reader knows of one that died before.
 STARTING_S = 4.0
 
-GO_ON = "Go on with it: {command} resume {name}"
+GO_ON = "Go on with it: {command} resume {name:sh}"
 # The events that tell of it.
-KINDS = FINAL | {"queued", "started", "phase", "drill", "step", "checkpoint"}
+KINDS = FINAL | {"queued", "started", "phase", "drill", "step", "checkpoint", "heartbeat"}
+
+PROGRESS = frozenset({"step", "phase", "heartbeat"})
+
+# Without a step or another phase for so long, and for so many times the median step, a run is said to hang.
+STALLED_S, STALLED_STEPS = 300.0, 20
+# Three heartbeats of a worker on another machine.
+SILENT_S = 90.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +39,8 @@ class Status:
 
     A run that was stopped has a problem where it was stopped too early to have an adapter.
 
-    `change` has settings that would have helped, each alone, the best first.
+    `change` has settings that would have helped, each alone, the best first. `place` is that in the queue.
+    `stalled_s` is how long a running one has come no further, None while that is nothing to speak of.
     """
 
     state: State
@@ -44,11 +52,13 @@ class Status:
     problem: Phrase | None = None
     remedy: str | None = None
     change: Mapping[str, Any] | None = None
+    place: Place | None = None
+    stalled_s: float | None = None
 
     @property
     def live(self) -> bool:
-        """Whether a process works on the run, or is about to."""
-        return self.state in ("starting", "running")
+        """Whether a process works on the run, or waits to."""
+        return self.state in ("queued", "starting", "running")
 
     @property
     def resumable(self) -> bool:
@@ -60,7 +70,7 @@ def status_of(folder: Path, read_events: Callable[[], list[Event]] | None = None
     """Returns the status by the folder alone, so that every reader sees the same.
 
     `read_events` is for who reads the log on from where it was: it returns the events of `KINDS` so far, of
-    which a `step` or `phase` may be left out where one of the same kind follows it.
+    which one of `PROGRESS` may be left out where another of its kind follows it.
     """
     read_events = read_events or (lambda: read(folder / EVENTS, KINDS))
     status, by_the_worker = _read_status(folder, read_events)
@@ -72,7 +82,7 @@ def status_of(folder: Path, read_events: Callable[[], list[Event]] | None = None
 
 def _read_status(folder: Path, read_events: Callable[[], list[Event]]) -> tuple[Status, bool]:
     """Returns the status, and whether the worker itself gave the outcome."""
-    held = lock.is_held(folder / LOCK)  # before the events: a worker writes its outcome, then lets go
+    held = lock.is_locked(folder / LOCK)  # before the events: a worker writes its outcome, then lets go
     events = read_events()
     starts = [index for index, event in enumerate(events) if event["kind"] == "queued"]
     attempt = events[starts[-1] :] if starts else events  # since it was last started or resumed
@@ -93,29 +103,53 @@ def _read_status(folder: Path, read_events: Callable[[], list[Event]]) -> tuple[
         return replace(
             status, state=outcome["kind"], eta_s=None, elapsed_s=outcome["elapsed_s"], **words
         ), True
+    if not held and attempt and lock.is_elsewhere(folder / LOCK):
+        # The lock of another machine is not seen here: its signs of life are.
+        held = abs(time.time() - attempt[-1]["time"]) < SILENT_S
     if held:
         has_started = any(event["kind"] == "started" for event in attempt)
         elapsed_s = max(0.0, time.time() - attempt[0]["time"]) if attempt else 0.0
-        return replace(status, state="running" if has_started else "starting", elapsed_s=elapsed_s), False
-    status = replace(status, eta_s=None)
-    if len(attempt) > 1:  # the worker wrote something before it died
-        return replace(status, state="interrupted", **_said(_why_interrupted(folder, status.step))), False
+        state = "running" if has_started else "starting"
+        return replace(status, state=state, elapsed_s=elapsed_s, stalled_s=_stalled_s(attempt)), False
+    return _without_worker(folder, replace(status, eta_s=None), has_begun=len(attempt) > 1), False
+
+
+def _without_worker(folder: Path, status: Status, *, has_begun: bool) -> Status:
+    """Returns the status of a run that no process works on: it waits, starts, or died. `has_begun`: in it."""
+    code = _exit_code(folder)
+    supervised = lock.is_locked(folder / SUPERVISOR)
+    if has_begun and supervised and code is None:  # how it ended is about to be known
+        return replace(status, state="running")
+    if has_begun:  # the worker wrote something before it died
+        return replace(status, state="interrupted", **_said(_why_interrupted(folder, status.step)))
+    workspace = folder.parent.parent
+    if place := supervisor.place_of(workspace, folder.name):
+        return replace(status, state="queued", place=place)
+    if not supervised and supervisor.has_waited(workspace, folder.name):
+        waited = UserError(
+            "The run waited for its turn, and what waited was killed, or the machine went off.",
+            GO_ON,
+            "run-left-queue",
+            command=command(),
+            name=folder.name,
+        )
+        return replace(status, state="interrupted", **_said(waited))
     try:
         # abs: a clock that jumped back must not leave a run starting for hours.
         is_young = abs(time.time() - (folder / EVENTS).stat().st_mtime) < STARTING_S
     except FileNotFoundError:
         is_young = False
-    if is_young and _exit_code(folder) is None:
-        return replace(status, state="starting"), False
+    if code is None and (is_young or supervised):
+        return replace(status, state="starting")
     error = UserError(
         "The run failed to start: {reason}",
-        "Read its log: {command} show {name} --log",
+        "Read its log: {command} show {name:sh} --log",
         "run-not-started",
-        reason=killed_by(_exit_code(folder)) or _last_line(folder),
+        reason=killed_by(code) or _last_line(folder),
         command=command(),
         name=folder.name,
     )
-    return replace(status, state="failed", **_said(error)), False
+    return replace(status, state="failed", **_said(error))
 
 
 def _said(error: UserError) -> dict[str, Any]:
@@ -137,10 +171,23 @@ def _progress_of(events: list[Event], attempt: list[Event]) -> Status:
                 step, total, eta_s = event["step"], event["total"], event["eta_s"]
             case "checkpoint":
                 step = saved = event["step"]
-            case "finished" | "stopped":
-                step = event["step"]
+            case "finished" | "stopped":  # one that was cancelled while it waited has done none
+                step = max(event["step"], saved)
     elapsed_s = max(0.0, attempt[-1]["time"] - attempt[0]["time"]) if attempt else 0.0
     return Status("starting", step, total, phase, None if eta_s is None else max(0.0, eta_s), elapsed_s)
+
+
+def _stalled_s(attempt: list[Event]) -> float | None:
+    """Returns how long a live run has come no further, None where that is no longer than some steps."""
+    at = next((at for at in range(len(attempt) - 1, -1, -1) if attempt[at]["kind"] == "heartbeat"), None)
+    if at is None or attempt[at]["boot"] != lock.host():
+        return None
+    beat = attempt[at]
+    # By the clock that can't be set. Heartbeats stop too where a library holds the interpreter.
+    since_s = time.monotonic() - beat["at_s"]
+    progress_s = attempt[-1]["time"] - beat["time"] if at < len(attempt) - 1 else None
+    idle_s = since_s + beat["idle_s"] if progress_s is None else since_s - min(max(progress_s, 0.0), since_s)
+    return idle_s if idle_s > max(STALLED_S, STALLED_STEPS * (beat["step_s"] or 0.0)) else None
 
 
 def _exit_code(folder: Path) -> int | None:

@@ -15,7 +15,7 @@ from typing import Any
 from training import config, runs
 from training.config import TrainingConfig
 from training.runs import Run, Status
-from training.runs.events import error_of, tail
+from training.runs.events import FINAL, error_of, tail
 from ui.html import render
 from ui.i18n import Language, percent, setting_to
 from ui.run import view
@@ -74,7 +74,9 @@ class RunBoard:
             again_s = self._again_s(str(asked.get("viewer")))
             self._refresh()
             opened = asked.get("opened")
-            live = next(((run, status) for run, status in self._runs if status.live), None)
+            lives = [(run, status) for run, status in self._runs if status.live]
+            # One that trains before one that waits for it.
+            live = min(lives, key=lambda pair: pair[1].state == "queued", default=None)
             chosen = next((pair for pair in self._runs if pair[0].name == opened), None)
             run, status = chosen or live or next(iter(self._runs), (None, None))
             parts = self._strip(language, live)
@@ -115,7 +117,7 @@ class RunBoard:
         if status is None or known != stamp:
             status = status_of_run(run)
             self._ended.pop(run, None)
-            if not status.live:
+            if status.state in FINAL:  # an interrupted one may be taken for such while it starts again
                 self._ended[run] = stamp, status
         return status
 

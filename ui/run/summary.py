@@ -14,7 +14,7 @@ from training.evaluation import compare
 from training.evaluation.metrics import normalize
 from training.runs import Run, Status
 from training.runs.events import FINAL, Event, EventLogReader
-from training.runs.status import KINDS, status_of
+from training.runs.status import KINDS, PROGRESS, status_of
 from vlm.errors import UserError
 from vlm.methods import ADAPTER_CONFIG_FILE
 
@@ -53,6 +53,8 @@ class Summary:
 
     def add(self, events: Iterable[Event]) -> None:
         for event in events:
+            if event["kind"] == "heartbeat":  # told by the status alone
+                continue
             self.told[event["kind"]] += 1
             match event["kind"]:
                 case "step":
@@ -111,7 +113,7 @@ class _Followed:
             return self._summary
 
     def outline(self) -> list[Event]:
-        """The events that make the status; of steps or phases in a row the last."""
+        """The events that make the status; of each kind of progress between others the last."""
         with self._lock:
             self._read_on()
             return [*self._outline]
@@ -124,8 +126,13 @@ class _Followed:
         for event in new:
             if event["kind"] not in KINDS:
                 continue
-            if self._outline and self._outline[-1]["kind"] == event["kind"] in ("step", "phase"):
-                self._outline.pop()
+            if event["kind"] in PROGRESS:
+                for at in range(len(self._outline) - 1, -1, -1):
+                    if self._outline[at]["kind"] not in PROGRESS:
+                        break
+                    if self._outline[at]["kind"] == event["kind"]:
+                        del self._outline[at]
+                        break
             self._outline.append(event)
 
 

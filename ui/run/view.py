@@ -34,6 +34,12 @@ ImageOf = Callable[[str], str | None]
 def where_it_is(language: Language, status: Status, summary: Summary) -> list[str]:
     """Such as: step 37 of 200; evaluating 40 of 200; 21 s left."""
     words = []
+    if status.place:
+        place, of = number(language, status.place.number), number(language, status.place.of)
+        key = "queue_place" if status.place.running else "queue_next"
+        return [say(language, key, place=place, of=of, running=status.place.running)]
+    if status.stalled_s is not None:
+        words.append(say(language, "stalled", time=duration(language, status.stalled_s)))
     if status.total and status.step:
         step, total = number(language, status.step), number(language, status.total)
         words.append(say(language, "step_of", step=step, total=total))

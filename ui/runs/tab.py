@@ -56,6 +56,8 @@ def server_functions(workspace: Path, can_train: bool, language: Language) -> li
         return changed
 
     changes = [
+        changing("next_row", lambda name: runs.move(runs.find(workspace, name), 1)),
+        changing("cancel_row", lambda name: runs.stop(runs.find(workspace, name))),
         changing("resume_row", lambda name: runs.resume(runs.find(workspace, name))),
         changing("delete_row", lambda name: runs.delete(runs.find(workspace, name))),
         changing("restore_row", lambda name: runs.restore(workspace, name)),
@@ -83,6 +85,8 @@ def list_runs(
                 "age_s": time.time() - (summary.log[0]["time"] if summary.log else time.time()),
                 "resumable": can_train and status.resumable,
                 "deletable": can_train and not status.live,
+                "place": status.place,
+                "waits": can_train and status.place is not None,
             }
         )
     html = render("runs_table", language, rows=rows, undone=undone)

@@ -3,7 +3,7 @@
 
 (() => {
   const CHANGED = "lens:runs-changed";
-  const CALLS = { resume: "resume_row", delete: "delete_row", restore: "restore_row" };
+  const CALLS = { next: "next_row", cancel: "cancel_row", resume: "resume_row", delete: "delete_row", restore: "restore_row" };
 
   function find(element, action, key) {
     return element.querySelector(`button[data-action="${action}"][data-key="${CSS.escape(key)}"]`);

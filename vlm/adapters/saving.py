@@ -1,16 +1,25 @@
 """Save an adapter: write its folder, and verify it against what was trained."""
 
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 
 from vlm.errors import UserError
-from vlm.methods import ADAPTER_WEIGHTS_FILE, METHODS, Method
+from vlm.methods import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, METHODS, Method
+
+# What PEFT's configuration calls them.
+OF_METHOD = (
+    *("base_model_name_or_path", "peft_type", "target_modules", "modules_to_save", "use_dora", "use_rslora"),
+    *("num_virtual_tokens", "init_r", "target_r"),
+)
+OF_RANKS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")
 
 
 def save(
@@ -55,6 +64,23 @@ def save_start(model: PeftModel, method: Method, folder: Path) -> Path | None:
     shutil.rmtree(folder, ignore_errors=True)
     save(model, folder)
     return folder
+
+
+def config_changes(model: PeftModel, folder: Path) -> dict[str, tuple[Any, Any]]:
+    """Name -> (before, now) of what the adapter in a folder and the model's differ in: base, method, layers.
+
+    The folder is one of ours, by `save`.
+    """
+    saved = json.loads((folder / ADAPTER_CONFIG_FILE).read_text())
+    now = json.loads(json.dumps(model.peft_config["default"].to_dict(), default=sorted))
+    # AdaLoRA's own ranks fall while it trains.
+    names = OF_METHOD if saved.get("peft_type") == "ADALORA" else OF_METHOD + OF_RANKS
+    found = {name: (_ordered(saved.get(name)), _ordered(now.get(name))) for name in names}
+    return {name: (before, here) for name, (before, here) in found.items() if before != here}
+
+
+def _ordered(value: Any) -> Any:
+    return sorted(value) if isinstance(value, list) else value
 
 
 def fingerprint(model: PeftModel) -> str:

@@ -7,7 +7,7 @@ Called by vlm.models.hub, before anything large is downloaded.
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ PICKLE = re.compile(r"[^/]+\.(?:bin|pt|pth|pkl|ckpt)")
 # Bytes of a safetensors header: the limit of the safetensors library, so that a length of 2^60 in a damaged
 # file is not read into memory.
 LARGEST_HEADER = 100_000_000
+# No model has more; some hold the weights of one layer for many.
+MOST_LAYERS = 300
+LAYER = re.compile(r"\.(\d+)\.")
 
 # Model types that AutoModelForImageTextToText knows and that can't be trained here, each with its reason.
 _PICTURES_ARE_WORDS = Phrase(
@@ -276,11 +279,45 @@ def check_weights(folder: Path, again: Phrase = _AGAIN) -> None:
             )
 
 
-def count_weights(folder: Path) -> int:
-    """Returns how many numbers a whole model's weights hold, from the headers of their files."""
-    found = 0
+def tensor_shapes(folder: Path) -> dict[str, list[int]]:
+    """Returns name -> shape of a whole model's weights, from the headers of their files."""
+    found: dict[str, list[int]] = {}
     for name in weight_files({path.name for path in folder.iterdir()}, folder):
         with (folder / name).open("rb") as stream:
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        found += sum(math.prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
+        found |= {key: entry["shape"] for key, entry in header.items() if key != "__metadata__"}
     return found
+
+
+def count_weights(folder: Path) -> int:
+    """Returns how many numbers a whole model's weights hold."""
+    return sum(math.prod(shape) for shape in tensor_shapes(folder).values())
+
+
+def check_layers(model: str, folder: Path, config: Mapping[str, Any]) -> None:
+    """Raises `UserError` where a configuration announces hundreds of layers that the weights do not have.
+
+    Building such a model takes minutes, on the meta device too.
+    """
+    announced = max(_layer_counts(config), default=0)
+    if announced <= MOST_LAYERS:
+        return
+    held = max((int(at) + 1 for key in tensor_shapes(folder) for at in LAYER.findall(key)), default=0)
+    if announced > held:
+        raise UserError(
+            "{model} lacks most of its layers: {held:,} of {announced:,}.",
+            "{again}",
+            "model-lacks-layers",
+            model=model,
+            held=held,
+            announced=announced,
+            again=_AGAIN,
+        )
+
+
+def _layer_counts(config: Mapping[str, Any]) -> Iterator[int]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _layer_counts(value)
+        elif isinstance(value, int) and re.search(r"layers?$|depth$", key):
+            yield value

@@ -61,7 +61,7 @@ def config_folder(model: str, revision: str | None = None, *, half: bool = False
     Raises:
         UserError: there is no such model, or it can't be trained here.
     """
-    if _is_local(model):
+    if is_local(model):
         folder = STARTER_FOLDER if model == STARTER else Path(model).expanduser()
         if revision is not None:
             raise UserError(
@@ -105,7 +105,7 @@ def model_folder(model: str, revision: str | None = None, *, half: bool = False)
         UserError: as `config_folder`, and where weights are damaged or missing.
     """
     folder = snapshot_folder(model, revision, half=half, weights=True)
-    if _is_local(model):
+    if is_local(model):
         names = {path.name for path in folder.iterdir()}
         # transformers loads an adapter that lies beside the weights unasked, and would train on top of it.
         checkpoint_files.check_names(model, names, _adapter_base(folder))
@@ -117,6 +117,7 @@ def model_folder(model: str, revision: str | None = None, *, half: bool = False)
                 model=model,
             )
         checkpoint_files.check_weights(folder)
+        checkpoint_files.check_layers(model, folder, read_json(folder / "config.json", model))
         return folder
     if revision is None:
         again = Phrase(
@@ -133,9 +134,21 @@ def model_folder(model: str, revision: str | None = None, *, half: bool = False)
     return folder
 
 
+def check_local(model: str) -> None:
+    """Checks the files of a folder, or of both halves; of models on the Hub nothing.
+
+    Raises:
+        UserError: as `model_folder`.
+    """
+    names = parts(model)
+    for name in names:
+        if is_local(name):
+            model_folder(name, half=len(names) == 2)
+
+
 def commit(model: str, revision: str | None) -> str | None:
     """Returns the commit of a Hub model on this machine, or of both halves; None for a folder."""
-    found = [None if _is_local(name) else _cached(name, revision) for name in parts(model)]
+    found = [None if is_local(name) else _cached(name, revision) for name in parts(model)]
     if not any(found):
         return None
     return " + ".join("a folder" if folder is None else folder.name for folder in found)
@@ -163,7 +176,7 @@ def read_json(file: Path, model: str) -> dict:
     return content
 
 
-def _is_local(model: str) -> bool:
+def is_local(model: str) -> bool:
     """Whether this is the starter or a folder; what looks like a Hub id is one unless it is there."""
     return model == STARTER or not HUB_ID.fullmatch(model) or Path(model).is_dir()
 
@@ -237,7 +250,7 @@ def snapshot_folder(
         UserError: as `config_folder`, and where the disk is too small.
     """
     folder = config_folder(model, revision, half=half)
-    if _is_local(model):
+    if is_local(model):
         return folder
     try:
         # The listing that the Hub's client keeps beside a snapshot.

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -83,6 +84,7 @@ def load_base(settings: ModelSettings) -> LoadedModel:
         UserError: the model, the device, the precision, the quantization or the attention kernel can't be
             used, or the model does not fit in memory.
     """
+    hub.check_local(settings.model)
     device = pick_device(settings.device)
     precision = pick_precision(settings.precision, device)
     check_quantization(settings, device)
@@ -127,6 +129,41 @@ def load_base(settings: ModelSettings) -> LoadedModel:
     return LoadedModel(model, processor, device, precision)
 
 
+def check_base(settings: ModelSettings) -> None:
+    """Checks what `load_base` would refuse of a base, without its weights and without a download.
+
+    Raises:
+        UserError: as `load_base`.
+    """
+    hub.check_local(settings.model)
+    device = pick_device(settings.device)
+    precision = pick_precision(settings.precision, device)
+    check_quantization(settings, device)
+    blueprint = blueprint_model(settings)
+    find_towers(blueprint)
+    attention_arguments(settings, blueprint, device.type, precision)
+    names = hub.parts(settings.model)
+    if len(names) == 1 and hub.is_local(settings.model):
+        _require_most_weights(settings.model, hub.model_folder(settings.model, settings.revision), blueprint)
+
+
+def _require_most_weights(model: str, folder: Path, blueprint: PreTrainedModel) -> None:
+    """Raises `UserError` where the files hold less than half of what the architecture has."""
+    held, wanted = count_weights(folder), sum(weight.numel() for weight in blueprint.parameters())
+    # A config.json may announce layers that no file holds: transformers would take minutes to initialise them
+    # at random before it reported them missing.
+    if held < wanted / 2:
+        raise UserError(
+            "{model} lacks most of its weights: {held:,.1f} M of {wanted:,.1f} M.",
+            "{again}",
+            "model-lacks-most",
+            model=model,
+            held=held / 1e6,
+            wanted=wanted / 1e6,
+            again=_AGAIN,
+        )
+
+
 def _read_weights(settings: ModelSettings, blueprint: PreTrainedModel, **kwargs: object) -> PreTrainedModel:
     """Returns the model with its weights. Raises `UserError` where the files don't hold all of them."""
     names = hub.parts(settings.model)
@@ -135,19 +172,7 @@ def _read_weights(settings: ModelSettings, blueprint: PreTrainedModel, **kwargs:
         with CONSTRUCTION_LOCK:
             return ComposedForConditionalGeneration.from_towers(vision, text, local_files_only=True, **kwargs)
     folder = hub.model_folder(settings.model, settings.revision)
-    held, wanted = count_weights(folder), sum(weight.numel() for weight in blueprint.parameters())
-    # A config.json may announce thousands of layers that no file holds: transformers would take minutes to
-    # initialise them at random before it reported them missing.
-    if held < wanted / 2:
-        raise UserError(
-            "{model} lacks most of its weights: {held:,.1f} M of {wanted:,.1f} M.",
-            "{again}",
-            "model-lacks-most",
-            model=settings.model,
-            held=held / 1e6,
-            wanted=wanted / 1e6,
-            again=_AGAIN,
-        )
+    _require_most_weights(settings.model, folder, blueprint)
     with CONSTRUCTION_LOCK:
         return load_complete(
             AutoModelForImageTextToText,

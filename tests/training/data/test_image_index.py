@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from support.slow import slow_but
 from training import runs
 from training.config import TrainingConfig
 from training.data.open import open_dataset
@@ -150,7 +151,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("change", slow_but([*CHANGES.values()][:3], CHANGES.values()), ids=CHANGES)
 def test_whatever_changes_is_noticed_and_only_that_is_opened(
     faulty: Path, tmp_path: Path, opened: list[str], change: Callable[[Path], object]
 ) -> None:
@@ -186,7 +187,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("damage", slow_but([*DAMAGES.values()][:3], DAMAGES.values()), ids=DAMAGES)
 def test_a_damaged_file_is_as_none_and_is_written_anew(
     faulty: Path, tmp_path: Path, opened: list[str], damage: Callable[[Path], object]
 ) -> None:

@@ -95,6 +95,7 @@ def test_memory_that_runs_out_in_the_drill_halves_what_goes_through_at_once(
     assert (drill["batch_size"], drill["gradient_accumulation_steps"]) == (1, 4)
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_later_goes_on_at_the_same_step_also_after_stop_and_resume(
     tiny_config: MakeConfig, unbroken: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +127,7 @@ def test_one_example_that_does_not_fit_is_named_with_the_setting_that_helps(tiny
     assert "Traceback" not in run.output_log.read_text()
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_does_not_fit_is_made_in_smaller_batches(tiny_config: MakeConfig) -> None:
     sizes, forward = [], MBartDecoderLayer.forward
 

@@ -42,7 +42,7 @@ def trained_weights(setting: Setting) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in setting.model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("stop", [3, 7], ids=["while ranks fall", "after they fell"])
+@pytest.mark.parametrize("stop", slow_but({7}, [3, 7]), ids=["while ranks fall", "after they fell"])
 def test_adalora_resumed_is_bit_identical_to_adalora_unbroken(
     tiny_config: MakeConfig, pictures: Path, stop: int
 ) -> None:

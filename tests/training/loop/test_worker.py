@@ -180,7 +180,7 @@ def test_a_run_of_a_local_model_asks_the_hub_for_nothing(story: Story) -> None:
 def test_the_run_folder_holds_what_the_design_says_and_no_pickled_arguments(story: Story) -> None:
     there = {path.name for path in story.run.path.iterdir()}
     assert there == {
-        *("config.yaml", "events.jsonl", "output.log", "lock", "exit_code"),
+        *("config.yaml", "events.jsonl", "output.log", "lock", "supervisor", "exit_code"),
         *("checkpoints", "adapter", "lengths.json"),
     }
     assert list(story.run.path.rglob("training_args.bin")) == []

@@ -79,7 +79,7 @@ def both(method: Method = "lora", **values: Any) -> AdapterSettings:
 
 
 @pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_but({"lora", "dora", "ia3", "prefix_tuning", "adalora"}, METHODS))
 def test_what_is_counted_before_a_weight_is_read_is_pefts_figure_and_the_size_of_the_file(
     method: Method, base: str, folder: Callable[[str], str], load: Loader, tmp_path: Path
 ) -> None:

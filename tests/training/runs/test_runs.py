@@ -11,58 +11,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from support.stand_in import wait_for
+from support.stand_in import worker_of as worker
 from training import runs
 from training.config import build
 from training.runs import Run, lock
 from training.runs.events import EventLog
 from vlm.errors import UserError
-
-WORKER = """
-import os, sys, time
-from pathlib import Path
-from training.runs import lock
-from training.runs.events import EventLog
-from training.runs.status import EVENTS, LOCK, STOP
-folder, steps, deaf = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "deaf"
-with (folder / "pids").open("a") as file:
-    file.write(f"{os.getpid()}\\n")
-with lock.hold(folder / LOCK):
-    log = EventLog(folder / EVENTS)
-    counts = {"trainable": 1, "total": 2}
-    log.append("started", base_model="none", device="cpu", precision="fp32", seed=0, versions={},
-               towers={"text": counts}, **counts)
-    log.append("phase", name="training", done=0, total=steps)
-    for step in range(1, steps + 1):
-        log.append("step", step=step, total=steps, epoch=0.0, loss=1.0, learning_rate=0.1, grad_norm=1.0,
-                   examples_per_s=1.0, memory_gib=None, eta_s=9.0)
-        if (folder / STOP).exists() and not deaf:
-            log.append("checkpoint", step=step, path=f"checkpoints/checkpoint-{step}")
-            log.append("stopped", step=step, elapsed_s=1.0)
-            sys.exit(3)
-        time.sleep(0.02)
-    log.append("finished", step=steps, elapsed_s=2.0, adapter="adapter")
-"""
-ENDLESS = 100_000
-
-
-def worker(run: Run | Path, steps: int = ENDLESS, *, deaf: bool = False) -> list[str]:
-    folder = run if isinstance(run, Path) else run.path
-    return [sys.executable, "-c", WORKER, str(folder), str(steps), "deaf" if deaf else "listens"]
-
-
-def wait_for(condition: Callable[[], object], within_s: float = 15.0) -> float:
-    """Seconds until the condition was true."""
-    begin = time.monotonic()
-    while not condition():
-        assert time.monotonic() - begin < within_s, "waited too long"
-        time.sleep(0.01)
-    return time.monotonic() - begin
 
 
 def state(run: Run) -> str:
@@ -189,7 +150,7 @@ def test_readers_that_probe_all_the_time_neither_block_each_other_nor_the_worker
 
     def probe() -> None:
         while not ended.is_set():
-            seen.append(lock.is_held(path))
+            seen.append(lock.is_locked(path))
 
     readers = [threading.Thread(target=probe) for _ in range(8)]
     for reader in readers:
@@ -198,7 +159,7 @@ def test_readers_that_probe_all_the_time_neither_block_each_other_nor_the_worker
         wait_for(lambda: len(seen) > 1000)
         assert not any(seen)
         with runs.hold_lock(run):
-            assert lock.is_held(path)
+            assert lock.is_locked(path)
     finally:
         ended.set()
         for reader in readers:
@@ -214,7 +175,7 @@ def test_a_forked_child_does_not_keep_the_lock_of_a_killed_worker(run: Run):
     )
     ended = subprocess.run([sys.executable, "-c", program, str(run.path)], check=False)
     assert ended.returncode == -signal.SIGKILL
-    wait_for(lambda: not lock.is_held(run.lock_path), within_s=1)
+    wait_for(lambda: not lock.is_locked(run.lock_path), within_s=1)
 
 
 def test_a_killed_worker_is_interrupted_within_five_seconds_and_can_be_resumed(running: Run):
@@ -232,8 +193,8 @@ def test_a_killed_worker_is_interrupted_within_five_seconds_and_can_be_resumed(r
 def test_a_run_whose_starter_died_too_is_interrupted_all_the_same(running: Run):
     holder(running).kill()
     wait_for(lambda: (running.exit_code_path).exists())
-    (running.exit_code_path).unlink()  # the starter's thread wrote it; a dead starter would not have
-    assert state(running) == "interrupted"
+    (running.exit_code_path).unlink()  # its supervisor wrote it; a dead one would not have
+    wait_for(lambda: state(running) == "interrupted")
     assert "without a word" in running.status().problem
 
 
@@ -326,7 +287,7 @@ def test_twenty_starts_leave_no_zombie(workspace: Path):
 
 def test_a_resumed_run_shows_the_new_attempt_from_its_last_checkpoint(running: Run):
     runs.stop(running)
-    wait_for(lambda: not lock.is_held(running.lock_path))
+    wait_for(lambda: not lock.is_locked(running.lock_path))
     saved = running.status().step
     assert runs.reopen(running)
     status = running.status()
@@ -369,7 +330,7 @@ def test_deleting_moves_to_the_trash_and_refuses_a_live_run(running: Run, worksp
         runs.delete(running)
     assert refusal.value.remedy.startswith("Stop it first")
     runs.stop(running)
-    wait_for(lambda: state(running) == "stopped" and not lock.is_held(running.lock_path))
+    wait_for(lambda: state(running) == "stopped" and not lock.is_locked(running.lock_path))
     trashed = runs.delete(running)
     assert trashed.parent == workspace / "trash"
     assert trashed.name.startswith("demo-")

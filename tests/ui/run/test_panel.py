@@ -23,7 +23,7 @@ def act(tmp_path: Path):
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the runs that would have got a worker."""
     names: list[str] = []
-    monkeypatch.setattr(runs.run, "launch", lambda run, command=None: names.append(run.name))
+    monkeypatch.setattr(runs.run, "launch", lambda run, command=None, beside=False: names.append(run.name))
     return names
 
 

@@ -4,6 +4,7 @@ import html
 import json
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from ui.html import render
 from ui.i18n import LANGUAGES, Language, say
 from ui.run import view
 from ui.run.summary import Summary, exact_match, is_right
-from vlm.errors import UserError
+from vlm.filesystem import no_room
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>{{value}} ${alert(3)}"
 TOWERS = {
@@ -134,13 +135,11 @@ def test_a_run_that_was_stopped_before_it_learned_has_not_failed():
 
 
 def test_failures_and_warnings_are_told_in_the_language_of_the_page():
-    full = UserError(
-        "There is no room left to write {path}.", "Free some space, then resume.", "disk-full", path="/a/<b>"
-    )
+    full = no_room(Path("/a/<b>"))
     status = Status("failed", problem=full.problem, remedy=full.remedy)
-    assert "There is no room left to write /a/&lt;b&gt;." in notices("en", status, Summary())
+    assert "There is no room left to write /a/&lt;b&gt;: " in notices("en", status, Summary())
     told = notices("vi", status, Summary())
-    assert "Không còn chỗ để ghi /a/&lt;b&gt;." in told
+    assert "Không còn chỗ để ghi /a/&lt;b&gt;: " in told
     assert "Hãy giải phóng bớt dung lượng" in told
     event = {"kind": "warning", "time": 1.0} | json.loads(json.dumps(error_fields(full)))
     summary = gathered([event, event | {"kind": "failed", "elapsed_s": 1.0}])

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from support.families import FAMILIES
+from support.slow import slow_but
 from vlm.errors import UserError
 from vlm.example import IMAGE, Message
 from vlm.models.loading import load_base
@@ -14,7 +15,10 @@ from vlm.prompting import IGNORED, PromptStyle, prompt_style
 from vlm.settings import ModelSettings
 
 every_family = pytest.mark.parametrize(
-    "family", ["paligemma", "got_ocr2", "blip", "blip-2", "instructblip", "git"]
+    "family",
+    slow_but(
+        {"paligemma", "blip-2", "git"}, ["paligemma", "got_ocr2", "blip", "blip-2", "instructblip", "git"]
+    ),
 )
 PICTURES = [[Image.new("RGB", (40, 56), "red")]]
 

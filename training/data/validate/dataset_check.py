@@ -18,7 +18,7 @@ from training.data.images import ImageFacts
 from training.data.open import open_configured
 from training.data.row import Issue, Progress, say_nothing
 from training.data.safe_paths import quoted
-from training.data.splits import split_dataset
+from training.data.splits import same_pictures, split, split_dataset
 from training.data.validate.image_index import ImageIndex
 from training.data.validate.token_lengths import TokenLengths
 from vlm.errors import Phrase, UserError, in_common
@@ -86,7 +86,11 @@ class Report:
             [example for example in side if example.id not in unusable]
             for side in split_dataset(self.dataset, held_out, seed, digests)
         )
-        return (train, evaluation) if train else (evaluation, [])
+        if train and (evaluation or held_out <= 0 or not unusable):
+            return train, evaluation
+        # One side was broken rows alone: what is left is split anew.
+        usable = [example for example in self.dataset.examples if example.id not in unusable]
+        return split(usable, held_out, seed, same_pictures(self.facts, digests))
 
     def groups(self) -> list[tuple[Phrase, list[Issue]]]:
         """Returns the findings by code, under what all of one have in common; faults and many come first."""

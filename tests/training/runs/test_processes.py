@@ -1,0 +1,259 @@
+"""G5, G7, G12, G14, G15 and G17: processes that are killed, hang, stop, or find no room.
+
+The worker is a real one where its work matters, else a stand-in that keeps its contract.
+"""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from support.slow import slow_but
+from support.stand_in import started, state, supervisors, wait_for, worker_of
+from training import runs
+from training.config import build
+from training.loop import worker
+from training.runs import Run, checkpoints, lock
+from training.runs.events import EventLog
+from training.runs.status import STALLED_S
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_g05_on_another_machine_signs_of_life_tell_who_lives(tmp_path: Path) -> None:
+    run = runs.prepare(build({"workspace": tmp_path, "name": "demo"}))
+    run.lock_path.write_text(json.dumps({"pid": 1, "create_time": 1.0, "host": "elsewhere"}))
+    at = {"at_s": 1.0, "boot": "elsewhere"}
+    told(run, "phase", 100, name="training", done=0, total=9)
+    told(run, "heartbeat", 20, step=3, idle_s=1.0, step_s=1.0, **at)
+    assert run.status().live
+    run.events_path.write_text(run.events_path.read_text().replace('"heartbeat"', '"unknown"'))
+    assert state(run) == "interrupted"
+
+
+STARTER = """
+import sys
+from pathlib import Path
+from training import runs
+from training.runs import Run
+runs.launch(Run(Path(sys.argv[1])), sys.argv[2:])
+"""
+
+
+def test_g05_a_kill_is_known_after_the_starter_has_gone(workspace: Path) -> None:
+    run = runs.prepare(build({"workspace": workspace, "name": "demo", "device": "cpu"}))
+    command = [sys.executable, "-c", STARTER, str(run.path), *worker_of(run)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    wait_for(lambda: state(run) == "running")
+    lock.holder(run.lock_path).kill()
+    wait_for(lambda: state(run) == "interrupted", within_s=5)
+    wait_for(lambda: "killed by signal 9 (often: out of memory)" in run.status().problem, within_s=2)
+
+
+def test_g05_where_the_supervisor_was_killed_too_no_signal_is_claimed(workspace: Path) -> None:
+    run = started(workspace, "demo")
+    wait_for(lambda: state(run) == "running")
+    (process,), holder = supervisors(run), lock.holder(run.lock_path)
+    process.kill()
+    holder.kill()
+    wait_for(lambda: state(run) == "interrupted", within_s=5)
+    assert "without a word" in run.status().problem
+    assert "signal" not in run.status().problem
+
+
+def told(run: Run, kind: str, seconds_ago: float, **fields: Any) -> None:
+    """An event as it would stand there if it had been written then."""
+    with run.events_path.open("a") as log:
+        log.write(json.dumps({"time": time.time() - seconds_ago, "kind": kind} | fields) + "\n")
+
+
+STEP = {
+    **{"step": 3, "total": 9, "epoch": 1.0, "loss": 1.0, "learning_rate": 0.1, "grad_norm": 1.0},
+    **{"examples_per_s": 1.0, "memory_gib": None, "eta_s": 9.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("idle_s", "step_s", "hangs"),
+    [(200, 1.0, False), (STALLED_S + 60, 1.0, True), (STALLED_S + 60, 60.0, False), (1300, 60.0, True)],
+)
+def test_g17_no_progress_is_told_by_steps_and_never_by_heartbeats(
+    tmp_path: Path, idle_s: float, step_s: float, hangs: bool
+) -> None:
+    run = runs.prepare(build({"workspace": tmp_path, "name": "demo"}))
+    with lock.hold(run.lock_path):
+        told(run, "phase", idle_s, name="training", done=0, total=9)
+        told(run, "step", idle_s, **STEP)
+        for ago in range(int(idle_s), 0, -30):
+            at = {"at_s": time.monotonic() - ago, "boot": lock.host()}
+            told(run, "heartbeat", ago, step=3, idle_s=idle_s - ago, step_s=step_s, **at)
+        status = run.status()
+        assert status.state in ("starting", "running")
+        assert (status.stalled_s is not None) == hangs
+        if hangs:
+            assert status.stalled_s == pytest.approx(idle_s, abs=40)
+
+
+def test_g17_steps_between_two_points_of_the_curve_are_progress(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    log._progress_at -= 1000
+    log.beat()
+    log.progressed(7, 0.5)
+    log.beat()
+    first, second = (json.loads(line) for line in log.path.read_text().splitlines())
+    assert first["idle_s"] >= 1000
+    assert second["idle_s"] < 5
+    assert (second["step"], second["step_s"]) == (7, 0.5)
+
+
+@pytest.mark.parametrize(
+    "after", slow_but({"supervisor", "step"}, ["supervisor", "started", "phase", "step"])
+)
+def test_g14_stop_is_obeyed_within_ten_seconds_in_every_phase(
+    tiny_settings: dict[str, Any], workspace: Path, after: str
+) -> None:
+    run = runs.prepare(build(tiny_settings | {"workspace": workspace, "max_steps": 100_000}))
+    runs.launch(run)
+    seen = {
+        "supervisor": lambda: lock.is_locked(run.lock_path),  # torch is being imported
+        "started": lambda: run.events({"phase"}),
+        "phase": lambda: run.events({"started"}),
+        "step": lambda: run.events({"step"}),
+    }
+    wait_for(seen[after], within_s=120)
+    began = time.monotonic()
+    runs.stop(run)
+    wait_for(lambda: not run.status().live, within_s=60)
+    assert time.monotonic() - began < 10
+    status = run.status()
+    assert status.state == "stopped", (status, run.events(), run.output_log.read_text()[-3000:])
+    assert run.events({"failed"}) == []
+    assert status.resumable
+    if after == "step":
+        assert checkpoints.newest(run.checkpoints_path).step == status.step
+
+
+def mounted(folder: Path, size: int) -> bool:
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    return subprocess.run(mount, capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path | None]]:
+    """A disk of so many bytes, unmounted after the test; None where nothing may be mounted here."""
+    there = []
+
+    def make(size: int) -> Path | None:
+        folder = tmp_path / f"disk{len(there)}"
+        if not mounted(folder, size):
+            return None
+        there.append(folder)
+        return folder
+
+    yield make
+    for folder in there:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def limited(size: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.parametrize("room", slow_but({1}, [3, 1, 0.2]))
+def test_g07_a_full_disk_ends_with_words_and_the_older_checkpoint(
+    tiny_settings: dict[str, Any],
+    tmp_path: Path,
+    small_disk: Callable[[int], Path | None],
+    room: float,
+) -> None:
+    """`room` is in checkpoints: they are what is large."""
+    settings = tiny_settings | {"save_steps": 1, "checkpoints_kept": 10, "max_steps": 9, "evaluations": 0}
+    whole = runs.prepare(build(settings | {"workspace": tmp_path / "whole", "max_steps": 1}))
+    assert worker.main(whole) == worker.DONE
+    checkpoint = checkpoints.newest(whole.checkpoints_path).path
+    size = sum(file.stat().st_size for file in checkpoint.iterdir())
+    disk = small_disk(int(room * size) + 200_000)
+    if disk is None:
+        warnings.warn("nothing may be mounted here: a limit on files' sizes stands in", stacklevel=1)
+        disk = tmp_path / "limited"
+    run = runs.prepare(build(settings | {"workspace": disk}))
+    limit = (
+        None if disk.is_mount() else limited(max(map(lambda f: f.stat().st_size, checkpoint.iterdir())) - 1)
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "training", "run", "--folder", str(run.path)],
+        cwd=ROOT,
+        capture_output=True,
+        preexec_fn=limit,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    assert ended.returncode == worker.DISK_FULL, ended.stderr.decode()[-2000:]
+    status = run.status()
+    assert (status.state, status.resumable) == ("failed", True)
+    assert status.problem.code in ("disk-full", "disk-full-now")
+    assert str(run.path) in status.problem
+    assert "MB are free" in status.problem
+    assert "SafetensorError" not in status.problem
+    sealed, newest = run.events({"checkpoint"}), checkpoints.newest(run.checkpoints_path)
+    assert (sealed[-1]["step"] if sealed else None) == (newest.step if newest else None)
+    assert not any("torn" in each.name for each in run.path.rglob("*"))
+    roomy = shutil.copytree(run.path, tmp_path / "roomy" / "runs" / "demo")
+    assert runs.reopen(Run(roomy))
+    assert worker.main(Run(roomy)) == worker.DONE
+
+
+def test_g07_a_run_that_cannot_even_be_prepared_ends_with_four(
+    small_disk: Callable[[int], Path | None], tmp_path: Path
+) -> None:
+    disk = small_disk(16_384)
+    if disk is None:
+        pytest.skip("nothing may be mounted here")
+    (disk / "fill").write_bytes(bytes(disk_free(disk)))
+    ended = subprocess.run(
+        [sys.executable, "-m", "training", "run", "--workspace", str(disk)], cwd=ROOT, capture_output=True
+    )
+    assert ended.returncode == worker.DISK_FULL
+    assert b"There is no room left to write" in ended.stderr
+    assert b"Traceback" not in ended.stderr
+
+
+def disk_free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
+def test_g12_no_zombies_after_twenty_starts(workspace: Path) -> None:
+    for number in range(20):
+        run = started(workspace, f"run{number}", steps=1, beside=True)
+        wait_for(lambda run=run: state(run) == "finished")
+    wait_for(
+        lambda: (
+            not [p for p in psutil.Process().children(recursive=True) if p.status() == psutil.STATUS_ZOMBIE]
+        )
+    )
+
+
+def test_g15_what_a_killed_app_leaves_is_the_run_and_its_supervisor(workspace: Path) -> None:
+    run = runs.prepare(build({"workspace": workspace, "name": "demo", "device": "cpu"}))
+    command = [sys.executable, "-c", STARTER + "input()", str(run.path), *worker_of(run)]
+    app = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE)
+    wait_for(lambda: state(run) == "running")
+    app.send_signal(signal.SIGKILL)
+    app.wait()
+    left = [p for p in psutil.process_iter(["cmdline"]) if str(run.path) in (p.info["cmdline"] or [])]
+    assert len(left) == 2
+    assert state(run) == "running"
+    runs.stop(run)
+    wait_for(lambda: state(run) == "stopped")
+    wait_for(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in left))
