@@ -3,6 +3,7 @@
 It imports no more than it needs, as most tests of runs start one.
 """
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -70,3 +71,9 @@ def state(run: Run) -> str:
 def supervisors(run: Run) -> list[psutil.Process]:
     found = psutil.process_iter(["cmdline"])  # one that ends meanwhile has none
     return [p for p in found if {"-S", str(run.path)} <= {*(p.info["cmdline"] or [])}]
+
+
+def told(run: Run, kind: str, seconds_ago: float, **fields: Any) -> None:
+    """An event as it would stand there if it had been written then."""
+    with run.events_path.open("a") as log:
+        log.write(json.dumps({"time": time.time() - seconds_ago, "kind": kind} | fields) + "\n")

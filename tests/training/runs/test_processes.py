@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from support.slow import slow_but
-from support.stand_in import started, state, supervisors, wait_for, worker_of
+from support.stand_in import started, state, supervisors, told, wait_for, worker_of
 from training import runs
 from training.config import build
 from training.loop import worker
@@ -70,12 +70,6 @@ def test_g05_where_the_supervisor_was_killed_too_no_signal_is_claimed(workspace:
     wait_for(lambda: state(run) == "interrupted", within_s=5)
     assert "without a word" in run.status().problem
     assert "signal" not in run.status().problem
-
-
-def told(run: Run, kind: str, seconds_ago: float, **fields: Any) -> None:
-    """An event as it would stand there if it had been written then."""
-    with run.events_path.open("a") as log:
-        log.write(json.dumps({"time": time.time() - seconds_ago, "kind": kind} | fields) + "\n")
 
 
 STEP = {

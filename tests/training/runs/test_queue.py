@@ -1,6 +1,7 @@
 """G9, G10, G11 and G20: one device, one run; who waits, in which order, and what a killed waiter leaves."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -10,10 +11,14 @@ from typing import Any
 
 import pytest
 
-from support.stand_in import started, state, supervisors, wait_for, worker_of
+from support.stand_in import started, state, supervisors, told, wait_for, worker_of
 from training import runs
+from training.__main__ import main
+from training.config import build
 from training.loop import worker
 from training.runs import Run, supervisor
+from training.runs.events import EventLog
+from vlm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -146,10 +151,65 @@ def test_g20_interrupted_while_it_waits_in_a_shell_a_run_is_stopped(workspace: P
     first = started(workspace, "first")
     wait_for(lambda: state(first) == "running")
     command = [sys.executable, "-m", "training", "run", "--workspace", str(workspace), "--device", "cpu"]
-    shell = subprocess.Popen([*command, "--name", "shell"], cwd=ROOT, stderr=subprocess.DEVNULL)
+    shell = subprocess.Popen(
+        [*command, "--name", "shell"],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+        # A shell's background job ignores Ctrl-C, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     run = Run(workspace / "runs" / "shell")
     wait_for(lambda: run.path.exists() and state(run) == "queued", within_s=60)
     shell.send_signal(signal.SIGINT)
     assert shell.wait(30) == worker.STOPPED
     assert (state(run), run.status().resumable) == ("stopped", True)
     assert runs.waiting(workspace) == {"cpu": []}
+
+
+def test_what_cannot_be_moved_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = runs.prepare(build({"workspace": tmp_path, "name": "a b"}))
+    with pytest.raises(UserError) as refusal:
+        runs.move(run, 1)
+    assert refusal.value.code == "run-not-queued"
+    command = ["queue", "--workspace", str(tmp_path), "--move", "a b"]
+    assert main([*command, "--to", "first"]) == 2
+    assert "'first' is no place" in capsys.readouterr().err
+    assert main(["queue", "--workspace", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "No run waits.\n"
+
+
+def test_a_run_whose_process_is_still_ending_is_not_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old supervisor would write its exit code into the new start."""
+    run = runs.prepare(build({"workspace": tmp_path, "name": "demo"}))
+    EventLog(run.events_path).append("stopped", step=3, elapsed_s=1.0)
+    monkeypatch.setattr(runs.run, "ENDING_S", 0.1)
+    ending = supervisor.locked(run.path / supervisor.SUPERVISOR)
+    with pytest.raises(UserError) as refusal:
+        runs.reopen(run)
+    assert refusal.value.code == "run-still-ending"
+    assert state(run) == "stopped"
+    os.close(ending)
+    assert runs.reopen(run)
+
+
+def test_names_are_quoted_in_commands_and_hostile_ones_refused(tmp_path: Path) -> None:
+    run = runs.prepare(build({"workspace": tmp_path, "name": "a b"}))
+    told(
+        run,
+        "started",
+        9,
+        base_model="b",
+        device="cpu",
+        precision="fp32",
+        seed=0,
+        versions={},
+        towers={},
+        trainable=1,
+        total=2,
+    )
+    assert "resume 'a b'" in run.status().remedy
+    for name in ("$(touch x)", "`touch x`", "a;b", "a&b", "a!b"):
+        with pytest.raises(UserError, match="has one of"):
+            build({"name": name})

@@ -18,6 +18,7 @@ from training.data.row import say_nothing
 from training.data.validate.dataset_check import check_configured
 from training.loop import worker
 from training.runs import Run, checkpoints
+from training.runs.events import EventLog
 
 MakeConfig = Callable[..., TrainingConfig]
 
@@ -178,3 +179,12 @@ def test_g08_broken_rows_are_never_all_that_is_held_out(
     assert len(train) + len(held_out) == 24
     assert 1 <= len({example.images for example in held_out}) < 6
     assert {example.images for example in held_out}.isdisjoint(example.images for example in train)
+
+
+def test_g19_rows_that_were_trained_on_are_not_held_out_later(halfway: Run) -> None:
+    """An older version held out other rows where broken ones were skipped."""
+    data = halfway.events({"data"})[-1]
+    fields = {name: value for name, value in data.items() if name not in ("time", "kind")}
+    EventLog(halfway.events_path).append("data", **fields | {"held_out": 0, "train": data["train"] + 12})
+    assert go_on(halfway) == worker.BAD_INPUT
+    assert halfway.status().problem.code == "rows-changed"
