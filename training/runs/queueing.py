@@ -60,10 +60,10 @@ def move(run: Run, number: int) -> supervisor.Place:
         name=run.name,
         command=command(),
     )
-    if place is None:
-        raise not_queued
     queues = sorted((run.workspace / supervisor.QUEUE).glob("*"))
     own = [ticket for queue in queues for name, ticket in supervisor.tickets(queue) if name == run.name]
+    if place is None or not own:  # it may have started meanwhile
+        raise not_queued
     # One number for all devices: by two, two runs could each be before the other.
     others = [
         int(ticket.name.split(".", 1)[0])

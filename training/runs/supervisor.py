@@ -64,7 +64,7 @@ def has_waited(workspace: Path, name: str) -> bool:
 
 
 def leave(workspace: Path, name: str) -> None:
-    """Deletes what a killed waiter left."""
+    """Deletes a run's tickets, wherever they were moved, and what a killed waiter left."""
     for device in (workspace / QUEUE).glob("*"):
         for ticket in tickets_of(device, name):
             ticket.unlink(missing_ok=True)
@@ -118,18 +118,16 @@ def in_line(name: str, devices: Sequence[Path]) -> Iterator[None]:
     # Behind all others, also where the clock was set back meanwhile.
     last = [int(ticket.name.split(".", 1)[0]) for device in devices for _, ticket in tickets(device)[-1:]]
     order = max([time.time_ns(), *(number + 1 for number in last)])
+    workspace = devices[0].parent.parent
+    leave(workspace, name)
     try:
         for device in devices:
             device.mkdir(parents=True, exist_ok=True)
-            for old in tickets_of(device, name):  # of a waiter that was killed
-                old.unlink(missing_ok=True)
             ticket = device / f"{order:020d}.{name}"
             held.append(locked(ticket))
         yield
     finally:
-        for device in devices:
-            for ticket in tickets_of(device, name):  # it may have been moved
-                ticket.unlink(missing_ok=True)
+        leave(workspace, name)
         for descriptor in held:
             os.close(descriptor)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from vlm.adapters.loading import load_checked
-from vlm.adapters.probing import first_logits, probe_inputs
+from vlm.adapters.probing import first_logits, logits_off, probe_inputs
 from vlm.adapters.saving import make_readable
 from vlm.adapters.untrusted.match import check_fit
 from vlm.errors import UserError
@@ -91,8 +91,7 @@ def _probe_logits(loaded: LoadedModel, model: torch.nn.Module) -> torch.Tensor:
 def _require_same_logits(settings: ModelSettings, draft: Path, unmerged: torch.Tensor) -> None:
     """Load the model on disk and raise `UserError` where its logits differ by more than the tolerance."""
     loaded = load_base(settings.model_copy(update={"model": str(draft), "revision": None}))
-    # Divided by 1 at least: where all logits are small, their rounding errors are not.
-    off = (_probe_logits(loaded, loaded.model) - unmerged).abs().max() / unmerged.abs().max().clamp(min=1.0)
+    off = logits_off(_probe_logits(loaded, loaded.model), unmerged)
     if not off <= TOLERANCE[loaded.precision]:  # so that NaN, which compares as false, is refused too
         raise UserError(
             "The merged model's logits are off by {off:.1%}; {most:.1%} is the most.",

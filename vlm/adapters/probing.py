@@ -73,6 +73,12 @@ def first_logits(model: nn.Module, inputs: BatchFeature) -> torch.Tensor:
     return generated.logits[0]
 
 
+def logits_off(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """The largest difference as a fraction of the largest logit, a scalar; NaN where one is not finite."""
+    # Divided by 1 at least: where all logits are small, their rounding errors are not.
+    return (now - before).abs().max() / before.abs().max().clamp(min=1.0)
+
+
 def probe_inputs(prompt: PromptStyle) -> BatchFeature:
     """The probe's inputs, the same for every adapter and the base: a question about a gradient picture."""
     # Many shades in three directions, so that no two patches are alike to a vision tower.

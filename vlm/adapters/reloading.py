@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 
 from vlm.adapters.loading import load, unload
-from vlm.adapters.probing import first_logits, probe_inputs
+from vlm.adapters.probing import first_logits, logits_off, probe_inputs
 from vlm.errors import UserError
 from vlm.models.loading import DTYPES, LoadedModel
 from vlm.oom import is_out_of_memory
@@ -41,7 +41,7 @@ def verify_reloaded(loaded: LoadedModel, model: PeftModel, folder: Path, prompt:
             raise
         logger.info("not asked anew, memory is too short: %s", error)
         return
-    off = (reloaded - trained).abs().max() / trained.abs().max().clamp(min=1.0)
+    off = logits_off(reloaded, trained)
     if not off <= RELOADED_WITHIN[loaded.precision]:  # so that NaN, which compares as false, is refused too
         raise UserError(
             "The adapter on disk answers otherwise than the trained one: its logits are off by {off:.1%}.",

@@ -35,7 +35,7 @@ def test_g18_an_adapter_that_answers_otherwise_is_refused(trained: Setting, tmp_
 def test_g18_what_was_saved_answers_as_it_was_trained(trained: Setting, tmp_path: Path) -> None:
     adapters.save(trained.model, tmp_path / "adapter")
     prompt = prompt_style(trained.loaded.model.config, trained.loaded.processor, 4096)
-    adapters.verify_reloaded(trained.loaded, trained.model, tmp_path / "adapter", prompt)
+    assert adapters.verify_reloaded(trained.loaded, trained.model, tmp_path / "adapter", prompt) is None
 
 
 def test_g18_a_run_in_16_bits_with_a_connector_in_full_finishes(tiny_config: MakeConfig) -> None:

@@ -64,7 +64,9 @@ def changed(value: Any, draw: random.Random) -> Any:
 @pytest.mark.parametrize("seed", range(12))
 def test_g21_an_odd_line_breaks_nothing(workspace: Path, seed: int) -> None:
     draw = random.Random(seed)
-    for run in runs.list_runs(workspace):
+    everyone = runs.list_runs(workspace)
+    before = {run: (run.status(), run.events()) for run in everyone}
+    for run in everyone:
         whole = run.events_path.read_bytes()
         events = [json.loads(line) for line in whole.splitlines()]
         for _ in range(6):
@@ -78,6 +80,8 @@ def test_g21_an_odd_line_breaks_nothing(workspace: Path, seed: int) -> None:
             draw.shuffle(lines)
             run.events_path.write_text("\n".join(lines))
             read_everything(run)
+            others = {other: (other.status(), other.events()) for other in everyone if other != run}
+            assert others.items() <= before.items(), "all others are as ever"
         run.events_path.write_bytes(whole)
 
 

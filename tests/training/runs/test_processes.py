@@ -1,4 +1,4 @@
-"""G5, G7, G12, G14, G15 and G17: processes that are killed, hang, stop, or find no room.
+"""G5, G7, G14, G15 and G17: processes that are killed, hang, stop, or find no room.
 
 The worker is a real one where its work matters, else a stand-in that keeps its contract.
 """
@@ -58,7 +58,7 @@ def test_g05_a_kill_is_known_after_the_starter_has_gone(workspace: Path) -> None
     wait_for(lambda: state(run) == "running")
     lock.holder(run.lock_path).kill()
     wait_for(lambda: state(run) == "interrupted", within_s=5)
-    wait_for(lambda: "killed by signal 9 (often: out of memory)" in run.status().problem, within_s=2)
+    assert "killed by signal 9 (often: out of memory)" in run.status().problem
 
 
 def test_g05_where_the_supervisor_was_killed_too_no_signal_is_claimed(workspace: Path) -> None:
@@ -225,17 +225,6 @@ def test_g07_a_run_that_cannot_even_be_prepared_ends_with_four(
 
 def disk_free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
-
-
-def test_g12_no_zombies_after_twenty_starts(workspace: Path) -> None:
-    for number in range(20):
-        run = started(workspace, f"run{number}", steps=1, beside=True)
-        wait_for(lambda run=run: state(run) == "finished")
-    wait_for(
-        lambda: (
-            not [p for p in psutil.Process().children(recursive=True) if p.status() == psutil.STATUS_ZOMBIE]
-        )
-    )
 
 
 def test_g15_what_a_killed_app_leaves_is_the_run_and_its_supervisor(workspace: Path) -> None:

@@ -55,11 +55,11 @@ def test_g11_a_queued_run_may_be_cancelled(workspace: Path) -> None:
     waiting = started(workspace, "waiting")
     wait_for(lambda: state(waiting) == "queued")
     runs.stop(waiting)
-    wait_for(lambda: state(waiting) == "stopped", within_s=3)
+    wait_for(lambda: state(waiting) == "stopped", within_s=10)
     assert waiting.status().resumable
+    wait_for(lambda: not supervisors(waiting))
     assert runs.waiting(workspace) == {"cpu": []}
     assert not waiting.stop_path.exists()
-    wait_for(lambda: not supervisors(waiting))
 
 
 def test_g09_a_waiter_that_was_killed_is_shown_and_waits_for_a_word(workspace: Path) -> None:
@@ -82,6 +82,7 @@ def test_g09_a_waiter_that_was_killed_is_shown_and_waits_for_a_word(workspace: P
 def test_g11_beside_nothing_waits(workspace: Path) -> None:
     first, second = started(workspace, "first"), started(workspace, "second", beside=True)
     wait_for(lambda: state(first) == state(second) == "running")
+    assert runs.waiting(workspace) == {"cpu": []}
 
 
 def test_g11_the_device_is_taken_while_the_worker_lives_though_its_supervisor_was_killed(
