@@ -16,6 +16,7 @@ VOLUME /workspace
 USER lens
 
 # PYTHONUNBUFFERED: the log of a container is a pipe, and what was said must be in it.
-ENV PYTHONUNBUFFERED=1
+# LORA_LENS_STOP_RUNS: `docker stop` saves what trains, and the next start goes on with it.
+ENV PYTHONUNBUFFERED=1 LORA_LENS_STOP_RUNS=1
 EXPOSE 7860
 CMD ["python", "app.py", "--host", "0.0.0.0", "--port", "7860", "--workspace", "/workspace"]

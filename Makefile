@@ -4,11 +4,12 @@
 #   make run PYTHON=python3.12    the Python of a .venv that is not made yet; otherwise the newest on PATH
 #   make test SLOW=1             the slow tests too, as before a change lands
 #   make check                    lint and test, as before every commit
+#   make soak                     kills, full disks, starts and odd files for twenty minutes (benchmarks/soak)
 
 PORT ?= 7860
 python = .venv/bin/python
 
-.PHONY: run test lint check
+.PHONY: run test lint check soak
 
 run:
 	@sh tools/setup.sh requirements.txt
@@ -25,3 +26,7 @@ lint:
 	$(python) -m ruff format --check
 
 check: lint test
+
+soak:
+	@sh tools/setup.sh requirements.txt requirements-dev.txt
+	$(python) -m benchmarks.soak

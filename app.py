@@ -7,13 +7,21 @@ import argparse
 import ipaddress
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
+from urllib.parse import SplitResult, urlsplit
 
 from training.program import COMMAND_VARIABLE, VERSION
 
 LARGEST_UPLOAD = "2gb"
 QUEUE_POLL_S = 0.05
+# Below the grace period of the compose file, after which all is killed.
+HOST_GRACE_S = 110.0
+OPEN_TO_ALL = """\
+Whoever reaches this page could train and delete here: it has a public address, and no password.
+Set LORA_LENS_PASSWORD, or say --no_auth to mean it."""
 logger = logging.getLogger("lora_lens")
 
 
@@ -36,18 +44,26 @@ def main(arguments: list[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO)
     flags = page_flags().parse_args(arguments)
-    workspace = Path(flags.workspace)
+    workspace, password = Path(flags.workspace), os.environ.get("LORA_LENS_PASSWORD")
+    on_space = bool(os.environ.get("SPACE_ID"))
+    public = not is_local(flags.host) or bool(flags.public_host)
+    if public and not (password or flags.no_auth or on_space):
+        raise SystemExit(OPEN_TO_ALL)
     keep_to_itself(workspace)
     # Gradio reads its settings from the environment as it is imported, so it comes after them.
+    from ui.login import checks
     from ui.page import STYLES, build_page, head
-    from ui.security import middleware
+    from ui.security import LOCAL_HOSTS, guarded
     from ui.theme import build_theme
 
-    password = os.environ.get("LORA_LENS_PASSWORD")
     user = os.environ.get("LORA_LENS_USER", "owner")
-    public = not is_local(flags.host)
-    can_train = bool(password) or not os.environ.get("SPACE_ID")
+    can_train = bool(password) or not on_space
     warn(flags, public, bool(password), can_train)
+    known = public_addresses(flags.public_host)
+    # Of whom uvicorn believes who has asked: without a proxy of nobody, also where that is this machine.
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "*" if on_space else "127.0.0.1" if known else "")
+    if os.environ.get("LORA_LENS_STOP_RUNS", str(int(on_space))) == "1":
+        go_with_the_host(workspace)
     page = build_page(workspace, can_train=can_train)
     page.queue(api_open=False, max_size=64)
     # Gradio looks for work every millisecond, which alone takes 7 % of a core from the run beside it.
@@ -55,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     page.launch(
         server_name=flags.host,
         server_port=flags.port,
-        auth=(user, password) if password else None,
+        auth=checks(user, password) if password else None,
         theme=build_theme(),
         css_paths=STYLES,
         head=head(),
@@ -64,7 +80,10 @@ def main(arguments: list[str] | None = None) -> None:
         enable_monitoring=False,
         max_file_size=LARGEST_UPLOAD,
         blocked_paths=[str(workspace / folder) for folder in ("runs", "datasets", "adapters", "trash")],
-        app_kwargs={"middleware": middleware(public)},
+        root_path=next((address.path.rstrip("/") for address in known if address.path.strip("/")), None),
+        app_kwargs=guarded(
+            [*LOCAL_HOSTS, flags.host] if is_local(flags.host) else ["*"], [each.netloc for each in known]
+        ),
         ssr_mode=False,
         share=False,
         pwa=False,
@@ -72,11 +91,41 @@ def main(arguments: list[str] | None = None) -> None:
     )
 
 
+def go_with_the_host(workspace: Path) -> None:
+    """Where the machine ends with the page, a container or a Space: SIGTERM saves what trains, and ends.
+
+    Those runs go on at the next start.
+    """
+    from training import runs
+
+    def end(*_: object) -> NoReturn:
+        for run in runs.stop_for_host(workspace, within_s=HOST_GRACE_S):
+            logger.warning("%s had not saved when the host went", run.name)
+        # At once: the server's threads would be waited for.
+        logging.shutdown()
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    for run in runs.resume_after_host(workspace):
+        logger.info("%s goes on: the host had interrupted it", run.name)
+
+
 def page_flags() -> argparse.ArgumentParser:
     on_space = bool(os.environ.get("SPACE_ID"))
     parser = argparse.ArgumentParser(description="The LoRA Lens page.")
     parser.add_argument("--version", action="version", version=f"lora-lens {VERSION}")
     parser.add_argument("--host", default="0.0.0.0" if on_space else "127.0.0.1", help="address to listen on")
+    parser.add_argument(
+        "--public_host",
+        default=os.environ.get("LORA_LENS_HOST"),
+        help="what browsers know the page by behind a proxy: lens.example.org, or example.org/lens",
+    )
+    parser.add_argument(
+        "--no_auth",
+        action="store_true",
+        default=os.environ.get("LORA_LENS_NO_AUTH") == "1",
+        help="listen on a public address without a password: all may train",
+    )
     parser.add_argument(
         "--port", type=int, default=int(os.environ.get("PORT") or 7860), help="port to listen on"
     )
@@ -95,6 +144,14 @@ def keep_to_itself(workspace: Path) -> None:
     cache.chmod(0o700)
     os.environ["GRADIO_TEMP_DIR"] = str(cache.absolute())
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+
+def public_addresses(named: str | None) -> list[SplitResult]:
+    """What browsers know the page by, of a flag; a Space has its own name."""
+    words = [word.strip().lower() for word in [*(named or "").split(","), os.environ.get("SPACE_HOST", "")]]
+    # A browser leaves out the port that its scheme has anyway.
+    addresses = [urlsplit(f"https://{word.rpartition('://')[2]}") for word in words if word]
+    return [each._replace(netloc=each.netloc.removesuffix(":443").removesuffix(":80")) for each in addresses]
 
 
 def is_local(host: str) -> bool:

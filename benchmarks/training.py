@@ -87,10 +87,9 @@ def lora_lens(job: Told) -> Told:
 
     class Measured(AdapterTrainer):
         def training_step(self, model: Any, inputs: Told, *args: Any, **kwargs: Any) -> Any:
-            if not self.in_dry_run:
-                times.setdefault("began", time.perf_counter())
-                order.append(inputs[BATCH_INFO].example_ids)
-                lengths.append([inputs["input_ids"].numel(), int((inputs["labels"] != -100).sum())])
+            times.setdefault("began", time.perf_counter())
+            order.append(inputs[BATCH_INFO].example_ids)
+            lengths.append([inputs["input_ids"].numel(), int((inputs["labels"] != -100).sum())])
             return super().training_step(model, inputs, *args, **kwargs)
 
         def train(self, *args: Any, **kwargs: Any) -> Any:

@@ -44,7 +44,7 @@ def coded_calls(path: str, source: str) -> Iterator[Coded]:
         found = [
             text_of(path, node.args[index]) if index < len(node.args) else None for index in (*texts, code)
         ]
-        given = {keyword.arg for keyword in node.keywords} - {"change"}
+        given = {keyword.arg for keyword in node.keywords} - {"change", "about_image"}
         yield Coded(
             f"{path}:{node.lineno}",
             name,

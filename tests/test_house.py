@@ -6,15 +6,15 @@ from support.source_tree import ROOT, project_files, sources
 from tools import draw, house
 
 # Of vlm and training; why these numbers: docs/decisions/house.md.
-MAX_FUNCTIONS = 1100
+MAX_FUNCTIONS = 1200
 MAX_SINGLE_CALLERS = 155
-MAX_CODE_LINES = 17_500
+MAX_CODE_LINES = 18_500
 MIN_COMMENTS_PER_100 = 4.0
 MAX_MODULES_ENTERED = 24
 # Of the page: Python, and all with its templates, scripts and styles.
-MAX_UI_PYTHON_LINES = 6000
-MAX_UI_FUNCTIONS = 420
-MAX_UI_LINES = 8500
+MAX_UI_PYTHON_LINES = 6200
+MAX_UI_FUNCTIONS = 440
+MAX_UI_LINES = 9000
 
 MADE_HTML = re.compile(r"(?:innerHTML|outerHTML) = (.*?);?$")
 PLAIN = re.compile(r"[\w.?|\" =]+")
@@ -101,6 +101,12 @@ def test_the_figures_are_counted_as_they_are_said_to_be():
     tabled = source + "\n\nTABLE = {'one': _one}\n"
     assert house.single_callers({"a.py": tabled.replace("return _one()", "return 0")}, {})["private"] == []
     assert house.modules_in_folders({"a/__init__.py": "", "a/b.py": "", "a/c/d.py": ""}) == {"a": 1, "a/c": 1}
+
+
+def test_a_test_that_was_given_the_number_of_its_guarantee_is_not_lost():
+    before = house.count_tests({"a.py": "def test_a_kill_is_known(): 0\ndef test_a_stop_is_obeyed(): 0\n"})
+    now = house.count_tests({"b.py": "def test_g05_a_kill_is_known(): 0\ndef test_g14_stop(): 0\n"})
+    assert sorted((before - now).elements()) == ["test_a_stop_is_obeyed"]
 
 
 def test_a_walk_follows_one_parameter_and_comes_back():

@@ -58,7 +58,7 @@ FLOORS = {
     "vlm/prompting": ("base", "chat completion seq2seq"),
     "vlm/composed": ("configuration processing", "pretrained", "modeling"),
     "vlm/adapters": (
-        "peft_config probing",
+        "file_check peft_config probing",
         "attaching untrusted",
         "loading optimizer_groups saving",
         "merging reloading",
@@ -80,12 +80,12 @@ FLOORS = {
     ),
     "training/config": ("columns fields run_name", "rules", "loading"),
     "training/runs": (
-        "checkpoints disk event_types supervisor",
+        "checkpoints event_types supervisor",
         "drift lock",
         "events",
         "status",
         "folder",
-        "adapters queueing",
+        "adapters disk failure keeping queueing",
         "run",
     ),
     "training/data": (
@@ -114,9 +114,15 @@ FLOORS = {
         "train",
         "worker",
     ),
-    "training/commands": ("parser", "output remote_job", "adapters data disk submit", "evaluate run"),
+    "training/commands": (
+        "flags",
+        "parser",
+        "output remote_job",
+        "adapters data disk submit",
+        "evaluate run",
+    ),
     "ui": (
-        "events first_script i18n inference theme",
+        "events first_script i18n inference login theme",
         "html security widgets",
         "datasets run",
         "adapters",
@@ -135,7 +141,7 @@ FLOORS = {
         "tab",
     ),
     "ui/ask": ("models_card", "tab"),
-    "ui/runs": ("adapters_card", "tab"),
+    "ui/runs": ("adapters_card disk_card", "tab"),
 }
 
 

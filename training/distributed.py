@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,16 @@ class ProcessGroup:
         raised = torch.tensor(int(flag), dtype=torch.int32)
         dist.all_reduce(raised, op=dist.ReduceOp.MAX)
         return bool(raised.item())
+
+    def gather(self, value: Any) -> list[Any]:
+        """Returns the values of all ranks, in their order. A collective: all call it, all get one answer."""
+        if self.world == 1:
+            return [value]
+        import torch.distributed as dist
+
+        found = [None] * self.world
+        dist.all_gather_object(found, value)  # over gloo: of several backends torch takes the CPU's
+        return found
 
     def share(self, items: Sequence[Any]) -> Sequence[Any]:
         """Returns this rank's part of a list that all ranks have."""
@@ -219,8 +230,11 @@ def gathered(
         )
         for rank in range(1, config.processes if environment else 1)
     ]
-    met = threading.Event()
+    met, over = threading.Event(), threading.Event()
     try:
+        if not environment:
+            watching = (partial(_launcher_gone, os.getppid()), over, 0.0, lost)
+            threading.Thread(target=_watch, args=watching, daemon=True).start()
         # Before all have met even exit code 0 is a loss: the meeting would wait for that one.
         watching = (lambda: _first_death(children, (None,)), met, 0.0, lost)
         threading.Thread(target=_watch, args=watching, daemon=True).start()
@@ -241,34 +255,53 @@ def gathered(
             AcceleratorState._reset_state(reset_partial_state=True)
     finally:
         met.set()
+        over.set()
         for name, value in before.items():
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
-        for child in children:
-            child.terminate()
-        for child in children:
-            try:
-                child.wait(GRACE_S)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+        _end(children)
+
+
+def _end(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    for child in children:
+        child.terminate()
+    for child in children:
+        try:
+            child.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
 
 
 def join() -> tuple[ProcessGroup, Path]:
     """For worker ranks: returns the group, and the folder of its run, which rank 0 publishes."""
-    if leader := os.environ.get(LEADER):
-        threading.Thread(target=end_with_leader, args=(int(leader),), daemon=True).start()
+    leader = int(os.environ.get(LEADER) or os.getppid())  # rank 0, or a launcher
+    threading.Thread(target=end_with_leader, args=(leader,), daemon=True).start()
     group = _meet()
     return group, Path(group.store.get("run").decode())
 
 
 def end_with_leader(leader: int) -> None:
-    """End this process when rank 0, which started it, is gone, even by SIGKILL."""
+    """End this process when what started it is gone, even by SIGKILL."""
     # The parent's id changes when the parent dies: orphans are adopted. No signal of the parent is needed.
     while os.getppid() == leader:
         time.sleep(POLL_S)
     os._exit(1)  # sys.exit would end this thread alone, beside a main thread that waits in a collective
+
+
+def _launcher_gone(launcher: int) -> Failure | None:
+    """Returns the failure of rank 0 where the launcher that started it is gone: the other ranks end then."""
+    if os.getppid() == launcher:
+        return None
+    return Failure(
+        UserError(
+            "The launcher of these {count} processes was killed.",
+            "Resume the run with the same launch.",
+            "launcher-gone",
+            count=world_size(),
+        )
+    )
 
 
 def _meet(children: Sequence[subprocess.Popen[bytes]] = ()) -> ProcessGroup:

@@ -1,20 +1,24 @@
-"""Puts `static/first.js` in front of Gradio's own scripts: what `launch(head=…)` takes runs after them."""
+"""Puts `static/first.js` and the icon before Gradio's scripts: those of `launch(head=…)` run after them."""
 
 from pathlib import Path
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-SCRIPT = Path(__file__).parent / "static" / "first.js"
+STATIC = Path(__file__).parent / "static"
 HEAD = b"<head>"
 
 
 class FirstScript:
-    """Writes the script into each HTML page that is sent, right after its `<head>`."""
+    """Writes both into each HTML page that is sent, right after its `<head>`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.script = b"<script>" + SCRIPT.read_bytes() + b"</script>"
+        script = (STATIC / "first.js").read_text(encoding="utf-8")
+        # In the page itself: a browser that finds none asks the host for one, outside of a proxy's path.
+        icon = quote((STATIC / "icon.svg").read_text(encoding="utf-8"))
+        self.script = f'<link rel="icon" href="data:image/svg+xml,{icon}"><script>{script}</script>'.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_html = False

@@ -108,12 +108,13 @@ def percent(language: Language, fraction: float, decimals: int = 0) -> str:
 
 
 def duration(language: Language, seconds: float) -> str:
-    """`21 s`, `2 min 5 s`, `3 h 4 min`."""
+    """`21 s`, `2 min`, `2 min 5 s`, `3 h 4 min`."""
     whole = max(0, round(seconds))
     if whole < 60:
         return say(language, "seconds", s=whole)
     if whole < 3600:
-        return say(language, "minutes", m=whole // 60, s=whole % 60)
+        key = "minutes" if whole % 60 else "whole_minutes"
+        return say(language, key, m=whole // 60, s=whole % 60)
     return say(language, "hours", h=whole // 3600, m=whole % 3600 // 60)
 
 

@@ -125,7 +125,8 @@ class UserError(Exception):
     `problem` says what is wrong in one sentence; `remedy` says what the reader can do now: a setting and a
     value, or a command. Both are templates that `Filler` fills with `values`; a `code` is raised in one place
     alone, and its translation is found by it. `change` has settings that would help, each alone, the best
-    first: {"batch_size": 8}. Anything that is not a `UserError` is a bug.
+    first: {"batch_size": 8}. `about_image` is the path, inside the dataset, of the image that is to blame.
+    Anything that is not a `UserError` is a bug.
     """
 
     def __init__(
@@ -136,12 +137,13 @@ class UserError(Exception):
         /,
         *,
         change: Mapping[str, Any] | None = None,
+        about_image: str | None = None,
         **values: object,
     ) -> None:
         # Without a code the texts are no templates: braces in them are the user's own.
         self.problem = Phrase(problem, code, **values) if code else Phrase.filled(problem, "", {})
         self.remedy = Phrase(remedy, f"{code}/remedy", **values) if code else Phrase.filled(remedy, "", {})
-        self.change = dict(change or {})
+        self.change, self.about_image = dict(change or {}), about_image
         super().__init__(f"{self.problem}\n{self.remedy}")
 
     @property
@@ -158,13 +160,19 @@ class UserError(Exception):
         return Phrase.filled(self.remedy, f"{self.code}/remedy", self.values)
 
     @classmethod
-    def filled(cls, problem: Phrase, remedy: str, change: Mapping[str, Any] | None = None) -> "UserError":
+    def filled(
+        cls,
+        problem: Phrase,
+        remedy: str,
+        change: Mapping[str, Any] | None = None,
+        about_image: str | None = None,
+    ) -> "UserError":
         """Returns an error whose sentences were filled in before, as a run's event has them."""
-        error = cls(problem, remedy, change=change)
+        error = cls(problem, remedy, change=change, about_image=about_image)
         error.problem = problem
         error.remedy = Phrase.filled(remedy, problem.code and f"{problem.code}/remedy", problem.values)
         return error
 
     # Exceptions pickle their `args`, here one text: one raised in a child process would fail to unpickle.
     def __reduce__(self) -> tuple[Any, ...]:
-        return UserError.filled, (self.problem, self.remedy, self.change)
+        return UserError.filled, (self.problem, self.remedy, self.change, self.about_image)

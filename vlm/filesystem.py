@@ -26,6 +26,8 @@ LONGEST_SLUG = 48
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FULL_ELSEWHERE = re.compile(
     rf"(os error|code:) ({'|'.join(map(str, sorted(FULL)))})\b|PytorchStreamWriter failed|unexpected pos"
+    # torch again, of what has fitted into its stream's buffer.
+    r"|iostream error"
 )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 from PIL import Image
 from transformers import (
     BatchFeature,
@@ -33,6 +34,8 @@ MAX_QUESTION_TOKENS = 4096
 ADAPTERS_KEPT = 4
 # The first token of a large model on a CPU may take minutes; without a limit a dead thread hangs the page.
 TOKEN_TIMEOUT_S = 300.0
+# A question holds the base until its reader has taken the last answer, or goes.
+READER_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +117,7 @@ class Engine:
             self._check(settings, [folder for folder in answerers if folder is not None])
             if self._settings != settings:
                 # The old base goes before the new one comes: both need not fit in memory.
-                self._settings = self._loaded = self._model = self._untouched = None
-                self._names.clear()
-                self._reports.clear()
+                self._forget()
                 self._loaded = load_base(settings)
                 config, processor = self._loaded.model.config, self._loaded.processor
                 self._prompt = prompt_style(config, processor, MAX_QUESTION_TOKENS)
@@ -137,6 +138,31 @@ class Engine:
     def stop(self) -> None:
         """Ends the current answer after its next token, and the answers that wait behind it."""
         self._stop.set()
+
+    def held(self) -> tuple[str, int]:
+        """Returns the type of the device that the base lies on, and its bytes: ("cpu", 0) without one."""
+        loaded = self._loaded
+        return (loaded.device.type, loaded.model.get_memory_footprint()) if loaded else ("cpu", 0)
+
+    def let_go(self) -> bool:
+        """Takes base and adapters out of memory; the next question loads them again.
+
+        The answer that goes on is ended first. Returns False where its reader keeps it for too long.
+        """
+        self.stop()
+        if not self._asking.acquire(timeout=READER_TIMEOUT_S):
+            return False
+        try:
+            self._forget()
+            clear_device_cache(garbage_collection=True)
+        finally:
+            self._asking.release()
+        return True
+
+    def _forget(self) -> None:
+        self._settings = self._loaded = self._prompt = self._model = self._untouched = None
+        self._names.clear()
+        self._reports.clear()
 
     def _check(self, settings: ModelSettings, folders: Sequence[Path]) -> None:
         """Checks that the adapters fit the base's architecture. Raises `UserError` where one does not."""

@@ -9,10 +9,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Browser, Page, expect
 
@@ -50,22 +51,29 @@ TEXTS_OF = """() => {
 class Served:
     url: str
     workspace: Path
+    process: subprocess.Popen[bytes]
 
 
 @contextmanager
 def served(
-    workspace: Path, program: str | Path = "app.py", folder: Path = PROJECT, **environment: str
+    workspace: Path,
+    program: str | Path = "app.py",
+    folder: Path = PROJECT,
+    how: Mapping[str, Any] | None = None,
+    **environment: str,
 ) -> Iterator[Served]:
-    """`app.py` (or another program, from another folder) over this workspace, until the test is over."""
+    """`app.py` (or another program, from another folder) over this workspace, until the test is over.
+
+    `how` are further arguments of `Popen`.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, str(program), "--port", str(port), "--workspace", str(workspace)]
     log = workspace / "app.log"
     with log.open("wb") as output:
-        app = subprocess.Popen(
-            command, cwd=folder, env=os.environ | environment, stdout=output, stderr=subprocess.STDOUT
-        )
+        to_log = {"stdout": output, "stderr": subprocess.STDOUT}
+        app = subprocess.Popen(command, cwd=folder, env=os.environ | environment, **to_log, **(how or {}))
     url = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 120
@@ -73,7 +81,7 @@ def served(
             assert app.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
-        yield Served(url, workspace)
+        yield Served(url, workspace, app)
     finally:
         app.terminate()
         app.wait(30)

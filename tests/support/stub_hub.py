@@ -34,12 +34,17 @@ class StubHub:
     """What the Hub holds, and what it was asked.
 
     `cut` breaks the next download of a file after so many bytes; a `held` file is sent when its event is set.
+    Until they are taken out, a file in `dead` breaks off before its first byte, one in `answers` is refused
+    with a status, and one in `damaged` has a bit turned.
     """
 
     repos: dict[str, Repo] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     cut: dict[str, int] = field(default_factory=dict)
     held: dict[str, Event] = field(default_factory=dict)
+    dead: set[str] = field(default_factory=set)
+    answers: dict[str, int] = field(default_factory=dict)
+    damaged: set[str] = field(default_factory=set)
     status: int = 200
     endpoint: str = ""
 
@@ -117,9 +122,15 @@ class Handler(BaseHTTPRequestHandler):
         found = repo.find(revision)
         if found is None or path not in found[1]:
             return self._send(404, {"X-Error-Code": "EntryNotFound" if found else "RevisionNotFound"})
+        if path in self.hub.answers:
+            return self._send(self.hub.answers[path])
         sha, content = found[0], found[1][path]
+        # A large file is named by its sha256, as the Hub does.
+        etag = (hashlib.sha256 if path.endswith(".safetensors") else hashlib.sha1)(content).hexdigest()
+        if path in self.hub.damaged:
+            content = content[:-1] + bytes([content[-1] ^ 1])
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
-        headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": sha}
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": sha}
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             self.hub.requests[-1] += f" from {start}"
@@ -148,7 +159,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             if cut in self.hub.held:
                 self.hub.held[cut].wait(timeout=60)
-            part = self.hub.cut.pop(cut, None)
+            part = self.hub.cut.pop(cut, 0 if cut in self.hub.dead else None)
             self.wfile.write(body[:part])
             self.close_connection = part is not None
 

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +21,8 @@ USER = "tester"
 class Jobs:
     """What was asked for, the process at work, and where both keep their files.
 
-    A `script` for the shell is run in the place of a job's own command.
+    A `script` for the shell is run in the place of a job's own command. Each commit takes the first of
+    `refusals` for its answer: a status, or 0 for a connection that breaks off.
     """
 
     folder: Path
@@ -28,6 +30,7 @@ class Jobs:
     specs: list[dict] = field(default_factory=list)
     process: subprocess.Popen[bytes] | None = None
     cancelled: bool = False
+    refusals: list[int] = field(default_factory=list)
 
     @property
     def log(self) -> Path:
@@ -116,11 +119,24 @@ class JobsHandler(Handler):
             self.jobs.start(json.loads(body), self.hub)
         return self._json(self.jobs.facts())
 
+    def do_DELETE(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self._send(401)
+        del self.hub.repos[f"{asked.get('organization') or USER}/{asked['name']}"]
+        return self._json({})
+
     def _write(self, name: str, what: str, body: bytes) -> None:
         if what == "preupload":
             files = [file["path"] for file in json.loads(body)["files"]]
             mode = {"uploadMode": "regular", "shouldIgnore": False}
             return self._json({"files": [{"path": path, **mode} for path in files]})
+        if self.jobs.refusals:
+            if status := self.jobs.refusals.pop(0):
+                return self._send(status)
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return None
         for line in map(json.loads, body.splitlines()):
             if line["key"] == "file":
                 content = base64.b64decode(line["value"]["content"])

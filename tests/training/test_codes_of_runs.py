@@ -57,7 +57,7 @@ def test_memory_that_can_t_be_saved_is_refused(tiny_config: MakeConfig, monkeypa
     refused("no-gradient-checkpointing", training_arguments, again, loaded, again.workspace)
 
 
-def test_a_workspace_of_another_user_is_refused(tmp_path: Path, monkeypatch: Patch) -> None:
+def test_g23_a_workspace_of_another_user_is_refused(tmp_path: Path, monkeypatch: Patch) -> None:
     def fail(path: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 

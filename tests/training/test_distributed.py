@@ -137,7 +137,7 @@ def test_a_killed_process_ends_the_run_which_says_so_once(tiny_config: MakeConfi
     assert psutil.Process().children() == []
 
 
-def test_a_process_ends_with_the_first_one_that_started_it() -> None:
+def test_g15_a_process_ends_with_the_first_one_that_started_it() -> None:
     """Also where that one is killed in a way that nobody can answer to."""
     watching = (
         "import sys; from training.distributed import end_with_leader; print('@', flush=True);"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from PIL import Image
@@ -110,6 +111,16 @@ def test_an_interrupted_run_offers_to_resume_and_can_be_deleted_after_a_question
         page.locator('[data-action="restore"]').click()
         see(page, "#runs .name", "broken-off")
         assert run.path.exists()
+        see(page, "#disk", "Runs, with their adapters")
+
+        page.locator('[data-action="edit"]').click()
+        page.locator(".editor [name=name]").fill("mended")
+        page.locator(".editor [name=note]").fill("rank 8")
+        page.keyboard.press("Enter")
+        see(page, "#runs .name", re.compile(r"mended\s*rank 8"))
+        page.locator('[data-action="duplicate"]').click()
+        expect(page.locator("#form")).to_be_visible()
+        shutil.rmtree(app.workspace / "runs" / "mended")
 
 
 def test_a_folder_in_the_workspace_becomes_a_dataset_and_one_outside_is_refused(page, app, tmp_path):

@@ -151,6 +151,7 @@ def test_after_another_dataset_is_chosen_the_page_comes_to_rest(page, planted):
         assert time.monotonic() < deadline, f"the page never rests: {len(asked)} events in 3 s"
 
 
+@pytest.mark.slow
 def test_bad_rows_are_skipped_by_choice_and_the_setting_is_the_runs(page):
     page.locator("#data-skip").check()
     page.get_by_role("tab", name="Train", exact=True).click()
@@ -177,6 +178,7 @@ def test_the_models_eye_shows_the_patches_and_which_tokens_are_trained(page):
     expect(page.locator("#pane")).to_be_hidden(timeout=SHOWN_MS)
 
 
+@pytest.mark.slow
 def test_a_safe_length_is_applied_to_the_run_and_loses_nothing(page):
     page.get_by_role("tab", name="Train", exact=True).click()
     page.locator("#advanced > summary").click()

@@ -166,7 +166,7 @@ def test_no_text_of_the_other_language_is_left_whatever_is_touched(page, app):
     assert texts_of(page) & only_vietnamese == set()
 
 
-def test_a_run_is_told_on_every_tab_in_the_title_and_to_every_visitor(chromium, page, app):
+def test_g01_a_run_is_told_on_every_tab_in_the_title_and_to_every_visitor(chromium, page, app):
     with live_run(app.workspace, "walking") as (_, log):
         for tab in ("data", "try", "runs", "train"):
             open_tab(page, tab)
@@ -210,6 +210,7 @@ def test_what_comes_in_a_run_pushes_nothing_away(chromium, app, width):
         assert page.evaluate("shifted") <= 0.02
 
 
+@pytest.mark.slow
 def test_what_was_stopped_stays_shown_while_another_run_goes_on(page, app):
     with live_run(app.workspace, "theirs"), made_run(app.workspace, "mine") as (mine, log):
         with runs.hold_lock(mine):

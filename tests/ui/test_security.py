@@ -3,25 +3,29 @@
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from email.message import Message
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from training import runs
 from training.config import TrainingConfig
 from ui.page import build_page
-from ui.security import middleware
+from ui.security import guarded
 
 
 @contextmanager
-def launched(workspace: Path, *, can_train: bool = True, **options: Any) -> Iterator[tuple[str, int]]:
+def launched(
+    workspace: Path, *, can_train: bool = True, public_hosts: Sequence[str] = (), **options: Any
+) -> Iterator[tuple[str, int]]:
     """The page over this workspace, in this process: its address, and the number of the strip's HTML."""
     page = build_page(workspace, can_train=can_train)
     page.queue(api_open=False)
-    kept = {"app_kwargs": {"middleware": middleware(False)}, "ssr_mode": False, "quiet": True}
+    kept = {"app_kwargs": guarded(public_hosts=public_hosts), "ssr_mode": False, "quiet": True}
     page.launch(prevent_thread_lock=True, server_name="127.0.0.1", **kept, **options)
     try:
         strip = next(block._id for block in page.blocks.values() if block.elem_id == "strip")
@@ -30,11 +34,13 @@ def launched(workspace: Path, *, can_train: bool = True, **options: Any) -> Iter
         page.close(verbose=False)
 
 
-def called(url: str, strip: int, function: str, asked: dict[str, Any]) -> tuple[int, Any]:
+def called(url: str, strip: int, function: str, asked: dict[str, Any], **headers: str) -> tuple[int, Any]:
     """The status and the answer of a server function, asked for as Gradio's own frontend does."""
     body = {"session_hash": "visitor", "component_id": strip, "fn_name": function, "data": asked}
     request = urllib.request.Request(
-        f"{url}/gradio_api/component_server", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        f"{url}/gradio_api/component_server",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"} | headers,
     )
     try:
         with urllib.request.urlopen(request, timeout=30) as response:
@@ -61,9 +67,94 @@ def test_the_run_under_way_is_told_also_under_the_path_of_a_proxy(tmp_path, root
             assert json.load(response)["root"].endswith(root_path or url)
 
 
+def test_a_post_from_another_page_is_refused_and_one_from_this_page_is_not(tmp_path):
+    with launched(tmp_path) as (url, strip):
+        assert called(url, strip, "look", {}, Origin="http://evil.example") == (403, None)
+        assert called(url, strip, "look", {}, Origin=f"{url}0") == (403, None)
+        assert called(url, strip, "look", {}, Origin=url)[0] == 200
+
+
 def test_where_nobody_may_train_a_run_can_be_looked_at_and_not_stopped(tmp_path):
     run = runs.prepare(TrainingConfig(name="demo", workspace=tmp_path))
     with launched(tmp_path, can_train=False) as (url, strip), runs.hold_lock(run):
         assert called(url, strip, "look", {})[1]["run"] == "demo"
         assert called(url, strip, "act", {"do": "stop", "run": "demo"}) == (404, None)
         assert not runs.stop_requested(run)
+
+
+def answered(url: str, method: str = "GET", data: bytes | None = None, **headers: str) -> tuple[int, Message]:
+    """Status and headers of an answer; `_` in a header's name stands for a hyphen."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(url, data, named, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status, response.headers
+    except urllib.error.HTTPError as refused:
+        return refused.code, refused.headers
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a page that no proxy stands before."""
+    with launched(tmp_path_factory.mktemp("workspace")) as (url, _):
+        yield url
+
+
+FOREIGN = ("http://localhost:3000", "http://127.0.0.1:1", "https://evil.example", "null", "http://[::1]:3000")
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+@pytest.mark.parametrize("forwarded", [None, "own"])
+def test_a_foreign_page_changes_nothing_whatever_it_says_was_forwarded(local, origin, forwarded):
+    join = f"{local}/gradio_api/queue/join"
+    sent = {"X_Forwarded_Host": urlsplit(origin).netloc or "null"} if forwarded else {}
+    assert answered(join, "POST", b"{}", Origin=origin, **sent)[0] == 403
+    asked = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "x-forwarded-host"}
+    status, headers = answered(join, "OPTIONS", Origin=origin, **asked, **sent)
+    assert status == 403
+    assert [name for name in headers if name.lower().startswith("access-control-")] == []
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+@pytest.mark.parametrize("path", ["token", "info", "../config", "../", "startup-events"])
+def test_a_foreign_page_may_read_nothing(local, origin, path):
+    _, headers = answered(f"{local}/gradio_api/{path}", Origin=origin)
+    assert [name for name in headers if name.lower().startswith("access-control-")] == []
+
+
+def test_the_page_itself_is_let_in(local):
+    own = local.replace("127.0.0.1", "localhost")
+    for url in (local, own):
+        assert answered(f"{url}/gradio_api/queue/join", "POST", b"{}", Origin=url)[0] not in (400, 403)
+        assert answered(f"{url}/config", Origin=url)[0] == 200
+    assert answered(f"{local}/config", Host="evil.example")[0] == 400
+
+
+def test_browsers_are_told_what_to_keep_to(local):
+    _, headers = answered(local)
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "same-origin"
+    frames = "frame-ancestors 'self' https://huggingface.co https://*.hf.space"
+    assert headers["Content-Security-Policy"] == frames
+
+
+@pytest.mark.parametrize("public_host", ["lens.example.org", "lens.example.org:8443"])
+def test_behind_a_proxy_its_own_name_is_let_in_and_no_other(tmp_path, public_host):
+    with launched(tmp_path, public_hosts=[public_host]) as (url, _):
+        join = f"{url}/gradio_api/queue/join"
+        own = f"https://{public_host}"
+        # nginx's default: the host that it asks; else the one that it was asked.
+        for host in (urlsplit(url).netloc, public_host):
+            assert answered(join, "POST", b"{}", Origin=own, Host=host)[0] not in (400, 403)
+        status, headers = answered(join, "POST", b"{}", Origin="https://evil.example")
+        assert (status, headers["X-Lora-Lens-Refused"]) == (403, "origin")
+        forged = {"X_Forwarded_Host": "evil.example"}
+        assert answered(join, "POST", b"{}", Origin="https://evil.example", **forged)[0] == 403
+
+
+def test_an_unknown_host_is_told_what_to_start_the_server_with(local):
+    request = urllib.request.Request(f"{local}/lens/", headers={"Host": "lens.example.org"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=30)
+    assert refused.value.code == 400
+    assert "--public_host lens.example.org" in refused.value.read().decode()

@@ -1,13 +1,16 @@
 """The list of runs: what each row tells and offers, and how a deletion is taken back."""
 
+from functools import lru_cache
+
 import gradio as gr
 import pytest
 
 from training import runs
 from training.config import TrainingConfig
-from training.runs.events import EventLog
+from training.runs.events import EventLog, EventLogReader
 from ui.i18n import LOCALES
-from ui.runs import tab
+from ui.run import summary
+from ui.runs import disk_card, tab
 from ui.runs.tab import list_runs
 from ui.widgets import Form
 
@@ -57,6 +60,19 @@ def test_a_run_whose_settings_are_broken_is_still_listed(tmp_path):
     assert "broken" in list_runs(tmp_path, "en", True)["html"]
 
 
+def test_g21_of_a_run_that_is_over_nothing_is_read_again(tmp_path, monkeypatch):
+    """More of them than have their logs in memory: each would be read again at each look."""
+    monkeypatch.setattr(summary, "_followed", lru_cache(maxsize=2)(summary._Followed))
+    for number in range(5):
+        run = made(tmp_path, f"run-{number}", ends="finished", step=3, elapsed_s=1.0, adapter="adapter")
+    first = list_runs(tmp_path, "en", True)["html"]
+    monkeypatch.setattr(EventLogReader, "_read", None)
+    assert list_runs(tmp_path, "en", True)["html"].count("run-") == first.count("run-")
+    monkeypatch.undo()
+    EventLog(run.events_path).append("queued")
+    assert list_runs(tmp_path, "en", True)["html"].count('class="state finished"') == 4
+
+
 def test_a_list_is_read_again_sooner_while_a_run_lives(tmp_path):
     failed(tmp_path, "broken")
     later = list_runs(tmp_path, "en", True)["again_s"]
@@ -102,3 +118,42 @@ def test_nothing_of_the_runs_tab_is_an_event_but_to_continue_from_an_adapter(tmp
     with gr.Blocks() as demo:
         tab.build_runs_tab(tmp_path, True, "en", Form(gr.HTML()))
     assert [target[1] for each in demo.fns.values() for target in each.targets] == ["go_on"]
+
+
+def test_a_run_gets_a_name_and_a_note_in_its_row(tmp_path, server):
+    failed(tmp_path, "broken")
+    assert server["edit"]({"key": "broken", "name": "mended", "note": "  r <b>8</b> "}) == {"run": "mended"}
+    html = server["list_rows"]({})["html"]
+    assert 'data-row="mended"' in html
+    assert "r &lt;b&gt;8&lt;/b&gt;" in html
+    refused = server["edit"]({"key": "mended", "name": "../x", "note": "r 8"})
+    assert refused.keys() == {"warning"}
+    assert runs.find(tmp_path, "mended").note == "r 8"  # the name alone was refused
+
+
+def test_the_disk_card_counts_empties_and_brings_back(tmp_path):
+    run = failed(tmp_path, "broken")
+    (run.checkpoints_path / "checkpoint-3.torn").mkdir(parents=True)
+    (run.checkpoints_path / "checkpoint-3.torn" / "x").write_bytes(bytes(2_000_000))
+    of_card = {each.__name__: each for each in disk_card.server_functions(tmp_path, True, "en")}
+    html = of_card["list_rows"]({})["html"]
+    assert "Torn checkpoints" in html
+    assert "Delete 2.0 MB for good?" in html
+    assert of_card["empty_kind"]({"key": "torn checkpoints"}) == {}
+    assert "Torn checkpoints" not in of_card["list_rows"]({})["html"]
+    assert of_card["empty_kind"]({"key": "runs"}) == {}  # nothing that a person may miss
+    assert run.config_path.exists()
+
+    runs.delete(run)
+    html = of_card["list_rows"]({})["html"]
+    assert "A deleted run can be had back for 30 days." in html
+    assert of_card["restore_row"]({"key": "broken"}) == {}
+    assert run.config_path.exists()
+    assert of_card["restore_row"]({"key": "broken"}).keys() == {"warning"}
+
+
+def test_where_nobody_may_train_the_disk_card_only_tells(tmp_path):
+    failed(tmp_path, "broken")
+    offered = disk_card.server_functions(tmp_path, False, "en")
+    assert [function.__name__ for function in offered] == ["list_rows"]
+    assert "<button" not in disk_card.disk_table(tmp_path, "en", False)

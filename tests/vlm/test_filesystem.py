@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from vlm import filesystem
+from vlm.errors import UserError
 
 
 def test_a_draft_takes_a_folders_place_even_after_a_death_in_between(tmp_path: Path) -> None:
@@ -54,6 +55,16 @@ def test_a_folder_appears_whole_and_of_two_writers_the_second_is_refused(tmp_pat
         (draft / "rows.jsonl").write_text("[]")
     assert (folder / "rows.jsonl").read_text() == "[]"
     assert [path.name for path in folder.parent.iterdir()] == ["pets"]
+
+
+def test_g07_what_does_not_fit_is_refused_before_a_byte_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-5"
+    with pytest.raises(UserError) as refusal, filesystem.room_for(folder, 10**18):
+        folder.mkdir()
+    assert refusal.value.code == "disk-full"
+    assert f"{folder}: it takes 1,000,000,000,000.0 MB" in refusal.value.problem
+    assert "MB are free" in refusal.value.problem
+    assert not folder.exists()
 
 
 def test_a_fixed_draft_deletes_what_a_killed_writer_left(tmp_path: Path) -> None:

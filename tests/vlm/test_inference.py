@@ -13,8 +13,11 @@ from PIL import Image
 from support.adapter_folders import settings_of, trained
 from support.families import FAMILIES
 from support.tiny import PICTURES, QUESTION
+from training.config import build
 from training.data.images import load_image
-from training.runs import Run
+from training.runs import Run, lock
+from ui import inference
+from ui.run import panel
 from vlm import adapters
 from vlm.errors import UserError
 from vlm.example import IMAGE, Message
@@ -280,3 +283,44 @@ def test_an_adapter_that_was_trained_again_is_loaded_again(
     after = answers_of(engine, settings, picture, [folder])
     assert after == answers_of(Engine(), settings, picture, [of_methods["dora-off"]])
     assert after != before
+
+
+def test_what_is_in_memory_is_let_go_for_a_run_and_comes_back_with_the_next_question(
+    taught: Run, tiny_base: Path, picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a base on the CPU only a large one; one on a GPU always goes where a run is to train there."""
+    inference._engine.cache_clear()
+    on_cpu = build({"device": "cpu", "workspace": tmp_path})
+    assert not inference.in_the_way(on_cpu)  # nothing was asked, and no engine is made for it
+    assert inference._engine.cache_info().currsize == 0
+
+    def answer() -> str:
+        asked = inference.engine().ask(str(tiny_base), picture, QUESTION, [taught.adapter_path], 12)
+        return last(list(asked))[0]
+
+    before = answer()
+    device, size = inference.engine().held()
+    assert (device, size > 0) == ("cpu", True)
+    assert not inference.in_the_way(on_cpu)  # a small one stays
+    monkeypatch.setattr(inference, "SPARED_BYTES", 0)
+    assert inference.in_the_way(on_cpu)
+    queue = tmp_path / "queue" / "cpu"
+    queue.mkdir(parents=True)
+    with lock.hold(queue / "lock"):
+        assert not inference.in_the_way(on_cpu)  # the run would wait
+    assert "Try has let go" in panel.room_note("en", True)["note"]["problem"]
+    assert inference.engine().held() == ("cpu", 0)
+    assert not inference.in_the_way(on_cpu)
+    assert answer() == before
+    inference._engine.cache_clear()
+
+
+def test_a_base_whose_reader_goes_on_is_not_let_go(
+    engine: Engine, tiny_base: Path, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlm.inference.READER_TIMEOUT_S", 0.1)
+    answers = engine.ask(str(tiny_base), picture, LONG, [None], 12)
+    next(answers)
+    assert not engine.let_go()
+    answers.close()
+    assert engine.let_go()

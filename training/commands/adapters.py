@@ -43,8 +43,10 @@ def list_adapters(command: CliCommand) -> int:
 def inspect(command: CliCommand) -> int:
     """Print what an adapter is, and how it matches a base: the `--model`, or the one of its run.
 
+    With `--load` both are loaded, and asked what the run asked at its end.
+
     Raises:
-        UserError: no such adapter, or it can't be read or does not fit.
+        UserError: no such adapter, or it can't be read, does not fit, or answers otherwise than then.
     """
     from vlm.meta_model import architecture
 
@@ -60,8 +62,33 @@ def inspect(command: CliCommand) -> int:
         found = _vlm_adapters().check_fit(folder, architecture(model, revision), model)
         facts |= {"ranks": found.info.ranks, "base_model": model}  # a base tells text layers from vision ones
         facts |= {"matched": found.matched, "total": found.total, "notes": list(found.notes)}
+    if command.values.get("load"):
+        facts |= _loaded(folder, run, model, revision)
     print_result(command, facts, describe_adapter(facts))
     return 0
+
+
+def _loaded(folder: Path, run: Run | None, model: str | None, revision: str | None) -> dict[str, Any]:
+    if model is None:
+        raise _base_not_named(folder)
+    known = run.config().model_dump(include={*ModelSettings.model_fields}) if run else {}
+    settings = ModelSettings(**known | {"model": model, "revision": revision})
+    # What was answered with another base says nothing.
+    is_its_own = run is not None and (model, revision) == (run.config().model, run.config().revision)
+    kept = run.probe_path if is_its_own else None
+    found, off = _vlm_adapters().answer_anew(settings, folder, kept)
+    return {"loaded": str(found), "off": off}
+
+
+def _base_not_named(folder: Path) -> UserError:
+    info = _vlm_adapters().read_info(folder)
+    return UserError(
+        "{name} is no run's adapter, and no base model was named.",
+        "Name it: --model {base}",
+        "base-not-named",
+        name=info.name,
+        base=info.base_name or "org/name",
+    )
 
 
 def merge(command: CliCommand) -> int:
@@ -80,14 +107,7 @@ def merge(command: CliCommand) -> int:
         # Not its quantization: weights of 4 or 8 bits can't take an adapter in.
         settings = {"model": config.model, "revision": config.revision, "device": config.device} | settings
     if "model" not in settings:
-        info = _vlm_adapters().read_info(place.folder)
-        raise UserError(
-            "{name} is no run's adapter, and no base model was named.",
-            "Name it: --model {base}",
-            "base-not-named",
-            name=info.name,
-            base=info.base_name or "org/name",
-        )
+        raise _base_not_named(place.folder)
     _vlm_adapters().merge(ModelSettings(**settings), place.folder, out.expanduser())
     print(f"{name} and its base are one model in {out}")
     return 0
@@ -122,6 +142,9 @@ def describe_adapter(facts: dict[str, Any]) -> str:
     if "matched" in facts:
         lines.append(f"  {facts['matched']} of {facts['total']} tensors match {facts['base_model']}")
         lines += [f"  {note}" for note in facts["notes"]]
+    if "loaded" in facts:
+        compared = "" if facts["off"] is None else f"; off by {facts['off']:.2%} from the end of its run"
+        lines.append(f"  loaded: {facts['loaded']}{compared}")
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from training import config, runs
 from training.commands import parser
@@ -24,6 +25,8 @@ MARK = "@lora-lens "
 LOG_LINES = 200
 # The process that starts a worker writes its exit code a moment after the worker's last event.
 EXIT_CODE_WITHIN_S = 30.0
+# Between two attempts to push: a job's disk goes with the job, and with it what was learned.
+PAUSES_S = (2.0, 10.0, 60.0, 300.0)
 
 
 def main(folder: Path) -> int:
@@ -50,7 +53,7 @@ def main(folder: Path) -> int:
         final = failed | error_fields(died)
     elif final["kind"] != "failed":
         try:
-            HfApi().upload_folder(repo_id=os.environ["LORA_LENS_RESULT"], folder_path=run.adapter_path)
+            push(run.adapter_path, os.environ["LORA_LENS_RESULT"])
         except Exception as error:  # whatever it is, the one who submitted has to read it
             unpushed = UserError(
                 "The adapter could not be pushed: {reason}",
@@ -62,6 +65,22 @@ def main(folder: Path) -> int:
     # The outcome comes last: who follows fetches the adapter as soon as it reads `finished`.
     _print_event(final | {"exit_code": code})
     return code
+
+
+def push(adapter: Path, repository: str) -> None:
+    """Uploads an adapter, again and again where the Hub or the network fails; raises what they raised last.
+
+    What the Hub refuses is raised at once.
+    """
+    for pause_s in (*PAUSES_S, None):
+        try:
+            HfApi().upload_folder(repo_id=repository, folder_path=adapter)
+            return
+        except (HfHubHTTPError, HTTPError) as error:
+            refused = isinstance(error, HfHubHTTPError) and error.response.status_code < 500
+            if refused or pause_s is None:
+                raise
+            time.sleep(pause_s)
 
 
 def _print_event(event: Event) -> None:

@@ -1,4 +1,4 @@
-"""The commands that run: run, start, submit, stop, resume, list, show and delete. No torch.
+"""The commands of runs: from run and start to show, delete and restore. No torch.
 
 Each takes what was typed and returns the exit code. The run folder is the truth: nothing is remembered here.
 """
@@ -13,9 +13,11 @@ from training import distributed, program, quiet, runs
 from training.commands import parser
 from training.commands.output import describe_event, describe_run, number_text, place_text, print_result
 from training.commands.parser import CliCommand
+from training.config import TrainingConfig, as_flags
 from training.loop import worker
 from training.program import command as program_name
 from training.runs import Run, events, supervisor
+from training.runs.failure import TITLES, class_of
 from vlm.errors import UserError
 
 # Lines of output.log that `show --log` prints: a traceback with what led to it.
@@ -54,8 +56,40 @@ def start(command: CliCommand) -> int:
         UserError: settings that can't be used, or a launcher started this.
     """
     distributed.require_foreground("start")
-    run = runs.prepare(parser.run_settings(command))
+    return _start(command, parser.run_settings(command))
+
+
+def duplicate(command: CliCommand) -> int:
+    """Train in the background with the settings of another run; flags override them.
+
+    Raises:
+        UserError: no such run, settings that can't be used, or a launcher started this.
+    """
+    distributed.require_foreground("duplicate")
+    original = runs.find(command.workspace, command.values["original"])
+    settings = original.config().model_dump() | {"name": None}
+    return _start(command, parser.run_settings(command, settings))
+
+
+def retry(command: CliCommand) -> int:
+    """Train anew, in the background, with what helps a run that failed.
+
+    Raises:
+        UserError: no such run, no setting would help, or a launcher started this.
+    """
+    distributed.require_foreground("retry")
+    failed = runs.find(command.workspace, command.values["name"])
+    print(f"{failed.name} again, with {as_flags(runs.settings_to_retry(failed))}")
+    return _told(runs.retry(failed, beside=bool(command.values.get("beside"))))
+
+
+def _start(command: CliCommand, config: TrainingConfig) -> int:
+    run = runs.prepare(config)
     runs.launch(run, beside=bool(command.values.get("beside")))
+    return _told(run)
+
+
+def _told(run: Run) -> int:
     print(f"{run.name} is starting in the background, in {run.path}")
     print(f"  follow it   {program_name()} show {_reference(run)} --follow")
     print(f"  stop it     {program_name()} stop {_reference(run)}")
@@ -202,8 +236,53 @@ def show(command: CliCommand) -> int:
     print(describe_run(run, status))
     if run.adapter_path.is_dir():
         print(f"  adapter: {run.adapter_path}")
+    if run.note:
+        print(f"  note: {run.note}")
     if status.problem:
-        print(f"  {status.problem}\n  {status.remedy}")
+        kind = class_of(status)
+        title = (
+            "" if kind in (None, "killed", "unexpected") else f"{TITLES[kind]}. "
+        )  # those say it themselves
+        print(f"  {title}{status.problem}\n  {status.remedy}")
+        with suppress(UserError):  # settings that can't be read
+            if changes := runs.what_helps(status, run.config()):
+                print(f"  {program_name()} retry {_reference(run)} starts it anew with {as_flags(changes)}")
+    return 0
+
+
+def rename(command: CliCommand) -> int:
+    """Give a run another name.
+
+    Raises:
+        UserError: no such run, it is at work, or a name that it can't have.
+    """
+    run = runs.find(command.workspace, command.values["name"])
+    print(f"{run.name} is called {runs.rename(run, command.values['to']).name} now.")
+    return 0
+
+
+def note(command: CliCommand) -> int:
+    """Write a note about a run.
+
+    Raises:
+        UserError: no such run, or a note that can't be kept.
+    """
+    runs.write_note(runs.find(command.workspace, command.values["name"]), command.values["text"])
+    return 0
+
+
+def restore(command: CliCommand) -> int:
+    """Bring a run back from the trash; without a name, print what is there.
+
+    Raises:
+        UserError: it is not there, or another run has its name now.
+    """
+    if name := command.values.get("name"):
+        print(f"{name} is back in {runs.restore(command.workspace, name).path}")
+        return 0
+    deleted = [(name, f"{at:%Y-%m-%d %H:%M}") for name, at, _ in runs.trashed(command.workspace)]
+    text = "\n".join(f"{name}: deleted {at}" for name, at in deleted) or "The trash is empty."
+    print_result(command, [{"name": name, "deleted": at} for name, at in deleted], text)
     return 0
 
 
@@ -215,6 +294,9 @@ def delete(command: CliCommand) -> int:
     """
     run = runs.find(command.workspace, command.values["name"])
     print(f"{run.name} was moved to {runs.delete(run)}")
+    print(f"  {program_name()} restore {_reference(run)} brings it back, for {runs.TRASH_DAYS} days")
+    if gone := runs.empty_old_trash(command.workspace):
+        print(f"  deleted for good, after that time: {', '.join(gone)}")
     return 0
 
 
@@ -223,6 +305,7 @@ def run_facts(run: Run) -> dict[str, Any]:
     status = run.status()
     adapter = str(run.adapter_path) if run.adapter_path.is_dir() else None
     facts = {"name": run.name, "path": str(run.path), "adapter": adapter}
+    facts |= {"note": run.note, "failed_by": class_of(status)}
     return facts | asdict(status) | {"resumable": status.resumable}
 
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, JobInfo, Volume, get_token
@@ -22,8 +22,9 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 
 from training import runs
 from training.commands import parser
+from training.commands.flags import JobSettings
 from training.commands.output import say
-from training.commands.parser import CliCommand, JobSettings
+from training.commands.parser import CliCommand
 from training.commands.remote_job import parse_event
 from training.config import TrainingConfig
 from training.data.dataset import usable_examples
@@ -88,7 +89,7 @@ def submit(command: CliCommand) -> int:
     dataset, files = _dataset_files(config)
 
     # Nothing is sent before this line, and no run folder is left by what is refused above.
-    run = runs.prepare(config)
+    run = _prepared(config)
     say(f"{run.name} is sent to Hugging Face Jobs and followed here; Ctrl-C or Stop cancels it.")
     log, began, job = EventLog(run.events_path), time.monotonic(), None
     # Letters of any language may name a run, and only these a repository, without `..` and `--`.
@@ -117,6 +118,22 @@ def submit(command: CliCommand) -> int:
             log.append("failed", **error_fields(error), elapsed_s=time.monotonic() - began)
             say(str(error))
             return 2
+
+
+def _prepared(config: TrainingConfig) -> Run:
+    """Returns a new run, or again the one of this name and these settings that no job was started for.
+
+    Raises:
+        UserError: as `runs.prepare` does.
+    """
+    try:
+        return runs.prepare(config)
+    except UserError:
+        run = runs.same_run(config)
+        if run is None or {event["kind"] for event in run.events()} != {"queued", "failed"}:
+            raise
+        runs.reopen(run)
+        return run
 
 
 def _dataset_files(config: TrainingConfig) -> tuple[str, list[tuple[Path, str]]]:
@@ -168,11 +185,41 @@ def _start_job(
     settings: JobSettings,
     secrets: dict[str, str],
 ) -> JobInfo:
-    """Commit program, settings and dataset to a new private repository, and start a job that mounts it."""
+    """Makes both repositories, sends what the job needs, and starts a job that mounts it."""
     kind = {"repo_id": f"{repository}-job", "repo_type": "dataset"}
-    # Without exist_ok: a repository that was there might be public, or hold another's files.
-    api.create_repo(repository, private=True)
-    api.create_repo(**kind, private=True)
+    with ExitStack() as made:
+        for new in ({"repo_id": repository}, kind):
+            # Without exist_ok: a repository that was there might be public, or hold another's files.
+            api.create_repo(**new, private=True)
+            # Where the job is not started nothing is left of it, and the same command may be given again.
+            made.callback(_delete_repo, api, new)
+        _commit(api, run, config, files, kind)
+        job = api.run_job(
+            image=settings.image,
+            command=["sh", "-c", COMMAND],
+            env={
+                **{"LORA_LENS_RESULT": repository, "LORA_LENS_WORKSPACE": "/tmp/workspace"},
+                # What the job says is read here.
+                COMMAND_VARIABLE: program_name(),
+            },
+            secrets=secrets,
+            flavor=settings.flavor,
+            timeout=settings.timeout,
+            volumes=[Volume(type="dataset", source=kind["repo_id"], mount_path=MOUNTED)],
+        )
+        made.pop_all()
+    return job
+
+
+def _delete_repo(api: HfApi, repository: dict[str, str]) -> None:
+    with suppress(*HUB_ERRORS):  # what failed before is what has to be told
+        api.delete_repo(**repository)
+
+
+def _commit(
+    api: HfApi, run: Run, config: TrainingConfig, files: Sequence[tuple[Path, str]], kind: dict[str, str]
+) -> None:
+    """Uploads program, settings and dataset in one commit."""
     with tempfile.TemporaryDirectory() as folder:
         config_file = Path(folder) / "config.yaml"
         config.dump(config_file)
@@ -186,19 +233,6 @@ def _start_job(
         sent += [(path, f"project/{path.relative_to(PROJECT).as_posix()}") for path in program]
         operations = [CommitOperationAdd(path_or_fileobj=path, path_in_repo=place) for path, place in sent]
         api.create_commit(**kind, operations=operations, commit_message=f"The run {run.name}")
-    return api.run_job(
-        image=settings.image,
-        command=["sh", "-c", COMMAND],
-        env={
-            **{"LORA_LENS_RESULT": repository, "LORA_LENS_WORKSPACE": "/tmp/workspace"},
-            # What the job says is read here.
-            COMMAND_VARIABLE: program_name(),
-        },
-        secrets=secrets,
-        flavor=settings.flavor,
-        timeout=settings.timeout,
-        volumes=[Volume(type="dataset", source=kind["repo_id"], mount_path=MOUNTED)],
-    )
 
 
 def _follow_job(api: HfApi, run: Run, log: EventLog, job: JobInfo, repository: str, began: float) -> int:
@@ -259,10 +293,11 @@ def _fetch_adapter(api: HfApi, repository: str, run: Run) -> None:
     draft = run.path / "adapter.draft"
     try:
         api.snapshot_download(repository, local_dir=draft)
-    except HUB_ERRORS as error:
+    except (*HUB_ERRORS, OSError) as error:
+        shutil.rmtree(draft, ignore_errors=True)
         raise UserError(
             "The adapter is in {repository}, and could not be fetched: {reason}",
-            "Fetch it: hf download {repository} --local-dir {folder}",
+            "Fetch it: hf download {repository:sh} --local-dir {folder:sh}",
             "adapter-not-fetched",
             repository=repository,
             reason=str(error).splitlines()[0],

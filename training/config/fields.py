@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from vlm.filesystem import write_atomic
 from vlm.settings import AdapterSettings, GenerationSettings, ModelSettings
 
 BestMetric = Literal["loss", "exact_match", "token_f1", "chrf", "anls", "blindfold_gap"]
@@ -55,6 +56,12 @@ class SpeedSettings(BaseModel):
     dataloader_num_workers: int = Field(
         0, ge=0, le=64, description="Processes that decode images ahead, where pixels are needed."
     )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="CPU threads; `auto`: one or all, measured before step 1, and kept from there on.",
+    )
     torch_compile: bool = Field(
         False,
         description="Compile the model with torch.compile: a slow start, then faster steps on a GPU.",
@@ -62,6 +69,11 @@ class SpeedSettings(BaseModel):
     use_liger_kernel: bool = Field(
         False, description="Liger's kernels, on a GPU: less memory, faster steps for the models it knows."
     )
+
+    @field_validator("threads", mode="before")
+    @classmethod
+    def _read_auto(cls, value: Any) -> Any:
+        return None if value == "auto" else value
 
 
 # Pydantic lists the fields of the last base first; help, form and config.yaml have them in that order.
@@ -194,7 +206,7 @@ class TrainingConfig(EvaluationSettings, GenerationSettings, SpeedSettings, Adap
                 relative = os.path.relpath(values[field], path.parent.absolute())
                 # `./` marks a path: without it a folder would read like a Hub id.
                 values[field] = relative if relative.startswith("..") else f"./{relative}"
-        path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        write_atomic(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
     @property
     def pinned_ids(self) -> list[str]:

@@ -5,6 +5,7 @@ Whether a dataset or a model exists is not checked here: those who open them fin
 
 import difflib
 import os
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -190,3 +191,14 @@ def read_file(path: Path) -> dict[str, Any]:
         if str(values.get(field, "")).startswith(("./", "../")):
             values[field] = os.path.normpath(path.parent.absolute() / values[field])
     return values
+
+
+def as_flags(values: Mapping[str, Any]) -> str:
+    """Returns settings as they are typed in a shell; one that is None is left out."""
+    words = []
+    for field, value in values.items():
+        if isinstance(value, bool):
+            words.append(f"--{field}" if value else f"--no-{field}")
+        elif value is not None:
+            words += [f"--{field}", shlex.quote(str(value))]
+    return " ".join(words)

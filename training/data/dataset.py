@@ -75,13 +75,15 @@ def usable_examples(dataset: Dataset, *, skip_bad_rows: bool) -> list[Example]:
         if more := len(dataset.findings) - len(listed):
             listed.append(Phrase("and {more} more", "and-more", more=more))
         rows = {"dataset": quoted(dataset.name), "rows": listed}
+        image = next((finding.image for finding in dataset.findings if finding.image), None)
         if not dataset.examples:
-            raise UserError(BAD_ROWS, "Correct these rows", "all-rows-bad", **rows)
+            raise UserError(BAD_ROWS, "Correct these rows", "all-rows-bad", about_image=image, **rows)
         raise UserError(
             BAD_ROWS,
             "Correct these rows, or leave them out with --skip_bad_rows ({good} {good:is|are} good)",
             "some-rows-bad",
             change={"skip_bad_rows": True},
+            about_image=image,
             good=len(dataset.examples),
             **rows,
         )

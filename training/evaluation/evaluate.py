@@ -4,6 +4,7 @@ Metrics are `training.evaluation.metrics`; the blindfold test asks again with ex
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from functools import partial
 
 import torch
 from torch import nn
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from training.batching.collator import Collator
 from training.config import TrainingConfig
@@ -25,6 +27,9 @@ from vlm.oom import with_less
 from vlm.prompting import IGNORED
 
 logger = logging.getLogger(__name__)
+
+# A batch of long answers may take minutes: a stop is heeded meanwhile, and the log says that it goes on.
+TOLD_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,8 @@ def evaluate(
 ) -> Evaluation:
     """Returns loss and greedy answers of `model` on `examples`, in batches of similar length.
 
-    The model is put in eval mode and back. `progress(done, total)` counts examples.
+    The model is put in eval mode and back. `progress(done, total)` counts examples; it is called between the
+    tokens of long answers too, and may raise to end the evaluation.
 
     Raises:
         UserError: an example can't be encoded for this model.
@@ -63,7 +69,8 @@ def evaluate(
             count = int((labelled["labels"] != IGNORED).sum())
             loss_sum += model(**labelled).loss.item() * count
             tokens += count
-            predictions |= _generate(model, collator, batch, max_new_tokens)
+            told = partial(progress, len(predictions), len(examples))
+            predictions |= _generate(model, collator, batch, max_new_tokens, told)
     return Evaluation(loss_sum / max(tokens, 1), score(examples, predictions), predictions)
 
 
@@ -86,7 +93,8 @@ def evaluate_blindfold(
     answers: dict[str, str] = {}
     with eval_mode(model):
         for batch in _batches([*swapped.values()], batch_size, progress):
-            answers |= _generate(model, collator, batch, max_new_tokens)
+            told = partial(progress, len(answers), len(swapped))
+            answers |= _generate(model, collator, batch, max_new_tokens, told)
     blind = {name: answers[other.id] for name, other in swapped.items()}
     return judge(examples, own, blind), blind
 
@@ -113,11 +121,38 @@ def _batches(
     progress(len(ordered), len(ordered))
 
 
+@dataclass(eq=False, slots=True)
+class _Told(StoppingCriteria):
+    """Calls `tell` between two tokens every few seconds, and ends no answer: what `tell` raises does.
+
+    Copies as itself: PEFT's `generate` of prompt learning deep-copies its arguments.
+    """
+
+    tell: Callable[[], None]
+    told_at: float = field(default_factory=time.monotonic)
+
+    def __deepcopy__(self, memo: dict) -> "_Told":
+        return self
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
+        if time.monotonic() - self.told_at > TOLD_EVERY_S:
+            self.tell()
+            self.told_at = time.monotonic()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
 def _generate(
-    model: nn.Module, collator: Collator, batch: list[Example], max_new_tokens: int
+    model: nn.Module,
+    collator: Collator,
+    batch: list[Example],
+    max_new_tokens: int,
+    tell: Callable[[], None],
 ) -> dict[str, str]:
     inputs = collator.inputs(batch).to(model.device)
-    generated = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    told = StoppingCriteriaList([_Told(tell)])
+    generated = model.generate(
+        **inputs, max_new_tokens=max_new_tokens, do_sample=False, stopping_criteria=told
+    )
     answers = collator.prompt.decode(generated, inputs)
     return {example.id: answer for example, answer in zip(batch, answers, strict=True)}
 

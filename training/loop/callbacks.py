@@ -107,8 +107,9 @@ class RunCallback(TrainerCallback):
         if not (math.isfinite(logs["loss"]) and math.isfinite(logs["grad_norm"])):
             raise UserError(
                 "The loss or its gradient is not finite at step {step}.",
-                "Lower --learning_rate (now {learning_rate:g}) and resume or start again.",
+                "Start it anew with a lower --learning_rate (now {learning_rate:g}).",
                 "not-finite",
+                change={"learning_rate": self.config.learning_rate / 10},
                 step=state.global_step,
                 learning_rate=self.config.learning_rate,
             )
@@ -131,6 +132,9 @@ class RunCallback(TrainerCallback):
         return {round(total * (index + 1) / count) for index in range(count)}
 
     def time_left_s(self, state: TrainerState, step_s: float) -> float:
-        """Returns seconds to the end where a step takes `step_s`, with the evaluations still to come."""
-        evaluations_left = sum(step > state.global_step for step in self.evaluation_steps(state.max_steps))
-        return (state.max_steps - state.global_step) * step_s + evaluations_left * self.evaluation_s
+        """Returns seconds to the end where a step takes `step_s`, with what is still to be evaluated."""
+        left = sum(step > state.global_step for step in self.evaluation_steps(state.max_steps))
+        # The blindfold test at the end asks as an evaluation does; by its gap, each evaluation has its own.
+        blindfold = self.config.blindfold_test and self.config.best_metric != "blindfold_gap"
+        asked = left + bool(self.config.evaluations and blindfold)
+        return (state.max_steps - state.global_step) * step_s + asked * self.evaluation_s

@@ -1,7 +1,8 @@
 """Highest-loss training examples: each example's own loss, read off the batches that train.
 
 No further forward pass: the logits are there. A loss is the mean over the example's answer tokens, as it was
-when the example was trained on: with dropout, and earlier in an epoch than later.
+when the example was trained on: with dropout, and earlier in an epoch than later. Of several processes each
+knows the losses of its own examples, and the first tells the hardest of all.
 """
 
 import logging
@@ -14,6 +15,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from training.data.dataset import Dataset, image_relpath
+from training.distributed import ALONE, ProcessGroup
 from training.runs.events import EventLog
 from vlm.example import Example
 from vlm.prompting import IGNORED
@@ -24,6 +26,8 @@ HARDEST = 20
 MAX_CHARACTERS = 300
 # Epochs that write an event: those of a run of a thousand short ones would say little, and fill the log.
 MAX_REPORTS = 50
+# Of one process: whether logits give its loss, how many examples it saw, and its hardest with their losses.
+Found = tuple[bool | None, int, list[tuple[str, float]]]
 # Relative difference of the examples' losses from the model's own: half precision stays within it too.
 TOLERANCE = 0.02
 
@@ -34,10 +38,12 @@ class HardestExamples(TrainerCallback):
     `works` is whether the model's logits give its loss: None before the first batch.
     """
 
-    def __init__(self, examples: Sequence[Example], dataset: Dataset, log: EventLog) -> None:
+    def __init__(
+        self, examples: Sequence[Example], dataset: Dataset, log: EventLog, ranks: ProcessGroup = ALONE
+    ) -> None:
         self.examples = {example.id: example for example in examples}
         self.dataset = dataset
-        self.log = log
+        self.log, self.ranks = log, ranks
         self.works: bool | None = None
         self.seen: list[tuple[list[str], torch.Tensor]] = []
 
@@ -89,33 +95,42 @@ class HardestExamples(TrainerCallback):
                 works = any(math.isclose(total / max(n, 1), whole, rel_tol=TOLERANCE) for n in divisors)
         self.works = works
         if works:
-            self.seen.append((example_ids, sums / counts.clamp(min=1)))
+            # What fills up the last global batch of several processes has nothing to learn, and no loss.
+            learned = (counts > 0).tolist()
+            ids = [name for name, kept in zip(example_ids, learned, strict=True) if kept]
+            self.seen.append((ids, (sums / counts)[counts > 0]))
         else:
             logger.info("this model's loss can't be told apart by example: there are no hard samples")
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_):
         is_last = state.global_step >= state.max_steps
         due = is_last or round(state.epoch) % math.ceil(state.num_train_epochs / MAX_REPORTS) == 0
-        if self.seen and due:
+        if due:
             ids = [name for names, _ in self.seen for name in names]
-            losses = torch.cat([losses for _, losses in self.seen]).tolist()
-            # Reversed, so that the first loss counts where an example comes twice: what fills a last batch is
-            # what the epoch began with.
-            by_id = dict(zip(reversed(ids), reversed(losses), strict=True))
-            samples = []
-            for name in sorted(by_id, key=lambda name: -by_id[name])[:HARDEST]:
-                example = self.examples[name]
-                samples.append(
-                    {
-                        "example_id": name,
-                        "place": self.dataset.place_of(example),
-                        "image": image_relpath(self.dataset, example),
-                        "question": example.question[:MAX_CHARACTERS],
-                        "answer": example.answer[:MAX_CHARACTERS],
-                        "loss": by_id[name],
-                    }
-                )
-            self.log.append(
-                "hard", step=state.global_step, epoch=state.epoch, seen=len(by_id), samples=samples
-            )
+            losses = torch.cat([losses for _, losses in self.seen]).tolist() if ids else []
+            # Reversed, so that the first loss counts where an example comes twice.
+            own = dict(zip(reversed(ids), reversed(losses), strict=True))
+            hardest = sorted(own.items(), key=lambda item: -item[1])[:HARDEST]
+            self.append(state, self.ranks.gather((self.works, len(own), hardest)))
         self.seen.clear()
+
+    def append(self, state: TrainerState, found: Sequence[Found]) -> None:
+        """Appends the hardest examples of what all processes found."""
+        seen = sum(count for _, count, _ in found)
+        if not seen or any(works is False for works, *_ in found):
+            return
+        samples = []
+        hardest = sorted((item for *_, items in found for item in items), key=lambda item: -item[1])
+        for name, loss in hardest[:HARDEST]:
+            example = self.examples[name]
+            samples.append(
+                {
+                    "example_id": name,
+                    "place": self.dataset.place_of(example),
+                    "image": image_relpath(self.dataset, example),
+                    "question": example.question[:MAX_CHARACTERS],
+                    "answer": example.answer[:MAX_CHARACTERS],
+                    "loss": loss,
+                }
+            )
+        self.log.append("hard", step=state.global_step, epoch=state.epoch, seen=seen, samples=samples)

@@ -12,9 +12,11 @@ from accelerate.utils.memory import clear_device_cache
 from transformers.trainer import TRAINER_STATE_NAME
 
 from training.config import TrainingConfig
+from training.data.dataset import Dataset, image_relpath
 from training.loop.trainer import AdapterTrainer
 from training.memory.estimate import best_remedy, device_memory, estimate
 from training.runs.checkpoints import Checkpoint
+from training.runs.failure import halved
 from vlm.errors import Phrase, UserError
 
 
@@ -27,10 +29,8 @@ class MicroBatch:
 
     def halved(self) -> Self | None:
         """Returns at most half as many at once and as many in a step; None of one."""
-        whole = self.size * self.times
-        # Only divisors: a step of other examples would be another run.
-        smaller = (size for size in range(self.size // 2, 0, -1) if whole % size == 0)
-        return next((type(self)(size, whole // size) for size in smaller), None)
+        smaller = halved(self.size, self.times)
+        return type(self)(*smaller) if smaller else None
 
     @property
     def flags(self) -> str:
@@ -48,7 +48,9 @@ def first_micro_batch(config: TrainingConfig, checkpoint: Checkpoint | None) -> 
     return MicroBatch(size, whole // size) if size < chosen.size and whole % size == 0 else chosen
 
 
-def free_and_halve(config: TrainingConfig, trainer: AdapterTrainer, micro_batch: MicroBatch) -> MicroBatch:
+def free_and_halve(
+    config: TrainingConfig, trainer: AdapterTrainer, dataset: Dataset, micro_batch: MicroBatch
+) -> MicroBatch:
     """Frees a trainer that ran out of memory, and returns the micro-batch to go on with.
 
     Raises:
@@ -69,10 +71,14 @@ def free_and_halve(config: TrainingConfig, trainer: AdapterTrainer, micro_batch:
             change={"optim": "adamw_8bit"},
         )
     if smaller is None:
+        in_step = [example for example in trainer.examples if example.id in trainer.example_ids]
         raise UserError(
             "One example alone does not fit into memory: {examples}.",
             "{remedy}",
             "example-too-large",
+            about_image=next(
+                (image_relpath(dataset, example) for example in in_step if example.images), None
+            ),
             examples=trainer.example_ids,
             **what_helps(config),
         )

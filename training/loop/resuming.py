@@ -3,6 +3,8 @@
 import logging
 from dataclasses import replace
 
+import torch
+
 from training.loop.callbacks import RunCallback
 from training.loop.context import RunContext, StopEvaluating
 from training.loop.trainer import AdapterTrainer
@@ -18,6 +20,8 @@ logger = logging.getLogger(__name__)
 def with_settings_to_resume(context: RunContext, checkpoint: Checkpoint) -> RunContext:
     """Returns the context with the settings to go on with; what was taken over is said in the log.
 
+    The number of threads is written into the run's settings, so that the next resume has it too.
+
     Raises:
         UserError: the settings would make another run of it.
     """
@@ -25,7 +29,10 @@ def with_settings_to_resume(context: RunContext, checkpoint: Checkpoint) -> RunC
     for note in resumed.notes:
         logger.warning("%s %s", note.problem, note.remedy)
         context.log.append("warning", **error_fields(note))
-    return replace(context, config=resumed.config)
+    written = context.written.model_copy(update={"threads": resumed.config.threads})
+    if context.ranks.first and written != context.written:
+        context.run.settle(written)
+    return replace(context, config=resumed.config, written=written)
 
 
 def require_same_data(run: Run, checkpoint: Checkpoint, fingerprint: str) -> None:
@@ -53,7 +60,11 @@ def require_same_data(run: Run, checkpoint: Checkpoint, fingerprint: str) -> Non
 def train_on(
     context: RunContext, trainer: AdapterTrainer, callback: RunCallback, checkpoint: Checkpoint | None
 ) -> None:
-    """Trains from a checkpoint, or from the start without one, to the last step or until Stop."""
+    """Trains from a checkpoint, or from the start without one, to the last step or until Stop.
+
+    The settings' number of threads holds from here on; what came before has the machine's own in every run.
+    """
+    torch.set_num_threads(context.config.threads or torch.get_num_threads())
     try:
         if checkpoint is None:
             trainer.train()

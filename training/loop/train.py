@@ -30,7 +30,7 @@ from training.loop.callbacks import RunCallback
 from training.loop.context import RunContext, StopBeforeTraining, StopEvaluating
 from training.loop.hardest_examples import HardestExamples
 from training.loop.oom_retry import first_micro_batch, free_and_halve, what_helps
-from training.loop.preflight import Preflight, require_working_method
+from training.loop.preflight import Preflight, own_threads, require_working_method
 from training.loop.prepare_data import PreparedData, prepare_data
 from training.loop.resuming import require_same_data, train_on, with_settings_to_resume
 from training.loop.trackers import require_tracker, tracker_environment
@@ -100,7 +100,7 @@ def train(
     require_tracker(config.report_to)
     transformers_logging.disable_progress_bar()
     try:
-        with tracker_environment(run):
+        with tracker_environment(run), own_threads():
             checkpoint = ranks.from_first(lambda: checkpoints.newest(run.checkpoints_path))
             if checkpoint is not None:
                 context = with_settings_to_resume(context, checkpoint)
@@ -218,7 +218,7 @@ def fit(
         UserError: one example alone, or the optimizer, does not fit into memory.
     """
     config, log, ranks = context.config, context.log, context.ranks
-    micro_batch = first_micro_batch(config, checkpoint)
+    micro_batch, written = first_micro_batch(config, checkpoint), context.written
     while True:
         smaller = {"batch_size": micro_batch.size, "gradient_accumulation_steps": micro_batch.times}
         if collator.features is not None:  # nothing is left to decode
@@ -228,13 +228,12 @@ def fit(
         trainer = trainer_type(
             *(adapted.model, now, arguments, collator, data.train, callback),
             dataset_fingerprint=data.dataset.fingerprint,
-            written=context.written,
+            written=written,
             on_sealed=callback.report_checkpoint,
             lengths=data.lengths,
             best=callback.best,
-            # Of several processes each sees a part of the examples.
-            hardest=HardestExamples(data.train, data.dataset, log) if ranks.world == 1 else None,
-            preflight=partial(Preflight, callback=callback, log=log, lengths=data.lengths),
+            hardest=HardestExamples(data.train, data.dataset, log, ranks),
+            preflight=partial(Preflight, callback=callback, context=context, lengths=data.lengths),
             untracked=callback.untracked,
         )
         trainer.track_evaluations()  # the base's came before there was a trainer
@@ -249,7 +248,8 @@ def fit(
             logger.info("out of memory: %s", next(iter(str(error).splitlines()), type(error).__name__))
         # Only here are the error and its frames gone, which held the step's activations. Nothing of the step
         # has reached the weights: it is repeated.
-        micro_batch = free_and_halve(config, trainer, micro_batch)
+        micro_batch = free_and_halve(config, trainer, data.dataset, micro_batch)
+        written = trainer.written
         checkpoint = trainer.checkpoint_now() if trainer.state.global_step else checkpoint
         warning = UserError(
             HALVED,
@@ -328,6 +328,7 @@ def put_in_place(
     context.log.append("phase", name="saving", done=0, total=1)
     # Written beside its place, verified, and only then renamed: an adapter that is there is a good one.
     draft = run.adapter_path.with_name("adapter.draft")
+    run.probe_path.unlink(missing_ok=True)  # of an earlier adapter of this run
     size = 2 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad) + SMALL_FILES
     with room_for(draft, size):
         adapters.save(model, draft, weights, start=initial)
@@ -336,9 +337,10 @@ def put_in_place(
         commit = hub.commit(config.model, config.revision)
         card, facts = draft / "README.md", run.events(ON_CARD)
         write_card(card, config, adapted.counts, facts, kept, best_step, base_commit=commit)
+    adapters.verify_readable(draft)
     if initial is None and weights is None:
         # Of a method that changes the base, and of weights on several devices, the tensors were compared.
-        adapters.verify_reloaded(adapted.loaded, model, draft, adapted.prompt)
+        adapters.verify_reloaded(adapted.loaded, model, draft, adapted.prompt, run.probe_path)
     replace_folder(draft, run.adapter_path)
     if initial is not None:
         shutil.rmtree(initial)

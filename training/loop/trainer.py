@@ -92,7 +92,6 @@ class AdapterTrainer(Trainer):
         self.example_ids: list[str] = []
         self.owners = torch.empty(0)
         self.tokens = self.padded = 0  # since the last step that was logged
-        self.in_dry_run = False
         # Shares with all ranks what the callbacks before it decided on this one, and counts AdaLoRA's turn as
         # the optimizer's: so it is the last.
         self.hooks = TrainerHooks(self)
@@ -152,7 +151,7 @@ class AdapterTrainer(Trainer):
             with self.accelerator.autocast():
                 inputs = with_features(inputs, self.collator.encoder)
         batch = trimmed(inputs) if self.trims else inputs
-        if self.hardest is None or self.in_dry_run:
+        if self.hardest is None:
             return super().compute_loss(model, batch, *args, **kwargs)
         loss, outputs = super().compute_loss(model, batch, *args, **(kwargs | {"return_outputs": True}))
         # Trainer multiplies by the number of ranks, because DDP takes the mean over them.
@@ -172,20 +171,31 @@ class AdapterTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def dry_run(self, examples: Sequence[Example]) -> float:
-        """Returns the seconds of a forward and backward pass of these examples, with their preparation."""
-        self.in_dry_run = True
+        """Returns the seconds of a forward and backward pass of these examples, with their preparation.
+
+        Nothing is kept of it, and no other rank is asked for anything.
+        """
         began = time.monotonic()
         batch = self.collator.with_info(list(examples))
-        # Trainer sets both in its loop, which has not begun.
-        items = self._get_num_items_in_batch([batch], self.args.device)
-        self.current_gradient_accumulation_steps = 1
-        self.training_step(self.model, batch, items)
+        info = batch.pop(BATCH_INFO)
+        self.example_ids, self.owners = info.example_ids, info.owners
+        prepared = time.monotonic()
+        # DDP's hooks are on what adds a gradient to a parameter's own, and would count it for the first step:
+        # the gradients are asked for by themselves, of the model below it. Alone the model may be compiled.
+        model = self.model if self.args.world_size > 1 else self.model_wrapped
+        model.train()
+        with self.compute_loss_context_manager():
+            loss = self.compute_loss(model, self._prepare_inputs(batch))
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        torch.autograd.grad(loss, trained, allow_unused=True)
         if self.args.device.type == "cuda":
             torch.cuda.synchronize(self.args.device)  # kernels are only queued until here
-        self.model.zero_grad()
-        self.in_dry_run = False
-        self.tokens = self.padded = 0  # the run's own count begins with step 1
-        return time.monotonic() - began
+        if self.hardest is not None:
+            self.hardest.seen.clear()
+        preparing, computing = prepared - began, time.monotonic() - prepared
+        # Workers prepare batches beside the model.
+        workers = self.args.dataloader_num_workers
+        return max(computing, preparing / workers) if workers else preparing + computing
 
     def get_train_dataloader(self) -> DataLoader:
         loader = super().get_train_dataloader()

@@ -146,6 +146,15 @@ def _failure_of(error: Exception, run: Run) -> Failure:
     if isinstance(error, UserError):
         logger.error("%s %s", error.problem, error.remedy)
         return Failure(error, EXIT_CODES.get(error.code, BAD_INPUT))
+    if isinstance(error, FileNotFoundError) and not run.path.is_dir():
+        gone = UserError(
+            "The folder of the run is not there any more: {folder}.",
+            "Bring its disk or folder back, then resume the run.",
+            "run-folder-gone",
+            folder=run.path,
+        )
+        logger.error("%s %s", gone.problem, gone.remedy)
+        return Failure(gone, BAD_INPUT)
     logger.error("the run ended", exc_info=error)
     if filesystem.is_full(error):
         return Failure(filesystem.no_room(Path(getattr(error, "filename", None) or run.path)), DISK_FULL)

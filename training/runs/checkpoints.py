@@ -5,18 +5,55 @@ with a `manifest.json`, which is written last, after every file has reached the 
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from pydantic import ConfigDict, PositiveInt, TypeAdapter
+from typing_extensions import TypedDict  # pydantic takes Python's own from 3.12 on
 
 from vlm.errors import UserError
 from vlm.filesystem import free_name, sha256_of, sync, write_atomic
 
+logger = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
 # Larger files are known by their size alone, so that sealing does not read gigabytes back.
 HASHED_UP_TO = 16 * 1024 * 1024
+# Each takes as much as a whole one.
+TORN_KEPT = 2
+
+
+class Entry(TypedDict):
+    """A file of a checkpoint."""
+
+    size: int
+    sha256: str | None
+
+
+class Written(TypedDict):
+    """The settings that wrote a checkpoint: those that a resume reckons with, and all others."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")
+
+    batch_size: PositiveInt
+    gradient_accumulation_steps: PositiveInt
+
+
+class Manifest(TypedDict):
+    """What `manifest.json` holds; older versions wrote less."""
+
+    dataset: str
+    files: dict[str, Entry]
+    processes: NotRequired[PositiveInt | None]
+    settings: NotRequired[Written | None]
+    examples: NotRequired[PositiveInt | None]
+
+
+SCHEMA = TypeAdapter(Manifest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +94,7 @@ def seal(
 
 
 def newest(checkpoints: Path) -> Checkpoint | None:
-    """Returns the newest sealed checkpoint. Torn ones are renamed to `checkpoint-N.torn`; none is deleted."""
+    """Returns the newest sealed checkpoint. Torn ones are renamed, and two are kept."""
     for step, folder in sorted(_by_step(checkpoints), reverse=True):
         manifest = _verified(folder)
         if manifest is not None:
@@ -67,7 +104,15 @@ def newest(checkpoints: Path) -> Checkpoint | None:
             return Checkpoint(folder, step, manifest["dataset"], *of_settings)
         # The older one is gone on from, and this one stays to be looked at.
         folder.rename(checkpoints / free_name(checkpoints, f"{folder.name}.torn"))
+        _bound_torn(checkpoints)
     return None
+
+
+def _bound_torn(checkpoints: Path) -> None:
+    torn = sorted(checkpoints.glob("*.torn*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for folder in torn[TORN_KEPT:]:
+        logger.warning("%s was never complete and is deleted: newer ones are kept", folder.name)
+        shutil.rmtree(folder)
 
 
 def sealed(checkpoints: Path, step: int) -> Path | None:
@@ -104,17 +149,17 @@ def _by_step(checkpoints: Path) -> list[tuple[int, Path]]:
     return [(int(path.name[11:]), path) for path in folders if path.name[11:].isdecimal()]
 
 
-def _verified(folder: Path) -> Mapping | None:
+def _verified(folder: Path) -> Manifest | None:
     """Returns the manifest, if every file is there as it says."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = SCHEMA.validate_json((folder / MANIFEST).read_bytes(), strict=True)
         intact = all(_entry(folder / name) == entry for name, entry in manifest["files"].items())
-    except (OSError, ValueError, KeyError):  # gone, cut short, or not ours
+    except (OSError, ValueError):  # gone, cut short, or not ours
         return None
     return manifest if intact else None
 
 
-def _entry(path: Path) -> dict[str, int | str | None]:
+def _entry(path: Path) -> Entry:
     size = path.stat().st_size
     digest = sha256_of(path) if size <= HASHED_UP_TO else None
     return {"size": size, "sha256": digest}

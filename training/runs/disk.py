@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.program import command
+from training.runs.folder import list_runs
+from vlm.errors import UserError
 from vlm.filesystem import free_bytes
 
 TORN = "checkpoints/*.torn*"
@@ -55,7 +58,20 @@ def free(workspace: Path) -> int:
 
 
 def empty(workspace: Path, kind: str) -> list[Path]:
-    """Deletes all of a kind of `EMPTIED`, and returns what went."""
+    """Deletes all of a kind of `EMPTIED`, and returns what went.
+
+    Raises:
+        UserError: a run that works reads and writes it.
+    """
+    live = next((run for run in list_runs(workspace) if run.status().live), None)
+    if kind != "trash" and live is not None:
+        raise UserError(
+            "{name} is at work, and needs what lies there.",
+            "Stop it first, or wait for its end: {command} stop {name:sh}",
+            "kind-in-use",
+            name=live.name,
+            command=command(),
+        )
     gone = [*KINDS[kind](workspace)]
     for path in gone:
         if path.is_dir() and not path.is_symlink():

@@ -27,6 +27,7 @@ FREE = frozenset(
         *("best_metric", "early_stopping_patience", "max_new_tokens", "logging_steps", "report_to"),
         *("save_steps", "checkpoints_kept", "cache_image_features", "dataloader_num_workers"),
         *("torch_compile", "use_liger_kernel", "attn_implementation", "gradient_checkpointing", "device"),
+        "threads",
     )
 )
 
@@ -55,6 +56,10 @@ def settings_to_resume(checkpoint: Checkpoint, config: TrainingConfig, processes
     if refused := [change for name, change in changed.items() if name not in LENGTH]:
         raise _changed(checkpoint, refused)
     config, notes = _with_same_steps(checkpoint, config, processes)
+    if processes != checkpoint.processes:
+        config = config.model_copy(update={"threads": None})  # the cores are shared out anew
+    elif config.threads is None:
+        config = config.model_copy(update={"threads": before.get("threads")})
     if changed:
         longer = UserError(
             "The run's length has changed: {changes}.",

@@ -127,6 +127,7 @@ class Drill(Event):
     grown_gib: Number
     step_s: Number
     eta_s: Number
+    threads: NotRequired[Count]
 
 
 class Evaluated(Event):
@@ -214,7 +215,7 @@ class Stopped(Event):
 
 
 class Failed(Event):
-    """The run could not go on; `change` are settings that would have helped."""
+    """The run could not go on; `change` are settings that would have helped, `image` the one to blame."""
 
     problem: str
     remedy: str
@@ -222,6 +223,7 @@ class Failed(Event):
     code: NotRequired[str]
     values: NotRequired[Values]
     change: NotRequired[Values]
+    image: NotRequired[str]
 
 
 TYPES: dict[str, type] = {

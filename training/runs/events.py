@@ -4,6 +4,7 @@ The starter of a run appends `queued`; after that only the worker appends, so no
 tail is read here too. What the events mean together is in `training.runs.status`.
 """
 
+import io
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from training.runs import lock
 from training.runs.event_types import SCHEMAS, TYPES
@@ -30,10 +31,11 @@ FINAL = frozenset({"finished", "stopped", "failed"})
 
 
 def error_fields(error: UserError) -> dict[str, Any]:
-    """Returns what a `failed` event says of an error; a `warning` has no `change`."""
+    """Returns what a `failed` event says of an error; a `warning` has neither `change` nor `image`."""
     fields = {"problem": str(error.problem), "remedy": error.remedy}
     if error.code:
         fields |= {"code": error.code, "values": values_to_json(error.values)}
+    fields |= {"image": error.about_image} if error.about_image else {}
     return fields | ({"change": error.change} if error.change else {})
 
 
@@ -45,7 +47,8 @@ def error_of(event: Event) -> UserError:
     except (KeyError, TypeError, AttributeError):  # a newer version's
         values = {}
     problem = Phrase.filled(event["problem"], str(event.get("code") or ""), values)
-    return UserError.filled(problem, event["remedy"], change if isinstance(change, dict) else None)
+    known = (change if isinstance(change, dict) else None, event.get("image"))
+    return UserError.filled(problem, event["remedy"], *known)
 
 
 def skipped_reasons(event: Event) -> list[str]:
@@ -61,8 +64,8 @@ RESERVE, RESERVE_BYTES = "reserve", 64 * 1024
 BLOCK = 64 * 1024
 # A tail never reads more bytes than this, however long the lines are.
 TAIL_LIMIT = 1024 * 1024
-# A reader knows a log again by as many bytes as this.
-KNOWN_BY = 256
+# A reader knows a log again by as many bytes as this, and has as many of a long one in memory at once.
+KNOWN_BY, PIECE = 256, 1024 * 1024
 
 
 class EventLog:
@@ -176,24 +179,34 @@ class EventLogReader:
 
     def new_events(self) -> list[Event]:
         """Returns the events since the last call; a line that is still being written waits for its end."""
-        written = self._read_from(self._offset - len(self._last))
-        # Inode numbers are reused: what stands before the offset, with its time, tells logs apart.
-        self.restarted = not written.startswith(self._last)
-        if self.restarted:
-            self._offset, self._last = 0, b""
-            written = self._read_from(0)
-        whole = written[len(self._last) : written.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        self._last = (self._last + whole)[-KNOWN_BY:]
-        return [event for line in whole.split(b"\n") if (event := _parse(line, self._kinds)) is not None]
+        return [event for piece in self.in_pieces() for event in piece]
 
-    def _read_from(self, offset: int) -> bytes:
+    def in_pieces(self) -> Iterator[list[Event]]:
+        """Yields what `new_events` returns piece by piece; `restarted` is known with the first one."""
         try:
-            with self.path.open("rb") as file:
-                file.seek(offset)
-                return file.read()
+            file: BinaryIO = self.path.open("rb")
         except FileNotFoundError:
-            return b""
+            file = io.BytesIO()
+        with file:
+            # Inode numbers are reused: what stands before the offset, with its time, tells logs apart.
+            self.restarted = self._read(file, self._offset - len(self._last), len(self._last)) != self._last
+            if self.restarted:
+                self._offset, self._last = 0, b""
+                yield []
+            size = PIECE
+            while written := self._read(file, self._offset, size):
+                whole = written[: written.rfind(b"\n") + 1]
+                self._offset += len(whole)
+                self._last = (self._last + whole)[-KNOWN_BY:]
+                lines = whole.split(b"\n")
+                yield [event for line in lines if (event := _parse(line, self._kinds)) is not None]
+                if len(written) < size:
+                    return
+                size = PIECE if whole else 2 * size  # a line that is longer than a piece
+
+    def _read(self, file: BinaryIO, offset: int, size: int) -> bytes:
+        file.seek(offset)
+        return file.read(size)
 
 
 def follow(path: Path, until: Callable[[], bool], poll_s: float = 0.2) -> Iterator[Event]:

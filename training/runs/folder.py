@@ -1,6 +1,7 @@
 """The run folder: its files, settings, events and status; the runs of a workspace. No torch."""
 
 import difflib
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,11 @@ from pathlib import Path
 from training.config import TrainingConfig, load, run_name
 from training.program import command
 from training.runs import events
-from training.runs.status import ADAPTER, LOCK, Status, status_of
+from training.runs.status import ADAPTER, BY_HOST, LOCK, Status, status_of
 from training.runs.supervisor import EVENTS, EXIT_CODE, OUTPUT, STOP
 from vlm.errors import UserError
+
+LONGEST_NOTE = 500
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,43 @@ class Run:
         return self.path / STOP
 
     @property
+    def by_host_path(self) -> Path:
+        return self.path / BY_HOST
+
+    @property
     def exit_code_path(self) -> Path:
         return self.path / EXIT_CODE
+
+    @property
+    def probe_path(self) -> Path:
+        """What the adapter answered to a fixed question as the run ended."""
+        return self.path / "probe.safetensors"
+
+    @property
+    def note_path(self) -> Path:
+        return self.path / "note.txt"
+
+    @property
+    def note(self) -> str:
+        """What a person wrote about the run; empty without a note."""
+        try:
+            return self.note_path.read_text("utf-8", "replace")[:LONGEST_NOTE]
+        except OSError:
+            return ""
 
     def config(self) -> TrainingConfig:
         """Returns the settings as used, with the run's own name and workspace."""
         # The file has neither: a workspace that was moved, or a run that was renamed, is where it is now.
         where = {"name": self.name, "workspace": self.workspace}
         return load(self.config_path).model_copy(update=where)
+
+    def settle(self, config: TrainingConfig) -> None:
+        """Writes the settings with what the run itself has found out, at once; its place among runs stays."""
+        # Runs are listed by the time of this file, when they were started. A millisecond tells readers that
+        # remember the file by its time.
+        changed = self.config_path.stat().st_mtime_ns + 1_000_000
+        config.dump(self.config_path)
+        os.utime(self.config_path, ns=(changed, changed))
 
     def events(self, kinds: Collection[str] | None = None) -> list[events.Event]:
         return events.read(self.events_path, kinds)

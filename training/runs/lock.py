@@ -21,6 +21,8 @@ from training.program import command
 from training.runs.supervisor import is_locked
 from vlm.errors import UserError
 
+# What reading a lock's file raises where it is gone, an older version's, or nobody's.
+NO_RECORD = (OSError, ValueError, KeyError, TypeError, OverflowError)
 _held: set[int] = set()
 _others: list[Callable[[], list[int]]] = []
 
@@ -99,7 +101,7 @@ def is_elsewhere(path: Path) -> bool:
     """Returns whether another machine took the lock last: what the kernel says here tells nothing then."""
     try:
         return json.loads(path.read_text())["host"] != host()
-    except (OSError, ValueError, KeyError, TypeError):  # none, or an older version's
+    except NO_RECORD:
         return False
 
 
@@ -111,5 +113,5 @@ def holder(path: Path) -> psutil.Process | None:
         record = json.loads(path.read_text())
         process = psutil.Process(record["pid"])
         return process if abs(process.create_time() - record["create_time"]) < 1 else None
-    except (ValueError, KeyError, psutil.NoSuchProcess):
+    except (*NO_RECORD, psutil.NoSuchProcess):
         return None

@@ -35,6 +35,12 @@ def devices_of(config: TrainingConfig) -> list[str]:
     return [f"cuda-{index}" for index in chosen[: config.processes]]
 
 
+def is_busy(workspace: Path, config: TrainingConfig) -> bool:
+    """Returns whether a run would have to wait for its devices now."""
+    queues = [workspace / supervisor.QUEUE / device for device in devices_of(config)]
+    return any(supervisor.is_locked(queue / supervisor.DEVICE_LOCK) for queue in queues)
+
+
 def folders_of(run: Run, config: TrainingConfig) -> list[Path]:
     """Returns the folders of the queues that the run stands in."""
     return [run.workspace / supervisor.QUEUE / device for device in devices_of(config)]

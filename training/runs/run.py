@@ -1,4 +1,4 @@
-"""Starting, stopping, resuming and deleting runs, each in a process of its own. No torch.
+"""Starting, stopping and resuming runs, each in a process of its own. No torch.
 
 The run folder is the truth; nothing is remembered here. A folder appears whole, so that of several starts of
 the same run, in one process or in many, the first wins. Dataset and model folders are made absolute when a
@@ -6,26 +6,27 @@ run is prepared: the worker's working directory is not its starter's.
 """
 
 import errno
-import fcntl
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from training import config as settings
 from training import program
 from training.config import TrainingConfig, run_name
 from training.data.synthetic.samples import SAMPLES
 from training.program import PROJECT
-from training.runs import events, lock, queueing, supervisor
+from training.runs import checkpoints, events, lock, queueing, supervisor
 from training.runs.adapters import find_adapter
-from training.runs.folder import Run, no_such_run
+from training.runs.failure import settings_to_retry
+from training.runs.folder import Run, list_runs
+from training.runs.keeping import ended, exclusive, name_taken
 from training.runs.status import Status
 from training.runs.supervisor import EVENTS, SUPERVISOR
 from vlm import filesystem
@@ -36,9 +37,6 @@ from vlm.filesystem import new_folder, write_atomic
 GRACE_S = 30.0
 # How long a resume waits for the process of the start before to end.
 ENDING_S = 10.0
-# When a run was deleted, in the name of its folder in the trash, and the characters that this adds to it.
-TRASHED_AT = "%Y%m%d-%H%M%S-%f"
-TRASHED_SUFFIX = len("-20260101-000000-000000")
 
 
 def prepare(config: TrainingConfig) -> Run:
@@ -62,14 +60,7 @@ def prepare(config: TrainingConfig) -> Run:
             events.EventLog(draft / EVENTS).append("queued")
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            name = taken or folder.name
-            raise UserError(
-                "A run named {name} is already there.",
-                "Choose another --name, or go on with that one: {command} resume {name:sh}",
-                "run-name-taken",
-                name=name,
-                command=program.command(),
-            ) from error
+            raise name_taken(taken or folder.name) from error
         if filesystem.is_full(error):
             raise filesystem.no_room(folder) from error
         raise UserError(
@@ -110,14 +101,24 @@ def start(config: TrainingConfig, command: Sequence[str] | None = None, *, besid
         run = prepare(config)
     except UserError:
         # The other half of a double click must meet the run that the first half started.
-        if config.name and not run_name.problem_with(config.name):
-            placed = _placed(config)
-            run = Run(placed.workspace / "runs" / placed.name)
-            if run.config_path.is_file() and run.config() == placed and run.status().live:
-                return run
-        raise
+        run = same_run(config)
+        if run is None or not run.status().live:
+            raise
+        return run
     launch(run, command, beside=beside)
     return run
+
+
+def same_run(config: TrainingConfig) -> Run | None:
+    """Returns the run of this very name and these settings; None where there is none."""
+    if not config.name or run_name.problem_with(config.name):
+        return None
+    placed = _placed(config)
+    run = Run(placed.workspace / "runs" / placed.name)
+    if not run.config_path.is_file():
+        return None
+    # The preflight writes the number of threads that it has chosen there.
+    return run if run.config().model_copy(update={"threads": placed.threads}) == placed else None
 
 
 def launch(run: Run, command: Sequence[str] | None = None, *, beside: bool = False) -> None:
@@ -172,6 +173,32 @@ def stop(run: Run, grace_s: float = GRACE_S) -> Status:
     return status
 
 
+def stop_for_host(workspace: Path, within_s: float) -> list[Run]:
+    """Asks all live runs to stop since their machine goes, and returns those that still work after that time.
+
+    They are marked, so that `resume_after_host` starts them again, and no run that a person has stopped.
+    """
+    live = [run for run in list_runs(workspace) if run.status().live and not stop_requested(run)]
+    for run in live:
+        run.by_host_path.touch()
+        stop(run)
+    deadline = time.monotonic() + within_s
+    while (left := [run for run in live if run.status().live]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def resume_after_host(workspace: Path) -> list[Run]:
+    """Starts the runs that `stop_for_host` has stopped, once, the oldest first; returns them."""
+    begun = []
+    for run in reversed(list_runs(workspace)):
+        if run.by_host_path.exists() and run.status().resumable:
+            with suppress(UserError):  # one that can't go on keeps no other from it
+                begun.append(resume(run))
+        run.by_host_path.unlink(missing_ok=True)
+    return begun
+
+
 def stop_requested(run: Run) -> bool:
     """Returns whether the worker should finish its step, save and end."""
     return run.stop_path.exists()
@@ -208,7 +235,7 @@ def reopen(run: Run) -> bool:
     Raises:
         UserError: it is finished, or gone.
     """
-    with _exclusive(run):
+    with exclusive(run):
         status = run.status()
         if status.live:
             return False
@@ -231,64 +258,33 @@ def reopen(run: Run) -> bool:
             time.sleep(0.01)
         run.stop_path.unlink(missing_ok=True)
         run.exit_code_path.unlink(missing_ok=True)
+        run.by_host_path.unlink(missing_ok=True)
         supervisor.leave(run.workspace, run.name)
         events.EventLog(run.events_path).append("queued")
         return True
 
 
-@contextmanager
-def _exclusive(run: Run) -> Iterator[None]:
-    # Keeps apart those who resume or delete one run at once: between status and change it must stay as it is.
-    # The worker's lock is another one, so this one is on the log, which is always there.
-    try:
-        file = run.events_path.open("rb")
-    except FileNotFoundError as error:
-        raise no_such_run(run.workspace, run.name) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if not run.path.exists():  # deleted while this one waited
-            raise no_such_run(run.workspace, run.name)
-        yield
+def _same_step(changes: Mapping[str, Any], run: Run) -> bool:
+    # Only in smaller passes may a run go on from its checkpoint.
+    before = run.config().model_dump()
+    whole, now = (
+        values["batch_size"] * values["gradient_accumulation_steps"] for values in (before, before | changes)
+    )
+    return changes.keys() <= {"batch_size", "gradient_accumulation_steps"} and whole == now
 
 
-def delete(run: Run) -> Path:
-    """Moves a run to the workspace's trash; returns where it lies now.
+def retry(run: Run, *, beside: bool = False) -> Run:
+    """Returns the run that was started, changed by what helps: this one if it can go on so, else a new one.
 
     Raises:
-        UserError: it is live, or gone.
+        UserError: nothing that can be set would help; or as `start` does.
     """
-    with _exclusive(run):
-        # A worker releases its lock a moment after its last event.
-        if run.status().live or lock.is_locked(run.lock_path):
-            raise UserError(
-                "{name} is running.",
-                "Stop it first: {command} stop {name:sh}",
-                "run-is-running",
-                name=run.name,
-                command=program.command(),
-            )
-        trash = run.workspace / "trash"
-        trash.mkdir(exist_ok=True)
-        supervisor.leave(run.workspace, run.name)
-        return run.path.rename(trash / f"{run.name}-{datetime.now():{TRASHED_AT}}")
-
-
-def restore(workspace: Path, name: str) -> Run:
-    """Returns a run that was deleted, back from the trash: of those of this name the one deleted last.
-
-    Raises:
-        UserError: it is not in the trash, or a run has that name now.
-    """
-    # What `delete` appends has as many characters each time.
-    deleted = [path for path in (workspace / "trash").glob("*") if path.name[:-TRASHED_SUFFIX] == name]
-    if not deleted:
-        raise no_such_run(workspace, name)
-    if run_name.fold(name) in run_name.names_in(workspace):
-        raise UserError(
-            "A run named {name} is there again.",
-            "Delete that one first, or leave this one in {trash}.",
-            "run-not-restored",
-            name=name,
-            trash=workspace / "trash",
-        )
-    return Run(max(deleted).rename(workspace / "runs" / name))
+    changes = settings_to_retry(run)
+    config = run.config().model_copy(update=changes)
+    if _same_step(changes, run) and checkpoints.newest(run.checkpoints_path):
+        with ended(run):
+            config.dump(run.config_path)
+        if reopen(run):
+            launch(run, beside=beside)
+        return run
+    return start(config.model_copy(update={"name": None}), beside=beside)

@@ -2,19 +2,21 @@
 
 import signal
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from training.program import command
 from training.runs import lock, supervisor
-from training.runs.events import FINAL, Event, error_of, read, tail
+from training.runs.events import FINAL, Event, EventLogReader, error_of, tail
 from training.runs.supervisor import EVENTS, EXIT_CODE, OUTPUT, STOP, SUPERVISOR, Place
 from vlm.errors import Phrase, UserError
 
 # Files of a run folder. `stop` requests the worker to end; `exit_code` is there if its parent saw it end.
 LOCK, ADAPTER = "lock", "adapter"
+# There if the machine was about to go: the run starts by itself with the next page there.
+BY_HOST = "stopped_by_host"
 
 State = Literal["queued", "starting", "running", "finished", "stopped", "failed", "interrupted"]
 
@@ -39,7 +41,8 @@ class Status:
 
     A run that was stopped has a problem where it was stopped too early to have an adapter.
 
-    `change` has settings that would have helped, each alone, the best first. `place` is that in the queue.
+    `change` has settings that would have helped, each alone, the best first, and `about_image` the path,
+    inside the dataset, of an image that is to blame. `place` is that in the queue.
     `stalled_s` is how long a running one has come no further, None while that is nothing to speak of.
     """
 
@@ -52,6 +55,7 @@ class Status:
     problem: Phrase | None = None
     remedy: str | None = None
     change: Mapping[str, Any] | None = None
+    about_image: str | None = None
     place: Place | None = None
     stalled_s: float | None = None
 
@@ -66,13 +70,39 @@ class Status:
         return self.state in ("stopped", "failed", "interrupted")
 
 
+@dataclass
+class Outline:
+    """The events of `KINDS` that tell a status: between others, of each kind of `PROGRESS` the last."""
+
+    events: list[Event] = field(default_factory=list)
+
+    def add(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if event["kind"] in PROGRESS:
+                for at in range(len(self.events) - 1, -1, -1):
+                    if self.events[at]["kind"] not in PROGRESS:
+                        break
+                    if self.events[at]["kind"] == event["kind"]:
+                        del self.events[at]
+                        break
+            if event["kind"] in KINDS:
+                self.events.append(event)
+
+
+def outline_of(log: Path) -> list[Event]:
+    """Returns the outline of a whole log, of which no more than a piece is in memory."""
+    outline = Outline()
+    for piece in EventLogReader(log, KINDS).in_pieces():
+        outline.add(piece)
+    return outline.events
+
+
 def status_of(folder: Path, read_events: Callable[[], list[Event]] | None = None) -> Status:
     """Returns the status by the folder alone, so that every reader sees the same.
 
-    `read_events` is for who reads the log on from where it was: it returns the events of `KINDS` so far, of
-    which one of `PROGRESS` may be left out where another of its kind follows it.
+    `read_events` is for who reads the log on from where it was: it returns the events of an `Outline`.
     """
-    read_events = read_events or (lambda: read(folder / EVENTS, KINDS))
+    read_events = read_events or (lambda: outline_of(folder / EVENTS))
     status, by_the_worker = _read_status(folder, read_events)
     if status.live or by_the_worker:
         return status
@@ -89,8 +119,20 @@ def _read_status(folder: Path, read_events: Callable[[], list[Event]]) -> tuple[
     status = _progress_of(events, attempt)
     outcome = next((event for event in reversed(attempt) if event["kind"] in FINAL), None)
     if outcome is not None:
-        words = _said(error_of(outcome)) if outcome["kind"] == "failed" else {}
-        if outcome["kind"] == "stopped" and not (folder / ADAPTER).is_dir():
+        state, words = outcome["kind"], _said(error_of(outcome)) if outcome["kind"] == "failed" else {}
+        if state == "stopped" and (folder / BY_HOST).exists():
+            state = "interrupted"
+            words = _said(
+                UserError(
+                    "The host interrupted the run at step {step}: it goes on when the page starts again.",
+                    GO_ON,
+                    "run-stopped-by-host",
+                    step=status.step,
+                    command=command(),
+                    name=folder.name,
+                )
+            )
+        elif state == "stopped" and not (folder / ADAPTER).is_dir():
             words = _said(
                 UserError(
                     "The run was stopped too early to have an adapter.",
@@ -100,9 +142,7 @@ def _read_status(folder: Path, read_events: Callable[[], list[Event]]) -> tuple[
                     name=folder.name,
                 )
             )
-        return replace(
-            status, state=outcome["kind"], eta_s=None, elapsed_s=outcome["elapsed_s"], **words
-        ), True
+        return replace(status, state=state, eta_s=None, elapsed_s=outcome["elapsed_s"], **words), True
     if not held and attempt and lock.is_elsewhere(folder / LOCK):
         # The lock of another machine is not seen here: its signs of life are.
         held = abs(time.time() - attempt[-1]["time"]) < SILENT_S
@@ -153,7 +193,8 @@ def _without_worker(folder: Path, status: Status, *, has_begun: bool) -> Status:
 
 
 def _said(error: UserError) -> dict[str, Any]:
-    return {"problem": error.problem, "remedy": error.remedy, "change": error.change or None}
+    known = {"problem": error.problem, "remedy": error.remedy, "change": error.change or None}
+    return known | {"about_image": error.about_image}
 
 
 def _progress_of(events: list[Event], attempt: list[Event]) -> Status:

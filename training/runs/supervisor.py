@@ -49,7 +49,8 @@ def place_of(workspace: Path, name: str) -> Place | None:
             names = [waiting for waiting, _ in tickets(device)]
         if name in names:
             lock = device / DEVICE_LOCK
-            return Place(names.index(name) + 1, len(names), lock.read_text() if is_locked(lock) else "")
+            running = lock.read_text(errors="replace") if is_locked(lock) else ""
+            return Place(names.index(name) + 1, len(names), running)
     return None
 
 
@@ -74,8 +75,9 @@ def tickets(device: Path) -> list[tuple[str, Path]]:
     """Returns (run's name, ticket) of those who wait for a device and live, the next one first."""
     found = []
     for ticket in sorted(device.glob("[0-9]*.*")):
-        if is_locked(ticket):
-            found.append((ticket.name.split(".", 1)[1], ticket))
+        number, name = ticket.name.split(".", 1)
+        if number.isdecimal() and is_locked(ticket):
+            found.append((name, ticket))
     return found
 
 
@@ -111,6 +113,16 @@ def locked(path: Path) -> int | None:
             return descriptor
 
 
+def make(device: Path) -> None:
+    """Makes a queue, unless the workspace is gone: it is not made anew.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
+    device.parent.mkdir(exist_ok=True)
+    device.mkdir(exist_ok=True)
+
+
 @contextlib.contextmanager
 def in_line(name: str, devices: Sequence[Path]) -> Iterator[None]:
     """A ticket for each device while this is open; of those who wait, lower numbers come first."""
@@ -122,7 +134,7 @@ def in_line(name: str, devices: Sequence[Path]) -> Iterator[None]:
     leave(workspace, name)
     try:
         for device in devices:
-            device.mkdir(parents=True, exist_ok=True)
+            make(device)
             ticket = device / f"{order:020d}.{name}"
             held.append(locked(ticket))
         yield
@@ -136,7 +148,7 @@ def take(name: str, devices: Sequence[Path]) -> list[int] | None:
     """Returns the open locks of all devices; None where another has one, or is before this run in a queue."""
     taken = []
     for device in devices:
-        device.mkdir(parents=True, exist_ok=True)
+        make(device)
         waiting = tickets(device)
         behind = waiting and waiting[0][0] != name
         if behind or (lock := locked(device / DEVICE_LOCK)) is None:
@@ -212,7 +224,12 @@ def supervise(folder: Path, devices: Sequence[Path], command: Sequence[str]) -> 
 def main(words: Sequence[str]) -> int:
     middle = words.index("--")
     folder, *devices = map(Path, words[:middle])
-    return max(0, supervise(folder, devices, words[middle + 1 :]))
+    try:
+        return max(0, supervise(folder, devices, words[middle + 1 :]))
+    except FileNotFoundError:
+        if folder.exists():
+            raise
+        return 2  # the workspace is gone, and with it where this could be told
 
 
 if __name__ == "__main__":

@@ -9,24 +9,26 @@ import time
 import zlib
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from training import config, runs
-from training.config import TrainingConfig
+from training import runs
 from training.runs import Run, Status
-from training.runs.events import FINAL, error_of, tail
-from ui.html import render
+from training.runs.events import error_of, tail
+from ui.html import error, render
 from ui.i18n import Language, percent, setting_to
 from ui.run import view
 from ui.run.summary import (
     Summary,
     has_adapter,
+    listed,
     picture_of,
     settings_of,
-    status_of_run,
+    stamp_of,
     summary_of,
 )
+from vlm.errors import UserError
 
 PARTS = ("head", "notices", "charts", "film", "hardest", "results", "log", "output")
 OUTPUT_LINES = 200
@@ -37,9 +39,6 @@ VIEWERS_A_SECOND = 25
 SLOWEST_S, IDLE_S = 8.0, 5.0
 VIEWER_GONE_S = 20.0
 BUILT_KEPT = 1024
-
-LEFT_TO_PEOPLE = {"name", "workspace", "dataset", "model", "revision", "from_adapter", "columns"}
-"""Which data, model or adapter was meant is nobody's guess."""
 
 
 @dataclass
@@ -59,7 +58,6 @@ class RunBoard:
     can_train: bool
     _runs: list[tuple[Run, Status]] = field(default_factory=list)
     _read_at: float = float("-inf")
-    _ended: dict[Run, tuple[Hashable, Status]] = field(default_factory=dict)
     _built: dict[tuple[str, Language, str], _Built] = field(default_factory=dict)
     _viewers: dict[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -107,19 +105,8 @@ class RunBoard:
     def _refresh(self) -> None:
         if time.monotonic() - self._read_at < FRESH_S:
             return
-        self._runs = [(run, self._status(run)) for run in runs.list_runs(self.workspace)]
+        self._runs = [(run, listed(run).status) for run in runs.list_runs(self.workspace)]
         self._read_at = time.monotonic()
-
-    def _status(self, run: Run) -> Status:
-        """The status; of a run that is over it is read again only where its log has changed."""
-        stamp = _stamp(run.events_path), _stamp(run.exit_code_path)
-        known, status = self._ended.get(run, (None, None))
-        if status is None or known != stamp:
-            status = status_of_run(run)
-            self._ended.pop(run, None)
-            if status.state in FINAL:  # an interrupted one may be taken for such while it starts again
-                self._ended[run] = stamp, status
-        return status
 
     def _strip(self, language: Language, live: tuple[Run, Status] | None) -> dict[str, _Built]:
         """The line under the tabs: the run that is under way, on every tab."""
@@ -141,17 +128,17 @@ class RunBoard:
         }
 
     def _welcome(self, language: Language) -> dict[str, _Built]:
-        """What will be there; nothing is left of a run that was deleted."""
-        return {
-            name: self._part(
-                "",
-                language,
-                name,
-                (),
-                lambda name=name: render("run_welcome", language) if name == "head" else "",
-            )
-            for name in PARTS
-        }
+        """What will be there; nothing is left of a run that was deleted. A workspace that is gone is told."""
+        here = self.workspace.is_dir()
+
+        def build(name: str) -> str:
+            if name == "head" and here:
+                return render("run_welcome", language)
+            if name == "head":
+                return error(language, workspace_gone(self.workspace))
+            return ""
+
+        return {name: self._part("", language, name, here, partial(build, name)) for name in PARTS}
 
     def _panel(self, language: Language, run: Run, status: Status, live: Run | None) -> dict[str, _Built]:
         """Every part of the panel, built again where the run has gone on since."""
@@ -190,7 +177,7 @@ class RunBoard:
             ),
             "log": ((*told(), len(summary.log)), lambda: view.log(language, summary)),
             "output": (
-                _stamp(run.output_log),
+                stamp_of(run.output_log),
                 lambda: render("run_output", language, text="\n".join(tail(run.output_log, OUTPUT_LINES))),
             ),
         }
@@ -204,6 +191,7 @@ class RunBoard:
             "run_head",
             language,
             name=run.name,
+            note=run.note,
             status=status,
             share=view.share(status),
             words=" · ".join(view.where_it_is(language, status, summary)),
@@ -216,13 +204,18 @@ class RunBoard:
     def _notices(
         self, language: Language, run: Run, status: Status, summary: Summary, other: str | None
     ) -> str:
-        change = change_of(run, status) if self.can_train else None
+        settings = settings_of(run) if self.can_train else None
+        changes = runs.what_helps(status, settings) if settings else {}
+        image = picture_of(run, status.about_image) if status.about_image else None
         return render(
             "run_notices",
             language,
             failure=view.failure(language, status),
             bad=status.state != "stopped",
-            change=change and setting_to(language, *change),
+            image=image,
+            change=", ".join(setting_to(language, name, value) for name, value in changes.items()),
+            name=run.name,
+            can_train=self.can_train,
             warnings=[error_of(warning) for warning in summary.warnings],
             other=other,
         )
@@ -249,21 +242,11 @@ def _stamp(path: Path) -> Hashable:
     return stat.st_mtime_ns, stat.st_size
 
 
-def change_of(run: Run, status: Status) -> tuple[str, Any] | None:
-    """The setting that would have helped a failed run, and its new value."""
-    settings = settings_of(run) if status.change else None
-    return usable_change(status.change, settings) if settings else None
-
-
-def usable_change(changes: Mapping[str, Any], settings: TrainingConfig) -> tuple[str, Any] | None:
-    """The first of the changes that these settings can take and that is not already so: ("batch_size", 8)."""
-    for name, value in changes.items():
-        if name not in TrainingConfig.model_fields or name in LEFT_TO_PEOPLE:
-            continue
-        values = settings.model_dump() | {name: value}
-        if config.check(values):
-            continue
-        changed = getattr(config.build(values), name)
-        if changed != getattr(settings, name):
-            return name, changed
-    return None
+def workspace_gone(workspace: Path) -> UserError:
+    """Returns the error for a workspace that was there when the page started: it is not made anew."""
+    return UserError(
+        "The workspace is not there any more: {workspace}.",
+        "Bring its disk or folder back; this page does not make it anew.",
+        "workspace-gone",
+        workspace=workspace.absolute(),
+    )

@@ -9,10 +9,10 @@ from typing import Any
 import gradio as gr
 
 from training import runs
-from training.config.run_name import new_name
 from ui.html import render
-from ui.i18n import Language, told
-from ui.run.board import PARTS, RunBoard, change_of
+from ui.i18n import Language, say, told
+from ui.inference import engine, in_the_way
+from ui.run.board import PARTS, RunBoard
 from ui.widgets import scripted
 from vlm.errors import UserError
 
@@ -40,19 +40,25 @@ def server_functions(language: Language, board: RunBoard) -> list[Callable[..., 
         """Stops, resumes or retries a run. Returns the run to look at, or `warning` where it is refused."""
         try:
             run = runs.find(board.workspace, str(asked["run"]))
+            in_way = asked["do"] in ("resume", "retry") and in_the_way(run.config())
             match asked["do"]:
                 case "stop":
                     runs.stop(run)
                 case "resume":
                     runs.resume(run)
-                case "retry" if change := change_of(run, run.status()):
-                    name = new_name(run.config().dataset, board.workspace)
-                    settings = run.config().model_copy(update={change[0]: change[1], "name": name})
-                    run = runs.start(settings)
+                case "retry":
+                    run = runs.retry(run)
         except UserError as trouble:
             problem, remedy = told(language, trouble)
             return {"warning": {"problem": problem, "remedy": remedy}}
         board.changed()
-        return {"run": run.name}
+        return {"run": run.name} | room_note(language, in_way)
 
     return [look, act] if board.can_train else [look]
+
+
+def room_note(language: Language, in_way: bool) -> dict[str, dict[str, str]]:
+    """Lets go of the base that is in a started run's way, and returns what `lens.call` says of it."""
+    if not (in_way and engine().let_go()):
+        return {}
+    return {"note": {"problem": say(language, "made_room"), "remedy": say(language, "made_room_then")}}

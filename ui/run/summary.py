@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,16 +14,23 @@ from training.evaluation import compare
 from training.evaluation.metrics import normalize
 from training.runs import Run, Status
 from training.runs.events import FINAL, Event, EventLogReader
-from training.runs.status import KINDS, PROGRESS, status_of
+from training.runs.status import Outline, status_of
 from vlm.errors import UserError
 from vlm.methods import ADAPTER_CONFIG_FILE
 
 RUNS_KEPT = 64
+# A workspace has more runs than are looked at: of each a list needs a few words, and its settings.
+SETTINGS_KEPT = 2048
+# A curve has no more points than this; four times as many as a chart draws.
+MOST_STEPS = 1000
 
 
 @dataclass
 class Summary:
-    """What the events tell so far. A list holds a step once: after a resume the later word stands."""
+    """What the events tell so far. A list holds a step once: after a resume the later word stands.
+
+    Of a long run's `steps` one in `every` is kept, and the last.
+    """
 
     towers: dict[str, dict[str, int]] = field(default_factory=dict)
     phase: Event | None = None
@@ -39,6 +46,7 @@ class Summary:
     best_step: int | None = None
     best_metric: str = ""
     ended_early: bool = False
+    every: int = 1
 
     @property
     def base_score(self) -> float | None:
@@ -58,7 +66,7 @@ class Summary:
             self.told[event["kind"]] += 1
             match event["kind"]:
                 case "step":
-                    _append(self.steps, event)
+                    self._add_step(event)
                 case "sample":
                     _append(self.samples.setdefault(event["example_id"], []), event)
                 case "phase":
@@ -80,6 +88,14 @@ class Summary:
                         self.best_metric = event.get("best_metric", "")
                         self.ended_early = event.get("ended_early", False)
 
+    def _add_step(self, event: Event) -> None:
+        _append(self.steps, event)
+        if len(self.steps) > 1 and self.steps[-2]["step"] // self.every == event["step"] // self.every:
+            del self.steps[-2]
+        if len(self.steps) > MOST_STEPS:
+            self.every *= 2
+            self.steps = [*{step["step"] // self.every: step for step in self.steps}.values()]
+
 
 def _append(earlier: list[Event], event: Event) -> None:
     """Appends, and drops what a resumed run says anew."""
@@ -99,12 +115,48 @@ def status_of_run(run: Run) -> Status:
     return status_of(run.path, followed.outline)
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What lists tell of a run; `began` is None before its first event."""
+
+    status: Status
+    base_score: float | None
+    score: float | None
+    began: float | None
+
+
+_over: dict[Run, tuple[Hashable, Listed]] = {}
+
+
+def listed(run: Run) -> Listed:
+    """What lists tell; of a run that is over the log is read again only where it has changed."""
+    stamp = stamp_of(run.events_path), stamp_of(run.exit_code_path)
+    known, told = _over.get(run, (None, None))
+    if told is None or known != stamp:
+        status, summary = status_of_run(run), summary_of(run)
+        began = summary.log[0]["time"] if summary.log else None
+        told = Listed(status, summary.base_score, summary.score, began)
+        _over.pop(run, None)
+        if status.state in FINAL:  # an interrupted one may be taken for such while it starts again
+            _over[run] = stamp, told
+    return told
+
+
+def stamp_of(path: Path) -> Hashable:
+    """Differs where the file does; None of one that is not there."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
+
+
 class _Followed:
     """One run's log and what it told so far; for all viewers together."""
 
     def __init__(self, run: Run) -> None:
         self._reader, self._summary = EventLogReader(run.events_path), Summary()
-        self._outline: list[Event] = []
+        self._outline = Outline()
         self._lock = threading.Lock()
 
     def summary(self) -> Summary:
@@ -113,27 +165,17 @@ class _Followed:
             return self._summary
 
     def outline(self) -> list[Event]:
-        """The events that make the status; of each kind of progress between others the last."""
+        """The events that make the status."""
         with self._lock:
             self._read_on()
-            return [*self._outline]
+            return [*self._outline.events]
 
     def _read_on(self) -> None:
-        new = self._reader.new_events()
-        if self._reader.restarted:
-            self._summary, self._outline = Summary(told=self._summary.told + Counter(log=1)), []
-        self._summary.add(new)
-        for event in new:
-            if event["kind"] not in KINDS:
-                continue
-            if event["kind"] in PROGRESS:
-                for at in range(len(self._outline) - 1, -1, -1):
-                    if self._outline[at]["kind"] not in PROGRESS:
-                        break
-                    if self._outline[at]["kind"] == event["kind"]:
-                        del self._outline[at]
-                        break
-            self._outline.append(event)
+        for number, new in enumerate(self._reader.in_pieces()):
+            if number == 0 and self._reader.restarted:
+                self._summary, self._outline = Summary(told=self._summary.told + Counter(log=1)), Outline()
+            self._summary.add(new)
+            self._outline.add(new)
 
 
 @lru_cache(maxsize=RUNS_KEPT)
@@ -149,7 +191,7 @@ def settings_of(run: Run) -> TrainingConfig | None:
         return None
 
 
-@lru_cache(maxsize=RUNS_KEPT)
+@lru_cache(maxsize=SETTINGS_KEPT)
 def _settings(run: Run, _changed: int) -> TrainingConfig:
     return run.config()
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from training.config.fields import BestMetric
 from training.evaluation import compare
 from training.runs.events import Event, error_of, skipped_reasons
+from training.runs.failure import TITLES, class_of
 from training.runs.status import Status
 from ui.html import render
 from ui.i18n import TEXTS, Language, duration, number, percent, remedy_of, say, sentence, told
@@ -102,16 +103,14 @@ def exact_words(language: Language, summary: Summary) -> str | None:
 
 def failure(language: Language, status: Status) -> tuple[str, str, str] | None:
     """Title, problem and remedy of a run that ended before its time, or without an adapter; else None."""
-    if status.state == "failed":
-        remedy = remedy_of(language, status.problem, status.remedy)
-        return say(language, "failed_title"), sentence(language, status.problem), remedy
+    if status.problem is None or status.live:
+        return None
+    kind = class_of(status)
+    title = sentence(language, TITLES[kind]) if kind else say(language, "stopped_title")
+    remedy = remedy_of(language, status.problem, status.remedy or "")
     if status.state == "interrupted":
-        problem = sentence(language, status.problem or "")
-        return say(language, "interrupted_title"), problem, say(language, "can_resume")
-    if status.state == "stopped" and status.problem:
-        remedy = remedy_of(language, status.problem, status.remedy or "")
-        return say(language, "stopped_title"), sentence(language, status.problem), remedy
-    return None
+        remedy = say(language, "can_resume")
+    return title, sentence(language, status.problem), remedy
 
 
 def charts(language: Language, status: Status, summary: Summary) -> Markup:

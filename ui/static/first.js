@@ -35,6 +35,22 @@ window.lens = {};
     location.assign(addressIn(other));
   };
 
+  // Behind a proxy that the server was not told of all is refused, and nothing of the page would say so.
+  const plain = window.fetch;
+  window.fetch = async (...request) => {
+    const response = await plain(...request);
+    const refused = response.headers.get("x-lora-lens-refused") && await response.clone().text();
+    if (refused && !document.getElementById("refused")) {
+      const words = document.createElement("p");
+      words.id = "refused";
+      words.setAttribute("role", "alert");
+      words.textContent = refused;
+      words.style = "position:fixed; inset:auto 0 0 0; z-index:99; margin:0; padding:12px 28px; background:#7a1f1f; color:#fff";
+      document.body.append(words);
+    }
+    return response;
+  };
+
   // The clock of Gradio's first "Loading…" is never stopped, as that goes while it is still pending: it asks for
   // every frame from then on, a tenth of a core for nothing. A clock of tenths of a second may tick twice a second.
   // What does not look like one is left alone.

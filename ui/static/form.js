@@ -198,6 +198,13 @@
     return ask("continue_from", { named }, node).then(take);
   }
 
+  /** Fills the form with the settings of a run, for another one. */
+  form.duplicate = async (named) => {
+    lens.openTab("train");
+    take(await ask("duplicate", { named }, root()));
+    root().scrollIntoView({ block: "start", behavior: "smooth" });
+  };
+
   function filterSettings() {
     const words = (find("#find-setting")?.value ?? "").trim().toLowerCase();
     let found = 0;
@@ -219,9 +226,7 @@
     const answer = take(await ask("start", { token: token() }, button));
     if (!answer?.run) return lens.openTab("train");
     tokens += 1;
-    lens.openTab("train");
-    await lens.openRun(answer.run);
-    if (innerWidth < 800) document.getElementById("live")?.scrollIntoView({ behavior: "smooth" });
+    await lens.showRun(answer.run);
   }
 
   const HALVES = ["vision_tower", "text_model"];

@@ -82,7 +82,7 @@
     touched?.setAttribute("aria-busy", "true");
     try {
       const answer = await promise;
-      if (answer?.warning) lens.toast(answer.warning);
+      if (answer?.warning ?? answer?.note) lens.toast(answer.warning ?? answer.note);
       return answer;
     } finally {
       touched?.removeAttribute("aria-busy");

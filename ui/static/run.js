@@ -52,12 +52,22 @@
     return look();
   };
 
+  lens.renamed = (name, now) => name === opened && lens.openRun(now);
+
+  /** Opens the tab with this run; on a phone it lies below the form. */
+  lens.showRun = async (name) => {
+    lens.openTab("train");
+    await lens.openRun(name);
+    if (innerWidth < 800) document.getElementById("live")?.scrollIntoView({ behavior: "smooth" });
+  };
+
   async function act(button) {
     const { do: what, run = showing, key } = button.dataset;
     if (what === "start") return lens.form.start(button);
     if (what === "open") return lens.openRun(run);
     if (what === "try") return lens.tryAdapter(`/${run}`);
     if (what === "row") return lens.openRow(run, key);
+    if (what === "duplicate") return lens.form.duplicate(run);
     const answer = await lens.call(button, server.act({ do: what, run }));
     if (answer?.run) await lens.openRun(answer.run);
   }

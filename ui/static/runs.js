@@ -3,35 +3,51 @@
 
 (() => {
   const CHANGED = "lens:runs-changed";
-  const CALLS = { next: "next_row", cancel: "cancel_row", resume: "resume_row", delete: "delete_row", restore: "restore_row" };
+  const CALLS = {
+    next: "next_row", cancel: "cancel_row", resume: "resume_row", delete: "delete_row", restore: "restore_row",
+    empty: "empty_kind",
+  };
+  const OPEN = "tr.asks, tr.edits";
 
   function find(element, action, key) {
     return element.querySelector(`button[data-action="${action}"][data-key="${CSS.escape(key)}"]`);
   }
 
-  /** A row that asks whether it is meant, or asks no longer; one at a time. */
-  function ask(element, row, asks) {
-    element.querySelectorAll("tr.asks").forEach((other) => other.classList.remove("asks"));
-    row.classList.toggle("asks", asks);
-    row.querySelector(`button[data-action=${asks ? "keep" : "ask"}]`)?.focus();
+  /** A row that asks whether it is meant ("ask") or takes a name and a note ("edit"), or no longer does; one at a time. */
+  function turn(element, row, what) {
+    const was = row.classList.contains("edits") ? "edit" : "ask";
+    element.querySelectorAll(OPEN).forEach((other) => other.classList.remove("asks", "edits"));
+    if (what) row.classList.add(`${what}s`);
+    const first = { ask: ".sure [data-action=keep]", edit: ".editor input:enabled" }[what];
+    row.querySelector(first ?? `[data-action=${was}]`)?.focus();
+  }
+
+  /** Sends the name and the note that were typed into a row; where they are refused they stay. */
+  async function save(element, server, form, button) {
+    if (form.ariaBusy === "true") return;
+    const { name, note } = form.elements, { key } = form.dataset;
+    form.ariaBusy = "true";
+    const answer = await lens.call(button, server.edit({ key, name: name.value, note: note.value }));
+    form.ariaBusy = "false";
+    if (answer.warning) return;
+    turn(element, form.closest("tr"), null);
+    if (answer.run !== key) lens.renamed(key, answer.run);
+    document.dispatchEvent(new Event(CHANGED));
   }
 
   /** `element` holds a .list; `server.list_rows` gives its rows, `goOn` continues from an adapter. */
   lens.list = (element, server, goOn) => {
     const box = element.querySelector(".list");
-    let html = null;
-    let timer = 0;
-    let turn = 0;
-    let undone = null;
+    let html = null, timer = 0, asked = 0, undone = null;
 
     async function read() {
       clearTimeout(timer);
       if (!lens.isShown(element)) return;
-      const mine = ++turn;
+      const mine = ++asked;
       let again = 5;
       if (!document.hidden) {
         const answer = await server.list_rows({ undone }).catch(() => null);
-        if (mine !== turn) return;
+        if (mine !== asked) return;
         if (answer) {
           again = answer.again_s;
           draw(answer.html);
@@ -41,8 +57,8 @@
     }
 
     function draw(now) {
-      // Not while a row asks whether to delete it: the question would go.
-      if (now === html || element.querySelector("tr.asks")) return;
+      // Not while a row asks something: the question would go.
+      if (now === html || element.querySelector(OPEN)) return;
       const focused = element.contains(document.activeElement) ? document.activeElement.dataset : null;
       box.innerHTML = html = now;
       if (focused?.action) find(element, focused.action, focused.key)?.focus();
@@ -60,17 +76,23 @@
       if (!touched || touched.ariaBusy === "true") return;
       const { action, key } = touched.dataset;
       if (action in CALLS) change(touched, action, key);
-      else if (action === "ask" || action === "keep") ask(element, touched.closest("tr"), action === "ask");
+      else if (action === "ask" || action === "edit") turn(element, touched.closest("tr"), action);
+      else if (action === "keep") turn(element, touched.closest("tr"), null);
+      else if (action === "duplicate") lens.form.duplicate(key);
       else if (action === "try") lens.tryAdapter(key);
+      else if (action === "open") lens.showRun(key);
       else {
         lens.openTab("train");
-        if (action === "open") lens.openRun(key);
-        else goOn(key);
+        goOn(key);
       }
     });
+    element.addEventListener("submit", (event) => {
+      event.preventDefault();
+      save(element, server, event.target, event.submitter);
+    });
     element.addEventListener("keydown", (event) => {
-      const row = event.key === "Escape" && event.target.closest("tr.asks");
-      if (row) ask(element, row, false);
+      const row = event.key === "Escape" && event.target.closest(OPEN);
+      if (row) turn(element, row, null);
     });
     document.addEventListener(CHANGED, read);
     lens.whenShown(element, read);

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from training.runs import Run
 from ui import adapters
 from ui.adapters import Adapter
 from ui.datasets import OF_DATASET
@@ -20,6 +21,19 @@ def is_open_here(dataset: str, workspace: Path) -> bool:
     return not path.exists() or path.resolve().is_relative_to(workspace.resolve())
 
 
+def settings_of_run(run: Run, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run for another one, which gets a name of its own.
+
+    Its dataset is the form's where the run's lies outside the workspace. Raises `UserError` where the run's
+    settings can't be read.
+    """
+    config = run.config()
+    filled = {field: getattr(config, field) for field in form_values.FIELDS} | {"name": None}
+    if not is_open_here(config.dataset, run.workspace):
+        filled |= {field: values[field] for field in OF_DATASET}
+    return filled
+
+
 def settings_of_adapter(
     workspace: Path, named: str, chosen: Chosen, values: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -29,13 +43,7 @@ def settings_of_adapter(
     """
     adapter = adapters.named(workspace, named)
     if adapter.run is not None and adapter.base is not None:
-        config = adapter.run.config()
-        filled = {field: getattr(config, field) for field in form_values.FIELDS}
-        # The new run has a name of its own, and ends where its own settings say.
-        filled |= {"from_adapter": adapter.run.name, "name": None}
-        if not is_open_here(config.dataset, workspace):
-            filled |= {field: values[field] for field in OF_DATASET}
-        return filled
+        return settings_of_run(adapter.run, values) | {"from_adapter": adapter.run.name}
     model, revision = _base_of(adapter, chosen)
     read = read_model(model, revision)
     named_by = {"model": model, "revision": revision, "from_adapter": str(adapter.folder)}

@@ -1,13 +1,12 @@
 """The Train form as values: its settings, how each is edited, the command line that equals it. No Gradio."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from training.config import TrainingConfig
+from training.config import TrainingConfig, as_flags
 from training.program import command
 from vlm.errors import UserError
 from vlm.methods import METHODS
@@ -29,7 +28,7 @@ ADVANCED: dict[str, tuple[str, ...]] = {
     "group_machine": (
         *("quantization", "quantize_vision", "gradient_checkpointing", "precision", "optim", "processes"),
         *("device", "attn_implementation", "cache_image_features", "dataloader_num_workers"),
-        *("torch_compile", "use_liger_kernel", "revision"),
+        *("threads", "torch_compile", "use_liger_kernel", "revision"),
     ),
     "group_evaluation": (
         *("evaluations", "eval_examples", "sample_answers", "pinned_examples", "max_new_tokens"),
@@ -176,13 +175,5 @@ def is_unchanged(values: dict[str, Any]) -> bool:
 
 def command_line(values: dict[str, Any]) -> str:
     """The same run in a shell: only what differs from the defaults is written."""
-    words = [
-        flag for field, value in values.items() if value != default_of(field) for flag in _flags(field, value)
-    ]
-    return " ".join([command(), "run", *words])
-
-
-def _flags(field: str, value: Any) -> list[str]:
-    if isinstance(value, bool):
-        return [f"--{field}" if value else f"--no-{field}"]
-    return [] if value is None else [f"--{field}", shlex.quote(str(value))]
+    changed = {field: value for field, value in values.items() if value != default_of(field)}
+    return " ".join([command(), "run", as_flags(changed)]).rstrip()

@@ -17,12 +17,13 @@ from training.config.run_name import new_name
 from ui.datasets import Wanted, adding_box, read_dataset
 from ui.html import error, render
 from ui.i18n import Language, told
-from ui.run.board import RunBoard
-from ui.run.panel import build_panel
+from ui.inference import in_the_way
+from ui.run.board import RunBoard, workspace_gone
+from ui.run.panel import build_panel, room_note
 from ui.run.summary import Run
 from ui.train import form_values, form_view, memory_hint
 from ui.train.base_model import chosen_of, followed, from_here
-from ui.train.continue_from import settings_of_adapter
+from ui.train.continue_from import settings_of_adapter, settings_of_run
 from ui.widgets import Form, scripted
 from vlm.errors import UserError
 
@@ -71,6 +72,7 @@ class FormServer:
     def functions(self) -> list[Callable[[Asked], Answer]]:
         """Where nobody may train, nothing starts."""
         looking = [self.draw, self.count, self.measure, self.advise, self.choose, self.continue_from]
+        looking.append(self.duplicate)
         return [*looking, self.start] if self.board.can_train else looking
 
     def _values(self, asked: Asked) -> tuple[dict[str, Any], form_values.Chosen]:
@@ -128,6 +130,15 @@ class FormServer:
         filled.pop("workspace", None)
         return self._set(filled, chosen_of(filled))
 
+    def duplicate(self, asked: Asked) -> Answer:
+        """Fills the form with the settings of a run; the new one gets a name of its own."""
+        try:
+            run = runs.find(self.workspace, str(asked["named"]))
+            filled = settings_of_run(run, self._values(asked)[0])
+        except UserError as trouble:
+            return {"parts": {"start_error": error(self.language, trouble)}}
+        return self._set(filled, chosen_of(filled))
+
     def _set(self, changes: Mapping[str, Any], chosen: form_values.Chosen | None = None) -> Answer:
         """Settings for the form, with the options of those lists that depend on them."""
         options = {}
@@ -158,19 +169,23 @@ class FormServer:
         if found := config.check(values):
             return {"parts": {"start_error": form_view.problems(self.language, found)}}
         try:
+            if not self.workspace.is_dir():
+                raise workspace_gone(self.workspace)
             if chosen.trouble:
                 raise chosen.trouble
             if refused := self._bad_rows(values):
                 return {"parts": {"start_error": refused}}
             name = values["name"] or new_name(values["dataset"], self.workspace)
-            run = runs.start(config.build(values | {"name": name}))
+            settings = config.build(values | {"name": name})
+            in_way = in_the_way(settings)
+            run = runs.start(settings)
         except UserError as trouble:
             return {"parts": {"start_error": error(self.language, trouble)}}
         self._started[asked["token"]] = run
         while len(self._started) > STARTS_KEPT:
             self._started.pop(next(iter(self._started)))
         self.board.changed()
-        return {"run": run.name, "parts": {"start_error": ""}}
+        return {"run": run.name, "parts": {"start_error": ""}} | room_note(self.language, in_way)
 
     def _bad_rows(self, values: Mapping[str, Any]) -> str:
         """What the Data card already shows to fail is not started: the two ways out instead."""

@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 
 from vlm.errors import Phrase, UserError
+from vlm.filesystem import sha256_of
 from vlm.methods import ADAPTER_CONFIG_FILE
 from vlm.models import checkpoint_files
 from vlm.models.hub_errors import TIMEOUT_S, errors_explained
@@ -291,4 +293,25 @@ def snapshot_folder(
             logger.info("Downloading %s: %d files, %.1f MB.", model, len(missing), size / 1e6)
         # The commit, not the branch: everything comes from where config.json came from.
         snapshot_download(model, revision=folder.name, allow_patterns=wanted)
+        _require_as_sent(model, [folder / name for name in missing])
     return folder
+
+
+def _require_as_sent(model: str, files: Sequence[Path]) -> None:
+    """Checks files that were just fetched: the cache calls a large one by the sha256 that the Hub has of it.
+
+    Raises:
+        UserError: one has another content; it is deleted, so that the next start fetches it anew.
+    """
+    for file in files:
+        blob = file.resolve()
+        if re.fullmatch(r"[0-9a-f]{64}", blob.name) and sha256_of(blob) != blob.name:
+            blob.unlink()
+            file.unlink()
+            raise UserError(
+                "{file} of {model} arrived damaged: it is not what the Hub has.",
+                "Start again: that file alone is downloaded anew.",
+                "download-damaged",
+                file=file.name,
+                model=model,
+            )

@@ -2,12 +2,18 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from support.adapter_folders import CONFIG, INPUTS, WEIGHTS, fresh, logits, saved
+from support.tiny_runs import finish
+from training import TrainingConfig
 from training.__main__ import main
 from training.runs import Run
 from vlm import adapters
@@ -89,3 +95,29 @@ def test_a_runs_adapter_is_merged_into_the_base_of_its_run(
     assert main(["merge", "demo", str(tmp_path / "merged"), "--workspace", str(workspace)]) == 0
     assert torch.isfinite(fresh(tmp_path / "merged")(**INPUTS).logits).all()
     assert sorted(path.name for path in tmp_path.iterdir() if "merged" in path.name) == ["merged"]
+
+
+@pytest.mark.slow
+def test_g18_in_a_fresh_process_the_adapter_answers_as_when_its_run_ended(
+    tiny_config: Callable[..., TrainingConfig],
+) -> None:
+    run = finish(tiny_config(learning_rate=1e-2, max_steps=3, evaluations=0, held_out=0))
+    command = [sys.executable, "-m", "training", "inspect", run.name, "--load"]
+    command += ["--workspace", str(run.workspace)]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert "loaded: answers differ from the base's; off by 0.00% from the end of its run" in asked.stdout
+
+
+def test_g18_an_adapter_that_was_changed_since_is_told(
+    tiny_config: Callable[..., TrainingConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finish(tiny_config(learning_rate=1e-2, max_steps=3, evaluations=0, held_out=0))
+    weights = run.adapter_path / "adapter_model.safetensors"
+    save_file({name: 3 * tensor for name, tensor in load_file(weights).items()}, weights)
+    words = ["inspect", run.name, "--load", "--workspace", str(run.workspace)]
+    assert main(words) == 2
+    assert "answers otherwise than when its run ended: its logits are off by" in capsys.readouterr().err
+    run.probe_path.unlink()  # of an older version's run nothing is compared
+    assert main(words) == 0
+    assert "loaded: answers differ from the base's\n" in capsys.readouterr().out

@@ -112,7 +112,7 @@ def test_everything_typed_wrong_is_said_at_once_and_nothing_starts(
         ("delete a b", "'b' belongs to no flag."),
     ],
 )
-def test_a_mistake_is_two_lines_on_stderr_and_exit_code_2(
+def test_g20_a_mistake_is_two_lines_on_stderr_and_exit_code_2(
     words: str, problem: str, capsys: pytest.CaptureFixture[str]
 ):
     assert main(words.split()) == 2
@@ -220,7 +220,7 @@ def test_a_failed_run_is_shown_with_problem_and_remedy(stopped: Run, capsys: pyt
     assert capsys.readouterr().out.splitlines()[1:] == ["  The disk is full.", "  Free 2 GB."]
 
 
-def test_stop_and_resume_of_what_is_over_say_so(finished: Run, capsys: pytest.CaptureFixture[str]):
+def test_g14_stop_and_resume_of_what_is_over_say_so(finished: Run, capsys: pytest.CaptureFixture[str]):
     assert main(["stop", "done"]) == 0
     assert capsys.readouterr().out == "done is finished: there is nothing to stop.\n"
     assert main(["resume", "done"]) == 2
@@ -246,7 +246,9 @@ def test_a_live_run_is_stopped_by_name_and_neither_resumed_nor_deleted(
 def test_a_run_is_deleted_by_name(stopped: Run, workspace: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["delete", "halted"]) == 0
     (trashed,) = (workspace / "trash").iterdir()
-    assert capsys.readouterr().out == f"halted was moved to {trashed}\n"
+    moved, back = capsys.readouterr().out.splitlines()
+    assert moved == f"halted was moved to {trashed}"
+    assert back.endswith("restore halted brings it back, for 30 days")
 
 
 def test_the_workspace_flag_counts_before_the_environment(stopped: Run, tmp_path: Path):

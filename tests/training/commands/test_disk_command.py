@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from support.checkpointing import checkpoint
+from training import runs
 from training.__main__ import main
+from training.config import build
 
 
 @pytest.fixture
@@ -60,3 +62,13 @@ def test_what_is_emptied_is_named_and_the_rest_stays(
     assert main(["disk", "--workspace", str(workspace), "--empty", "runs"]) == 2
     assert "nothing to be emptied" in capsys.readouterr().err
     assert (workspace / "runs" / "demo" / "adapter" / "weights").is_file()
+
+
+def test_what_a_run_works_with_is_not_emptied(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    live = runs.prepare(build({"workspace": workspace, "name": "live"}))
+    with runs.hold_lock(live):
+        assert main(["disk", "--workspace", str(workspace), "--empty", "cache"]) == 2
+        assert "live is at work, and needs what lies there." in capsys.readouterr().err
+        assert (workspace / "cache" / "images" / "index").exists()
+        assert main(["disk", "--workspace", str(workspace), "--empty", "trash"]) == 0
+    assert not (workspace / "trash" / "old").exists()

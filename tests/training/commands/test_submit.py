@@ -4,15 +4,13 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub.constants
 import pytest
 import yaml
 
-from support.stub_hub import TOKEN, StubHub, serving
-from support.stub_jobs import USER, Jobs, JobsHandler
+from support.stub_hub import TOKEN, StubHub
+from support.stub_jobs import USER, Jobs
 from training import runs
 from training.__main__ import main
 from training.commands.remote_job import parse_event
@@ -24,23 +22,6 @@ STEP = {
     **{"step": 3, "total": 9, "epoch": 0.1, "loss": 2.5, "learning_rate": 1e-3, "grad_norm": 1.0},
     **{"examples_per_s": 4.0, "memory_gib": 1.0, "eta_s": None},
 }
-
-
-@pytest.fixture
-def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[StubHub, Jobs]]:
-    jobs = Jobs(tmp_path / "platform")
-    jobs.folder.mkdir()
-    with serving(type("Bound", (JobsHandler,), {"jobs": jobs})) as hub:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
-        address = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setenv("LORA_LENS_WORKSPACE", str(tmp_path / "workspace"))
-        yield hub, jobs
-        if jobs.process is not None and jobs.process.poll() is None:
-            jobs.cancel()
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def test_a_good_dataset_has_no_findings_and_exits_with_0(tmp_path: Path) -> None
     assert main(["check", str(tmp_path), "--workspace", str(tmp_path / "w")]) == 0
 
 
-def test_structure_and_pixels_are_told_in_one_pass(
+def test_g08_structure_and_pixels_are_told_in_one_pass(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture(tmp_path / "a.png")

@@ -45,7 +45,7 @@ def events(run: Run, kind: str) -> list[dict]:
     return run.events({kind})
 
 
-def test_a_run_on_bad_rows_does_not_start_and_names_them_all(
+def test_g08_a_run_on_bad_rows_does_not_start_and_names_them_all(
     tiny_config: Callable[..., TrainingConfig], faulty: Path
 ) -> None:
     run = runs.prepare(tiny_config(dataset=str(faulty)))
@@ -59,7 +59,7 @@ def test_a_run_on_bad_rows_does_not_start_and_names_them_all(
     assert events(run, "started") == []
 
 
-def test_a_run_that_may_skip_bad_rows_ends_and_counts_them(
+def test_g08_a_run_that_may_skip_bad_rows_ends_and_counts_them(
     tiny_config: Callable[..., TrainingConfig], faulty: Path
 ) -> None:
     run = runs.prepare(tiny_config(dataset=str(faulty), skip_bad_rows=True))

@@ -55,7 +55,7 @@ def test_what_a_resumed_run_said_after_its_checkpoint_does_not_count() -> None:
     )
 
 
-def test_rotation_leaves_the_best(tmp_path: Path) -> None:
+def test_g06_rotation_leaves_the_best(tmp_path: Path) -> None:
     for step in (2, 4, 6, 8):
         checkpoint(tmp_path, step)
     checkpoints.rotate(tmp_path, 2, best=2)
@@ -140,7 +140,9 @@ def test_a_run_that_died_after_its_early_end_has_its_weights_though_no_best_is_l
     assert "is gone" in run.events({"warning"})[-1]["problem"]
 
 
-def test_a_run_that_died_after_its_early_end_trains_no_further(tiny_config: MakeConfig, ended: Run) -> None:
+def test_g06_a_run_that_died_after_its_early_end_trains_no_further(
+    tiny_config: MakeConfig, ended: Run
+) -> None:
     run = runs.prepare(tiny_config(**WANDERS))
     assert worker.main(run) == worker.DONE
     (run.adapter_path / "adapter_model.safetensors").unlink()

@@ -8,6 +8,7 @@ import torch
 from training.batching.collator import Collator
 from training.data.open import open_dataset
 from training.evaluation.evaluate import evaluate
+from training.loop.context import StopEvaluating
 from vlm.errors import UserError
 from vlm.example import Example, Message
 from vlm.models.loading import load_base
@@ -45,3 +46,26 @@ def test_an_example_without_its_one_image_is_refused_by_name(tiny_base: Path) ->
     collator = Collator(prompt_style(loaded.model.config, loaded.processor, 512), None)
     with pytest.raises(UserError, match="Example row-7 has 0 images; this model takes exactly one"):
         collator([example("row-7", "two")])
+
+
+def test_g14_a_stop_is_heeded_between_the_tokens_of_a_long_answer(
+    tiny_base: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.evaluation.evaluate.TOLD_EVERY_S", 0.0)
+    loaded = load_base(ModelSettings(model=str(tiny_base), device="cpu"))
+    collator = Collator(prompt_style(loaded.model.config, loaded.processor, 512), None)
+    examples = open_dataset(str(scenes), tmp_path).examples[:4]
+    told: list[tuple[int, int]] = []
+
+    def stop(*done: int) -> None:
+        told.append(done)
+        if len(told) == 3:
+            raise StopEvaluating
+
+    with pytest.raises(StopEvaluating):
+        evaluate(loaded.model, collator, examples, 64, stop, batch_size=2)
+    assert told == [(0, 4), (0, 4), (0, 4)]  # the batch, and two tokens of its answers
+    assert not loaded.model.training
+    whole = evaluate(loaded.model, collator, examples, 6, lambda *done: None)
+    monkeypatch.setattr("training.evaluation.evaluate.TOLD_EVERY_S", 1e9)
+    assert evaluate(loaded.model, collator, examples, 6, lambda *done: None).predictions == whole.predictions

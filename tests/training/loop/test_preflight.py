@@ -1,21 +1,31 @@
 """Preflight, and memory that runs out: the same losses in smaller pieces, or a reason in words."""
 
-from collections.abc import Callable, Iterator
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerState
 from transformers.models.mbart.modeling_mbart import MBartDecoderLayer
 from transformers.models.vit.modeling_vit import ViTModel
 
 from support.tiny_runs import Setting, finish
 from training import TrainingConfig, runs
-from training.loop import worker
+from training.config import build, load
+from training.loop import preflight, worker
+from training.loop.callbacks import RunCallback
 from training.loop.oom_retry import MicroBatch
-from training.loop.preflight import Preflight, largest, usual
+from training.loop.preflight import Preflight, largest
+from training.loop.train import train
+from training.loop.trainer import AdapterTrainer
 from training.runs import Run
+from training.runs.checkpoints import newest
+from training.runs.events import EventLog
 from vlm.example import Example, Message
 from vlm.oom import is_out_of_memory
 
@@ -51,8 +61,6 @@ def losses(run: Run) -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def unbroken(tiny_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    from training.config import build
-
     return finish(build(tiny_settings | SAME | {"workspace": tmp_path_factory.mktemp("unbroken")}))
 
 
@@ -71,7 +79,8 @@ def test_the_drill_tells_memory_and_time_before_the_first_step(unbroken: Run) ->
 def test_a_run_with_the_drill_is_the_run_without_it_bit_for_bit(
     tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dropping = {"held_out": 0, "max_steps": 3}
+    dropping = {"held_out": 0, "max_steps": 3, "threads": torch.get_num_threads()}
+    monkeypatch.setattr(preflight, "SHARE", 100.0)  # all passes, in a run of three steps
     with_drill = finish(tiny_config(name="with", **dropping))
     monkeypatch.setattr(Preflight, "on_train_begin", lambda *_, **__: None)
     without = finish(tiny_config(name="without", **dropping))
@@ -79,6 +88,150 @@ def test_a_run_with_the_drill_is_the_run_without_it_bit_for_bit(
     assert losses(with_drill) == losses(without)
     weights = [load_file(run.adapter_path / "adapter_model.safetensors") for run in (with_drill, without)]
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+class Watched(AdapterTrainer):
+    """Keeps the dry runs: their examples, and the threads that they had."""
+
+    passes: list[tuple[list[str], int]]
+
+    def dry_run(self, examples: Sequence[Example]) -> float:
+        self.passes.append(([example.id for example in examples], torch.get_num_threads()))
+        return super().dry_run(examples)
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(tiny_settings: dict[str, Any]) -> dict[str, Any]:
+    """Here each run finds its number of threads itself."""
+    return tiny_settings | {"threads": None}
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def passes_of(run: Run) -> list[tuple[list[str], int]]:
+    """The passes of a run's preflight; it is stopped behind that."""
+    watched = type("WatchedOnce", (Watched,), {"passes": []})
+    log = EventLog(run.events_path)
+    assert not train(run.config(), run, log, lambda: bool(run.events({"drill"})), trainer_type=watched)
+    return watched.passes
+
+
+def test_a_long_run_measures_batches_of_all_weights_and_a_short_one_hardly_measures(
+    tiny_config: MakeConfig,
+) -> None:
+    long = passes_of(runs.prepare(tiny_config(name="long", max_steps=5000, threads=1)))
+    batches = {tuple(ids) for ids, _ in long[1:]}
+    assert len(batches) == preflight.BATCHES
+    assert len(long) == 2 + preflight.BATCHES * preflight.ROUNDS
+    short = passes_of(runs.prepare(tiny_config(name="short", max_steps=19)))
+    assert len(short) == 2, "the heaviest batch, and a usual one"
+
+
+@contextmanager
+def busy_cores(wait_s: float) -> Iterator[None]:
+    """Each pass on more than one thread waits, as threads do for one that does not get its turn."""
+    forward = MBartDecoderLayer.forward
+
+    def waiting(layer: MBartDecoderLayer, *args: Any, **kwargs: Any) -> Any:
+        if torch.get_num_threads() > 1:
+            time.sleep(wait_s)
+        return forward(layer, *args, **kwargs)
+
+    MBartDecoderLayer.forward = waiting
+    try:
+        yield
+    finally:
+        MBartDecoderLayer.forward = forward
+
+
+def test_threads_that_wait_for_each_other_are_left_for_one_and_the_run_keeps_to_it(
+    tiny_config: MakeConfig,
+) -> None:
+    with threads(2), busy_cores(wait_s=0.3):
+        run = runs.prepare(tiny_config(max_steps=500, evaluations=0, held_out=0))
+        passes = [number for _, number in passes_of(run)]
+        assert torch.get_num_threads() == 2, "the process is left as it was"
+    assert passes[:6] == [2, 2, 2, 1, 2, 1], "heaviest, usual, and then both, twice"
+    assert {*passes[6:]} == {1}
+    (drill,) = run.events({"drill"})
+    assert drill["threads"] == run.config().threads == 1
+    assert drill["step_s"] < 0.3, "promised for the thread that it goes on with"
+
+
+@pytest.mark.slow
+def test_the_starter_leaves_sixteen_threads_on_few_cores_for_one(tiny_config: MakeConfig) -> None:
+    with threads(16):
+        run = runs.prepare(tiny_config(model="starter", batch_size=16, max_steps=5000, evaluations=0))
+        passes_of(run)
+    (drill,) = run.events({"drill"})
+    assert drill["threads"] == run.config().threads == 1
+
+
+def test_one_thread_is_not_worth_a_gain_that_is_not_double(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "TIMES_AS_FAST", 1000.0)
+    with threads(2):
+        run = runs.prepare(tiny_config(max_steps=130, evaluations=0))
+        tried = [number for _, number in passes_of(run)]
+    assert tried.count(1) == 1, "it is asked once"
+    assert run.config().threads == 2
+
+
+def test_the_number_of_threads_is_in_the_settings_and_the_manifest_and_repeats_the_run_bit_for_bit(
+    tiny_config: MakeConfig,
+) -> None:
+    short = {"max_steps": 4, "save_steps": 2, "evaluations": 0, "held_out": 0}
+    with threads(1):
+        first = finish(tiny_config(name="first", **short))
+        assert first.config().threads == 1
+        assert newest(first.checkpoints_path).settings["threads"] == 1
+    with threads(2):
+        settings = load(first.config_path).model_dump() | {"name": "again", "workspace": first.workspace}
+        again = finish(build(settings))
+        assert torch.get_num_threads() == 2
+    assert again.events({"drill"})[0]["threads"] == 1
+    assert again.config_path.read_bytes() == first.config_path.read_bytes()
+    weights = [load_file(run.adapter_path / "adapter_model.safetensors") for run in (first, again)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_a_run_that_settles_its_threads_keeps_its_place_in_the_list(tiny_config: MakeConfig) -> None:
+    older, newer = (runs.prepare(tiny_config(name=name)) for name in ("older", "newer"))
+    before = [run.config_path.stat().st_mtime for run in (older, newer)]
+    os.utime(older.config_path, (before[0] - 1, before[0] - 1))
+    older.settle(older.config().model_copy(update={"threads": 1}))
+    assert [run.name for run in runs.list_runs(older.workspace)] == ["newer", "older"]
+    assert older.config().threads == 1
+    assert older.config_path.stat().st_mtime != before[0] - 1, "who keeps it by its time reads it again"
+
+
+def test_the_time_left_counts_the_evaluations_and_the_blindfold_test(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    def evaluate(step: int, batch_size: int) -> None:
+        time.sleep(0.1)
+
+    state, log = TrainerState(max_steps=10), EventLog(tmp_path / "events.jsonl")
+    for settings, asked in (
+        ({"evaluations": 3}, 4),
+        ({"evaluations": 3, "blindfold_test": False}, 3),
+        ({"evaluations": 3, "best_metric": "blindfold_gap"}, 3),
+        ({"evaluations": 0}, 0),
+    ):
+        callback = RunCallback(tiny_config(**settings), log, evaluate, lambda: False)
+        callback.evaluate_now(0, 4)
+        assert 0.1 <= callback.evaluation_s < 0.5
+        left_s = callback.time_left_s(state, step_s=2.0)
+        assert left_s == pytest.approx(20 + asked * callback.evaluation_s), settings
 
 
 def test_memory_that_runs_out_in_the_drill_halves_what_goes_through_at_once(
@@ -181,6 +334,5 @@ def test_the_largest_are_the_longest_in_tokens_and_else_in_characters() -> None:
     examples = [Example(name, (), (Message("user", name), Message("assistant", "x"))) for name in "abc"]
     lengths = {"a": (5, 2), "b": (9, 1), "c": (1, 1)}
     assert [example.id for example in largest(examples, lengths, 2)] == ["b", "a"]
-    assert [example.id for example in usual(examples, lengths, 1)] == ["a"]
     long = Example("d", (), (Message("user", "much longer"), Message("assistant", "x")))
     assert largest([*examples, long], {}, 1) == [long]

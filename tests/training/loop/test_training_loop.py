@@ -227,7 +227,7 @@ def broken_base(tiny_base: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("logging_steps", [2, 50])
-def test_a_loss_that_is_not_finite_ends_the_run_within_one_logging_step(
+def test_g18_a_loss_that_is_not_finite_ends_the_run_within_one_logging_step(
     tiny_config: MakeConfig, broken_base: Path, logging_steps: int
 ) -> None:
     config = tiny_config(model=str(broken_base), max_steps=9, evaluations=1, logging_steps=logging_steps)
@@ -243,7 +243,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_within_one_logging_step(
     assert run.events({"checkpoint"}) == []
 
 
-def test_the_last_finite_checkpoints_outlive_a_loss_that_became_nan(tiny_config: MakeConfig) -> None:
+def test_g18_the_last_finite_checkpoints_outlive_a_loss_that_became_nan(tiny_config: MakeConfig) -> None:
     """A checkpoint is written only after the loss was looked at, else two of NaN push the good ones out."""
 
     class Poisoned(RunCallback):
@@ -274,7 +274,7 @@ def test_at_least_one_step_of_a_run_has_the_full_rate(
     assert max(rates) == pytest.approx(1e-3)
 
 
-def test_a_run_that_changes_nothing_in_the_adapter_is_not_finished(tiny_config: MakeConfig) -> None:
+def test_g18_a_run_that_changes_nothing_in_the_adapter_is_not_finished(tiny_config: MakeConfig) -> None:
     run = runs.prepare(tiny_config(learning_rate=1e-300, max_steps=2))
     assert worker.main(run) == worker.BAD_INPUT
     assert run.status().state == "failed"

@@ -104,6 +104,7 @@ def test_a_run_of_another_method_finishes_and_answers_through_the_engine(
     assert base.text != learned.text
 
 
+@pytest.mark.slow
 def test_a_model_of_two_towers_trains_its_new_connector_and_keeps_it_with_the_adapter(
     tiny_config: MakeConfig, pictures: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -132,6 +133,7 @@ def test_a_model_of_two_towers_trains_its_new_connector_and_keeps_it_with_the_ad
         assert answer.text == event["prediction"]
 
 
+@pytest.mark.slow
 def test_a_chat_model_learns_four_pictures_by_heart(
     tiny_config: MakeConfig, pictures: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from training import runs, train
 from training.config import TrainingConfig, build, loading
 from training.loop import worker
+from training.loop.context import WATCH_S, StopBeforeTraining, stops_at_once
 from training.runs import Run, Status, lock
 from training.runs.checkpoints import newest
 from vlm import adapters
@@ -111,14 +112,15 @@ def story(config: TrainingConfig, hub: tuple[str, list[str]]) -> Story:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_interrupted_and_can_go_on(story: Story) -> None:
+def test_g05_a_killed_worker_is_interrupted_and_can_go_on(story: Story) -> None:
     status = story.seen["killed"]
     assert (status.state, status.resumable) == ("interrupted", True)
     assert "killed by signal 9" in status.problem
     assert 5 <= status.step < STEPS
 
 
-def test_a_resumed_worker_goes_on_at_the_step_after_its_checkpoint(story: Story) -> None:
+@pytest.mark.slow
+def test_g05_a_resumed_worker_goes_on_at_the_step_after_its_checkpoint(story: Story) -> None:
     events = story.run.events({"queued", "checkpoint", "step"})
     restarts = [index for index, event in enumerate(events) if event["kind"] == "queued"][1:]
     assert len(restarts) == 2
@@ -129,7 +131,7 @@ def test_a_resumed_worker_goes_on_at_the_step_after_its_checkpoint(story: Story)
     assert story.seen["resumed"].state == "running"
 
 
-def test_stop_ends_with_its_own_exit_code_and_a_sealed_checkpoint(story: Story) -> None:
+def test_g14_stop_ends_with_its_own_exit_code_and_a_sealed_checkpoint(story: Story) -> None:
     status = story.seen["stopped"]
     assert (status.state, status.resumable) == ("stopped", True)
     assert story.exit_codes["stopped"] == "3"
@@ -139,7 +141,7 @@ def test_stop_ends_with_its_own_exit_code_and_a_sealed_checkpoint(story: Story) 
     assert any(tensor.any() for name, tensor in story.halfway.items() if ".lora_B." in name)
 
 
-def test_killed_and_stopped_and_resumed_the_adapter_is_bit_identical_to_an_unbroken_runs(
+def test_g05_killed_and_stopped_and_resumed_the_adapter_is_bit_identical_to_an_unbroken_runs(
     story: Story, config: TrainingConfig
 ) -> None:
     assert story.seen["finished"].state == "finished"
@@ -156,7 +158,7 @@ def test_killed_and_stopped_and_resumed_the_adapter_is_bit_identical_to_an_unbro
     assert not all(torch.equal(broken[name], story.halfway[name]) for name in broken)
 
 
-def test_every_step_is_there_and_the_newest_checkpoints_are_kept(story: Story) -> None:
+def test_g05_every_step_is_there_and_the_newest_checkpoints_are_kept(story: Story) -> None:
     steps = [event["step"] for event in story.run.events({"step"})]
     assert set(steps) == set(range(1, STEPS + 1))
     assert newest(story.run.checkpoints_path).step == STEPS
@@ -187,7 +189,7 @@ def test_the_run_folder_holds_what_the_design_says_and_no_pickled_arguments(stor
     adapters.load(load_base(story.run.config()).model, story.run.adapter_path)
 
 
-def test_sigterm_in_the_foreground_means_stop(tiny_settings: dict[str, Any], tmp_path: Path) -> None:
+def test_g14_sigterm_in_the_foreground_means_stop(tiny_settings: dict[str, Any], tmp_path: Path) -> None:
     chosen = {"held_out": 0, "max_steps": 100_000, "evaluations": 0, "workspace": tmp_path}
     run = runs.prepare(build(tiny_settings | chosen))
     handler = signal.getsignal(signal.SIGTERM)
@@ -205,14 +207,24 @@ def test_sigterm_in_the_foreground_means_stop(tiny_settings: dict[str, Any], tmp
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
-def test_a_second_worker_of_a_run_is_refused(tiny_settings: dict[str, Any], tmp_path: Path) -> None:
+def test_g14_a_stop_reaches_the_main_thread_wherever_it_is_until_the_first_step() -> None:
+    began = time.monotonic()
+    with pytest.raises(StopBeforeTraining), stops_at_once(lambda: True):
+        time.sleep(10)  # as long as an import, or a model that is read
+    assert time.monotonic() - began < 5
+    with stops_at_once(lambda: True) as settled:
+        settled()
+        time.sleep(2 * WATCH_S)
+
+
+def test_g11_a_second_worker_of_a_run_is_refused(tiny_settings: dict[str, Any], tmp_path: Path) -> None:
     run = runs.prepare(build(tiny_settings | {"workspace": tmp_path}))
     with runs.hold_lock(run), pytest.raises(UserError, match="demo is already running"):
         worker.main(run)
     assert run.events({"failed"}) == []
 
 
-def test_a_full_disk_is_said_in_words_with_its_own_exit_code(
+def test_g07_a_full_disk_is_said_in_words_with_its_own_exit_code(
     tiny_settings: dict[str, Any], tmp_path: Path
 ) -> None:
     """`/dev/full` refuses every write as a full disk does."""
@@ -252,3 +264,25 @@ def test_the_settings_of_a_run_are_read_once_in_a_start(
     monkeypatch.setattr(loading, "read_file", lambda path: read.append(path) or read_file(path))
     run = train(build(tiny_settings | {"workspace": tmp_path, "max_steps": 2, "held_out": 0}))
     assert read == [run.config_path]
+
+
+@pytest.mark.slow
+def test_a_run_whose_folder_vanishes_says_so_and_makes_none_anew(
+    tiny_settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {"workspace": tmp_path, "max_steps": 100_000, "held_out": 0, "logging_steps": 1}
+    run = runs.prepare(build(tiny_settings | settings))
+    elsewhere = tmp_path / "unplugged"
+
+    def vanish() -> None:
+        wait_for(lambda: run.events({"step"}), within_s=60)
+        run.path.rename(elsewhere)
+
+    thread = threading.Thread(target=vanish)
+    thread.start()
+    assert worker.main(run) == worker.BAD_INPUT
+    thread.join()
+    assert "The folder of the run is not there any more" in caplog.text
+    assert not run.path.exists()
+    elsewhere.rename(run.path)
+    assert run.status().resumable

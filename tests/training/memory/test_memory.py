@@ -297,6 +297,7 @@ def test_where_no_setting_is_enough_the_one_that_saves_most_is_named() -> None:
     assert remedy.estimate.total <= min(totals)
 
 
+@pytest.mark.slow
 def test_a_smaller_model_is_named_where_nothing_else_helps(
     folder: Callable[[str], str], tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ from vlm.models.loading import load_base
 MakeConfig = Callable[..., TrainingConfig]
 
 
-def test_a_seal_names_every_file_with_its_size_and_content(tmp_path: Path) -> None:
+def test_g06_a_seal_names_every_file_with_its_size_and_content(tmp_path: Path) -> None:
     path = checkpoint(tmp_path, 5)
     manifest = json.loads((path / "manifest.json").read_text())
     assert (manifest["step"], manifest["dataset"]) == (5, "fingerprint")
@@ -35,9 +35,45 @@ def test_a_seal_names_every_file_with_its_size_and_content(tmp_path: Path) -> No
     assert checkpoints.newest(tmp_path) == checkpoints.Checkpoint(path, 5, "fingerprint")
 
 
+def test_g06_every_file_is_on_the_disk_before_the_manifest_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen where the kernel is asked: fsync and rename, in their order, by the files' names."""
+    done: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        done.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        fsync(descriptor)
+
+    def noted_replace(source: Path, target: Path) -> None:
+        done.append(("rename", Path(target).name))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    checkpoint(tmp_path, 5)
+    assert done.count(("rename", "manifest.json")) == 1, "the manifest appears whole"
+    at = done.index(("rename", "manifest.json"))
+    on_the_disk = [name for what, name in done[:at] if what == "fsync"]
+    assert {"optimizer.pt", "weights.safetensors"} <= {*on_the_disk}
+    assert on_the_disk[-1].startswith(".manifest.json-"), "and its own content before its name"
+    assert done[at + 1 :] == [("fsync", "checkpoint-5"), ("fsync", tmp_path.name)]
+
+
+def change_seal(path: Path, **fields: object) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | fields))
+
+
 TEARS = {
     "without a seal": lambda path: (path / "manifest.json").unlink(),
     "a seal cut short": lambda path: os.truncate(path / "manifest.json", 40),
+    "a seal that is a list": lambda path: (path / "manifest.json").write_text("[]"),
+    "a seal whose files are a number": lambda path: change_seal(path, files=3),
+    "a seal without a dataset": lambda path: change_seal(path, dataset=None),
+    "a seal of no process": lambda path: change_seal(path, processes=0),
+    "a seal of settings that lack what counts": lambda path: change_seal(path, settings={"seed": 1}),
     "a file gone": lambda path: (path / "optimizer.pt").unlink(),
     "a file cut short": lambda path: os.truncate(path / "deep" / "weights.safetensors", 3),
     "a byte changed": lambda path: (path / "optimizer.pt").write_text("Optimizer.pt of step 10"),
@@ -45,7 +81,7 @@ TEARS = {
 
 
 @pytest.mark.parametrize("tear", TEARS.values(), ids=TEARS)
-def test_a_torn_checkpoint_is_set_aside_and_the_older_one_used(
+def test_g06_a_torn_checkpoint_is_set_aside_and_the_older_one_used(
     tmp_path: Path, tear: Callable[[Path], None]
 ) -> None:
     older, newer = checkpoint(tmp_path, 9), checkpoint(tmp_path, 10)
@@ -64,7 +100,7 @@ def test_without_any_sealed_checkpoint_there_is_none(tmp_path: Path) -> None:
     assert names(tmp_path) == ["checkpoint-3.torn"]
 
 
-def test_rotation_goes_by_step_and_not_by_the_clock(tmp_path: Path) -> None:
+def test_g10_rotation_goes_by_step_and_not_by_the_clock(tmp_path: Path) -> None:
     for step in (5, 9, 10, 100):
         path = checkpoint(tmp_path, step)
         yesterday = time.time() - 86_400 * step  # the newest has the oldest time
@@ -81,7 +117,7 @@ def unbroken(tiny_config: MakeConfig) -> dict[str, torch.Tensor]:
     return weights(run)
 
 
-def test_a_run_that_goes_on_equals_one_that_never_stopped(
+def test_g14_a_run_that_goes_on_equals_one_that_never_stopped(
     tiny_config: MakeConfig, unbroken: dict[str, torch.Tensor]
 ) -> None:
     """Dropout is on: order of examples, optimizer, schedule and random numbers all go on where they were."""
@@ -97,7 +133,7 @@ def test_a_run_that_goes_on_equals_one_that_never_stopped(
     assert [event["step"] for event in run.events({"evaluated"})] == [0, 2, 4, 6]
 
 
-def test_a_run_whose_newest_checkpoint_is_torn_goes_on_from_the_older_one(
+def test_g06_a_run_whose_newest_checkpoint_is_torn_goes_on_from_the_older_one(
     tiny_config: MakeConfig, unbroken: dict[str, torch.Tensor]
 ) -> None:
     run = stopped_after(tiny_config(save_steps=2), 3)
@@ -109,7 +145,7 @@ def test_a_run_whose_newest_checkpoint_is_torn_goes_on_from_the_older_one(
     assert same(weights(run), unbroken)
 
 
-def test_stop_finishes_the_step_seals_a_checkpoint_and_leaves_a_usable_adapter(
+def test_g14_stop_finishes_the_step_seals_a_checkpoint_and_leaves_a_usable_adapter(
     tiny_config: MakeConfig,
 ) -> None:
     """By the request file, as the page and the command line ask."""
@@ -135,7 +171,7 @@ def test_stop_finishes_the_step_seals_a_checkpoint_and_leaves_a_usable_adapter(
     assert not runs.stop_requested(run)
 
 
-def test_a_stop_before_the_first_step_leaves_no_adapter_and_the_run_can_go_on(
+def test_g14_a_stop_before_the_first_step_leaves_no_adapter_and_the_run_can_go_on(
     tiny_config: MakeConfig,
 ) -> None:
     run = runs.prepare(tiny_config(max_steps=2))
@@ -149,7 +185,7 @@ def test_a_stop_before_the_first_step_leaves_no_adapter_and_the_run_can_go_on(
     assert run.status().problem is None
 
 
-def test_a_stop_in_the_preflight_ends_before_the_first_step(tiny_config: MakeConfig) -> None:
+def test_g14_a_stop_in_the_preflight_ends_before_the_first_step(tiny_config: MakeConfig) -> None:
     run = runs.prepare(tiny_config(warmup_steps=3, evaluations=0))
 
     def asked() -> bool:
@@ -163,7 +199,7 @@ def test_a_stop_in_the_preflight_ends_before_the_first_step(tiny_config: MakeCon
     assert not run.adapter_path.exists()
 
 
-def test_a_stop_after_a_step_that_changed_nothing_is_no_failure_and_claims_no_adapter(
+def test_g14_a_stop_after_a_step_that_changed_nothing_is_no_failure_and_claims_no_adapter(
     tiny_config: MakeConfig,
 ) -> None:
     """Step 1 of a warm-up has a rate of zero."""
@@ -180,7 +216,7 @@ def test_a_stop_after_a_step_that_changed_nothing_is_no_failure_and_claims_no_ad
     assert same(weights(run), weights(finish(config.model_copy(update={"name": "unbroken"}))))
 
 
-def test_a_stop_while_a_resumed_run_loads_keeps_its_step_and_its_adapter(tiny_config: MakeConfig) -> None:
+def test_g14_a_stop_while_a_resumed_run_loads_keeps_its_step_and_its_adapter(tiny_config: MakeConfig) -> None:
     run = stopped_after(tiny_config(), 2)
     before = weights(run)
     assert runs.reopen(run)
@@ -189,7 +225,9 @@ def test_a_stop_while_a_resumed_run_loads_keeps_its_step_and_its_adapter(tiny_co
     assert same(weights(run), before)
 
 
-def test_a_changed_dataset_refuses_to_go_on(tiny_config: MakeConfig, scenes: Path, tmp_path: Path) -> None:
+def test_g19_a_changed_dataset_refuses_to_go_on(
+    tiny_config: MakeConfig, scenes: Path, tmp_path: Path
+) -> None:
     mine = shutil.copytree(scenes, tmp_path / "mine")
     run = stopped_after(tiny_config(dataset=str(mine)), 2)
     with (mine / "metadata.jsonl").open("a") as lines:

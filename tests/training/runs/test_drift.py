@@ -72,3 +72,14 @@ def test_what_is_told_of_a_run_may_change_without_a_word() -> None:
         {"evaluations": 7, "sample_answers": 1, "save_steps": 3, "checkpoints_kept": 9, "device": "cpu"}
     )
     assert settings_to_resume(sealed(build({})), now, 1).notes == []
+
+
+def test_threads_are_the_checkpoints_own_unless_the_settings_say_so_or_the_processes_are_others() -> None:
+    measured = sealed(build({"threads": 1}))
+    assert settings_to_resume(measured, build({"threads": "auto"}), 1).config.threads == 1
+    assert settings_to_resume(measured, build({"threads": 4}), 1).config.threads == 4
+    assert settings_to_resume(measured, build({"threads": 4}), 1).notes == []
+    older = Checkpoint(Path("checkpoint-5"), 5, "data")
+    assert settings_to_resume(older, build({}), 1).config.threads is None
+    shared_out_anew = settings_to_resume(measured, build({"threads": 1, "batch_size": 16}), 2)
+    assert shared_out_anew.config.threads is None

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from training.runs import events
 from training.runs.events import EventLog, EventLogReader, error_of, follow, read, skipped_reasons, tail
 
 STEP = {
@@ -81,7 +83,7 @@ def test_an_event_that_is_not_in_the_schema_is_refused(log: EventLog, kind: str,
 
 
 @pytest.mark.parametrize("cut", [1, 5, 20])
-def test_a_torn_last_line_is_skipped_and_does_not_swallow_the_next_event(log: EventLog, cut: int):
+def test_g02_a_torn_last_line_is_skipped_and_does_not_swallow_the_next_event(log: EventLog, cut: int):
     log.append("queued")
     log.append("step", **STEP)
     os.truncate(log.path, log.path.stat().st_size - cut)
@@ -91,7 +93,25 @@ def test_a_torn_last_line_is_skipped_and_does_not_swallow_the_next_event(log: Ev
     assert [event["kind"] for event in read(log.path)] == [*whole, "stopped"]
 
 
-def test_a_writer_killed_while_writing_leaves_every_line_before_readable(log: EventLog):
+def written_until_full(write: Callable[[], object]) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        [write() for _ in range(1000)]
+
+
+def test_g07_the_last_word_has_room_on_a_full_disk(small_disk: Callable[[int], Path | None]) -> None:
+    disk = small_disk(512 * 1024)
+    if disk is None:
+        pytest.skip("nothing may be mounted here")
+    log = EventLog(disk / "events.jsonl", reserve=True)
+    with (disk / "fill").open("wb", buffering=0) as fill:
+        written_until_full(lambda: fill.write(bytes(4096)))
+    written_until_full(lambda: log.append("warning", problem="x" * 3000, remedy=""))
+    log.append("failed", problem="The disk is full.", remedy="Free 2 GB.", elapsed_s=1.0)
+    assert read(log.path)[-1]["problem"] == "The disk is full."
+    assert not (disk / "reserve").exists()
+
+
+def test_g02_a_writer_killed_while_writing_leaves_every_line_before_readable(log: EventLog):
     program = (
         "import sys\nfrom pathlib import Path\nfrom training.runs.events import EventLog\n"
         "log = EventLog(Path(sys.argv[1]))\n"
@@ -152,7 +172,7 @@ def test_follow_gives_each_event_once_and_all_written_before_the_end(log: EventL
     assert [event.get("step") for event in seen] == [*range(1, 51), None]
 
 
-def test_a_reader_goes_on_from_where_it_was_and_waits_for_the_end_of_a_line(log: EventLog):
+def test_g03_a_reader_goes_on_from_where_it_was_and_waits_for_the_end_of_a_line(log: EventLog):
     reader = EventLogReader(log.path)
     assert (reader.new_events(), reader.restarted) == ([], False)
     written = [log.append("queued"), log.append("step", **STEP)]
@@ -202,7 +222,23 @@ def test_a_reader_tells_that_its_log_is_no_longer_the_one_it_read(log: EventLog,
     assert (reader.new_events(), reader.restarted) == ([again], False)
 
 
-def test_what_is_new_in_a_long_log_is_read_within_20_ms(log: EventLog):
+def test_g21_a_long_log_is_read_in_pieces_and_a_longer_line_whole(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(events, "PIECE", 1000)
+    long = log.append("warning", problem="x" * 5000, remedy="y")
+    steps = [log.append("step", **(STEP | {"step": step})) for step in range(50)]
+    with log.path.open("ab") as file:
+        file.write(b'{"time": 1, "ki')
+    reader = EventLogReader(log.path)
+    pieces = [piece for piece in reader.in_pieces() if piece]
+    assert [event for piece in pieces for event in piece] == [long, *steps]
+    assert pieces[0][0] == long
+    assert max(map(len, pieces[1:])) <= 1000 // len(json.dumps(steps[0])) + 1
+    assert [*reader.in_pieces()] in ([], [[]])
+
+
+def test_g21_what_is_new_in_a_long_log_is_read_within_20_ms(log: EventLog):
     line = json.dumps({"time": 1.0, "kind": "step"} | STEP).encode() + b"\n"
     log.path.write_bytes(line * (20_000_000 // len(line)))
     reader = EventLogReader(log.path)
@@ -215,7 +251,7 @@ def test_what_is_new_in_a_long_log_is_read_within_20_ms(log: EventLog):
     assert [event["step"] for event in new] == [*range(10)]
 
 
-def test_the_tail_of_a_200_mb_log_is_read_within_100_ms(tmp_path: Path):
+def test_g21_the_tail_of_a_200_mb_log_is_read_within_100_ms(tmp_path: Path):
     path = tmp_path / "output.log"
     block = b"".join(b"line %7d of some chatter\n" % number for number in range(32_000))
     with path.open("wb") as file:
@@ -239,7 +275,7 @@ def test_a_tail_has_the_last_state_of_a_progress_bar_and_survives_odd_bytes(tmp_
     assert tail(tmp_path / "none.log", 10) == []
 
 
-def test_a_tail_of_one_endless_line_stays_small(tmp_path: Path):
+def test_g21_a_tail_of_one_endless_line_stays_small(tmp_path: Path):
     path = tmp_path / "output.log"
     path.write_bytes(b"x" * 5_000_000)
     assert sum(map(len, tail(path, 5))) <= 1024 * 1024

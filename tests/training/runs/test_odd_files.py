@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import random
 import zipfile
 from pathlib import Path
@@ -9,14 +10,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.soak.fuzz import read_everything
 from training import runs
-from training.commands.output import describe_event, describe_run
-from training.config import load
-from training.runs import Run
+from training.config import build, load
+from training.runs import Run, lock, supervisor
 from training.runs.event_types import SCHEMAS
-from ui.run.board import RunBoard
-from ui.run.summary import status_of_run, summary_of
-from ui.runs.tab import list_runs
 from vlm.errors import UserError
 
 FOLDERS = Path(__file__).parent / "folders" / "workspace.zip"
@@ -32,17 +30,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(FOLDERS) as packed:
         packed.extractall(folder)
     return next(path.parent for path in folder.rglob("runs") if path.is_dir())
-
-
-def read_everything(run: Run) -> None:
-    """As page, shell and list do."""
-    describe_run(run, run.status())
-    for event in run.events():
-        describe_event(event)
-    status_of_run(run), summary_of(run)
-    for language in ("en", "vi"):
-        RunBoard(run.workspace, can_train=True).look(language, {"opened": run.name, "viewer": "one"})
-        list_runs(run.workspace, language, can_train=True)
 
 
 def changed(value: Any, draw: random.Random) -> Any:
@@ -93,7 +80,7 @@ def test_g21_an_odd_line_breaks_nothing(workspace: Path, seed: int) -> None:
         "[" * 9000,
     ],
 )
-def test_an_event_of_another_shape_is_none(tmp_path: Path, line: str) -> None:
+def test_g21_an_event_of_another_shape_is_none(tmp_path: Path, line: str) -> None:
     run = Run(tmp_path / "runs" / "odd")
     run.path.mkdir(parents=True)
     run.events_path.write_text(line + '\n{"time": 1, "kind": "queued"}\n')
@@ -105,6 +92,30 @@ def test_every_event_of_older_runs_is_one(workspace: Path) -> None:
         lines = run.events_path.read_text().splitlines()
         assert len(run.events()) == len(lines)
         assert {json.loads(line)["kind"] for line in lines} <= SCHEMAS.keys()
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["null", "[]", '{"pid": "x", "create_time": null}', '{"pid": 1, "create_time": 1e999}', "\udcff"],
+)
+def test_an_odd_record_of_a_locks_holder_names_nobody(tmp_path: Path, record: str) -> None:
+    run = runs.prepare(build({"workspace": tmp_path, "name": "demo"}))
+    with lock.hold(run.lock_path):
+        run.lock_path.write_bytes(record.encode("utf-8", "surrogateescape"))
+        assert lock.holder(run.lock_path) is None
+        assert run.status().state == "starting"
+
+
+def test_odd_tickets_wait_for_nothing_and_an_odd_name_of_who_has_the_device_is_shown(tmp_path: Path) -> None:
+    queue = tmp_path / supervisor.QUEUE / "cpu"
+    queue.mkdir(parents=True)
+    held = [supervisor.locked(queue / name) for name in ("1x.odd", "0².odd", supervisor.DEVICE_LOCK)]
+    (queue / supervisor.DEVICE_LOCK).write_bytes(b"\xff")
+    with supervisor.in_line("demo", [queue]):
+        assert runs.waiting(tmp_path) == {"cpu": ["demo"]}
+        assert supervisor.place_of(tmp_path, "demo") == (1, 1, "\ufffd")
+    for descriptor in held:
+        os.close(descriptor)
 
 
 ODD_SETTINGS = {

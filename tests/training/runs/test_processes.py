@@ -1,4 +1,4 @@
-"""G5, G7, G14, G15 and G17: processes that are killed, hang, stop, or find no room.
+"""G5, G7, G9, G14, G15, G17 and G25: processes that are killed, hang, stop, or find no room.
 
 The worker is a real one where its work matters, else a stand-in that keeps its contract.
 """
@@ -12,21 +12,27 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from benchmarks.soak.disks import STAND_IN, limited
 from support.slow import slow_but
 from support.stand_in import started, state, supervisors, told, wait_for, worker_of
+from support.terminal import terminal
 from training import runs
 from training.config import build
 from training.loop import worker
 from training.runs import Run, checkpoints, lock
 from training.runs.events import EventLog
 from training.runs.status import STALLED_S
+from vlm.errors import UserError
+from vlm.filesystem import room_for
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -138,33 +144,6 @@ def test_g14_stop_is_obeyed_within_ten_seconds_in_every_phase(
         assert checkpoints.newest(run.checkpoints_path).step == status.step
 
 
-def mounted(folder: Path, size: int) -> bool:
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    return subprocess.run(mount, capture_output=True).returncode == 0
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path | None]]:
-    """A disk of so many bytes, unmounted after the test; None where nothing may be mounted here."""
-    there = []
-
-    def make(size: int) -> Path | None:
-        folder = tmp_path / f"disk{len(there)}"
-        if not mounted(folder, size):
-            return None
-        there.append(folder)
-        return folder
-
-    yield make
-    for folder in there:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def limited(size: int) -> Callable[[], None]:
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-
 @pytest.mark.parametrize("room", slow_but({1}, [3, 1, 0.2]))
 def test_g07_a_full_disk_ends_with_words_and_the_older_checkpoint(
     tiny_settings: dict[str, Any],
@@ -180,7 +159,7 @@ def test_g07_a_full_disk_ends_with_words_and_the_older_checkpoint(
     size = sum(file.stat().st_size for file in checkpoint.iterdir())
     disk = small_disk(int(room * size) + 200_000)
     if disk is None:
-        warnings.warn("nothing may be mounted here: a limit on files' sizes stands in", stacklevel=1)
+        warnings.warn(STAND_IN, stacklevel=1)
         disk = tmp_path / "limited"
     run = runs.prepare(build(settings | {"workspace": disk}))
     limit = (
@@ -208,8 +187,34 @@ def test_g07_a_full_disk_ends_with_words_and_the_older_checkpoint(
     assert worker.main(Run(roomy)) == worker.DONE
 
 
+WRITERS = {
+    "Python": lambda path: path.write_bytes(b"x"),
+    "torch": lambda path: torch.save({"x": torch.zeros(90_000)}, path),
+    "torch, where all fits into its buffer": lambda path: torch.save({"x": torch.zeros(9)}, path),
+    "safetensors": lambda path: save_file({"x": torch.zeros(9)}, path),
+}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_g07_a_full_disk_is_known_in_every_librarys_words(
+    tmp_path: Path, small_disk: Callable[[int], Path | None], write: Callable[[Path], object]
+) -> None:
+    disk, before = small_disk(65_536), resource.getrlimit(resource.RLIMIT_FSIZE)
+    if disk is None:
+        warnings.warn("nothing may be mounted here: a limit on files' sizes stands in", stacklevel=1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    else:
+        (disk / "fill").write_bytes(bytes(disk_free(disk)))
+    try:
+        with pytest.raises(UserError) as refusal, room_for((disk or tmp_path) / "adapter", 0):
+            write((disk or tmp_path) / "file")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert refusal.value.code == "disk-full"
+
+
 def test_g07_a_run_that_cannot_even_be_prepared_ends_with_four(
-    small_disk: Callable[[int], Path | None], tmp_path: Path
+    small_disk: Callable[[int], Path | None],
 ) -> None:
     disk = small_disk(16_384)
     if disk is None:
@@ -225,6 +230,45 @@ def test_g07_a_run_that_cannot_even_be_prepared_ends_with_four(
 
 def disk_free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
+
+
+def test_g09_after_a_reboot_a_run_is_interrupted_and_goes_on(workspace: Path) -> None:
+    """Nothing lives, the lock names a machine that was started before, and the last word is minutes old."""
+    run = started(workspace, "demo")
+    wait_for(lambda: state(run) == "running")
+    (process,), holder = supervisors(run), lock.holder(run.lock_path)
+    process.kill()
+    holder.kill()
+    wait_for(lambda: not lock.is_locked(run.lock_path))
+    record = json.loads(run.lock_path.read_text())
+    run.lock_path.write_text(json.dumps(record | {"host": "before the reboot"}))
+    events = [event | {"time": event["time"] - 600} for event in run.events()]
+    run.events_path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    status = run.status()
+    assert (status.state, status.resumable) == ("interrupted", True)
+    assert "the machine went off" in status.problem
+    assert status.step > 0
+    runs.resume(run, worker_of(run, 3))
+    wait_for(lambda: state(run) == "finished")
+
+
+@pytest.mark.slow
+def test_g25_ctrl_c_in_the_terminal_of_its_starter_leaves_a_run_alone(workspace: Path) -> None:
+    run = runs.prepare(build({"workspace": workspace, "name": "demo", "device": "cpu"}))
+    waits = STARTER + "import time\nprint('started', flush=True)\ntime.sleep(60)\n"
+    command = [sys.executable, "-c", waits, str(run.path), *worker_of(run)]
+    with terminal() as (how, press_ctrl_c):
+        starter = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, **how
+        )
+        assert starter.stdout.readline() == b"started\n"
+        wait_for(lambda: state(run) == "running")
+        press_ctrl_c()
+        assert starter.wait(10) == -signal.SIGINT
+    steps = run.status().step
+    wait_for(lambda: run.status().step > steps + 2)
+    assert state(run) == "running"
+    assert len(supervisors(run)) == 1, "who would say how it ended"
 
 
 def test_g15_what_a_killed_app_leaves_is_the_run_and_its_supervisor(workspace: Path) -> None:

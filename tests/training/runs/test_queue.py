@@ -42,7 +42,8 @@ def test_g11_one_device_one_run_and_the_next_starts_by_itself(workspace: Path) -
 
 
 def test_g11_a_queued_run_waits_without_torch_in_25_mb(workspace: Path) -> None:
-    started(workspace, "first")
+    first = started(workspace, "first")
+    wait_for(lambda: state(first) == "running")
     waiting = started(workspace, "waiting")
     wait_for(lambda: state(waiting) == "queued")
     (process,) = supervisors(waiting)
@@ -51,7 +52,8 @@ def test_g11_a_queued_run_waits_without_torch_in_25_mb(workspace: Path) -> None:
 
 
 def test_g11_a_queued_run_may_be_cancelled(workspace: Path) -> None:
-    started(workspace, "first")
+    first = started(workspace, "first")
+    wait_for(lambda: state(first) == "running")
     waiting = started(workspace, "waiting")
     wait_for(lambda: state(waiting) == "queued")
     runs.stop(waiting)
@@ -65,6 +67,7 @@ def test_g11_a_queued_run_may_be_cancelled(workspace: Path) -> None:
 def test_g09_a_waiter_that_was_killed_is_shown_and_waits_for_a_word(workspace: Path) -> None:
     """As after a reboot: nothing of the queue is left but its tickets."""
     first = started(workspace, "first")
+    wait_for(lambda: state(first) == "running")
     waiting = started(workspace, "waiting", steps=3)
     wait_for(lambda: state(waiting) == "queued")
     (process,) = supervisors(waiting)
@@ -179,7 +182,7 @@ def test_what_cannot_be_moved_is_said(tmp_path: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == "No run waits.\n"
 
 
-def test_a_run_whose_process_is_still_ending_is_not_started_again(
+def test_g11_a_run_whose_process_is_still_ending_is_not_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The old supervisor would write its exit code into the new start."""

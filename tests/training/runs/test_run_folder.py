@@ -2,14 +2,16 @@
 
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from training import runs
 from training.config import build
-from training.runs import Run
-from training.runs.events import EventLog, error_fields
+from training.runs import Run, lock
+from training.runs.events import Event, EventLog, error_fields
+from training.runs.status import status_of
 from vlm.errors import Phrase, UserError
 
 
@@ -32,7 +34,21 @@ def test_a_prepared_run_is_a_folder_that_repeats_it(run: Run, workspace: Path):
     assert [path.name for path in run.path.parent.iterdir()] == ["demo"]
 
 
-def test_a_worker_that_never_came_to_life_failed_to_start_after_five_seconds(run: Run):
+def test_g03_a_worker_that_takes_its_lock_between_two_glances_is_not_taken_for_dead(run: Run):
+    """The lock is looked at before the log is read, and the worker comes to life in between."""
+    with ExitStack() as worker:
+
+        def read_events() -> list[Event]:
+            if not lock.is_locked(run.lock_path):
+                worker.enter_context(runs.hold_lock(run))
+                EventLog(run.events_path).append("phase", name="loading", done=0, total=1)
+            return run.events()
+
+        status = status_of(run.path, read_events)
+    assert (status.state, status.problem) == ("starting", None)
+
+
+def test_g16_a_worker_that_never_came_to_life_failed_to_start_after_five_seconds(run: Run):
     assert run.status().state == "starting"
     then = time.time() - 5
     os.utime(run.events_path, (then, then))
@@ -99,7 +115,7 @@ def test_settings_that_break_a_rule_start_nothing(workspace: Path):
     assert list(workspace.iterdir()) == []
 
 
-def test_a_workspace_that_can_not_be_written_is_refused(tmp_path: Path):
+def test_g23_a_workspace_that_can_not_be_written_is_refused(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="can't be written") as refusal:
         runs.prepare(build({"workspace": tmp_path / "file"}))

@@ -17,10 +17,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from support.stand_in import wait_for
+from support.stand_in import WORKER, wait_for
 from support.stand_in import worker_of as worker
 from training import runs
 from training.config import build
+from training.program import PROJECT
 from training.runs import Run, lock
 from training.runs.events import EventLog
 from vlm.errors import UserError
@@ -71,14 +72,14 @@ def test_a_worker_in_the_background_runs_to_its_end(run: Run):
     assert status.problem is None
 
 
-def test_the_worker_has_its_own_session_and_no_pipe_to_its_starter(running: Run):
+def test_g25_the_worker_has_its_own_session_and_no_pipe_to_its_starter(running: Run):
     process = holder(running)
     assert os.getsid(process.pid) == process.pid != os.getsid(0)
     descriptors = [os.readlink(f"/proc/{process.pid}/fd/{number}") for number in (0, 1, 2)]
     assert descriptors == ["/dev/null", str(running.output_log), str(running.output_log)]
 
 
-def test_a_run_outlives_its_starter_and_another_process_can_stop_it(run: Run):
+def test_g02_a_run_outlives_its_starter_and_another_process_can_stop_it(run: Run):
     program = (
         "import sys, time\nfrom pathlib import Path\nfrom training import runs\n"
         "runs.launch(runs.Run(Path(sys.argv[1])), sys.argv[2:])\ntime.sleep(60)\n"
@@ -95,7 +96,7 @@ def test_a_run_outlives_its_starter_and_another_process_can_stop_it(run: Run):
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_a_form_sent_twenty_times_at_once_starts_one_process(workspace: Path):
+def test_g04_a_form_sent_twenty_times_at_once_starts_one_process(workspace: Path):
     """Two processes of ten threads each: two pages, or a page and a shell."""
     program = (
         "import sys, threading\nfrom pathlib import Path\n"
@@ -118,7 +119,7 @@ def test_a_form_sent_twenty_times_at_once_starts_one_process(workspace: Path):
     runs.stop(run)
 
 
-def test_a_name_that_exists_is_refused_unless_it_is_the_same_form(running: Run, workspace: Path):
+def test_g04_a_name_that_exists_is_refused_unless_it_is_the_same_form(running: Run, workspace: Path):
     same = build({"name": "demo", "workspace": workspace, "max_steps": 7})
     assert runs.start(same, worker(running)) == running
     with pytest.raises(UserError, match="demo is already there"):
@@ -132,7 +133,7 @@ def test_a_name_that_exists_is_refused_unless_it_is_the_same_form(running: Run, 
         runs.start(same, worker(running))
 
 
-def test_a_second_worker_is_refused_by_the_lock(running: Run):
+def test_g11_a_second_worker_is_refused_by_the_lock(running: Run):
     with (
         pytest.raises(UserError, match="demo is already running"),
         runs.hold_lock(running, wait_s=0.1),
@@ -141,7 +142,21 @@ def test_a_second_worker_is_refused_by_the_lock(running: Run):
     assert state(running) == "running"
 
 
-def test_readers_that_probe_all_the_time_neither_block_each_other_nor_the_worker(run: Run):
+@pytest.mark.slow
+def test_g11_a_second_start_in_a_shell_is_refused_until_the_first_is_killed(running: Run):
+    command = [sys.executable, "-m", "training", "run", "--folder", str(running.path)]
+    ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[0] == "demo is already running."
+    assert state(running) == "running"
+    assert len(running.events({"started"})) == 1
+    holder(running).kill()
+    wait_for(lambda: not lock.is_locked(running.lock_path), within_s=1)
+    with runs.hold_lock(running, wait_s=0.1):
+        pass
+
+
+def test_g11_readers_that_probe_all_the_time_neither_block_each_other_nor_the_worker(run: Run):
     path = run.lock_path
     with runs.hold_lock(run):
         pass
@@ -166,7 +181,7 @@ def test_readers_that_probe_all_the_time_neither_block_each_other_nor_the_worker
             reader.join()
 
 
-def test_a_forked_child_does_not_keep_the_lock_of_a_killed_worker(run: Run):
+def test_g11_a_forked_child_does_not_keep_the_lock_of_a_killed_worker(run: Run):
     program = (
         "import os, sys, time\nfrom pathlib import Path\nfrom training.runs import Run, hold_lock\n"
         "with hold_lock(Run(Path(sys.argv[1]))):\n"
@@ -178,7 +193,7 @@ def test_a_forked_child_does_not_keep_the_lock_of_a_killed_worker(run: Run):
     wait_for(lambda: not lock.is_locked(run.lock_path), within_s=1)
 
 
-def test_a_killed_worker_is_interrupted_within_five_seconds_and_can_be_resumed(running: Run):
+def test_g05_a_killed_worker_is_interrupted_within_five_seconds_and_can_be_resumed(running: Run):
     holder(running).kill()
     wait_for(lambda: state(running) == "interrupted", within_s=5)
     wait_for(lambda: "signal 9 (often: out of memory)" in running.status().problem, within_s=5)
@@ -190,7 +205,7 @@ def test_a_killed_worker_is_interrupted_within_five_seconds_and_can_be_resumed(r
     assert running.status().problem is None
 
 
-def test_a_run_whose_starter_died_too_is_interrupted_all_the_same(running: Run):
+def test_g05_a_run_whose_starter_died_too_is_interrupted_all_the_same(running: Run):
     holder(running).kill()
     wait_for(lambda: (running.exit_code_path).exists())
     (running.exit_code_path).unlink()  # its supervisor wrote it; a dead one would not have
@@ -198,7 +213,7 @@ def test_a_run_whose_starter_died_too_is_interrupted_all_the_same(running: Run):
     assert "without a word" in running.status().problem
 
 
-def test_a_worker_that_dies_before_its_first_event_failed_to_start(run: Run):
+def test_g16_a_worker_that_dies_before_its_first_event_failed_to_start(run: Run):
     runs.launch(run, [sys.executable, "-c", "import no_such_module"])
     wait_for(lambda: state(run) == "failed", within_s=5)
     assert "failed to start: ModuleNotFoundError: No module named 'no_such_module'" in run.status().problem
@@ -206,14 +221,14 @@ def test_a_worker_that_dies_before_its_first_event_failed_to_start(run: Run):
     assert run.status().resumable
 
 
-def test_a_worker_that_is_killed_before_its_first_event_failed_to_start_and_says_so(run: Run):
+def test_g16_a_worker_that_is_killed_before_its_first_event_failed_to_start_and_says_so(run: Run):
     runs.launch(run, [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
     wait_for(lambda: state(run) == "failed", within_s=5)
     assert run.status().problem == "The run failed to start: killed by signal 9 (often: out of memory)"
 
 
 @pytest.mark.parametrize("days", [-1, 1])
-def test_a_clock_that_jumps_a_day_makes_no_false_alarm(running: Run, days: int):
+def test_g10_a_clock_that_jumps_a_day_makes_no_false_alarm(running: Run, days: int):
     grow_old(running, days * 86_400)
     lines = [json.loads(line) for line in running.events_path.read_text().splitlines()]
     shifted = [json.dumps(line | {"time": line["time"] - days * 86_400}) for line in lines[:2]]
@@ -223,7 +238,7 @@ def test_a_clock_that_jumps_a_day_makes_no_false_alarm(running: Run, days: int):
     assert status.elapsed_s >= 0
 
 
-def test_stop_finishes_the_step_and_again_is_harmless(running: Run):
+def test_g14_stop_finishes_the_step_and_again_is_harmless(running: Run):
     assert not runs.stop_requested(running)
     assert runs.stop(running).state == "running"
     runs.stop(running)
@@ -234,7 +249,7 @@ def test_stop_finishes_the_step_and_again_is_harmless(running: Run):
     assert runs.stop(running).state == "stopped"
 
 
-def test_a_stop_request_is_used_up_by_the_worker_it_was_meant_for(run: Run):
+def test_g14_a_stop_request_is_used_up_by_the_worker_it_was_meant_for(run: Run):
     with runs.hold_lock(run):
         assert not runs.stop_requested(run)
         runs.stop(run)
@@ -245,7 +260,7 @@ def test_a_stop_request_is_used_up_by_the_worker_it_was_meant_for(run: Run):
     assert not runs.stop_requested(run)
 
 
-def test_a_worker_that_does_not_listen_is_killed_by_a_stop_after_the_grace_period(run: Run):
+def test_g14_a_worker_that_does_not_listen_is_killed_by_a_stop_after_the_grace_period(run: Run):
     runs.launch(run, worker(run, deaf=True))
     wait_for(lambda: state(run) == "running")
     process = holder(run)
@@ -258,7 +273,19 @@ def test_a_worker_that_does_not_listen_is_killed_by_a_stop_after_the_grace_perio
     assert "asked to stop and ended at step" in run.status().problem
 
 
-def test_a_process_under_an_old_pid_is_never_signalled(run: Run):
+def test_g14_what_a_worker_has_started_is_killed_with_it_after_the_grace_period(run: Run):
+    child = "import subprocess, sys\nchild = subprocess.Popen(['sleep', '60'])\n"
+    program = child + "open(sys.argv[1] + '/child', 'w').write(str(child.pid))\n" + WORKER
+    runs.launch(run, [sys.executable, "-c", program, str(run.path), "100000", "deaf"])
+    wait_for(lambda: state(run) == "running")
+    child = psutil.Process(int((run.path / "child").read_text()))
+    runs.stop(run)
+    runs.stop(run, grace_s=0)
+    wait_for(lambda: state(run) == "interrupted", within_s=5)
+    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, within_s=5)
+
+
+def test_g13_a_process_under_an_old_pid_is_never_signalled(run: Run):
     decoy = subprocess.Popen(["sleep", "60"], start_new_session=True)
     try:
         with runs.hold_lock(run):
@@ -287,7 +314,7 @@ def test_g12_twenty_starts_leave_no_zombie(workspace: Path):
     assert [run.exit_code_path.read_text() for run in started] == ["0"] * 20
 
 
-def test_a_resumed_run_shows_the_new_attempt_from_its_last_checkpoint(running: Run):
+def test_g03_a_resumed_run_shows_the_new_attempt_from_its_last_checkpoint(running: Run):
     runs.stop(running)
     wait_for(lambda: not lock.is_locked(running.lock_path))
     saved = running.status().step
@@ -297,7 +324,7 @@ def test_a_resumed_run_shows_the_new_attempt_from_its_last_checkpoint(running: R
     assert not runs.reopen(running)
 
 
-def test_a_run_resumed_by_many_at_once_is_queued_once(running: Run):
+def test_g04_a_run_resumed_by_many_at_once_is_queued_once(running: Run):
     holder(running).kill()
     wait_for(lambda: state(running) == "interrupted")
     ready = threading.Barrier(20)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import psutil
 import pytest
 from PIL import Image
 
@@ -20,6 +21,7 @@ from ui.i18n import say
 from ui.run import board as run_board
 from ui.run.board import PARTS, RunBoard
 from ui.run.summary import picture_of
+from ui.train.tab import FormServer
 
 STEP = {"total": 200, "loss": 1.0, "epoch": 0.5, "grad_norm": 1.0, "learning_rate": 1e-3}
 STEP |= {"examples_per_s": 4.0, "memory_gib": 0.9, "eta_s": 21.0}
@@ -104,7 +106,7 @@ def test_a_new_event_is_sent_at_the_next_look_and_nothing_else(board, tmp_path):
     assert "film" not in sent
 
 
-def test_an_answer_is_built_once_for_all_viewers_of_a_run_and_language(tmp_path, rendered, monkeypatch):
+def test_g22_an_answer_is_built_once_for_all_viewers_of_a_run_and_language(tmp_path, rendered, monkeypatch):
     monkeypatch.setattr(run_board, "FRESH_S", 1000.0)
     board = RunBoard(tmp_path, True)
     stopped(tmp_path, "one")
@@ -133,20 +135,20 @@ def test_of_a_run_that_goes_on_only_the_parts_that_changed_are_built_again(board
     assert not {"run_film.html", "run_log.html", "run_notices.html", "run_results.html"} & {*rendered}
 
 
-def test_a_long_log_is_read_once_and_then_on_from_where_it_was(board, tmp_path, monkeypatch):
+def test_g21_a_long_log_is_read_once_and_then_on_from_where_it_was(board, tmp_path, monkeypatch):
     run = folder(tmp_path, "one")
     log = EventLog(run.events_path)
     for number in range(2000):
         log.append("step", step=number, **STEP)
-    read, bytes_read = EventLogReader._read_from, []
+    read, bytes_read = EventLogReader._read, []
 
-    def noted(reader: EventLogReader, offset: int) -> bytes:
-        written = read(reader, offset)
+    def noted(*where: Any) -> bytes:
+        written = read(*where)
         bytes_read.append(len(written))
         return written
 
-    monkeypatch.setattr(EventLogReader, "_read_from", noted)
-    monkeypatch.setattr(run_status, "read", None)  # nobody reads the whole log beside it
+    monkeypatch.setattr(EventLogReader, "_read", noted)
+    monkeypatch.setattr(run_status, "outline_of", None)  # nobody reads the whole log beside it
     with runs.hold_lock(run):
         visitor = Visitor(board)
         visitor.look()
@@ -157,8 +159,26 @@ def test_a_long_log_is_read_once_and_then_on_from_where_it_was(board, tmp_path, 
     assert 0 < sum(bytes_read) < 5000
 
 
+def test_g21_a_log_of_200_mb_costs_the_page_less_than_50_mb(board, tmp_path):
+    run = folder(tmp_path, "one")
+    block = b"".join(b"line %7d of some chatter\n" % number for number in range(32_000))
+    with run.output_log.open("wb") as log:
+        while log.tell() < 200e6:
+            log.write(block)
+    visitor = Visitor(board)
+    with runs.hold_lock(run):
+        visitor.look()
+        before = psutil.Process().memory_info().rss
+        for step in range(20):
+            with run.output_log.open("ab") as log:
+                log.write(b"step %d\n" % step)
+            visitor.look()
+            assert f"step {step}" in visitor.shown["output"]
+        assert psutil.Process().memory_info().rss - before < 50e6
+
+
 @pytest.mark.parametrize(("viewers", "again_s"), [(1, 1.0), (20, 1.0), (100, 4.0), (200, 8.0), (900, 8.0)])
-def test_the_more_look_at_a_live_run_the_less_often_each_asks(board, tmp_path, viewers, again_s):
+def test_g22_the_more_look_at_a_live_run_the_less_often_each_asks(board, tmp_path, viewers, again_s):
     with runs.hold_lock(folder(tmp_path, "one")):
         for viewer in range(viewers):
             answer = board.look("en", {"viewer": f"{viewer}"})
@@ -171,7 +191,7 @@ def test_where_nothing_runs_it_is_asked_every_five_seconds(board, tmp_path):
     assert board.look("en", {})["again_s"] == 5.0
 
 
-def test_a_viewer_who_left_is_not_counted(board, tmp_path, monkeypatch):
+def test_g22_a_viewer_who_left_is_not_counted(board, tmp_path, monkeypatch):
     now = time.monotonic()
     with runs.hold_lock(folder(tmp_path, "one")):
         for viewer in range(200):
@@ -205,7 +225,7 @@ def test_where_nobody_may_train_a_run_is_shown_without_its_buttons(tmp_path):
         assert [f'data-do="{do}"' in drawn for do in ("resume", "retry", "stop")] == [can_train] * 3
 
 
-def test_the_run_under_way_is_shown_before_a_newer_one_that_ended(board, tmp_path):
+def test_g01_the_run_under_way_is_shown_before_a_newer_one_that_ended(board, tmp_path):
     stopped(tmp_path, "ended")
     working = folder(tmp_path, "working", age=60)
     with runs.hold_lock(working):
@@ -290,7 +310,7 @@ def test_a_new_run_of_a_deleted_ones_name_tells_its_own(board, tmp_path):
         shutil.rmtree(run.path)
 
 
-def test_why_a_run_ended_is_told_as_soon_as_it_is_known(board, tmp_path):
+def test_g05_why_a_run_ended_is_told_as_soon_as_it_is_known(board, tmp_path):
     run = folder(tmp_path, "one")
     EventLog(run.events_path).append("phase", name="training", done=0, total=0)
     visitor = Visitor(board)
@@ -328,3 +348,17 @@ def test_a_picture_outside_the_dataset_is_not_shown(tmp_path):
     run = folder(tmp_path, "one")
     assert picture_of(run, "../../secret.png") is None
     assert picture_of(run, str(secret)) is None
+
+
+def test_a_workspace_that_is_gone_is_told_and_nothing_is_made_anew(tmp_path: Path) -> None:
+    workspace = tmp_path / "disk"
+    workspace.mkdir()
+    board = RunBoard(workspace, True)
+    assert "not there" not in board.look("en", {})["parts"]["head"]["html"]
+    workspace.rename(tmp_path / "unplugged")
+    board.changed()
+    assert f"not there any more: {workspace}" in board.look("en", {})["parts"]["head"]["html"]
+    asked = {"settings": {"dataset": "shapes"}, "token": "1"}
+    refused = FormServer("en", workspace, board).start(asked)
+    assert "not there any more" in refused["parts"]["start_error"]
+    assert not workspace.exists()

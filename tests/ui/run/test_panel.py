@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from training import runs
 from training.config import TrainingConfig
@@ -69,3 +70,18 @@ def test_what_is_refused_is_told_in_the_reader_s_language(act, tmp_path, launche
     assert act("resume", "../demo").keys() == {"warning"}
     assert act("stop", "gone").keys() == {"warning"}
     assert launched == []
+
+
+def test_the_picture_to_blame_stands_in_the_card_of_the_failure(tmp_path):
+    folder = tmp_path / "datasets" / "pets"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (16, 16), "red").save(folder / "1.png")
+    run = runs.prepare(TrainingConfig(name="demo", workspace=tmp_path, dataset="pets"))
+    EventLog(run.events_path).append(
+        "failed", problem="x", remedy="y", elapsed_s=1.0, image="1.png", code="example-too-large"
+    )
+    look, _ = server_functions("en", RunBoard(tmp_path, True))
+    card = look({"opened": "demo"})["parts"]["notices"]["html"]
+    assert "Memory ran out" in card
+    assert '<img class="blamed" src="data:image/' in card
+    assert 'data-do="duplicate"' in card

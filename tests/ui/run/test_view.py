@@ -4,6 +4,7 @@ import html
 import json
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from training.runs.status import Status
 from ui.html import render
 from ui.i18n import LANGUAGES, Language, say
 from ui.run import view
-from ui.run.summary import Summary, exact_match, is_right
+from ui.run.summary import MOST_STEPS, Summary, exact_match, is_right
 from vlm.filesystem import no_room
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>{{value}} ${alert(3)}"
@@ -77,7 +78,8 @@ def notices(language: Language, status: Status, summary: Summary) -> str:
     """The cards over the charts: what ended the run, and its warnings."""
     warnings = [error_of(warning) for warning in summary.warnings]
     told = {"failure": view.failure(language, status), "warnings": warnings}
-    return render("run_notices", language, bad=True, change=None, other=None, **told)
+    known = {"bad": True, "change": "", "other": None, "image": None, "name": "demo", "can_train": True}
+    return render("run_notices", language, **known, **told)
 
 
 def test_time_left_is_told_only_after_five_steps():
@@ -109,6 +111,18 @@ def test_a_resumed_run_tells_each_step_once():
     assert (summary.base_score, summary.score) == (0.1, 0.5)
 
 
+def test_g21_of_a_long_run_one_step_in_so_many_is_kept_and_the_last():
+    summary = gathered([step(at, 9.0 - at / 2**14) for at in range(1, 2**16)])
+    assert len(summary.steps) <= MOST_STEPS
+    kept = [told["step"] for told in summary.steps]
+    gaps = [later - at for at, later in pairwise(kept)]
+    assert (kept[-1], max(gaps)) == (2**16 - 1, summary.every)
+    assert kept[0] < summary.every
+    summary.add([step(40_000, 1.0)])
+    assert [told["step"] for told in summary.steps][-1] == 40_000
+    assert max(told["step"] for told in summary.steps) == 40_000
+
+
 def test_tiles_tell_counts_and_exact_match_before_and_after():
     shown = view.tiles("en", gathered([started(), step(10), evaluated(0, 0.03), evaluated(100, 0.71)]))
     for fact in ("122,880", "3 % → 71 %", "412", "0.9 GB"):
@@ -129,7 +143,7 @@ def test_a_failure_is_told_with_its_remedy_and_a_good_run_has_no_notice():
 def test_a_run_that_was_stopped_before_it_learned_has_not_failed():
     stopped = Status("stopped", problem="Nothing is learned yet.", remedy="Resume it.")
     title, *told = view.failure("en", stopped)
-    assert title == say("en", "stopped_title") != say("en", "failed_title")
+    assert title == say("en", "stopped_title")
     assert told == ["Nothing is learned yet.", "Resume it."]
     assert view.failure("en", Status("stopped")) is None
 
@@ -284,7 +298,7 @@ def test_hostile_text_is_inert_wherever_a_run_is_told(language):
     where = view.where_it_is(language, Status("running"), summary)
     known = {"name": HOSTILE, "words": " · ".join(where), "share": 0.0, "stopping": False, "can_train": True}
     shown = [
-        render("run_head", language, status=status, tiles="", has_adapter=True, **known),
+        render("run_head", language, status=status, tiles="", has_adapter=True, note=HOSTILE, **known),
         render("run_strip", language, run=HOSTILE, **known),
         view.film(language, summary, lambda image: 'x" onerror="alert(1)'),
         view.results(language, Status("finished"), summary),

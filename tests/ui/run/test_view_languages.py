@@ -90,8 +90,9 @@ def test_a_run_is_told_without_an_english_word():
     at = summaries()
     ended = Status("finished", 5, 9, elapsed_s=9.0)
     running = Status("running", 5, 9, "x", eta_s=9.0)
-    notices = {"bad": True, "change": setting_to("vi", "batch_size", 8), "other": "tên"}
-    known = {"share": 50.0, "can_train": True, "stopping": False, "has_adapter": True}
+    notices = {"bad": True, "change": setting_to("vi", "batch_size", 8), "other": "tên", "name": "tên"}
+    notices |= {"image": "data:,", "can_train": True}
+    known = {"note": "tên", "share": 50.0, "can_train": True, "stopping": False, "has_adapter": True}
     states = [Status(state) for state in get_args(State)]
     trouble = UserError("Lỗi.", "Sửa.", "x")
     drawn = [

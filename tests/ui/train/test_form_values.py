@@ -37,7 +37,7 @@ def test_an_untouched_form_is_the_plain_command_spelled_as_the_page_was_started(
         {"dataset": "my pictures; rm -rf", "quantization": "4bit", "text_lora_part": "decoder"},
     ],
 )
-def test_the_command_line_gives_the_same_settings_as_the_form(edited, monkeypatch):
+def test_g20_the_command_line_gives_the_same_settings_as_the_form(edited, monkeypatch):
     monkeypatch.delenv(parser.WORKSPACE_VARIABLE, raising=False)
     values = values_of(typed(**edited), WORKSPACE)
     words = shlex.split(form_values.command_line(values))[3:]

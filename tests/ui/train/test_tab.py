@@ -3,11 +3,12 @@
 import json
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
-from training import runs
+from training import config, runs
 from ui.run.board import RunBoard
 from ui.train.tab import FormServer
 
@@ -40,7 +41,7 @@ def asked(token: str = "1", **settings) -> dict:
     return {"settings": {"dataset": "pets", "held_out": 0} | settings, "token": token}
 
 
-def test_a_dataset_with_bad_rows_is_not_started_and_both_ways_out_are_offered(server, started):
+def test_g08_a_dataset_with_bad_rows_is_not_started_and_both_ways_out_are_offered(server, started):
     answer = server.start(asked())
     assert "run" not in answer
     assert "1 of 2 rows can&#39;t be used." in answer["parts"]["start_error"]
@@ -56,13 +57,13 @@ def test_without_its_bad_rows_the_dataset_is_started(server, started, tmp_path):
     assert [settings.dataset for settings in started] == ["pets"]
 
 
-def test_a_second_click_meets_the_run_of_the_first(server, started):
+def test_g04_a_second_click_meets_the_run_of_the_first(server, started):
     first, second, other = (server.start(asked(token, skip_bad_rows=True)) for token in "112")
     assert second["run"] == first["run"] != other["run"]
     assert len(started) == 2
 
 
-def test_two_clicks_at_once_start_one_run(server, started):
+def test_g04_two_clicks_at_once_start_one_run(server, started):
     found = []
     clicks = [
         threading.Thread(target=lambda: found.append(server.start(asked(skip_bad_rows=True))["run"]))
@@ -127,3 +128,18 @@ def test_what_helps_most_can_be_applied_as_a_setting(server, monkeypatch):
     assert not needed["fits"]
     ((name, value),) = server.advise(asked(batch_size=256))["change"].items()
     assert server.draw(asked(**{"batch_size": 256, name: value}))["looks"][name]["trouble"] is None
+
+
+def test_the_form_is_filled_with_the_settings_of_a_run_for_another_one(server, tmp_path):
+    settings = {"dataset": "pets", "learning_rate": 1e-4, "name": "one", "workspace": tmp_path}
+    runs.prepare(config.build(settings))
+    filled = server.duplicate(asked() | {"named": "one"})["set"]
+    assert (filled["dataset"], filled["learning_rate"], filled["name"]) == ("pets", 1e-4, "")
+    refused = server.duplicate(asked() | {"named": "gone"})
+    assert "There is no run named" in refused["parts"]["start_error"]
+
+
+def test_where_a_run_starts_a_large_base_is_let_go_and_that_is_said(server, started, monkeypatch):
+    monkeypatch.setattr("ui.train.tab.in_the_way", lambda settings: settings.skip_bad_rows)
+    monkeypatch.setattr("ui.run.panel.engine", lambda: SimpleNamespace(let_go=lambda: True))
+    assert "Try has let go of its model" in server.start(asked(skip_bad_rows=True))["note"]["problem"]

@@ -250,6 +250,23 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(
     assert requests[1].endswith("from 50000")
 
 
+def test_g24_weights_that_arrive_damaged_are_refused_and_the_next_start_fetches_them_anew(
+    hub: StubHub, online: Client, tiny: dict[str, bytes]
+) -> None:
+    """As many bytes as there should be, one bit of them turned."""
+    hub.add("org/turned", tiny)
+    hub.damaged.add("model.safetensors")
+    refusal = online.fetch("org/turned")
+    hub.damaged.clear()
+    assert refusal["problem"].startswith("model.safetensors of org/turned arrived damaged")
+    assert refusal["remedy"] == "Start again: that file alone is downloaded anew."
+    asked(hub, "org/turned")
+    folder = Path(online.fetch("org/turned")["folder"])
+    assert (folder / "model.safetensors").read_bytes() == tiny["model.safetensors"]
+    fetched = [line for line in asked(hub, "org/turned") if line.startswith("GET") and "/resolve/" in line]
+    assert [line.rpartition("/")[2] for line in fetched] == ["model.safetensors"]
+
+
 @pytest.mark.slow
 def test_files_that_came_before_the_process_died_are_not_fetched_again(
     hub: StubHub, tiny: dict[str, bytes], tmp_path: Path

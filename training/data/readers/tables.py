@@ -31,6 +31,7 @@ SOURCE_FILE = ".read-from"
 # Writing a table out ends while so much of the disk is free: runs need some of it too.
 LEFT_FREE_BYTES = 1 << 30
 SPLIT = "split"
+HUB_RETRIES = 2
 # How image files begin. The ending is for people alone: images are recognised by content.
 MAGIC = (
     (b"\x89PNG", ".png"),
@@ -275,6 +276,8 @@ def read_hub(source: str, split: str, held_out: str | None) -> Iterator[Row]:
     """
     import datasets
 
+    # The Hub's client asks again by itself: twenty times more would be ten minutes without a word.
+    datasets.config.STREAMING_READ_MAX_RETRIES = HUB_RETRIES
     train, count = parse_part(split)
     repo, subset = HUB_NAME.fullmatch(source).group("repo", "subset")
     try:
@@ -309,6 +312,15 @@ def _hub_error(source: str, error: Exception) -> UserError:
             "hub-subsets-unlisted",
             source=quoted(source),
         )
+    reason = (said.splitlines() or [type(error).__name__])[0]
+    if _is_of_network(error):
+        return UserError(
+            "The dataset {source} broke off while it was fetched from the Hub: {reason}",
+            "Check the network, then start again.",
+            "hub-dataset-broke-off",
+            source=quoted(source),
+            reason=reason[:300],
+        )
     if isinstance(error, FileNotFoundError | ConnectionError):
         return UserError(
             "There is no dataset {source} here, and the Hub has none or can't be reached",
@@ -316,7 +328,6 @@ def _hub_error(source: str, error: Exception) -> UserError:
             "hub-dataset-missing",
             source=quoted(source),
         )
-    reason = (said.splitlines() or [type(error).__name__])[0]
     return UserError(
         "The dataset {source} can't be read from the Hub: {reason}",
         "Look at it on the Hub, or download it and give the folder.",
@@ -324,6 +335,20 @@ def _hub_error(source: str, error: Exception) -> UserError:
         source=quoted(source),
         reason=reason[:300],
     )
+
+
+def _is_of_network(error: BaseException | None) -> bool:
+    """Whether the Hub or the way to it failed, by the error or by one that led to it."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    while error is not None and not constants.is_offline_mode():
+        if isinstance(error, HfHubHTTPError):
+            return error.response.status_code >= 500
+        if isinstance(error, HTTPError | TimeoutError | ConnectionError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _with_bytes(value: Any, repo: str) -> Any:

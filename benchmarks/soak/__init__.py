@@ -1,0 +1,1 @@
+"""The soak: a run that nobody can lose, tried at length. `make soak`, or `python -m benchmarks.soak`."""
