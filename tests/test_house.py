@@ -7,7 +7,7 @@ from tools import draw, house
 
 # Of vlm and training; why these numbers: docs/decisions/house.md.
 MAX_FUNCTIONS = 1200
-MAX_SINGLE_CALLERS = 155
+MAX_SINGLE_CALLERS = 175
 MAX_CODE_LINES = 18_500
 MIN_COMMENTS_PER_100 = 4.0
 MAX_MODULES_ENTERED = 24

@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from support.families import FAMILIES
-from training import TrainingConfig, runs
+from training import TrainingConfig, distributed, runs
 from training.__main__ import main
 from training.config import build
 from training.distributed import Failure, ProcessGroup
@@ -225,3 +225,11 @@ def test_the_background_is_refused_to_a_launcher(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["start"]) == 2
     assert "Launch `-m training run`" in capsys.readouterr().err
+
+
+def test_g15_a_rank_knows_by_its_parent_that_its_launcher_is_gone() -> None:
+    assert distributed._launcher_gone(os.getppid()) is None
+    failure = distributed._launcher_gone(os.getpid())  # the parent is another one now
+    assert failure.code == worker.UNEXPECTED
+    assert "was killed" in failure.error.problem
+    assert failure.error.code == "launcher-gone"

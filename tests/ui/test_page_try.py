@@ -184,7 +184,7 @@ def test_switches_and_the_buttons_of_a_row_are_as_large_as_a_finger_wants(page):
 def test_a_run_is_opened_deleted_after_a_question_and_brought_back(page, app):
     open_tab(page, "runs")
     page.locator('#runs [data-action="ask"]').click()
-    expect(page.locator('#runs [data-action="keep"]')).to_be_focused()
+    expect(page.locator('#runs .sure [data-action="keep"]')).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.locator('#runs [data-action="delete"]')).to_be_hidden()
     page.locator('#runs [data-action="ask"]').click()

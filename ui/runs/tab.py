@@ -69,7 +69,7 @@ def server_functions(workspace: Path, can_train: bool, language: Language) -> li
         runs.delete(runs.find(workspace, name))
         if not (gone := runs.empty_old_trash(workspace)):
             return {}
-        words = say(language, "deleted_for_good", count=len(gone), names=gone, days=runs.TRASH_DAYS)
+        words = say(language, "deleted_for_good", names=gone, days=runs.TRASH_DAYS)
         return {"note": {"problem": words, "remedy": ""}}
 
     def edit(asked: dict[str, Any]) -> dict[str, Any]:

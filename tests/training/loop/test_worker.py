@@ -183,7 +183,7 @@ def test_the_run_folder_holds_what_the_design_says_and_no_pickled_arguments(stor
     there = {path.name for path in story.run.path.iterdir()}
     assert there == {
         *("config.yaml", "events.jsonl", "output.log", "lock", "supervisor", "exit_code"),
-        *("checkpoints", "adapter", "lengths.json"),
+        *("checkpoints", "adapter", "lengths.json", "probe.safetensors"),
     }
     assert list(story.run.path.rglob("training_args.bin")) == []
     adapters.load(load_base(story.run.config()).model, story.run.adapter_path)

@@ -22,7 +22,7 @@ from training.program import PROJECT
 from training.runs import Run, lock
 
 SETTINGS = {"device": "cpu", "dataset": "shapes", "max_steps": 60, "save_steps": 20, "evaluations": 0}
-SETTINGS |= {"held_out": 0, "threads": 2}
+SETTINGS |= {"held_out": 0, "threads": 1}
 
 
 def test_runs_that_a_host_interrupts_go_on_once_and_those_that_a_person_stopped_do_not(
