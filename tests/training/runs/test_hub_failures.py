@@ -82,7 +82,7 @@ def heal(hub: StubHub) -> None:
 
 FAULTS: dict[str, tuple[Callable[[StubHub], Any], str, str]] = {
     "cut": (cut, "hub-unreachable", "whole files are not downloaded twice"),
-    "500": (lambda hub: hub.answers.update({WEIGHTS: 500}), "hub-answered", "Try again in a few minutes"),
+    "500": (lambda hub: hub.answers.update({WEIGHTS: 500}), "hub-unreachable", "Check the network"),
     "silent": (hold, "hub-unreachable", "Check the network and start again"),
     "damaged": (lambda hub: hub.damaged.add(WEIGHTS), "download-damaged", "Start again"),
     "down": (lambda hub: setattr(hub, "status", 503), "hub-answered", "Try again in a few minutes"),
