@@ -62,7 +62,8 @@ def test_g23_a_workspace_of_another_user_is_refused(tmp_path: Path, monkeypatch:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
     monkeypatch.setattr(Path, "iterdir", fail)
-    refused("workspace-unreadable", names_in, tmp_path)
+    error = refused("workspace-unreadable", names_in, tmp_path)
+    assert (str(tmp_path) in error.problem, "--workspace" in error.remedy) == (True, True)
 
 
 def test_a_run_without_an_adapter_and_one_that_ended_are_told(tiny_config: MakeConfig) -> None:

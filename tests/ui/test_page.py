@@ -113,12 +113,16 @@ def test_an_interrupted_run_offers_to_resume_and_can_be_deleted_after_a_question
         assert run.path.exists()
         see(page, "#disk", "Runs, with their adapters")
 
+        open_tab(page, "train")
+        page.locator("[name=text_lora_r]").fill("7")
+        open_tab(page, "runs")
         page.locator('[data-action="edit"]').click()
         page.locator(".editor [name=name]").fill("mended")
         page.locator(".editor [name=note]").fill("rank 8")
         page.keyboard.press("Enter")
         see(page, "#runs .name", re.compile(r"mended\s*rank 8"))
         page.locator('[data-action="duplicate"]').click()
+        expect(page.locator("[name=text_lora_r]")).to_have_value("16")  # the run's, on the opened tab
         expect(page.locator("#form")).to_be_visible()
         shutil.rmtree(app.workspace / "runs" / "mended")
 

@@ -280,6 +280,7 @@ def test_g14_what_a_worker_has_started_is_killed_with_it_after_the_grace_period(
     wait_for(lambda: state(run) == "running")
     child = psutil.Process(int((run.path / "child").read_text()))
     runs.stop(run)
+    assert child.is_running()
     runs.stop(run, grace_s=0)
     wait_for(lambda: state(run) == "interrupted", within_s=5)
     wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, within_s=5)
