@@ -16,9 +16,10 @@ from urllib.parse import SplitResult, urlsplit
 from training.program import COMMAND_VARIABLE, VERSION
 
 LARGEST_UPLOAD = "2gb"
-QUEUE_POLL_S = 0.05
 # Below the grace period of the compose file, after which all is killed.
 HOST_GRACE_S = 110.0
+# Where a Space's proxy stands.
+PRIVATE_NETWORKS = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,127.0.0.1"
 OPEN_TO_ALL = """\
 Whoever reaches this page could train and delete here: it has a public address, and no password.
 Set LORA_LENS_PASSWORD, or say --no_auth to mean it."""
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Gradio reads its settings from the environment as it is imported, so it comes after them.
     from ui.login import checks
     from ui.page import STYLES, build_page, head
-    from ui.security import LOCAL_HOSTS, guarded
+    from ui.security import LOCAL_HOSTS, VISITORS_FILE, guarded
     from ui.theme import build_theme
 
     user = os.environ.get("LORA_LENS_USER", "owner")
@@ -61,28 +62,29 @@ def main(arguments: list[str] | None = None) -> None:
     warn(flags, public, bool(password), can_train)
     known = public_addresses(flags.public_host)
     # Of whom uvicorn believes who has asked: without a proxy of nobody, also where that is this machine.
-    os.environ.setdefault("FORWARDED_ALLOW_IPS", "*" if on_space else "127.0.0.1" if known else "")
+    # Never of "*": it takes the first address of the header then, which whoever asks has written.
+    proxies = PRIVATE_NETWORKS if on_space else "127.0.0.1" if known else ""
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", proxies)
     if os.environ.get("LORA_LENS_STOP_RUNS", str(int(on_space))) == "1":
         go_with_the_host(workspace)
     page = build_page(workspace, can_train=can_train)
-    page.queue(api_open=False, max_size=64)
-    # Gradio looks for work every millisecond, which alone takes 7 % of a core from the run beside it.
-    page._queue.sleep_when_free = QUEUE_POLL_S
     page.launch(
         server_name=flags.host,
         server_port=flags.port,
         auth=checks(user, password) if password else None,
         theme=build_theme(),
         css_paths=STYLES,
-        head=head(),
+        head=head(visitors=not can_train),
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
-        max_file_size=LARGEST_UPLOAD,
+        max_file_size=LARGEST_UPLOAD if can_train else VISITORS_FILE,
         blocked_paths=[str(workspace / folder) for folder in ("runs", "datasets", "adapters", "trash")],
         root_path=next((address.path.rstrip("/") for address in known if address.path.strip("/")), None),
         app_kwargs=guarded(
-            [*LOCAL_HOSTS, flags.host] if is_local(flags.host) else ["*"], [each.netloc for each in known]
+            [*LOCAL_HOSTS, flags.host] if is_local(flags.host) else ["*"],
+            [each.netloc for each in known],
+            visitors=not can_train,
         ),
         ssr_mode=False,
         share=False,

@@ -2,7 +2,8 @@
 
 100,000 rows with images are opened, checked for structure and shown page by page; 10,000 images of 512 pixels
 are decoded. Beside each stands what the usual tools need for the same files. Every measurement is a process
-of its own; memory is the growth of RssAnon over what the process had with everything imported, at its peak.
+of its own; memory is the growth of RssAnon (Linux alone has it) over what the process had with everything
+imported, at its peak.
 Prints a table, then one line of JSON.
 """
 

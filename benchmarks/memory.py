@@ -1,8 +1,8 @@
 """How near the estimate of a run's memory is, and how long it takes: `python -m benchmarks.memory`.
 
 Each row is a real run in a process of its own, as the worker carries it out: loading, image features,
-evaluation, two steps, evaluation, saving. Measured is the growth of RssAnon over what the process had with
-everything imported, at its peak. Prints tables, then one line of JSON.
+evaluation, two steps, evaluation, saving. Measured is the growth of RssAnon, which Linux alone has, over what
+the process had with everything imported, at its peak. Prints tables, then one line of JSON.
 """
 
 import argparse
@@ -14,10 +14,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from PIL import Image
 
 from training.config import build
@@ -26,6 +28,8 @@ EVERY_S = 0.005
 ROWS, PICTURE = 48, (640, 480)
 QUESTION = "What is to be seen in this picture, and where is it?"
 ANSWER = "a coloured field, from edge to edge"
+# An estimate is of settings that are chosen.
+PLAIN = {"quantization": "none", "gradient_checkpointing": False, "gradient_accumulation_steps": 1}
 STEPS = {"max_steps": 2, "held_out": 0, "evaluations": 0, "sample_answers": 0}
 EVALUATED = {"held_out": 0.25, "evaluations": 1, "eval_examples": 4, "max_new_tokens": 1}
 BOTH = {"use_vision_lora": True}
@@ -34,6 +38,7 @@ AGAIN = {"gradient_checkpointing": True}
 PAIRS: dict[str, tuple[str, dict]] = {
     "SmolVLM-like, text, evaluated": ("smolvlm", {"batch_size": 2, **EVALUATED}),
     "SmolVLM-like, vision and text": ("smolvlm", {"batch_size": 2, **BOTH}),
+    "SmolVLM-like, text, two processes": ("smolvlm", {"batch_size": 1, "processes": 2}),
     "SmolVLM-like, vision and text, checkpointing": ("smolvlm", {"batch_size": 8, **BOTH, **AGAIN}),
     "Qwen2-VL-like, text": ("qwen2_vl", {"batch_size": 2}),
     "Qwen2-VL-like, text, checkpointing": ("qwen2_vl", {"batch_size": 6, **AGAIN}),
@@ -58,10 +63,15 @@ class Result:
     parts_gb: dict[str, float]
 
 
-def rss_anon() -> int:
-    """Bytes of this process that belong to no file."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:"))
+def rss_anon(processes: int = 1) -> int:
+    """Bytes of this process, and of those that it has started where there are several, that are no file's."""
+    started = psutil.Process().children(recursive=True) if processes > 1 else []
+    total = 0
+    for process in (os.getpid(), *(child.pid for child in started)):
+        with suppress(OSError):  # it has ended meanwhile
+            lines = Path(f"/proc/{process}/status").read_text().splitlines()
+            total += sum(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:"))
+    return total
 
 
 def run_and_watch(settings: dict) -> dict[str, float]:
@@ -73,12 +83,14 @@ def run_and_watch(settings: dict) -> dict[str, float]:
     from training import runs
     from training.loop import worker
 
-    run = runs.prepare(build(settings))
+    run = runs.prepare(build(PLAIN | settings))
     before, peak, done = rss_anon(), [0], threading.Event()
+
+    processes = run.config().processes
 
     def watch() -> None:
         while not done.wait(EVERY_S):
-            peak[0] = max(peak[0], rss_anon())
+            peak[0] = max(peak[0], rss_anon(processes))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -92,26 +104,19 @@ def run_and_watch(settings: dict) -> dict[str, float]:
 
 
 def estimated(settings: dict) -> dict[str, int]:
-    """In a child: the parts of the estimate that grow over the imports and belong to no file."""
-    from training.memory.estimate import IMPORTED, Examples, estimate
-    from vlm.example import IMAGE, Message
-    from vlm.models.loading import load_processor, read_config
-    from vlm.prompting import prompt_style
+    """In a child: the parts of the estimate that grow over the imports and belong to no file.
 
-    config = build(settings)
-    prompt = prompt_style(read_config(config.model), load_processor(config), config.max_length)
-    turns = [Message("user", f"{IMAGE}{QUESTION}"), Message("assistant", ANSWER)]
-    batch = prompt.training_batch([turns], [[Image.new("RGB", PICTURE)]])
-    answer_tokens = int((batch["labels"] != -100).sum())
-    image_tokens = 0
-    if "decoder_input_ids" not in batch and batch["labels"].shape == batch["input_ids"].shape:
-        tokens = batch["input_ids"].shape[1]
-    else:
-        tokens, image_tokens = None, batch["input_ids"].shape[1]
-    examples = Examples(
-        tokens=tokens, text_tokens=image_tokens, answer_tokens=answer_tokens, image_size=PICTURE
-    )
-    parts = asdict(estimate(config, examples))
+    As run, check, page and the command `memory` have it: of what a check has measured.
+    """
+    from training.data.row import say_nothing
+    from training.data.validate.dataset_check import check_configured
+    from training.data.validate.model_check import check_with_model
+    from training.data.validate.token_counter import token_counter
+    from training.memory.estimate import IMPORTED, Examples, estimate
+
+    config = build(PLAIN | settings)
+    report = check_with_model(check_configured(config, say_nothing), token_counter(config))
+    parts = asdict(estimate(config, Examples.longest(report.dataset.examples, report.facts, report.lengths)))
     parts["weights"] -= parts.pop("mapped")
     parts["overhead"] -= IMPORTED
     del parts["device"]
@@ -181,13 +186,13 @@ def time_redraws(model: str) -> dict[str, float]:
     changes = [BOTH, {**BOTH, "vision_lora_r": 4}, {"text_lora_r": 32}, {"method": "dora"}, AGAIN]
     seconds: dict[str, list[float]] = {"counts": [], "estimate": []}
     for change in [{}, *changes, {"batch_size": 16}, {"quantization": "4bit"}]:
-        config = build(settings | change)
+        config = build(PLAIN | settings | change)
         for what, asked in (("counts", tower_counts), ("estimate", estimate)):
             began = time.perf_counter()
             asked(config)
             seconds[what].append(time.perf_counter() - began)
     began = time.perf_counter()
-    best_remedy(build(settings), 8 << 30)
+    best_remedy(build(PLAIN | settings), 8 << 30)
     found = {"first": seconds["counts"][0] + seconds["estimate"][0], "remedy": time.perf_counter() - began}
     return found | {what: max(times[1:]) for what, times in seconds.items()}
 

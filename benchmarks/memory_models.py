@@ -112,7 +112,7 @@ def make_smolvlm(folder: Path) -> str:
 def make_qwen2_vl(folder: Path) -> str:
     """At the picture's own shape: 640 x 480 pixels become about 26 x 18 patches, four a token."""
     words = tokenizer(image_token="<image>", video_token="<video>")
-    ids = {name: words.convert_tokens_to_ids(token) for name, token in _QWEN_TOKENS.items()}
+    ids = {name: words.convert_tokens_to_ids(token) for name, token in QWEN_TOKENS.items()}
     config = Qwen2VLConfig(
         vision_config={"depth": 8, "embed_dim": 512, "num_heads": 8, "hidden_size": TEXT["hidden_size"]},
         text_config={**TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [8, 12, 12]}},
@@ -130,7 +130,7 @@ def make_qwen2_vl(folder: Path) -> str:
     return str(folder)
 
 
-_QWEN_TOKENS = {
+QWEN_TOKENS = {
     "image_token_id": "<image>",
     "video_token_id": "<video>",
     "vision_start_token_id": "<vision>",

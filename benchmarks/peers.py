@@ -2,9 +2,9 @@
 
 Each gets the benchmark's dataset in its own layout and the recipe in its own words, and runs its own command
 line in a child. Seconds and losses are what its trainer wrote down: the training loop alone, without what it
-encodes before. Memory is looked at from outside: what RssAnon of the child and its children grows by after
-the line that it prints as its training starts. Neither knows SmolVLM: peer_llamafactory.py and peer_swift.py
-register it with the functions that each has for a model of one's own. Tried with:
+encodes before. Memory is looked at from outside (on Linux): what RssAnon of the child and its children grows
+by after the line that it prints as its training starts. Neither knows SmolVLM: peer_llamafactory.py and
+peer_swift.py register it with the functions that each has for a model of one's own. Tried with:
 
     python3.11 -m venv lf && lf/bin/pip install llamafactory==0.9.5 num2words
     python3.11 -m venv swift && swift/bin/pip install ms-swift==4.6.0 num2words torchvision

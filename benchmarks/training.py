@@ -1,8 +1,8 @@
 """LoRA Lens beside TRL's SFTTrainer and the plain Trainer: `python -m benchmarks.training [--quick]`.
 
 One model, dataset and recipe; each tool in a process of its own, one after the other. A tool's time runs from
-the adapted model in memory to the last step: it includes the encoding of images. Memory is what RssAnon grows
-by meanwhile, at its peak. Prints a table, then one line of JSON.
+the adapted model in memory to the last step: it includes the encoding of images. Memory is what RssAnon (on
+Linux) grows by meanwhile, at its peak. Prints a table, then one line of JSON.
 
 Needs `pip install -r benchmarks/requirements.txt`. What has an environment of its own is in benchmarks.peers.
 """

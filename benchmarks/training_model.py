@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ from transformers import (
 from benchmarks.memory_models import TEMPLATE, tokenizer
 
 SIDE, PATCH, SCALE = 512, 16, 4
-IMAGE_TOKENS = (SIDE // PATCH // SCALE) ** 2
 VISION = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -45,24 +45,32 @@ COLOURS = ("red", "green", "blue", "grey", "white", "black", "yellow", "pink")
 
 def make_model(folder: Path) -> None:
     torch.manual_seed(0)
-    words = tokenizer()
+    model, processor = smolvlm(VISION, TEXT, SCALE)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def smolvlm(
+    vision: dict[str, Any], text: dict[str, Any], scale: int
+) -> tuple[SmolVLMForConditionalGeneration, SmolVLMProcessor]:
+    """A model of these shapes with random weights, and its processor: pictures whole, not in tiles."""
+    words, side = tokenizer(), vision["image_size"]
     config = SmolVLMConfig(
-        vision_config=VISION,
-        text_config=TEXT,
+        vision_config=vision,
+        text_config=text,
         image_token_id=words.convert_tokens_to_ids("<image>"),
         pad_token_id=1,
-        scale_factor=SCALE,
+        scale_factor=scale,
     )
-    SmolVLMForConditionalGeneration(config).save_pretrained(folder)
-    SmolVLMProcessor(
-        image_processor=SmolVLMImageProcessor(
-            size={"longest_edge": SIDE}, max_image_size={"longest_edge": SIDE}, do_image_splitting=False
-        ),
+    edge = {"longest_edge": side}
+    processor = SmolVLMProcessor(
+        image_processor=SmolVLMImageProcessor(size=edge, max_image_size=edge, do_image_splitting=False),
         tokenizer=words,
         video_processor=SmolVLMVideoProcessor(),
-        image_seq_len=IMAGE_TOKENS,
+        image_seq_len=(side // vision["patch_size"] // scale) ** 2,
         chat_template=TEMPLATE.replace("IMAGE", "<image>"),
-    ).save_pretrained(folder)
+    )
+    return SmolVLMForConditionalGeneration(config), processor
 
 
 def make_dataset(folder: Path, images: int) -> None:

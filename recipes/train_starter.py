@@ -350,7 +350,7 @@ def save(model: ComposedForConditionalGeneration, processor: ComposedProcessor, 
     model.save_pretrained(output)
     processor.save_pretrained(output)
     counts = {name: build_counts(str(output), adapter).as_dict() for name, adapter in COUNTED.items()}
-    (output / STARTER_COUNTS_FILE.name).write_text(json.dumps(counts, indent=1) + "\n")
+    (output / STARTER_COUNTS_FILE.name).write_text(json.dumps(counts, indent=1) + "\n", "utf-8")
 
 
 def _add(totals: dict[str, list], name: str, value: float) -> None:

@@ -11,21 +11,30 @@ if (
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-from support import durations, raised_codes
+from support import durations, machine_names, raised_codes
 from support.browser import REMEDY, find_browser
-from support.tiny import PICTURES, QUESTION, tiny_tokenizer
+from support.canaries import Server, serving_nobody
+from support.tiny import NUMBERS, PICTURES, QUESTION, tiny_tokenizer
 from training import runs
 from training.config import TrainingConfig, build
 from training.runs import Run
 from vlm.settings import AdapterSettings
+
+collect_ignore = machine_names.left_out(Path(__file__).parent)
+
+
+def pytest_report_header() -> str | None:
+    return f"left out, as this system lacks what they import: {collect_ignore}" if collect_ignore else None
 
 
 def pytest_collection_finish() -> None:
@@ -39,6 +48,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         # Needs --no-loadscope-reorder: xdist would sort files by their number of tests, and so begin the
         # browser's few long ones last.
         items[:] = durations.longest_first(items, json.loads(durations.TABLE.read_text("utf-8")))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: a browser and child processes are waited for a quarter of the time."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_configure() -> None:
@@ -92,6 +107,26 @@ def chromium() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def canary_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server that nobody may ask, beside a Hub that may be: this process is online."""
+    connect, lookup = socket.socket.connect, socket.getaddrinfo
+    with serving_nobody() as server:
+
+        def connecting(self: socket.socket, address: Any) -> None:
+            server.connected.append(address)
+            connect(self, address)
+
+        def looking_up(host: Any, *rest: Any, **how: Any) -> Any:
+            server.connected.append(host)
+            return lookup(host, *rest, **how)
+
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(socket.socket, "connect", connecting)
+        monkeypatch.setattr(socket, "getaddrinfo", looking_up)
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -175,6 +210,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_settings(tiny_base: Path, scenes: Path) -> dict[str, Any]:
     """Settings of a run of the tiny model that takes a second; a workspace is still to be given."""
     return {
+        **NUMBERS,
         "model": str(tiny_base),
         "dataset": str(scenes),
         "name": "demo",
@@ -185,6 +221,8 @@ def tiny_settings(tiny_base: Path, scenes: Path) -> dict[str, Any]:
         "held_out": 0.25,
         "eval_examples": 6,
         "max_new_tokens": 8,
+        # Photographs tell nothing of a tiny model, and take as long as the rest of its run.
+        "forgetting_test": False,
         # Two runs on a busy machine may find another number fastest each, and differ in their last bits.
         "threads": 1,
     }

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks import growth, peers
+from benchmarks import brought, growth, peers
+from training.data.open import open_dataset
 
 
 def test_the_exponent_is_the_power_with_which_values_grow() -> None:
@@ -124,3 +125,17 @@ def test_a_process_is_watched_from_outside(tmp_path: Path) -> None:
     assert told.code == 0
     assert told.lines == ["begins"]
     assert 0.15e9 < told.growth < 0.3e9
+
+
+@pytest.mark.parametrize("kind", brought.KINDS)
+def test_what_is_brought_opens_by_itself_and_shuffled_has_the_same_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(brought, "PICTURES", 24)
+    folders = [brought.brought(kind, tmp_path / str(on), shuffled=on) for on in (False, True)]
+    kept, shuffled = (open_dataset(str(folder), tmp_path / "workspace").examples for folder in folders)
+    answers = [sorted(example.answer for example in examples) for examples in (kept, shuffled)]
+    assert answers[0] == answers[1]
+    assert len(answers[0]) == 24
+    assert len({*answers[0]}) > 2
+    assert {e.images[0].name: e.answer for e in kept} != {e.images[0].name: e.answer for e in shuffled}

@@ -51,11 +51,11 @@ def requirements(text: str) -> dict[str, str]:
 def not_lower_bounds(text: str) -> list[str]:
     """Requirements that are anything but one lower bound: a pin would keep newer hardware's torch out.
 
-    A release that is known not to work is kept out by an upper bound under a comment that says why.
+    A release known not to work is kept out by name or by an upper bound, under a comment that says why.
     """
     bound, reasoned = re.compile(r">=[0-9][0-9.]*"), set()
     for above, line in itertools.pairwise(text.splitlines()):
-        if above.startswith("#") and re.fullmatch(r"[\w-]+>=[0-9.]+,<[0-9.]+", line):
+        if above.startswith("#") and re.fullmatch(r"[\w-]+>=[0-9.]+(,!=[0-9.]+)*(,<[0-9.]+)?", line):
             reasoned |= {*requirements(line)}
     return [
         name

@@ -168,6 +168,7 @@ def test_make_run_sets_up_once_and_opens_the_port_it_is_told(checkout: Path):
     assert (checkout / ".venv" / ".unfinished").exists()
 
 
+@pytest.mark.slow
 def test_a_half_made_venv_is_made_anew_and_one_at_work_is_left_alone(checkout: Path):
     add_python(checkout, "python3.12", (3, 12), makes_venv=True)
     left_over, mark = checkout / ".venv" / "left-over", checkout / ".venv" / ".unfinished"
@@ -190,6 +191,7 @@ def test_a_half_made_venv_is_made_anew_and_one_at_work_is_left_alone(checkout: P
     assert not mark.exists()
 
 
+@pytest.mark.slow
 def test_a_browser_that_does_not_run_counts_as_none_and_the_remedy_is_named(tmp_path: Path):
     stub = tmp_path / "chromium-browser"
     stub.write_text("#!/bin/sh\necho 'This command requires the snap.' >&2\nexit 10\n")

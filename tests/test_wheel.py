@@ -102,6 +102,7 @@ def test_three_steps_train_in_the_installed_copy_and_printed_commands_name_it(
     assert "go on with that one: lora-lens resume demo" in taken
 
 
+@pytest.mark.slow
 def test_the_page_answers(installed: Installed, tmp_path: Path) -> None:
     with served(tmp_path, installed.program, tmp_path, **installed.environment) as page:
         with urllib.request.urlopen(f"{page.url}/config") as answer:

@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,10 @@ from xml.etree import ElementTree
 
 import psutil
 import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from vlm.machine import system
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = Path(__file__).with_suffix(".yaml")
@@ -96,12 +99,12 @@ def tried(tests: Sequence[str], root: Path, limit_s: float = LIMIT_S) -> tuple[s
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,
+        **system.detached(),
     )
     try:
         output = process.communicate(timeout=limit_s)[0].decode("utf-8", "replace")
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        system.kill_group(psutil.Process(process.pid))
         process.communicate()
         return "ran out of time", ""
     finally:
@@ -164,7 +167,7 @@ def results(chosen: Sequence[Guard], root: Path, done: Path | None) -> Iterator[
             continue
         result = taken_out(guard, root)
         if done is not None:
-            with done.open("a", encoding="utf-8") as file:
+            with done.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps(asdict(result), ensure_ascii=False) + "\n")
         yield result
 

@@ -15,12 +15,14 @@ from training.commands import adapters, data, disk, evaluate, parser, run
 from training.config import settings_error
 from vlm import filesystem
 from vlm.errors import UserError
+from vlm.machine import system
 
 COMMANDS = {
     "run": run.run,
     "start": run.start,
     "submit": run.submit,
     "check": data.check,
+    "memory": data.memory,
     "export": data.export,
     "stop": run.stop,
     "resume": run.resume,
@@ -68,6 +70,7 @@ def main(words: Sequence[str], *, ends_process: bool = False) -> int:
 
 def shell(words: Sequence[str]) -> NoReturn:
     """Runs a command and ends the process with its exit code."""
+    system.speak_utf8(filter(None, (sys.stdout, sys.stderr)))
     with quiet.folded(), quiet.closed_pipe():
         sys.exit(main(words, ends_process=True))
 

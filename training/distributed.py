@@ -25,6 +25,7 @@ from training.program import PROJECT
 from training.runs.events import error_fields, error_of
 from training.runs.status import killed_by
 from vlm.errors import UserError
+from vlm.machine import system
 
 # How long a rank waits in a collective. Rank 0 may check a large dataset or evaluate for hours meanwhile; a
 # rank that dies is noticed by its launcher or by rank 0 long before this.
@@ -220,7 +221,7 @@ def gathered(
     environment = {} if world_size() > 1 else _rendezvous_environment(config.processes)
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
-    # No start_new_session: the children stay in the group of this process, which Stop kills as one.
+    # No group of their own: the children stay in that of this process, which Stop kills as one.
     children = [
         subprocess.Popen(
             [sys.executable, "-m", "training", "run", "--folder", str(run_path)],
@@ -284,15 +285,14 @@ def join() -> tuple[ProcessGroup, Path]:
 
 def end_with_leader(leader: int) -> None:
     """End this process when what started it is gone, even by SIGKILL."""
-    # The parent's id changes when the parent dies: orphans are adopted. No signal of the parent is needed.
-    while os.getppid() == leader:
+    while not system.is_orphan_of(leader):
         time.sleep(POLL_S)
     os._exit(1)  # sys.exit would end this thread alone, beside a main thread that waits in a collective
 
 
 def _launcher_gone(launcher: int) -> Failure | None:
     """Returns the failure of rank 0 where the launcher that started it is gone: the other ranks end then."""
-    if os.getppid() == launcher:
+    if not system.is_orphan_of(launcher):
         return None
     return Failure(
         UserError(
@@ -314,7 +314,7 @@ def _meet(children: Sequence[subprocess.Popen[bytes]] = ()) -> ProcessGroup:
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
     # Gradients go over NCCL; flags and Python objects are on the CPU, which NCCL doesn't serve.
-    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if on_gpu and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
     # One connection for each thread: the group blocks on its own, and the watching thread polls beside it.
     return ProcessGroup(rank, world, store.clone(), children)

@@ -13,6 +13,8 @@ from huggingface_hub import ModelCardData
 from training.config import MAY_BE_FOLDERS, WHERE_IT_WENT, TrainingConfig
 from training.evaluation import compare
 from training.evaluation.blindfold import Blindfold
+from training.evaluation.forgetting import Forgetting
+from training.evaluation.paired import Paired
 from training.program import command
 from training.runs.events import Event
 from vlm.filesystem import sha256_of
@@ -73,13 +75,14 @@ def write_card(
     events: Sequence[Event],
     step: int,
     best_step: int | None = None,
+    verdict: Paired | None = None,
     *,
     base_commit: str | None = None,
 ) -> None:
     """Write the card of the adapter of this step, beside its weights.
 
-    `events` are the run's `data`, `started`, `step`, `evaluated` and `blindfold`. `best_step` is that step
-    again where it was chosen by `best_metric`.
+    `events` are the run's, of the kinds in `training.loop.train.ON_CARD`. `best_step` is that step again
+    where it was chosen by `best_metric`, `verdict` that of its answers beside the base's.
     """
     base, dataset = _public_name(config.model), _public_name(config.dataset)
     last = {event["kind"]: event for event in events}
@@ -94,6 +97,8 @@ def write_card(
     facts = {"base model": f"`{base}`"}
     if base_commit is not None:
         facts["base revision"] = f"`{base_commit}`"
+    if config.image_size:
+        facts["images"] = ", ".join(f"`{name}: {value}`" for name, value in config.image_size.items())
     facts["dataset"] = f"`{dataset}`"
     if data:
         facts["dataset, SHA-256"] = f"`{data['fingerprint']}`"
@@ -107,7 +112,7 @@ def write_card(
         name=config.name,
         base=base,
         examples=f"`{dataset}`" if data is None else f"{data['train']:,} examples of `{dataset}`",
-        results=_results(config, events, step, best_step),
+        results=_results(config, events, step, best_step, verdict),
         towers="\n".join(towers),
         curve=loss_curve([event for event in events if event["kind"] == "step"]),
         provenance="\n".join(f"| {what} | {which} |" for what, which in facts.items()),
@@ -117,17 +122,29 @@ def write_card(
     path.write_text(card, encoding="utf-8")
 
 
-def _results(config: TrainingConfig, events: Sequence[Event], step: int, best_step: int | None) -> str:
+def _results(
+    config: TrainingConfig,
+    events: Sequence[Event],
+    step: int,
+    best_step: int | None,
+    verdict: Paired | None,
+) -> str:
     """Returns base and adapter side by side with the caveats of these numbers, then every evaluation."""
     # A resumed run evaluates its step again: of each step the last counts.
     evaluated = list({event["step"]: event for event in events if event["kind"] == "evaluated"}.values())
+    shown = ["exact_match", "token_f1"]
+    shown = list(dict.fromkeys([*(compare.chosen_metric(event) for event in evaluated), *shown]))
     rows = []
     for event in evaluated:
-        metrics, at = event["metrics"], event["step"]
+        at, rates = event["step"], [event["metrics"].get(name) for name in shown]
         whose = "base" if at == 0 else f"step {at} (kept)" if at == best_step else f"step {at}"
         loss = "not finite" if event["loss"] is None else f"{event['loss']:.3f}"
-        rows.append(f"| {whose} | {metrics['exact_match']:.3f} | {metrics['token_f1']:.3f} | {loss} |")
-    history = "\n".join(["| held out | exact match | token F1 | loss |", "|---|---|---|---|", *rows])
+        cells = ["–" if rate is None else f"{rate:.3f}" for rate in rates]  # older logs lack some
+        rows.append(f"| {' | '.join([whose, *cells, loss])} |")
+    if not evaluated:
+        return "\nNothing was evaluated."
+    head = " | ".join(["held out", *(compare.NAMES[name] for name in shown), "loss"])
+    history = "\n".join([f"| {head} |", "|---" * (2 + len(shown)) + "|", *rows])
     before, after = compare.base_and_kept(evaluated, best_step)
     if after is None:
         return f"\n{history}"
@@ -137,19 +154,28 @@ def _results(config: TrainingConfig, events: Sequence[Event], step: int, best_st
         f"Answers to {after['examples']:,} held-out examples, with 95 % intervals (Wilson):",
         compare.markdown_table(compare.comparisons(before, after), "base", whose),
     ]
-    if several := compare.references_note(after):
-        paragraphs.append(several)
+    if verdict is not None:
+        who = compare.ADAPTER if after["step"] == step else f"Step {after['step']}"
+        paragraphs.append(f"{verdict.words(who, compare.BASE)}.")
+    if (common := compare.commonest_note(after)) is not None:
+        paragraphs.append(common.translate(compare.MARKUP))
+    paragraphs += compare.notes(after)
     if best_step is not None:
         metric = compare.NAMES.get(config.best_metric, config.best_metric)
         # The maximum of several noisy measurements is biased upwards (winner's curse).
+        biased = "; the numbers of the one that is chosen so are a little too good."
+        if choice := after.get("choice"):
+            biased = f" on {choice['examples']:,} other held-out examples."
         paragraphs.append(
             f"This adapter is that of step {best_step}, the best of {sum(e['step'] > 0 for e in evaluated)}"
-            f" evaluations by {metric}; the numbers of the one that is chosen so are a little too good."
+            f" evaluations by {metric}{biased}"
         )
     # The test of another step says nothing of this adapter.
-    if tested := [event for event in events if event["kind"] == "blindfold" and event["step"] == step]:
-        sentence = str(Blindfold.from_event(tested[-1]))
-        paragraphs.append(f"{sentence[0].upper()}{sentence[1:]}.")
+    of_step = {event["kind"]: event for event in events if event.get("step") == step}
+    for kind, test in (("blindfold", Blindfold), ("forgetting", Forgetting)):
+        if kind in of_step and (found := test.from_event(of_step[kind])) is not None:
+            sentence = str(found)
+            paragraphs.append(f"{sentence[0].upper()}{sentence[1:]}.")
     return "\n" + "\n\n".join([*paragraphs, history])
 
 

@@ -8,7 +8,6 @@ import errno
 import faulthandler
 import logging
 import os
-import select
 import shutil
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
+
+from vlm.machine import system
 
 # 128 + SIGPIPE: what a shell reports of any tool whose reader is gone, so that `pipefail` knows it too.
 READER_GONE = 141
@@ -35,7 +36,7 @@ def folded() -> Iterator[None]:
     """Hides what libraries write to stderr until the process ends; a bug's traceback comes with it."""
     global _terminal
     if sys.stderr is None:  # closed by the shell: `2>&-`; `print` would write to stdout instead
-        sys.stderr = open(os.devnull, "w")
+        sys.stderr = open(os.devnull, "w", encoding="utf-8", newline="")
     try:
         chatter = tempfile.TemporaryFile()
     except OSError:  # no folder for it, or a full one
@@ -74,7 +75,8 @@ class Messages(logging.StreamHandler[TextIO]):
         return (is_ours or record.levelno >= logging.ERROR) and bool(super().filter(record))
 
     def handleError(self, record: logging.LogRecord) -> None:
-        if isinstance(sys.exception(), BrokenPipeError):
+        error = sys.exception()
+        if isinstance(error, OSError) and system.is_reader_gone(error):
             self.addFilter(lambda _: False)
         else:
             super().handleError(record)
@@ -96,24 +98,24 @@ def closed_pipe() -> Iterator[None]:
         finally:  # what is left in the buffer would fail as Python ends, where nobody can catch it
             if sys.stdout:
                 sys.stdout.flush()
-    except BrokenPipeError:
-        poll = select.poll()
-        for stream in filter(None, (sys.stdout, stderr())):
-            poll.register(stream, 0)
-        # One on Linux, the other on macOS; a file has neither.
-        gone = [fd for fd, event in poll.poll(0) if event & (select.POLLERR | select.POLLHUP)]
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_room_for_output(error) from None
+        broken = system.is_reader_gone(error)
+        gone = system.without_reader(filter(None, (sys.stdout, stderr()))) if broken else []
         if not gone:
             raise
-        with open(os.devnull, "w") as nothing:
+        with open(os.devnull, "wb") as nothing:
             for fd in gone:  # Python flushes them once more
                 os.dup2(nothing.fileno(), fd)
         raise SystemExit(READER_GONE) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        if sys.stdout:
-            with open(os.devnull, "w") as nothing:
-                os.dup2(nothing.fileno(), sys.stdout.fileno())
-        path = error.filename or "the output"
-        print(f"There is no room left to write {path}: free some space, then try again.", file=stderr())
-        raise SystemExit(DISK_FULL) from None
+
+
+def _no_room_for_output(error: OSError) -> SystemExit:
+    """Says it, and returns what ends the process; what is left to be written is thrown away."""
+    if sys.stdout:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
+    path = error.filename or "the output"
+    print(f"There is no room left to write {path}: free some space, then try again.", file=stderr())
+    return SystemExit(DISK_FULL)

@@ -3,7 +3,7 @@
 What was read of an adapter is kept until its files change. Torch comes with the first one that is read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +21,7 @@ from vlm.errors import Phrase, UserError
 from vlm.filesystem import FileStamp, file_stamp
 from vlm.lazy_torch import import_torch
 from vlm.methods import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
-from vlm.settings import ModelSettings
+from vlm.settings import GenerationSettings, ModelSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -166,6 +166,14 @@ def read(adapter: Adapter) -> "AdapterInfo":
         UserError: they can't be read.
     """
     return _or_raise(_read(adapter.folder, _stamp(adapter.folder)))
+
+
+def longest_answer(folders: Iterable[Path | None]) -> int:
+    """How many tokens answers may have: as many as the adapters' runs let them have, and 64 at least."""
+    made_by = [runs.run_of(folder) for folder in folders if folder]
+    settings = [settings_of(run) for run in made_by if run]
+    usual = GenerationSettings().max_new_tokens
+    return max([usual, *(each.max_new_tokens or usual for each in settings if each)])
 
 
 def check(adapter: Adapter, base: ModelSettings) -> "AdapterCheck":

@@ -21,9 +21,11 @@ from training.data.edit.uploads import add_upload
 from training.data.open import open_dataset
 from training.data.row import Progress, say_nothing
 from training.data.synthetic.samples import SAMPLES
+from training.memory.estimate import Examples
 from ui.html import render
 from ui.i18n import Language, told
-from vlm.errors import UserError
+from vlm.errors import LONGEST_VALUE, UserError
+from vlm.settings import IMAGE_SIZE
 
 Kept = TypeVar("Kept")
 
@@ -32,7 +34,7 @@ POLL_S = 0.4
 ENTRIES_LOOKED_AT = 2000
 """Files of a folder whose times say whether it has changed; of pictures there may be a million."""
 
-OF_DATASET = ("dataset", "columns", "dataset_split", "held_out_split")
+OF_DATASET = ("dataset", "columns", "dataset_split", "held_out_split", "question", "image_root")
 """The settings that say how a dataset is read."""
 
 
@@ -44,17 +46,20 @@ class Wanted:
     columns: str | None = None
     split: str = "train"
     held_out_split: str | None = None
+    question: str | None = None
+    image_root: str | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Wanted":
         """What the form's values want. A setting in which nothing was typed stands for its default."""
-        source, columns, split, held_out = (values[name] or None for name in OF_DATASET)
-        return cls(str(source or ""), columns, str(split or "train"), held_out)
+        source, columns, split, *others = (values[name] or None for name in OF_DATASET)
+        return cls(str(source or ""), columns, str(split or "train"), *others)
 
     @property
     def how(self) -> dict[str, Any]:
         """The keywords of `open_dataset`."""
-        return {"columns": self.columns, "split": self.split, "held_out_split": self.held_out_split}
+        named = {"columns": self.columns, "split": self.split, "held_out_split": self.held_out_split}
+        return named | {"question": self.question, "image_root": self.image_root}
 
 
 class Shelf(Generic[Kept]):
@@ -91,6 +96,22 @@ def read_dataset(workspace: Path, wanted: Wanted, progress: Progress = say_nothi
     dataset = open_dataset(wanted.source, workspace, inside=workspace, progress=progress, **wanted.how)
     # A sample or a zip may have been written just now: what is kept is kept under its time of now.
     return _datasets.keep((workspace, wanted, _stamp(workspace, wanted.source)), dataset)
+
+
+MEASURED: Shelf[Examples] = Shelf(DATASETS_KEPT)
+"""By `measured_by`, the longest examples as a check has measured them."""
+
+
+def measured_by(values: Mapping[str, Any]) -> tuple[object, ...]:
+    """The dataset as it is now, and the model with the size in which it sees images."""
+    workspace, wanted = values["workspace"], Wanted.of(values)
+    of_model = (values[name] or None for name in ("model", "revision", *IMAGE_SIZE))
+    return (workspace, wanted, _stamp(workspace, wanted.source), *of_model)
+
+
+def kept(workspace: Path, wanted: Wanted) -> Dataset | None:
+    """The dataset if it was read and has not changed since."""
+    return _datasets.find((workspace, wanted, _stamp(workspace, wanted.source)))
 
 
 @dataclass
@@ -135,7 +156,8 @@ def _read(workspace: Path, wanted: Wanted) -> None:
 
 def _stamp(workspace: Path, source: str) -> tuple[int, ...]:
     """Differs where a file of the dataset does: its time and size, and those of a folder's first entries."""
-    for path in (workspace / source, workspace / "datasets" / source, Path(source)):
+    names = [source, *filter(None, [source.rpartition(":")[0]])]
+    for path in (base / name for name in names for base in (workspace, workspace / "datasets", Path())):
         try:
             stat = path.stat()
             if source in SAMPLES or not path.is_dir():
@@ -159,7 +181,8 @@ def dataset_choices(workspace: Path) -> list[str]:
 def choices_with(workspace: Path, source: str) -> list[str | tuple[str, str]]:
     """The datasets at hand; one that lies elsewhere stands among them under its own name."""
     choices: list[str | tuple[str, str]] = [*dataset_choices(workspace)]
-    return choices if source in choices else [*choices, (Path(source).name or source, source)]
+    is_name = len(source) <= LONGEST_VALUE  # what is no name that anything has is not said back
+    return [*choices, (Path(source).name or source, source)] if is_name and source not in choices else choices
 
 
 def read_by_itself() -> list[Any]:
@@ -173,13 +196,17 @@ def chosen(source: str) -> dict[str, Any]:
 
 
 def add_typed(workspace: Path, typed: str | None) -> str:
-    """What the form calls a folder, a file or a Hub id that somebody typed.
+    """What the form calls a folder, a file or a Hub id that somebody typed; of several, for one to be chosen.
 
     Raises:
         UserError: It is no dataset.
     """
     source = (typed or "").strip()
-    read_dataset(workspace, Wanted(source))
+    try:
+        read_dataset(workspace, Wanted(source))
+    except UserError as several:
+        if "dataset" not in several.change:
+            raise
     # A name in the workspace's datasets, or a full path: a worker has a working directory of its own.
     path = (workspace / source).resolve()
     if path.parent == (workspace / "datasets").resolve():

@@ -29,6 +29,12 @@ def _engine() -> "Engine":
     return Engine()
 
 
+def stop(asker: str | None) -> None:
+    """Ends the answers that this page waits for, if anybody was ever asked."""
+    if _engine.cache_info().currsize:
+        engine().stop(asker)
+
+
 def in_the_way(config: TrainingConfig) -> bool:
     """Returns whether a base is in the memory that a run needs now: a run that has to wait needs none yet."""
     if not _engine.cache_info().currsize or is_busy(config.workspace, config):

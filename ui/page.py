@@ -12,6 +12,7 @@ import psutil
 from ui.ask.tab import build_try_tab
 from ui.data.tab import add_data_tab_events, build_data_tab
 from ui.events import QUIET
+from ui.gate import Page, Public
 from ui.html import render
 from ui.i18n import LANGUAGES, TEXTS, Language, number, say
 from ui.inference import engine
@@ -39,13 +40,17 @@ SCRIPTS = [
 
 DRAWN_S = 2.0
 
+UPLOADS_KEPT_S: dict[Public, tuple[int, int]] = {"owner": (3600, 86400), "visitors": (600, 3600)}
+"""How often files that were sent are looked through, and how old they become."""
+
 PATHS: dict[Language, str] = {"en": "", "vi": "vi"}
 """Where the page of each language lies, under the page's own address."""
 
 
-def head() -> str:
+def head(*, visitors: bool = False) -> str:
     """The page's own scripts, for `launch(head=…)`: they run before anything is drawn."""
-    style = (STATIC / "document.css").read_text(encoding="utf-8")
+    sheets = ["document.css", *(["visitors.css"] if visitors else [])]
+    style = "".join((STATIC / name).read_text(encoding="utf-8") for name in sheets)
     scripts = "".join(f"<script>{path.read_text(encoding='utf-8')}</script>" for path in SCRIPTS)
     words = f"<script>lens.gradios = {json.dumps(gradios(), ensure_ascii=False)};</script>"
     return f"<style>{style}</style>{scripts}{words}"
@@ -61,19 +66,25 @@ def gradios() -> dict[Language, dict[str, str]]:
     }
 
 
-def build_page(workspace: Path, *, can_train: bool = True) -> gr.Blocks:
+def build_page(workspace: Path, *, can_train: bool = True) -> Page:
     """The whole page over one workspace, once for each language, each under a path of its own.
 
-    With `can_train` False it shows and asks, and changes no run.
+    With `can_train` False it is open to visitors: they look and ask, and change nothing.
     """
     board = RunBoard(workspace, can_train)
-    with gr.Blocks(
-        title="LoRA Lens", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)
+    public: Public = "owner" if can_train else "visitors"
+    with Page(
+        *(workspace, public),
+        title="LoRA Lens",
+        fill_width=True,
+        analytics_enabled=False,
+        delete_cache=UPLOADS_KEPT_S[public],
     ) as demo:
         build_in(demo, "en", board)
     for language in LANGUAGES[1:]:
         with demo.route(language, PATHS[language], show_in_navbar=False):
             build_in(demo, language, board)
+    demo.close_gate()
     return demo
 
 

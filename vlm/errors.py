@@ -1,12 +1,15 @@
 """UserError and Phrase: English sentences with a code and values, by which they are translated. No torch."""
 
-import shlex
 import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vlm.machine import system
+
 # What stands for the values of which a sentence tells of many.
 BLANK = "…"
+# Characters of a value in a sentence: what somebody sends may have a million.
+LONGEST_VALUE = 500
 
 
 class Filler(string.Formatter):
@@ -25,7 +28,7 @@ class Filler(string.Formatter):
             last = f" {spec} " if spec else ", "
             return last.join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
         if spec == "sh":
-            return shlex.quote(str(value))
+            return system.quoted(str(value))
         if "|" in spec:
             one, many = spec.split("|")
             return one if value == 1 else many
@@ -89,10 +92,13 @@ def in_common(phrases: Sequence[Phrase]) -> Phrase:
 
 
 def _plain(value: object) -> object:
-    """A value that JSON has: paths and exceptions are their text."""
+    """A value that JSON has: paths and exceptions are their text, of which a message quotes so much."""
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return value if isinstance(value, (str, int, float)) else str(value)
+    if isinstance(value, (Phrase, int, float)):
+        return value
+    text = str(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}… ({len(text):,})"
 
 
 def values_to_json(value: Any) -> Any:
@@ -125,8 +131,8 @@ class UserError(Exception):
     `problem` says what is wrong in one sentence; `remedy` says what the reader can do now: a setting and a
     value, or a command. Both are templates that `Filler` fills with `values`; a `code` is raised in one place
     alone, and its translation is found by it. `change` has settings that would help, each alone, the best
-    first: {"batch_size": 8}. `about_image` is the path, inside the dataset, of the image that is to blame.
-    Anything that is not a `UserError` is a bug.
+    first: {"batch_size": 8}; a list is what to choose from. `about_image` is the path, inside the dataset, of
+    the image that is to blame. Anything that is not a `UserError` is a bug.
     """
 
     def __init__(

@@ -12,10 +12,14 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. `text` holds one `IMAGE` placeholder for each image that belongs to it."""
+    """One turn of a conversation. `text` holds one `IMAGE` placeholder for each image that belongs to it.
+
+    An assistant's turn that is not `learned` is read, as the user's are. The last turn is always learned.
+    """
 
     role: Role
     text: str
+    learned: bool = True
 
     @property
     def plain_text(self) -> str:
@@ -31,6 +35,7 @@ class Example:
     The placeholders in `messages` stand for `images`, both in order. The last message is the assistant's.
     `group` is the kind of question (colour, count, …), "" where the dataset has none.
     `references` are all answers that are right, first the one that is trained on; empty where there is one.
+    Those of ten people or more are there as often as they were given.
     """
 
     id: str

@@ -1,23 +1,23 @@
 """Atomic writes of files and folders, free names, SHA-256 digests and change stamps. No torch.
 
 A reader never meets half of what is written here: it is made beside its place under a hidden name and renamed
-when it is complete, which POSIX does at once within one file system (rename(2)).
+when it is complete, which is done at once within one file system (POSIX rename(2), Windows MoveFileEx).
 """
 
 import errno
 import hashlib
-import os
 import re
 import shutil
 import unicodedata
 import uuid
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from vlm.errors import UserError
+from vlm.machine import system
 
 # Characters, of up to four bytes each: with the 34 bytes that a draft's name adds they stay below the 255
 # that file systems allow a name.
@@ -44,27 +44,48 @@ def new_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
     try:
         yield draft
         if durable:
-            sync(draft)
-        draft.replace(path)
+            system.sync(draft)
+        system.replace(draft, path)
     finally:
-        draft.unlink(missing_ok=True)
+        system.unlink(draft)
     if durable:
-        sync(path.parent)  # the rename itself is an entry of the folder
+        system.sync(path.parent)  # the rename itself is an entry of the folder
+
+
+def typed_path(text: str | Path) -> Path:
+    """Returns the path that somebody typed, with a leading `~` expanded.
+
+    Raises:
+        UserError: nothing can be called so: a name in it is too long, or there is no such user.
+    """
+    try:
+        path = Path(text).expanduser()
+        with suppress(PermissionError):  # told by whoever opens it
+            path.exists()  # raises where the system takes no such name
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            "{path} can be no path: {reason}.",
+            "Give another one.",
+            "path-impossible",
+            path=text,
+            reason=reason,
+        ) from error
+    return path
+
+
+def is_folder(text: str) -> bool:
+    """Returns whether this is a folder; what can be no path is none."""
+    try:
+        return Path(text).is_dir()
+    except OSError:
+        return False
 
 
 def write_atomic(path: Path, content: str | bytes, *, durable: bool = False) -> None:
     """Writes a file whole or not at all; text is UTF-8. Raises `OSError` as `new_file` does."""
     with new_file(path, durable=durable) as draft:
         draft.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
-def sync(path: Path) -> None:
-    """Waits until a file's content, or a folder's list of names, is on the disk (fsync)."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def is_full(error: BaseException | None) -> bool:
@@ -159,7 +180,7 @@ def new_folder(folder: Path, *, replace: bool = False, fixed: bool = False) -> I
         if replace:
             replace_folder(draft, folder)
         else:
-            draft.rename(folder)  # of several writers at once the first wins, the others are refused
+            system.rename(draft, folder)  # of several writers at once the first wins, the others are refused
 
 
 def replace_folder(draft: Path, folder: Path) -> None:
@@ -169,8 +190,8 @@ def replace_folder(draft: Path, folder: Path) -> None:
     old = folder.with_name(f"{folder.name}.old")
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)  # left by a process that died here
-        folder.rename(old)
-    draft.rename(folder)
+        system.rename(folder, old)
+    system.rename(draft, folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -179,7 +200,7 @@ def place_folder(draft: Path, name: str, *, reserved: Collection[str] = ()) -> P
     while True:
         target = draft.with_name(free_name(draft.parent, name, reserved=reserved))
         try:
-            return draft.rename(target)
+            return system.rename(draft, target)
         except OSError:
             if not target.exists():  # else another process has just taken the name: try the next
                 raise
@@ -204,8 +225,8 @@ def free_name(
 def slug(text: str, default: str) -> str:
     """Returns a text as a folder's name of letters, digits, `-` and `_`; `default` where none is left."""
     # NFC: macOS hands out names with accents as characters of their own, which \w would not match.
-    words = re.sub(r"[^\w-]+", "-", unicodedata.normalize("NFC", text)).strip("-_")
-    return words[:LONGEST_SLUG] or default
+    words = re.sub(r"[^\w-]+", "-", unicodedata.normalize("NFC", text)).strip("-_")[:LONGEST_SLUG]
+    return words if words and not system.refuses_name(words) else default
 
 
 def sha256_of(file: Path | BinaryIO) -> str:

@@ -1,11 +1,12 @@
 """Inference engine: one base in memory, adapters swapped on it, answers streamed."""
 
+import copy
 import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -24,9 +25,10 @@ from vlm.example import IMAGE, Message
 from vlm.filesystem import FileStamp, file_stamp
 from vlm.meta_model import architecture
 from vlm.methods import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
+from vlm.models.image_size import with_image_size
 from vlm.models.loading import LoadedModel, load_base
 from vlm.prompting import PromptStyle, prompt_style
-from vlm.settings import ModelSettings
+from vlm.settings import AS_THE_MODEL_HAS_IT, ModelSettings, image_size_of
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +80,7 @@ class Engine:
     def __init__(self) -> None:
         # Held for a whole question: adapters are switched on the one base in memory.
         self._asking = threading.Lock()
-        self._stop = threading.Event()
+        self._asked: list[_Question] = []
         self._settings: ModelSettings | None = None
         self._loaded: LoadedModel | None = None
         self._prompt: PromptStyle | None = None
@@ -95,12 +97,14 @@ class Engine:
         question: str,
         answerers: Sequence[Path | None],
         max_new_tokens: int = 64,
+        asker: str | None = None,
     ) -> Iterator[list[Answer]]:
         """Yields all answers as they grow, one for each of `answerers`.
 
         An answerer is an adapter's folder, or None for the base. `model` is a base model's name, or its
-        settings, quantization included. `image` is RGB, as `training.data.images.load_image` returns it.
-        Closing the iterator stops the generation.
+        settings, quantization included; their image size is the base's alone. `image` is RGB, as
+        `training.data.images.load_image` returns it.
+        Closing the iterator stops the generation, as `stop` with the same `asker` does.
 
         Raises:
             UserError: the model or an adapter can't be loaded, or there is no image.
@@ -110,9 +114,11 @@ class Engine:
                 "There is no image to ask about.", "Upload one, or choose a sample.", "ask-no-image"
             )
         settings = ModelSettings(model=model) if isinstance(model, str) else model
+        # An adapter sees images as large as it has learned them, the base as large as is asked.
+        shown = [image_size_of(folder) if folder else settings.image_size for folder in answerers]
+        settings = settings.model_copy(update=AS_THE_MODEL_HAS_IT)
         answers = [Answer() for _ in answerers]
-        with self._asking:
-            self._stop.clear()
+        with self._stoppable(asker) as stop, self._asking:
             # All adapters first: a misfit is refused before gigabytes of the base are read.
             self._check(settings, [folder for folder in answerers if folder is not None])
             if self._settings != settings:
@@ -123,11 +129,16 @@ class Engine:
                 self._prompt = prompt_style(config, processor, MAX_QUESTION_TOKENS)
                 self._settings = settings
             messages = (Message("user", IMAGE + question), Message("assistant", ""))
-            inputs = self._prompt.inputs([messages], [[image]]).to(self._loaded.device)
+            inputs: dict[str, BatchFeature] = {}
             for index, folder in enumerate(answerers):
-                if self._stop.is_set():
+                if stop.is_set():
                     break
-                for answer in self._stream(folder, inputs, max_new_tokens):
+                size = str(shown[index])
+                if size not in inputs:
+                    prompt, sized = copy.copy(self._prompt), settings.model_copy(update=shown[index])
+                    prompt.processor = with_image_size(self._loaded.processor, sized)
+                    inputs[size] = prompt.inputs([messages], [[image]]).to(self._loaded.device)
+                for answer in self._stream(folder, inputs[size], max_new_tokens, stop):
                     answers[index] = answer
                     yield list(answers)
 
@@ -135,9 +146,20 @@ class Engine:
         """Returns what the last loading of this adapter has shown, or None if it is not on this base."""
         return self._reports.get(folder)
 
-    def stop(self) -> None:
-        """Ends the current answer after its next token, and the answers that wait behind it."""
-        self._stop.set()
+    def stop(self, asker: str | None = None) -> None:
+        """Ends the answers of this asker's questions: what is being given after its next token."""
+        for question in list(self._asked):
+            if question.asker == asker:
+                question.stop.set()
+
+    @contextmanager
+    def _stoppable(self, asker: str | None) -> Iterator[threading.Event]:
+        question = _Question(asker)
+        self._asked.append(question)
+        try:
+            yield question.stop
+        finally:
+            self._asked.remove(question)
 
     def held(self) -> tuple[str, int]:
         """Returns the type of the device that the base lies on, and its bytes: ("cpu", 0) without one."""
@@ -147,9 +169,10 @@ class Engine:
     def let_go(self) -> bool:
         """Takes base and adapters out of memory; the next question loads them again.
 
-        The answer that goes on is ended first. Returns False where its reader keeps it for too long.
+        Whatever is asked is ended first. Returns False where a reader keeps its answer for too long.
         """
-        self.stop()
+        for question in list(self._asked):
+            question.stop.set()
         if not self._asking.acquire(timeout=READER_TIMEOUT_S):
             return False
         try:
@@ -214,7 +237,9 @@ class Engine:
         self._names.clear()
         self._model = None
 
-    def _stream(self, folder: Path | None, inputs: BatchFeature, max_new_tokens: int) -> Iterator[Answer]:
+    def _stream(
+        self, folder: Path | None, inputs: BatchFeature, max_new_tokens: int, stop: threading.Event
+    ) -> Iterator[Answer]:
         """Yields one model's answer as it grows; the last one is `done`."""
         if folder is not None:
             self._activate(folder)
@@ -225,7 +250,7 @@ class Engine:
             skip_special_tokens=True,
             timeout=TOKEN_TIMEOUT_S,
         )
-        counter = _Counter(self._stop)
+        counter = _Counter(stop)
         if folder is not None:
             answering = nullcontext(self._model)
         else:
@@ -256,7 +281,7 @@ class Engine:
             complete = True
         finally:
             if not complete:  # the reader has closed the iterator, and the rest is not needed
-                self._stop.set()
+                stop.set()
             # The lock on the base must not be released while a thread still generates with it.
             thread.join()
         if failure:
@@ -268,6 +293,14 @@ class Engine:
             elapsed_s=time.monotonic() - began,
             done=True,
         )
+
+
+@dataclass(eq=False)
+class _Question:
+    """A question that is answered or waits for it, and what ends it."""
+
+    asker: str | None
+    stop: threading.Event = field(default_factory=threading.Event)
 
 
 class _Streamer(TextIteratorStreamer):

@@ -65,7 +65,7 @@ def tower_counts(settings: ModelSettings) -> TowerCounts:
     known = next((name for name, committed in COUNTED.items() if adapter == committed), None)
     if settings.model != "starter" or known is None:
         return build_counts(settings.model, adapter, settings.revision)
-    towers = json.loads(STARTER_COUNTS_FILE.read_text())[known]
+    towers = json.loads(STARTER_COUNTS_FILE.read_text("utf-8"))[known]
     return TowerCounts(
         **{tower: TowerCount(**counts) for tower, counts in towers.items()},
         stored=sum(counts["trainable"] for counts in towers.values()),  # LoRA stores what it trains

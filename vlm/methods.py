@@ -15,6 +15,7 @@ Method = Literal[
     "dora",
     "pissa",
     "olora",
+    "eva",
     "adalora",
     "ia3",
     "loha",
@@ -87,6 +88,8 @@ METHODS: dict[Method, MethodInfo] = {
         quantizations=("none",),
         keeps_base=False,
     ),
+    # A plain LoRA, but for where it starts: training.loop.eva.
+    "eva": _lora("EVA"),
     "adalora": MethodInfo(
         "AdaLoRA",
         "AdaLoraConfig",

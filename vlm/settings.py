@@ -1,9 +1,13 @@
 """Settings of model, adapter and generation, which `training.config` widens to a run's. No torch."""
 
-from typing import Annotated, Literal
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from vlm.errors import UserError
+from vlm.filesystem import write_atomic
 from vlm.methods import Method
 
 Rank = Annotated[int, Field(ge=1, le=1024)]
@@ -25,6 +29,13 @@ Quantization = Literal["none", "8bit", "4bit"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Attention = Literal["auto", "sdpa", "flash_attention_2", "eager"]
+Pixels = Annotated[int, Field(ge=64, le=2**28)]
+
+# How large a model sees images. An adapter learns them at one size: its folder has what it was, if it was not
+# the processor's own.
+IMAGE_SIZE = ("image_max_pixels", "image_min_pixels", "image_tiles")
+IMAGE_SIZE_FILE = "image_size.json"
+MAX_IMAGE_SIZE_BYTES = 1000
 
 
 class ModelSettings(BaseModel):
@@ -58,6 +69,59 @@ class ModelSettings(BaseModel):
     attn_implementation: Attention = Field(
         "auto", description="What computes attention; `auto` is SDPA where the model knows it."
     )
+    image_max_pixels: Pixels | None = Field(
+        None,
+        description="Pixels of an image that the model sees at most: larger ones are scaled down, nothing is"
+        " cut; the model's own if not given.",
+    )
+    image_min_pixels: Pixels | None = Field(
+        None,
+        description="Pixels of an image that the model sees at least: smaller ones are scaled up; the model's"
+        " own if not given.",
+    )
+    image_tiles: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Cut large images into tiles, which show more and take more tokens; `auto`: as the model"
+        " does.",
+    )
+
+    @property
+    def image_size(self) -> dict[str, Any]:
+        """What is asked of the size of images, by setting; empty where the model has its own way."""
+        asked = {name: getattr(self, name) for name in IMAGE_SIZE}
+        return {name: value for name, value in asked.items() if value != AS_THE_MODEL_HAS_IT[name]}
+
+
+AS_THE_MODEL_HAS_IT = {name: ModelSettings.model_fields[name].default for name in IMAGE_SIZE}
+
+
+def write_image_size(settings: ModelSettings, adapter: Path) -> None:
+    """Writes beside an adapter how large it was trained to see images, if not as large as the model does."""
+    if settings.image_size:
+        write_atomic(adapter / IMAGE_SIZE_FILE, json.dumps(settings.image_size))
+
+
+def image_size_of(adapter: Path) -> dict[str, Any]:
+    """Returns the `image_size` that the adapter in a folder was trained with. The folder may be a stranger's.
+
+    Raises:
+        UserError: what stands there can't be read.
+    """
+    file = adapter / IMAGE_SIZE_FILE
+    if not file.is_file():
+        return {}
+    try:
+        with file.open("rb") as stream:
+            found = json.loads(stream.read(MAX_IMAGE_SIZE_BYTES))
+        known = {name: found[name] for name in IMAGE_SIZE if name in found}
+        return ModelSettings.model_validate(known).image_size
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(
+            "{file} of the adapter can't be read: it says how large the adapter sees images.",
+            "Copy the adapter again, or delete that file: images are as large then as the model has them.",
+            "adapter-image-size",
+            file=IMAGE_SIZE_FILE,
+        ) from error
 
 
 class AdapterSettings(BaseModel):

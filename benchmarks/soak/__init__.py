@@ -1,1 +1,4 @@
-"""The soak: a run that nobody can lose, tried at length. `make soak`, or `python -m benchmarks.soak`."""
+"""The soak: a run that nobody can lose, tried at length. `make soak`, or `python -m benchmarks.soak`.
+
+Linux alone: it follows system calls (ptrace), forks, and mounts small disks.
+"""

@@ -3,7 +3,6 @@
 A disk is a tmpfs of that size; where nothing may be mounted, a limit on the size of one file stands in.
 """
 
-import resource
 import shutil
 import subprocess
 import time
@@ -46,6 +45,8 @@ def unmount_below(folder: Path) -> None:
 
 def limited(size: int) -> Callable[[], None]:
     """Returns what keeps the files of the process that calls it below so many bytes."""
+    import resource  # tests of other things have a disk from here, and not every system has this
+
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 

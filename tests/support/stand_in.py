@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from support.tiny import NUMBERS
 from training import runs
 from training.config import build
 from training.runs import Run
@@ -59,7 +60,7 @@ def wait_for(condition: Callable[[], object], within_s: float = 15.0) -> float:
 
 
 def started(workspace: Path, name: str, steps: int = ENDLESS, **how: Any) -> Run:
-    run = runs.prepare(build({"workspace": workspace, "name": name, "device": "cpu"}))
+    run = runs.prepare(build(NUMBERS | {"workspace": workspace, "name": name, "device": "cpu"}))
     runs.launch(run, worker_of(run, steps), **how)
     return run
 

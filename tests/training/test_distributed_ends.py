@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import torch
 from support.checkpointing import same, weights
 from support.stand_in import wait_for
 from training import runs
-from training.config import build
+from training.config import as_flags, build
 from training.loop import worker
 from training.runs import Run, checkpoints, lock
 
@@ -208,7 +209,7 @@ def test_g15_a_killed_launcher_leaves_no_process_and_a_run_that_can_go_on(
 ) -> None:
     """torchrun's own ranks outlive it."""
     settings = tiny_settings | {"max_steps": ENDLESS, "evaluations": 0, "save_steps": 2, "threads": 1}
-    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    words = shlex.split(as_flags(settings))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     run = Run(workspace / "runs" / "demo")
     launcher = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from support.checkpointing import same, weights
 from support.families import FAMILIES
 from support.tiny_runs import finish
 from training import TrainingConfig
+from training.config import as_flags
 from training.runs import Run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +37,7 @@ sys.exit(main(sys.argv[2:]))
 def launched(folder: Path, how: str, settings: dict[str, Any]) -> Run:
     program = folder / "program.py"
     program.write_text(PROGRAM)
-    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    words = shlex.split(as_flags(settings))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launch, str(program), how, "run", *words, "--use_vision_lora", "--name", how]
     # A launcher's program finds what lies beside itself, and not what lies in its working directory.

@@ -108,7 +108,7 @@ def test_an_interrupted_run_offers_to_resume_and_can_be_deleted_after_a_question
         page.locator('[data-action="delete"]').click()
         see(page, "#runs", "No runs yet")
         assert not run.path.exists()
-        page.locator('[data-action="restore"]').click()
+        page.locator('#runs [data-action="restore"]').click()
         see(page, "#runs .name", "broken-off")
         assert run.path.exists()
         see(page, "#disk", "Runs, with their adapters")
@@ -121,9 +121,18 @@ def test_an_interrupted_run_offers_to_resume_and_can_be_deleted_after_a_question
         page.locator(".editor [name=note]").fill("rank 8")
         page.keyboard.press("Enter")
         see(page, "#runs .name", re.compile(r"mended\s*rank 8"))
+        mended = runs.find(app.workspace, "mended")
+        chosen = {"learning_rate": 0.004, "epochs": 2.0, "auto": ("learning_rate",)}
+        mended.settle(mended.config().model_copy(update=chosen))
         page.locator('[data-action="duplicate"]').click()
         expect(page.locator("[name=text_lora_r]")).to_have_value("16")  # the run's, on the opened tab
         expect(page.locator("#form")).to_be_visible()
+        rate, epochs = (page.locator(f"[name={name}]") for name in ("learning_rate", "epochs"))
+        expect(rate).to_have_value("0.004")
+        page.locator("[name=dataset]").select_option("shapes")
+        expect(rate).to_have_value("")  # `auto` had chosen it for other data
+        expect(rate).to_have_attribute("placeholder", "auto: 0.003")
+        expect(epochs).to_have_value("2")
         shutil.rmtree(app.workspace / "runs" / "mended")
 
 

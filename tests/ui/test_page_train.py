@@ -150,7 +150,7 @@ def test_no_text_of_the_other_language_is_left_whatever_is_touched(page, app):
         page.locator("#use_vision_lora input").check()
         page.locator("#advanced > summary").click()
         page.locator("#epochs input").fill("0")
-        see(page, "#epochs", "không dùng được 0")
+        see(page, "#epochs", "không dùng được '0'")
         see(page, "#live", "Đang huấn luyện")
         left = {}
         for tab in ("train", "data", "try", "runs"):
@@ -298,6 +298,26 @@ def test_what_the_data_card_shows_to_fail_is_started_only_without_it_and_then_st
     opened(page, app)
     see(page, ".runline", run.name)
     runs.delete(run)
+
+
+def test_one_of_several_datasets_is_chosen_on_either_tab(page, app):
+    folder = app.workspace / "datasets" / "several"
+    folder.mkdir()
+    Image.new("RGB", (32, 32), "teal").save(folder / "1.png")
+    for name in ("one", "two"):
+        (folder / f"{name}.jsonl").write_text(json.dumps({"image": "1.png", "text": f"of {name}"}))
+    page.locator("[data-do=add]").click()
+    page.locator("#train-folder").fill("several")
+    page.locator("#train-use-folder").click()
+    page.locator('.preview [data-choose="dataset"]').select_option("several:one")
+    see(page, ".preview", "of one")
+    see(page, ".command", "--dataset several:one")
+    open_tab(page, "data")
+    page.locator('[data-part="facts"] [data-choose="dataset"]').select_option("several:two")
+    see(page, "#examples", "of two")
+    expect(page.locator("#data-dataset")).to_have_value("several:two")
+    open_tab(page, "train")
+    see(page, ".command", "--dataset several:two")
 
 
 def test_every_control_has_a_name_and_room_for_a_finger(chromium, app):

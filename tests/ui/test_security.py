@@ -1,52 +1,22 @@
 """Who may call the functions behind the page: the login holds for them, and the path of a proxy does too."""
 
 import json
+import os
+import socket
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import suppress
 from email.message import Message
-from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from support.dockerfile import healthy
+from support.page_client import called, launched
 from training import runs
 from training.config import TrainingConfig
-from ui.page import build_page
-from ui.security import guarded
-
-
-@contextmanager
-def launched(
-    workspace: Path, *, can_train: bool = True, public_hosts: Sequence[str] = (), **options: Any
-) -> Iterator[tuple[str, int]]:
-    """The page over this workspace, in this process: its address, and the number of the strip's HTML."""
-    page = build_page(workspace, can_train=can_train)
-    page.queue(api_open=False)
-    kept = {"app_kwargs": guarded(public_hosts=public_hosts), "ssr_mode": False, "quiet": True}
-    page.launch(prevent_thread_lock=True, server_name="127.0.0.1", **kept, **options)
-    try:
-        strip = next(block._id for block in page.blocks.values() if block.elem_id == "strip")
-        yield f"http://127.0.0.1:{page.server_port}", strip
-    finally:
-        page.close(verbose=False)
-
-
-def called(url: str, strip: int, function: str, asked: dict[str, Any], **headers: str) -> tuple[int, Any]:
-    """The status and the answer of a server function, asked for as Gradio's own frontend does."""
-    body = {"session_hash": "visitor", "component_id": strip, "fn_name": function, "data": asked}
-    request = urllib.request.Request(
-        f"{url}/gradio_api/component_server",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"} | headers,
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as refused:
-        return refused.code, None
+from ui import security
 
 
 def test_without_the_login_nothing_is_told_of_a_run_and_nothing_stopped(tmp_path):
@@ -158,3 +128,97 @@ def test_an_unknown_host_is_told_what_to_start_the_server_with(local):
         urllib.request.urlopen(request, timeout=30)
     assert refused.value.code == 400
     assert "--public_host lens.example.org" in refused.value.read().decode()
+
+
+@pytest.mark.parametrize(
+    "path", ["/login%0a", "/gradio_api/upload%0a", "/gradio_api/run/a%0aFORGED%1b%5b31m"]
+)
+def test_a_line_break_makes_no_other_spelling_of_a_route(local, path):
+    assert answered(local + path, "POST", b"{}", **{"Content-Type": "application/json"})[0] == 404
+
+
+@pytest.mark.parametrize("sent", [{"Origin": "http://["}, {"Origin": "http://a", "Referer": "http://["}])
+def test_what_is_no_address_is_foreign(local, sent):
+    status, headers = answered(local + "/gradio_api/queue/join", "POST", b"{}", **sent)
+    assert (status, headers["x-lora-lens-refused"]) == (403, "origin")
+
+
+def test_another_page_logs_nobody_out(local):
+    # A picture of another page asks without an origin, with Gradio's cookie of SameSite=None.
+    assert answered(local + "/logout", **{"Sec-Fetch-Site": "cross-site"})[0] == 403
+    assert answered(local + "/logout/", **{"Sec-Fetch-Site": "same-site"})[0] == 403
+    assert answered(local + "/logout", **{"Sec-Fetch-Site": "same-origin"})[0] != 403
+
+
+def uploaded(url: str, size: int, named: str = "; filename=a.png") -> int:
+    body = f"--x\r\nContent-Disposition: form-data; name=files{named}\r\n\r\n".encode() + b"a" * size
+    request = urllib.request.Request(
+        f"{url}/gradio_api/upload",
+        body + b"\r\n--x--\r\n",
+        {"Content-Type": "multipart/form-data; boundary=x"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return response.status
+    except urllib.error.HTTPError as refused:
+        return refused.code
+
+
+def test_a_file_without_a_name_is_no_error_of_the_server(local):
+    names = (
+        "",
+        '; filename=""',
+        '; filename="../../a.png"',
+        f"; filename={'a' * 300}",
+        "; filename=" + "a" * 5000,
+    )
+    assert [uploaded(local, 10, named) for named in names] == [400, 200, 200, 200, 413]
+
+
+def test_all_visitors_together_send_so_much_in_an_hour_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(security, "VISITORS_UPLOADS", 10_000)
+    with launched(tmp_path, can_train=False) as (url, _):
+        assert [uploaded(url, 4000) for _ in range(4)] == [200, 200, 413, 413]
+    with launched(tmp_path) as (url, _):
+        assert [uploaded(url, 4000) for _ in range(4)] == [200] * 4
+
+
+def test_uploads_under_way_count_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(security, "VISITORS_UPLOADS", 6000)
+    with launched(tmp_path, can_train=False) as (url, _):
+        host, port = url.removeprefix("http://").split(":")
+        kinds = ["Content-Type: multipart/form-data; boundary=x", "Transfer-Encoding: chunked"]
+        head = "\r\n".join(["POST /gradio_api/upload HTTP/1.1", f"Host: {host}:{port}", *kinds, "", ""])
+        part = b"--x\r\nContent-Disposition: form-data; name=files; filename=a.png\r\n\r\n" + b"a" * 4000
+        both = [socket.create_connection((host, int(port)), timeout=30) for _ in range(2)]
+        for each in both:
+            each.sendall(head.encode() + b"%x\r\n%b\r\n" % (len(part), part))
+        end = b"\r\n--x--\r\n"
+        answers = []
+        for each in both:
+            with suppress(OSError):  # answered already
+                each.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(end), end))
+            answers.append(each.recv(100).split()[1])
+            each.close()
+        assert sorted(answers) in ([b"200", b"413"], [b"413", b"413"])
+
+
+def test_the_containers_healthcheck_needs_no_login_and_misses_a_page_that_is_gone(tmp_path):
+    with launched(tmp_path, auth=("owner", "open sesame"), root_path="/lens") as (url, _):
+        port = urlsplit(url).port
+        assert healthy(port)
+    assert not healthy(port)
+
+
+def test_uploads_that_broke_off_are_removed_after_an_hour(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    broken_off, new = tmp_path / "tmpabc", tmp_path / "tmpdef"
+    broken_off.write_bytes(b"a")
+    new.write_bytes(b"a")
+    os.utime(broken_off, (0, 0))
+    with launched(tmp_path / "workspace", can_train=False) as (url, _):
+        answered(
+            url + "/gradio_api/upload", "POST", b"no form", Content_Type="multipart/form-data; boundary=x"
+        )
+    assert not broken_off.exists()
+    assert new.exists()

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from support.page_client import PageClient, launched
 from training.config import TrainingConfig
 from training.data.open import open_configured
 from ui.ask import tab as try_tab
@@ -24,7 +25,7 @@ def tab(tmp_path: Path) -> TryTab:
 
 def asked(tab: TryTab, workspace: Path, question: str, image: str | None = None) -> Iterator[dict[Any, Any]]:
     given = {tab.question: question, tab.image: image, tab.models: {"who": [BASE]}}
-    return try_tab.answered(tab, workspace, "vi", given | {tab.sample: None, tab.asked: {}})
+    return try_tab.answered(tab, workspace, "vi", given | {tab.sample: None, tab.asked: {}}, None)
 
 
 @pytest.mark.parametrize(("code", "question"), [("no-question", " "), ("no-image", "what?")])
@@ -33,6 +34,24 @@ def test_asking_without_a_question_or_an_image_is_told(tmp_path: Path, tab: TryT
     for text in LOCALES["vi"]["errors"][code].values():
         assert escape(text) in shown[tab.answers]
     assert 'aria-busy="false"' in shown[tab.answers]
+
+
+def test_an_answer_and_its_stop_are_of_the_page_that_asked(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(try_tab, "stop", lambda asker: told.append(("stop", asker)))
+    monkeypatch.setattr(try_tab, "answered", lambda *given: told.append(("ask", given[-1])) or iter([{}]))
+    with launched(tmp_path) as (url, _):
+        for session in ("mine", "another"):
+            page = PageClient(url, session)
+            page.fire("answer")
+            page.fire("stop_answer")
+    assert told == [("ask", "mine"), ("stop", "mine"), ("ask", "another"), ("stop", "another")]
+
+
+def test_a_question_of_a_book_is_refused_before_anything_is_loaded(tmp_path: Path, tab: TryTab):
+    *_, shown = asked(tab, tmp_path, "ă" * 20_001)
+    assert "Câu hỏi có 20.001 ký tự." in shown[tab.answers]
+    assert "ă" * 100 not in shown[tab.answers]
 
 
 def test_without_a_run_pictures_come_from_the_default_dataset_and_its_held_out_part(tmp_path: Path):

@@ -87,3 +87,18 @@ def test_values_come_back_from_the_json_of_an_event() -> None:
     assert found["names"][0].code == "one"
     with pytest.raises(KeyError):
         values_from_json({"x": {"text": "a newer version's"}})
+
+
+def test_of_a_long_value_a_sentence_quotes_its_begin() -> None:
+    error = UserError(
+        "There is no {name!r}, in {names}.",
+        "Try {near}.",
+        "gone",
+        name="x" * 10**6,
+        names=["y" * 900],
+        near=7,
+    )
+    assert error.problem == f"There is no '{'x' * 500}… (1,000,000)', in {'y' * 500}… (900)."
+    assert error.values["near"] == 7
+    whole = Phrase("{why}", "outer", why=Phrase("z" * 900, "inner"))
+    assert whole == "z" * 900, "a phrase was filled with short values before"

@@ -83,6 +83,7 @@ def learns(method: Method, loaded: LoadedModel, prompt: PromptStyle) -> bool:
 
 
 every_family = pytest.mark.parametrize("family", slow_but(FAMILIES_BY_DEFAULT, FAMILIES), indirect=True)
+few_families = pytest.mark.parametrize("family", slow_but(FAMILIES_BY_DEFAULT[:4], FAMILIES), indirect=True)
 
 
 @every_family
@@ -160,7 +161,7 @@ def test_a_method_that_does_not_know_a_familys_layers_is_refused_in_words(
         assert "--method lora" in refusal.value.remedy
 
 
-@every_family
+@few_families
 def test_qlora_in_4_bits_learns(
     family: str, built: dict[str, Path], results: dict[str, FamilyResult]
 ) -> None:
@@ -173,7 +174,7 @@ def test_qlora_in_4_bits_learns(
         results[family] = replace(results[family], four_bit=True)
 
 
-@every_family
+@few_families
 @pytest.mark.parametrize("tower", ["vision", "text"])
 def test_one_tower_alone_learns(family: str, built: dict[str, Path], tower: str) -> None:
     loaded = load_base(ModelSettings(model=str(built[family] / "base")))

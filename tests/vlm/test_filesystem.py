@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from support.told import codes_raised
 from vlm import filesystem
 from vlm.errors import UserError
 
@@ -89,6 +90,21 @@ def test_a_name_that_somebody_typed_becomes_a_folders_name() -> None:
     assert filesystem.slug("../Mèo & chó.zip", "dataset") == "Mèo-chó-zip"
     assert filesystem.slug("!?", "dataset") == "dataset"
     assert len(filesystem.slug("x" * 300, "dataset")) == 48
+
+
+@pytest.mark.parametrize("typed", ["x" * 300, "a/" * 500_000, "~nobody-of-this-name/x"])
+def test_what_can_be_no_path_is_told_in_short(typed: str) -> None:
+    assert codes_raised(lambda: filesystem.typed_path(typed)) == {"path-impossible"}
+    with pytest.raises(UserError) as refused:
+        filesystem.typed_path(typed)
+    assert len(str(refused.value)) < 700
+    assert not filesystem.is_folder(typed)
+
+
+def test_a_path_that_somebody_typed_is_expanded_and_need_not_be_there(tmp_path: Path) -> None:
+    assert filesystem.typed_path("~/x") == Path.home() / "x"
+    assert filesystem.typed_path(tmp_path / "new") == tmp_path / "new"
+    assert filesystem.is_folder(str(tmp_path))
 
 
 def test_digest_and_stamp_tell_a_changed_file(tmp_path: Path) -> None:

@@ -3,8 +3,11 @@
 import os
 import shutil
 import threading
+import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from queue import Queue
 
 import pytest
 import torch
@@ -103,6 +106,25 @@ def test_stop_ends_the_answer_and_those_that_wait_behind_it(
     assert second == Answer()
     *_, (again,) = engine.ask(str(tiny_base), picture, QUESTION, [None], 4)
     assert again.tokens == 4
+
+
+def test_a_stop_ends_ones_own_questions_alone_those_that_wait_included(
+    engine: Engine, tiny_base: Path, picture: Image.Image
+) -> None:
+    ask = partial(engine.ask, str(tiny_base), picture, LONG, [None], 40)
+    mine, waits = ask(asker="mine"), Queue()
+    next(mine)
+    waiting = threading.Thread(target=lambda: waits.put(list(ask(asker="waits"))))
+    waiting.start()
+    while len(engine._asked) < 2:
+        time.sleep(0.01)
+    engine.stop("waits")
+    engine.stop("a third")
+    engine.stop()
+    *_, (answer,) = mine
+    waiting.join()
+    assert answer.tokens == 40
+    assert waits.get() == []
 
 
 def test_who_stops_listening_leaves_no_thread_and_no_lock_behind(
@@ -213,6 +235,7 @@ def answers_of(
     return last(list(engine.ask(model, picture, QUESTION, who, 5)))
 
 
+@pytest.mark.slow
 def test_a_chat_model_answers_with_adapters_of_every_kind_as_if_each_were_alone(
     chat: Path, of_methods: dict[str, Path], picture: Image.Image
 ) -> None:

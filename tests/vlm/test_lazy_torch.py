@@ -14,7 +14,9 @@ from training.config import build
 from ui.inference import engine
 from ui.adapters import architecture_of
 from vlm.meta_model import tower_counts
+from training.memory import auto
 from training.memory.estimate import estimate
+from vlm.catalog import ModelAndData
 from vlm.settings import ModelSettings
 
 under_way, troubles = threading.Event(), []
@@ -27,6 +29,7 @@ class Slow:
             time.sleep(2)
 
 sys.meta_path.insert(0, Slow())
+known = ModelAndData("starter", 3.0, "seq2seq", 2_000)
 
 def visit(want):
     try:
@@ -42,7 +45,7 @@ others = [
     for want in (
         engine,
         lambda: tower_counts(build({"text_lora_r": 4})),
-        lambda: estimate(build({"batch_size": 8})),
+        lambda: estimate(auto.choose(build({"batch_size": 8}), known, 0).config),
         lambda: architecture_of(ModelSettings(model="starter")),
     )
 ]

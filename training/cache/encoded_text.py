@@ -105,6 +105,7 @@ def open_rows(workspace: Path, prompt: PromptStyle, encoder: ImageEncoder) -> Ro
 
 def key_of(example: Example, images: str, *, to_train: bool) -> bytes:
     """The key of an example's row: its messages, its images' content (`images`) and what the row is for."""
-    parts = [images, str(to_train), *(part for m in example.messages for part in (m.role, m.text))]
+    turns = (part for m in example.messages for part in (m.role, m.text, *[""] * (not m.learned)))
+    parts = [images, str(to_train), *turns]
     # `repr` quotes each part: a text with a NUL in it can't pass for two.
     return hashlib.sha256("\0".join(map(repr, parts)).encode()).digest()

@@ -48,6 +48,11 @@ class TensorStore:
             for key, _, name in names:
                 self.places.setdefault(key, (shard, []))[1].append(name)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A data loader's worker that is not forked (macOS, Windows, and Linux from Python 3.14 on) gets a
+        # copy, and opens shards itself: an open one can't be sent.
+        return self.__dict__ | {"opened": {}}
+
     def __contains__(self, key: str) -> bool:
         return key in self.pending or key in self.places
 

@@ -15,10 +15,11 @@ from training import runs
 from training.commands import parser
 from training.commands.output import print_result
 from training.commands.parser import CliCommand
-from training.evaluation import compare
+from training.evaluation import answers, compare
 from training.runs import Run
 from vlm.errors import UserError
-from vlm.settings import ModelSettings
+from vlm.filesystem import typed_path
+from vlm.settings import ModelSettings, image_size_of
 
 if TYPE_CHECKING:
     from vlm.adapters import AdapterInfo
@@ -71,7 +72,8 @@ def inspect(command: CliCommand) -> int:
 def _loaded(folder: Path, run: Run | None, model: str | None, revision: str | None) -> dict[str, Any]:
     if model is None:
         raise _base_not_named(folder)
-    known = run.config().model_dump(include={*ModelSettings.model_fields}) if run else {}
+    known = run.config().model_dump(include={*ModelSettings.model_fields}, exclude_none=True) if run else {}
+    known |= image_size_of(folder)
     settings = ModelSettings(**known | {"model": model, "revision": revision})
     # What was answered with another base says nothing.
     is_its_own = run is not None and (model, revision) == (run.config().model, run.config().revision)
@@ -99,7 +101,7 @@ def merge(command: CliCommand) -> int:
     """
     # To validate alone: the defaults of a run would hide what the adapter's own run had.
     parser.run_settings(command)
-    values, name, out = command.values, command.values["adapter"], Path(command.values["out"])
+    values, name, out = command.values, command.values["adapter"], typed_path(command.values["out"])
     settings = {key: values[key] for key in ModelSettings.model_fields if values.get(key) is not None}
     place = runs.require_adapter(command.workspace, name)
     if "model" not in settings and place.run is not None:
@@ -108,7 +110,8 @@ def merge(command: CliCommand) -> int:
         settings = {"model": config.model, "revision": config.revision, "device": config.device} | settings
     if "model" not in settings:
         raise _base_not_named(place.folder)
-    _vlm_adapters().merge(ModelSettings(**settings), place.folder, out.expanduser())
+    settings |= image_size_of(place.folder)
+    _vlm_adapters().merge(ModelSettings(**settings), place.folder, out)
     print(f"{name} and its base are one model in {out}")
     return 0
 
@@ -116,12 +119,9 @@ def merge(command: CliCommand) -> int:
 def adapter_facts(info: "AdapterInfo", name: str, folder: Path, run: Run | None) -> dict[str, Any]:
     """Returns an adapter as JSON has it; of a run's adapter with the metrics of its evaluation."""
     facts = asdict(info) | {"name": name, "path": str(folder), "label": info.label}
-    logged = run.events({"evaluated", "finished", "stopped"}) if run else []
-    evaluated = [event for event in logged if event["kind"] == "evaluated"]
-    best_step = logged[-1].get("best_step") if logged else None
-    _, after = compare.base_and_kept(evaluated, best_step)
-    after = after or next(reversed(evaluated), None)
-    return facts if after is None else facts | {"metrics": after["metrics"]}
+    before, after = compare.base_and_kept(*answers.evaluated_of(run)) if run else (None, None)
+    evaluated = after or before
+    return facts if evaluated is None else facts | {"metrics": evaluated["metrics"]}
 
 
 def describe_adapter(facts: dict[str, Any]) -> str:

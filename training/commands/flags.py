@@ -6,7 +6,14 @@ The flags of a run are `TrainingConfig`'s fields.
 from pathlib import Path
 
 from pydantic import BaseModel, Field
-from pydantic_settings import BaseSettings, CliPositionalArg, CliSubCommand, CliToggleFlag, CliUnknownArgs
+from pydantic_settings import (
+    BaseSettings,
+    CliPositionalArg,
+    CliSubCommand,
+    CliSuppress,
+    CliToggleFlag,
+    CliUnknownArgs,
+)
 
 from training.config import TrainingConfig
 from training.data.edit.export import Format
@@ -17,7 +24,14 @@ BESIDE = "Start at once, also while another run has the device; else it waits fo
 class ConfiguredCommand(TrainingConfig):
     """A run's settings, from a file and from flags."""
 
+    auto: CliSuppress[tuple[str, ...]] = ()
     config: Path | None = Field(None, description="YAML file of settings; flags override it.")
+
+
+class MemoryCommand(ConfiguredCommand):
+    """Tell how much memory a run would take, by what, whether it fits, and what would help."""
+
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
 
 
 class StartCommand(ConfiguredCommand):
@@ -138,6 +152,9 @@ class ShowCommand(BaseModel):
     hard: CliToggleFlag[bool] = Field(
         False, description="Print the training examples of highest loss: look for wrong labels there."
     )
+    against: str | None = Field(
+        None, description="Another run of this dataset: which adapter is better, on the rows both held out."
+    )
     json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
 
 
@@ -160,8 +177,14 @@ class CheckCommand(BaseModel):
     columns: str | None = TrainingConfig.model_fields["columns"]
     dataset_split: str = TrainingConfig.model_fields["dataset_split"]
     held_out_split: str | None = TrainingConfig.model_fields["held_out_split"]
+    question: str | None = TrainingConfig.model_fields["question"]
+    image_root: str | None = TrainingConfig.model_fields["image_root"]
     model: str | None = Field(None, description="Also check against this base model's processor.")
     max_length: int = TrainingConfig.model_fields["max_length"]
+    image_max_pixels: int | None = TrainingConfig.model_fields["image_max_pixels"]
+    image_min_pixels: int | None = TrainingConfig.model_fields["image_min_pixels"]
+    image_tiles: str = TrainingConfig.model_fields["image_tiles"]
+    max_new_tokens: int | None = TrainingConfig.model_fields["max_new_tokens"]
     held_out: float = TrainingConfig.model_fields["held_out"]
     seed: int = TrainingConfig.model_fields["seed"]
     skip_bad_rows: bool = TrainingConfig.model_fields["skip_bad_rows"]
@@ -183,6 +206,8 @@ class ExportCommand(BaseModel):
     columns: str | None = TrainingConfig.model_fields["columns"]
     dataset_split: str = TrainingConfig.model_fields["dataset_split"]
     held_out_split: str | None = TrainingConfig.model_fields["held_out_split"]
+    question: str | None = TrainingConfig.model_fields["question"]
+    image_root: str | None = TrainingConfig.model_fields["image_root"]
     skip_bad_rows: bool = TrainingConfig.model_fields["skip_bad_rows"]
 
 
@@ -236,6 +261,9 @@ class EvaluateCommand(BaseModel):
         None, description="JSONL of every answer; in the workspace's evaluations if not given."
     )
     blindfold: CliToggleFlag[bool] = Field(False, description="Ask again about other examples' images.")
+    against: Path | None = Field(
+        None, description="File of answers of an earlier `evaluate`: which is better, on the rows of both."
+    )
     json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
     model: str | None = Field(None, description="Base model; its run's if not given.")
     revision: str | None = TrainingConfig.model_fields["revision"]
@@ -249,6 +277,8 @@ class EvaluateCommand(BaseModel):
     columns: str | None = TrainingConfig.model_fields["columns"]
     dataset_split: str | None = Field(None, description="Split to ask about, where it has its own.")
     held_out_split: str | None = TrainingConfig.model_fields["held_out_split"]
+    question: str | None = TrainingConfig.model_fields["question"]
+    image_root: str | None = TrainingConfig.model_fields["image_root"]
     held_out: float | None = Field(None, description="Fraction held out; as in its run if not given.")
     seed: int | None = Field(None, description="Seed of the split; as in its run if not given.")
     skip_bad_rows: bool = TrainingConfig.model_fields["skip_bad_rows"]
@@ -261,6 +291,7 @@ class CommandLine(BaseSettings):
     start: CliSubCommand[StartCommand] = Field(description=StartCommand.__doc__)
     submit: CliSubCommand[SubmitCommand] = Field(description=SubmitCommand.__doc__)
     check: CliSubCommand[CheckCommand] = Field(description=CheckCommand.__doc__)
+    memory: CliSubCommand[MemoryCommand] = Field(description=MemoryCommand.__doc__)
     export: CliSubCommand[ExportCommand] = Field(description=ExportCommand.__doc__)
     stop: CliSubCommand[StopCommand] = Field(description=StopCommand.__doc__)
     resume: CliSubCommand[ResumeCommand] = Field(description=ResumeCommand.__doc__)

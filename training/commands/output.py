@@ -1,15 +1,16 @@
 """What the commands print: results as text or JSON, progress, runs and their events on a line. No torch."""
 
 import json
-from contextlib import suppress
 from typing import Any
 
 from training import quiet
 from training.commands.parser import CliCommand
 from training.evaluation.blindfold import Blindfold
+from training.evaluation.forgetting import Forgetting
 from training.runs import Run, Status
 from training.runs.events import Event
 from training.runs.supervisor import Place
+from vlm.machine import system
 
 
 def print_result(command: CliCommand, facts: Any, text: str) -> None:
@@ -20,8 +21,11 @@ def print_result(command: CliCommand, facts: Any, text: str) -> None:
 
 def say(text: str) -> None:
     """Prints a line at once; what goes on meanwhile does so where nobody reads any more."""
-    with suppress(BrokenPipeError):
+    try:
         print(text, flush=True)
+    except OSError as error:
+        if not system.is_reader_gone(error):
+            raise
 
 
 def print_progress(what: str, done: int, total: int) -> None:
@@ -70,11 +74,15 @@ def describe_event(event: Event) -> str | None:
                 low_high = intervals.get(name)
                 around = f" ({low_high[0]:.3f} to {low_high[1]:.3f})" if low_high else ""
                 metrics.append(f"{name} {number_text(value)}{around}")
-            return f"evaluated at step {event['step']}: {', '.join(metrics)}"
+            cut = f"; {event['cut']} answers cut" if event.get("cut") else ""
+            return f"evaluated at step {event['step']}: {', '.join(metrics)}{cut}"
         case "checkpoint":
             return f"checkpoint at step {event['step']}: {event['path']}"
         case "blindfold":
             return str(Blindfold.from_event(event))
+        case "forgetting":
+            found = Forgetting.from_event(event)
+            return found and str(found)
         case "warning":
             return f"{event['problem']} {event['remedy']}"
     return None

@@ -19,6 +19,7 @@ from training.commands.flags import CommandLine, JobSettings
 from training.config import Problem, TrainingConfig, check, read_file, settings_error, unknown_setting
 from training.program import command
 from vlm.errors import Phrase, UserError
+from vlm.filesystem import typed_path
 
 WORKSPACE_VARIABLE = "LORA_LENS_WORKSPACE"
 # The commands whose flags are settings of a new run.
@@ -39,7 +40,7 @@ class CliCommand:
 
     @property
     def workspace(self) -> Path:
-        return Path(self.values.get("workspace") or default_workspace()).expanduser()
+        return typed_path(self.values.get("workspace") or default_workspace())
 
 
 def parse_command(words: Sequence[str], *, ends_process: bool = False) -> CliCommand:
@@ -109,7 +110,9 @@ def run_settings(command: CliCommand, known: Mapping[str, Any] | None = None) ->
         # `null` is a value for a run, as in `--max_steps null`; elsewhere it means that nothing is given.
         values = {key: value for key, value in values.items() if value is not None}
     file = command.values.get("config")
-    values = dict(known or {}) | (read_file(Path(file)) if file else {}) | values
+    typed, values = values, dict(known or {}) | (read_file(Path(file)) if file else {}) | values
+    if isinstance(values.get("auto"), list | tuple):  # nobody has chosen what is typed but who typed it
+        values["auto"] = [name for name in values["auto"] if name not in typed]
     values.setdefault("workspace", default_workspace())
     if problems := check(values) + command.problems:
         raise settings_error(problems)

@@ -42,7 +42,7 @@ def main(folder: Path) -> int:
     deadline = time.monotonic() + EXIT_CODE_WITHIN_S
     while not run.exit_code_path.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    code = int(run.exit_code_path.read_text()) if run.exit_code_path.exists() else 1
+    code = int(run.exit_code_path.read_text("ascii")) if run.exit_code_path.exists() else 1
     print("\n".join(events.tail(run.output_log, LOG_LINES)))
     failed = {"kind": "failed", "elapsed_s": 0.0}
     if final is None:  # the worker was killed: a worker that ends says how

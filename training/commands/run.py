@@ -3,7 +3,6 @@
 Each takes what was typed and returns the exit code. The run folder is the truth: nothing is remembered here.
 """
 
-import shlex
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,12 +13,16 @@ from training.commands import parser
 from training.commands.output import describe_event, describe_run, number_text, place_text, print_result
 from training.commands.parser import CliCommand
 from training.config import TrainingConfig, as_flags
+from training.evaluation import answers, compare
 from training.loop import worker
 from training.program import command as program_name
 from training.runs import Run, events, supervisor
 from training.runs.failure import TITLES, class_of
 from vlm.errors import UserError
+from vlm.machine import system
 
+# What `auto` goes by: a copy with another one gets its own choice.
+CHOSEN_BY = ("model", "revision", "dataset", "dataset_split", "columns", "method")
 # Lines of output.log that `show --log` prints: a traceback with what led to it.
 LOG_LINES = 200
 
@@ -67,8 +70,13 @@ def duplicate(command: CliCommand) -> int:
     """
     distributed.require_foreground("duplicate")
     original = runs.find(command.workspace, command.values["original"])
-    settings = original.config().model_dump() | {"name": None}
-    return _start(command, parser.run_settings(command, settings))
+    settings = original.config().model_copy(update={"name": None})
+    config = parser.run_settings(command, settings.model_dump())
+    if any(getattr(config, name) != getattr(settings, name) for name in CHOSEN_BY):
+        for name in config.auto:
+            print(f"{name} is chosen anew: it was {getattr(config, name)} for {settings.model}")
+        config = config.opened()
+    return _start(command, config)
 
 
 def retry(command: CliCommand) -> int:
@@ -206,19 +214,26 @@ def show(command: CliCommand) -> int:
     """Print where a run stands, and with flags its events, its hardest examples or the end of its log.
 
     Raises:
-        UserError: no such run.
+        UserError: no such run, or one to compare it with that has no answers to the same rows.
     """
     values, run = command.values, runs.find(command.workspace, command.values["name"])
-    if values.get("json"):
-        # `hard` is logged once an epoch, and a resumed run may repeat a test: the newest counts.
-        newest = {kind: run.events({kind})[-1:] for kind in ("blindfold", "hard")}
-        config = {"config": run.config().model_dump(mode="json"), "evaluated": run.events({"evaluated"})}
-        print_result(command, run_facts(run) | config | newest, "")
-        return 0
-    if values.get("follow"):
+    if values.get("follow") and not values.get("json"):
         for event in events.follow(run.events_path, until=lambda: not run.status().live):
             if line := describe_event(event):
                 print(line, flush=True)  # at once in a pipe too
+    verdicts = {"verdict": answers.against_base(run.path, *answers.evaluated_of(run))}
+    words = [it.words(compare.ADAPTER, compare.BASE) for it in verdicts.values() if it is not None]
+    if name := values.get("against"):
+        other = runs.find(command.workspace, name)
+        verdicts["against"] = answers.against_run(run, other)
+        words.append(verdicts["against"].words(run.name, other.name))
+    if values.get("json"):
+        # `hard` is logged once an epoch, and a resumed run may repeat a test: the newest counts.
+        newest = {kind: run.events({kind})[-1:] for kind in ("blindfold", "forgetting", "hard")}
+        config = {"config": run.config().model_dump(mode="json"), "evaluated": run.events({"evaluated"})}
+        facts = {name: it and asdict(it) for name, it in verdicts.items()}
+        print_result(command, run_facts(run) | config | newest | facts, "")
+        return 0
     if values.get("hard"):
         hardest = run.events({"hard"})
         if hardest:
@@ -234,6 +249,7 @@ def show(command: CliCommand) -> int:
         print(*events.tail(run.output_log, LOG_LINES), sep="\n")
     status = run.status()
     print(describe_run(run, status))
+    print(*(f"  {line}\n" for line in words), sep="", end="")
     if run.adapter_path.is_dir():
         print(f"  adapter: {run.adapter_path}")
     if run.note:
@@ -312,5 +328,5 @@ def run_facts(run: Run) -> dict[str, Any]:
 def _reference(run: Run) -> str:
     """Returns the words that name this run in a command typed in this folder."""
     is_default = run.workspace == parser.default_workspace().absolute()
-    name = shlex.quote(run.name)
-    return name if is_default else f"{name} --workspace {shlex.quote(str(run.workspace))}"
+    name = system.quoted(run.name)
+    return name if is_default else f"{name} --workspace {system.quoted(str(run.workspace))}"

@@ -37,6 +37,8 @@ from training.program import command as program_name
 from training.runs import Run
 from training.runs.events import FINAL, EventLog, error_fields
 from vlm.errors import Phrase, UserError
+from vlm.filesystem import typed_path
+from vlm.machine import system
 
 # What a job needs to train: neither page nor tests, nor the recipe the starter was made by.
 PROGRAM = ("training", "vlm")
@@ -145,7 +147,7 @@ def _dataset_files(config: TrainingConfig) -> tuple[str, list[tuple[Path, str]]]
         UserError: no such dataset, bad rows, or a model or an adapter of this machine.
     """
     for field, name in (("model", config.model), ("from_adapter", config.from_adapter)):
-        if name is not None and (Path(name).expanduser().exists() or Path(name).is_absolute()):
+        if name is not None and (typed_path(name).exists() or Path(name).is_absolute()):
             raise UserError(
                 "--{field}: {path} lies on this machine, and the job does not.",
                 "Push it: hf upload <you>/{name} {path}; then give its Hub id.",
@@ -154,7 +156,7 @@ def _dataset_files(config: TrainingConfig) -> tuple[str, list[tuple[Path, str]]]
                 path=name,
                 name=Path(name).name,
             )
-    places = (Path(config.dataset).expanduser(), config.workspace / "datasets" / config.dataset)
+    places = (typed_path(config.dataset), config.workspace / "datasets" / config.dataset)
     path = next((place.absolute() for place in places if place.exists()), None)
     if config.dataset in SAMPLES or (path is None and HUB_NAME.fullmatch(config.dataset)):
         return config.dataset, []
@@ -171,9 +173,15 @@ def _dataset_files(config: TrainingConfig) -> tuple[str, list[tuple[Path, str]]]
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """Returns all files in a folder but hidden ones, which may hold secrets, and Python's caches."""
-    files = (file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
-    return sorted(file for file in files if file.suffix != ".pyc")
+    """Returns the files in a folder that may be sent.
+
+    Not those that are hidden or lie in a hidden folder, which may hold secrets; not what a link in a dataset
+    of somebody else's hands out from elsewhere; not Python's caches.
+    """
+    root = folder.resolve()
+    files = (file for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc")
+    shown = (file for file in files if not any(p.startswith(".") for p in file.relative_to(folder).parts))
+    return sorted(file for file in shown if file.resolve().is_relative_to(root))
 
 
 def _start_job(
@@ -223,7 +231,7 @@ def _commit(
     with tempfile.TemporaryDirectory() as folder:
         config_file = Path(folder) / "config.yaml"
         config.dump(config_file)
-        with config_file.open("a", encoding="utf-8") as file:
+        with config_file.open("a", encoding="utf-8", newline="\n") as file:
             file.write(f"name: {json.dumps(run.name)}\n")  # in a run folder the folder is the name
         needed = Path(folder) / "requirements.txt"
         needed.write_text(requirements(), encoding="utf-8")
@@ -245,7 +253,7 @@ def _follow_job(api: HfApi, run: Run, log: EventLog, job: JobInfo, repository: s
     with (
         stop_on_signal() as asked,
         ThreadPoolExecutor(1) as pool,
-        run.output_log.open("a", encoding="utf-8") as output,
+        run.output_log.open("a", encoding="utf-8", newline="\n") as output,
     ):
         # Beside this thread, which waits for the job's next line.
         cancelled = pool.submit(_cancel_on_stop, api, run, job, asked, over)
@@ -306,7 +314,7 @@ def _fetch_adapter(api: HfApi, repository: str, run: Run) -> None:
     # The Hub's own, which no adapter has.
     shutil.rmtree(draft / ".cache", ignore_errors=True)
     (draft / ".gitattributes").unlink(missing_ok=True)
-    draft.rename(run.adapter_path)
+    system.rename(draft, run.adapter_path)
 
 
 def _cancel_on_stop(

@@ -11,22 +11,38 @@ from functools import lru_cache
 
 from vlm.errors import UserError
 
+# What the class of a picture may stand in: an answer, whether something is asked or not.
+LABELS = ("label", "labels", "class", "class_name", "category", "nhãn")
 # What a column may be called, by its kind; the first that a row has is taken. Capitals, spaces and hyphens
 # make no difference.
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "images": (
         *("file_name", "image", "images", "file_names", "image_path", "image_file", "image_paths"),
         *("image_file_name", "images_file_names", "filename", "img"),
+        *(
+            "image_name",
+            "img_name",
+            "imgname",
+            "image_filename",
+            "img_path",
+            "img_file",
+            "filepath",
+            "file_path",
+        ),
         *("picture", "pictures", "photo", "ảnh", "hình", "hình_ảnh"),
     ),
     "messages": ("messages",),
     "conversations": ("conversations", "conversation", "texts"),
-    "question": ("question", "query", "problem", "instruction", "prompt", "câu_hỏi"),
+    "question": ("question", "query", "problem", "instruction", "prompt", "câu_hỏi", "prefix"),
     "answer": (
         *("answer", "response", "output", "completion", "multiple_choice_answer", "answers"),
-        *("câu_trả_lời", "trả_lời", "đáp_án"),
+        *("câu_trả_lời", "trả_lời", "đáp_án", "suffix", "direct_answers"),
+        *LABELS,
     ),
-    "text": ("text", "caption", "captions", "description", "mô_tả", "chú_thích"),
+    "text": (
+        *("text", "caption", "captions", "description", "mô_tả", "chú_thích"),
+        *("comment", "sentence", "sentences", "ground_truth"),
+    ),
     "input": ("input",),
     "history": ("history",),
     "system": ("system",),
@@ -44,14 +60,18 @@ SILENT = (None, [], "")
 
 @dataclass(frozen=True, slots=True)
 class ColumnMapping:
-    """Kind -> column. `tags` renames the keys and roles of turns, as in LLaMA-Factory's dataset_info.json."""
+    """Kind -> column. `tags` renames the keys and roles of turns, as in LLaMA-Factory's dataset_info.json.
+
+    `asked` is the question of rows that have none.
+    """
 
     columns: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    asked: str | None = None
 
     @classmethod
-    def parse(cls, text: str | None) -> "ColumnMapping":
-        """Reads `image=photo,question=ask`.
+    def parse(cls, text: str | None, asked: str | None = None) -> "ColumnMapping":
+        """Reads `image=photo,question=ask`; `asked` is the setting `question`.
 
         Raises:
             UserError: a part is no `kind=column`, or there is no such kind.
@@ -69,7 +89,7 @@ class ColumnMapping:
                     kinds=[*OTHER_KINDS, *KINDS],
                 )
             columns[kind] = match[2]
-        return cls(columns)
+        return cls(columns, asked=asked)
 
     def candidates(self, kind: str, values: Mapping[str, object]) -> Sequence[str]:
         """Returns the columns that may be of this kind, the likeliest first."""
@@ -91,7 +111,7 @@ class ColumnMapping:
 
     def over(self, other: "ColumnMapping") -> "ColumnMapping":
         """Returns `other` with this mapping's columns in place of its own."""
-        return ColumnMapping({**other.columns, **self.columns}, other.tags)
+        return ColumnMapping({**other.columns, **self.columns}, other.tags, self.asked)
 
 
 # The rows of a file mostly have the same columns: this runs once for them, not once a row.

@@ -5,7 +5,6 @@ Whether a dataset or a model exists is not checked here: those who open them fin
 
 import difflib
 import os
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,10 +13,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from training.config.fields import MAY_BE_FOLDERS, TrainingConfig
+from training.config.fields import AUTO, MAY_BE_FOLDERS, TrainingConfig
 from training.config.rules import Problem, broken_rules, short_repr
 from training.program import command
 from vlm.errors import Phrase, UserError
+from vlm.machine import system
 
 # A setting is a few words; a run's own file has some 2,000 bytes.
 MOST_BYTES, LONGEST_KEY = 256 * 1024, 200
@@ -102,7 +102,7 @@ def check(values: Mapping[str, Any]) -> list[Problem]:
 
 def unknown_setting(key: str, settings: Collection[str]) -> Problem:
     """Returns the problem with a setting that is none of these; its remedy names the nearest."""
-    near = difflib.get_close_matches(key.replace("-", "_").casefold(), settings, n=1)
+    near = difflib.get_close_matches(key[:LONGEST_KEY].replace("-", "_").casefold(), settings, n=1)
     if near:
         error = UserError(
             "there is no such setting.", "Did you mean --{near}?", "setting-misspelt", near=near[0]
@@ -115,11 +115,14 @@ def unknown_setting(key: str, settings: Collection[str]) -> Problem:
 def allowed(field: str) -> Phrase:
     """Returns what a field takes, in words, from its own bounds: "a whole number from 1 to 1024"."""
     options = _schema()[field].get("anyOf", [_schema()[field]])
+    if field in AUTO:  # null is how `auto` is kept, and nothing to type
+        options = [option for option in options if option.get("type") != "null"]
     words = []
     for option in options:
         kind = option.get("type")
-        if "enum" in option:
-            words.append(Phrase("one of {names}", "one-of", names=option["enum"]))
+        if "enum" in option or kind == "array":
+            names = option["items"]["enum"] if kind == "array" else option["enum"]
+            words.append(Phrase("one of {names}", "one-of", names=names))
         elif "pattern" in option:  # no reader knows what a regular expression allows
             words.append(Phrase("layer names with commas between them", "layer-names"))
         elif kind == "string":
@@ -200,5 +203,5 @@ def as_flags(values: Mapping[str, Any]) -> str:
         if isinstance(value, bool):
             words.append(f"--{field}" if value else f"--no-{field}")
         elif value is not None:
-            words += [f"--{field}", shlex.quote(str(value))]
+            words += [f"--{field}", system.quoted(str(value))]
     return " ".join(words)

@@ -1,6 +1,7 @@
 """Rules across settings, and what a machine can do of them: what no field's bounds can say. No torch."""
 
 import importlib.util
+import math
 import shutil
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from training.config import run_name
 from training.config.columns import ColumnMapping
 from training.config.fields import MOST_PINNED, SpeedSettings, TrainingConfig
 from vlm.errors import Phrase, UserError
+from vlm.filesystem import typed_path
 from vlm.methods import METHODS
 
 COMPILERS = ("c++", "g++", "clang++", "cl")
@@ -38,14 +40,16 @@ def broken_rules(config: TrainingConfig, unusable: Collection[str] = ()) -> list
     """
     method, prompts = METHODS[config.method], METHODS[config.method].prompt_learning
     warmup, steps = config.warmup_steps, config.max_steps
-    metric, pinned = config.best_metric, len(config.pinned_ids)
+    patience, pinned = config.early_stopping_patience, len(config.pinned_ids)
+    # `auto` with a patience chooses by loss, and without one it may choose by nothing.
+    metric = "last" if config.best_metric == "auto" and patience is None else config.best_metric
     # The fields that a rule is about (it is shown at the first) -> what is wrong.
     broken: dict[tuple[str, ...], UserError] = {}
     if not (config.use_text_lora or config.use_vision_lora or config.connector == "lora" or prompts):
         broken["use_text_lora", "use_vision_lora", "connector", "method"] = UserError(
             "no tower is trained.", "Turn on --use_text_lora, --use_vision_lora or both.", "no-tower-chosen"
         )
-    if config.quantization not in method.quantizations:
+    if config.quantization not in (None, *method.quantizations):
         broken["method", "quantization"] = UserError(
             "{method} can't train on a base in {quantization}.",
             "Use --quantization {quantizations:or}, or --method lora.",
@@ -75,9 +79,17 @@ def broken_rules(config: TrainingConfig, unusable: Collection[str] = ()) -> list
             "method-without-b",
             method=method.label,
         )
-    if config.quantize_vision and config.quantization == "none":
+    if config.quantize_vision and config.quantization in (None, "none"):
         broken["quantize_vision", "quantization"] = UserError(
             "nothing is quantized.", "Leave it out, or use --quantization 4bit.", "quantized-nothing"
+        )
+    if (config.image_min_pixels or 0) > (config.image_max_pixels or math.inf):
+        broken["image_min_pixels", "image_max_pixels"] = UserError(
+            "{least:,} pixels at least are more than {most:,} at most.",
+            "Give a smaller --image_min_pixels.",
+            "pixels-crossed",
+            least=config.image_min_pixels,
+            most=config.image_max_pixels,
         )
     if config.name is not None and (problem := run_name.problem_with(config.name, new=True)):
         broken["name",] = UserError(
@@ -130,11 +142,11 @@ def broken_rules(config: TrainingConfig, unusable: Collection[str] = ()) -> list
             count=pinned,
             most=MOST_PINNED,
         )
-    if config.early_stopping_patience is not None and metric is None:
+    if patience is not None and metric == "last":
         broken["early_stopping_patience", "best_metric"] = UserError(
             "nothing says which evaluation is better.", "Add --best_metric loss.", "patience-without-metric"
         )
-    if metric is not None and not (config.evaluations and config.held_out):
+    if metric != "last" and (config.evaluations == 0 or not config.held_out):
         broken["best_metric", "evaluations", "held_out"] = UserError(
             "nothing is evaluated, so nothing is best.",
             "Give --evaluations and --held_out above 0.",
@@ -153,6 +165,11 @@ def broken_rules(config: TrainingConfig, unusable: Collection[str] = ()) -> list
                 "setting-invisible",
                 text=short_repr(text),
             )
+            continue
+        try:
+            typed_path(text)
+        except UserError as error:
+            broken[field,] = error
     return [Problem(fields[0], error) for fields, error in broken.items() if not set(fields) & set(unusable)]
 
 

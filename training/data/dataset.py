@@ -20,7 +20,8 @@ class Dataset:
     `layouts` how most rows are, `columns` which column was taken for what, `ignored` which say nothing.
 
     Where a dataset has a split of its own, `held_out` are the ids of the examples it holds out, and `parts`
-    counts the examples of each split that was read. `places` is where each example stands, by id.
+    counts the examples of each split that was read. `offered` is what else settings may say: the splits that
+    are there, or the datasets beside this one. `places` is where each example stands, by id.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Dataset:
     ignored: list[str] = field(default_factory=list)
     held_out: frozenset[str] = frozenset()
     parts: dict[str, int] = field(default_factory=dict)
+    offered: dict[str, list[str]] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -7,29 +7,36 @@ matter, what a row means `rows.example`'s, what may be unpacked `readers.archive
 import difflib
 import hashlib
 import re
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from training.config import TrainingConfig
 from training.config.columns import ColumnMapping, plain
 from training.data.dataset import Dataset
-from training.data.readers.archives import unpack
+from training.data.readers.archives import is_archive, unpack
 from training.data.readers.folder import REMEDY, TAKEN, Source, find_source, read_written_out
+from training.data.readers.pages import paged_rows
 from training.data.readers.tables import HUB_NAME, read_hub, write_out
 from training.data.row import Issue, Progress, say_nothing
 from training.data.rows.example import read_examples
+from training.data.rows.layouts import BOXES
 from training.data.rows.naming import as_written, columns_setting, nameable
+from training.data.rows.pictures import HasPagesError, Pictures
 from training.data.safe_paths import URL, DatasetFolder, open_regular, quoted
 from training.data.splits import TRAIN, choose_by_column, choose_parts, parse_part
 from training.data.synthetic.samples import SAMPLES, make_sample
 from vlm.errors import UserError
 
 COLUMNS_SHOWN = 10
-# What columns of boxes and of tools are called, of which neither is read.
-BOXES = ("objects", "object", "bbox", "bboxes", "boxes", "box", "segmentation")
+LONGEST_PATH = 4096  # PATH_MAX of Linux
+# What columns of tools are called, which are not read.
 TOOLS = ("tools", "functions", "tool_calls")
 # What people call a column of splits; the likeliest is named.
 SPLIT_NAMES = ("split", "part", "subset", "set", "fold")
+
+# The split that is trained on, how many rows of it, and the one that is held out, as the settings name them.
+Parts = tuple[str, int | None, str | None]
 
 
 def open_dataset(
@@ -40,6 +47,8 @@ def open_dataset(
     columns: str | None = None,
     split: str = "train",
     held_out_split: str | None = None,
+    question: str | None = None,
+    image_root: str | None = None,
     progress: Progress = say_nothing,
 ) -> Dataset:
     """Returns the dataset that `source` names; reads every row and finds every image, decodes no pixel.
@@ -50,21 +59,26 @@ def open_dataset(
     outside of it is refused, links followed. `columns` says which column is which where their names don't:
     `image=photo,question=ask`. Of a dataset with splits, `split` is trained on ("train[:1000]": its first
     thousand rows) and `held_out_split` held out, by itself the one called validation, val, dev or test.
+    `question` is asked where rows have none; images' paths start from the dataset's folder `image_root`.
     `progress("rows", done, 0)` counts.
 
     Raises:
         UserError: There is no dataset. What is wrong with rows is in its `findings`.
     """
-    found, name = source_of(
-        source,
-        workspace,
-        inside=inside,
-        columns=columns,
-        split=split,
-        held_out_split=held_out_split,
-        progress=progress,
-    )
-    return _read(found, name, parse_part(split), held_out_split, progress)
+    how = {"inside": inside, "columns": columns, "split": split, "held_out_split": held_out_split}
+    how |= {"question": question, "progress": progress}
+    found, name = source_of(source, workspace, **how)
+    parts, pictures = (*parse_part(split), held_out_split), Pictures(DatasetFolder(found.root), image_root)
+    try:
+        return _read(found, name, parts, pictures, progress)
+    except HasPagesError:
+        found, name = source_of(source, workspace, **how)
+        root = hashlib.sha256(str(found.root).encode()).hexdigest()[:12]
+        target = workspace / "datasets" / ".tables" / f"{found.root.name}-pages-{root}"
+        target.mkdir(parents=True, exist_ok=True)
+        rows = {split: paged_rows(rows, pictures, target) for split, rows in found.rows.items()}
+        paged = Pictures(DatasetFolder(target))
+        return _read(replace(found, root=target, rows=rows), name, parts, paged, progress)
 
 
 def source_of(
@@ -75,20 +89,24 @@ def source_of(
     columns: str | None = None,
     split: str = "train",
     held_out_split: str | None = None,
+    question: str | None = None,
+    image_root: str | None = None,
     progress: Progress = say_nothing,
 ) -> tuple[Source, str]:
     """Returns the rows that `source` names, unread, and the dataset's name; as `open_dataset`."""
-    mapping, extracted = ColumnMapping.parse(columns), workspace / "datasets" / ".tables"
+    mapping, extracted = ColumnMapping.parse(columns, question), workspace / "datasets" / ".tables"
     parse_part(split)  # what is typed wrong is refused before anything is unpacked or fetched
-    if path := _locate(source, workspace, inside):
-        name = path.stem if path.is_file() else path.name
-        found = find_source(path, extracted, mapping, progress)
+    if located := _locate(source, workspace, inside):
+        path, one = located
+        name = one or (path.stem if path.is_file() else path.name)
+        found = find_source(path, extracted, mapping, progress, one)
     elif HUB_NAME.fullmatch(source):
         name = source
         folder = re.sub(r"[^\w.-]+", "--", "-".join(filter(None, (source, split, held_out_split))))
-        rows = read_hub(source, split, held_out_split)
+        offered: dict[str, list[str]] = {}
+        rows = read_hub(source, split, held_out_split, offered)
         identity = f"{source} {split} {held_out_split or ''}"
-        folder = write_out(rows, extracted / folder, identity, progress=progress)
+        folder = write_out(rows, extracted / folder, identity, offered=offered, progress=progress)
         found = read_written_out(folder, source, "dataset of the Hub", mapping)
     else:
         raise _no_dataset(source)
@@ -106,17 +124,20 @@ def open_configured(config: TrainingConfig, progress: Progress = say_nothing) ->
         columns=config.columns,
         split=config.dataset_split,
         held_out_split=config.held_out_split,
+        question=config.question,
+        image_root=config.image_root,
         progress=progress,
     )
 
 
-def _locate(source: str, workspace: Path, inside: Path | None) -> Path | None:
+def _locate(source: str, workspace: Path, inside: Path | None) -> tuple[Path, str | None] | None:
     """Returns the file or folder on this machine, links resolved; None where there is none.
 
-    A sample is made, and a zip unpacked, if it was not before.
+    Of `folder:name` the folder, and which of its datasets is meant. A sample is made, and an archive
+    unpacked, if it was not before.
     """
     if source in SAMPLES:
-        return make_sample(source, workspace / "datasets" / source)
+        return make_sample(source, workspace / "datasets" / source), None
     if not source.strip():
         raise UserError("no dataset is given", REMEDY, "no-dataset-given", **TAKEN)
     if URL.match(source):
@@ -124,19 +145,27 @@ def _locate(source: str, workspace: Path, inside: Path | None) -> Path | None:
             "{source} is a URL", "URLs are not fetched; download first", "dataset-url", source=quoted(source)
         )
     try:
-        paths = [(base / source).resolve() for base in (inside or Path(), workspace / "datasets", Path())]
+        if len(source) > LONGEST_PATH:  # each of its thousand folders would be looked for
+            raise ValueError("no path is so long")
+        folder, _, one = source.rpartition(":")
+        bases = (inside or Path(), workspace / "datasets", Path())
+        paths = [(base / source).resolve() for base in bases]
+        parts = [(base / folder).resolve() for base in bases] if folder else []
         allowed = [path for path in paths if inside is None or path.is_relative_to(inside.resolve())]
+        within = [path for path in parts if inside is None or path.is_relative_to(inside.resolve())]
         path = next((path for path in allowed if path.exists()), None)
-    # A NUL or lone surrogate in the name; links in a circle; a folder that may not be entered.
+        whole = None if path else next((part for part in within if part.exists()), None)
+    # Too long; a NUL or lone surrogate in the name; links in a circle; a folder that may not be entered.
     except (ValueError, RuntimeError, OSError) as error:
         raise UserError(
             "{source} can't be opened", REMEDY, "dataset-not-opened", source=quoted(source), **TAKEN
         ) from error
-    if path is None and paths[0] not in allowed:
+    if path is None and whole is None and paths[0] not in allowed:
         raise _outside(source)
-    if path is not None and path.suffix.lower() == ".zip" and not path.is_dir():
-        return unpack(path, workspace / "datasets", reserved=tuple(SAMPLES))
-    return path
+    path, one = (path, None) if path else (whole, one)
+    if path is not None and is_archive(path) and not path.is_dir():
+        path = unpack(path, workspace / "datasets", reserved=tuple(SAMPLES))
+    return None if path is None else (path, one)
 
 
 def _outside(source: str) -> UserError:
@@ -233,29 +262,26 @@ def _ignored(columns: list[str], known: set[str], mapping: ColumnMapping) -> lis
     return errors
 
 
-def _read(
-    source: Source, name: str, part: tuple[str, int | None], held_out: str | None, progress: Progress
-) -> Dataset:
+def _read(source: Source, name: str, parts: Parts, pictures: Pictures, progress: Progress) -> Dataset:
     """Reads the rows of the parts that are used, as examples and findings."""
-    folder, (train, count) = DatasetFolder(source.root), part
+    folder, (train, count, held_out) = pictures.folder, parts
     by_file = {split for split in source.rows if split}
     chosen = choose_parts(by_file, train, held_out) if by_file else None
     # Files of other splits are not read: a fault in them refuses nothing.
     used = (rows for split, rows in source.rows.items() if chosen is None or split in ("", *chosen))
-    read = read_examples(chain.from_iterable(used), source.name, folder, source.mapping, progress)
+    read = read_examples(chain.from_iterable(used), source.name, pictures, source.mapping, progress)
     ignored, findings = read.ignored, list(read.findings)
     if chosen is None:
-        mapped = "split" in source.mapping.columns
-        chosen = choose_by_column({*filter(None, read.splits)}, train, held_out, named=mapped)
-        wanted = train if held_out is None else held_out
+        named = {*filter(None, read.splits)}
+        chosen = choose_by_column(named, train, held_out, named="split" in source.mapping.columns)
         if chosen:
             ignored = [column for column in ignored if column != read.columns.get("split")]
-        elif read.examples and wanted not in TRAIN:
-            raise _no_split(source.name, wanted, ignored, source.mapping)
+        elif read.examples and (held_out or train) not in TRAIN:
+            raise _no_split(source.name, held_out or train, ignored, source.mapping)
     if ignored and read.examples:
         errors = _ignored(ignored, {*read.columns}, source.mapping)
         findings += [Issue.at(source.name, error, warning=True) for error in errors]
-    examples, kept, parts = read.examples[:count], frozenset(), {}
+    examples, kept, parts, offered = read.examples[:count], frozenset(), {}, dict(source.offered)
     if chosen is not None:
         pairs = list(zip(read.examples, read.splits, strict=True))
         trained = [example.id for example, split in pairs if split in ("", chosen[0])][:count]
@@ -263,12 +289,14 @@ def _read(
         parts = {chosen[0]: len(trained)} | ({chosen[1]: len(kept)} if chosen[1] else {})
         used_ids = kept.union(trained)
         examples = [example for example in read.examples if example.id in used_ids]
-        if left_out := {*by_file, *filter(None, read.splits)} - {*chosen}:
+        there = by_file.union(filter(None, read.splits), offered.get("dataset_split", ()))
+        offered |= dict.fromkeys(("dataset_split", "held_out_split"), sorted(there))
+        if left_out := sorted(there - {*chosen})[:COLUMNS_SHOWN]:
             error = UserError(
                 "splits that are left out: {splits}",
                 "Choose others with --dataset_split and --held_out_split if they are meant",
                 "splits-left-out",
-                splits=[quoted(name) for name in sorted(left_out)[:COLUMNS_SHOWN]],
+                splits=[*map(quoted, left_out)],
             )
             findings.append(Issue.at(source.name, error, warning=True))
     digest = hashlib.sha256()
@@ -291,5 +319,6 @@ def _read(
         ignored=ignored,
         held_out=kept,
         parts=parts,
+        offered={name: values for name, values in offered.items() if len(values) > 1},
         places={example.id: place for example, place in zip(read.examples, read.places, strict=True)},
     )

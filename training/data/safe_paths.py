@@ -11,10 +11,12 @@ import re
 import stat
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
 from vlm.errors import Phrase, UserError
+from vlm.machine import system
 
 # A message quotes no more characters of what a dataset says: a reference may be a megabyte of base64.
 SHOWN_CHARACTERS = 80
@@ -66,9 +68,8 @@ def open_regular(path: Path, name: str) -> BinaryIO:
         UserError: It is missing, unreadable, or a folder, link, named pipe, device or socket.
     """
     try:
-        # O_NONBLOCK: opening a named pipe would otherwise wait for a writer that never comes. O_NOFOLLOW: a
-        # link in the last place is refused; a caller that may follow links resolves them first.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        # A caller that may follow links resolves them first.
+        descriptor = system.open_unfollowed(path)
     except ValueError as error:  # a NUL or a lone surrogate: no file can be called so
         raise UserError(
             "{name} can't be a file's name",
@@ -115,7 +116,9 @@ def _cannot_open(name: str, error: OSError) -> UserError:
             "file-missing",
             name=quoted(name),
         )
-    if error.errno == errno.ELOOP:  # what O_NOFOLLOW answers to a link
+    if error.errno == errno.EISDIR:  # Windows opens none
+        return _no_file(name, NO_FILES[stat.S_IFDIR])
+    if error.errno == errno.ELOOP:
         return UserError(
             "{name} is a link", "Put the file itself in its place", "file-is-link", name=quoted(name)
         )
@@ -156,7 +159,14 @@ class DatasetFolder:
         checked = checked_reference(reference)
         name = f"{below}/{checked}" if below else checked
         try:
-            path = (self.root / name).resolve(strict=True)
+            try:
+                path = (self.root / name).resolve(strict=True)
+            except (FileNotFoundError, NotADirectoryError):
+                # The same letters, composed in another way: macOS writes others than rows do.
+                near = self._nearest(name)
+                if near is None or _composed(self.relpath(near)) != _composed(os.path.normpath(name)):
+                    raise
+                path = near.resolve(strict=True)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise self._missing(name, below) from error
         except OSError as error:
@@ -178,35 +188,53 @@ class DatasetFolder:
             )
         if fault := _not_regular(name, path.stat().st_mode):
             raise fault
-        self._found[below, checked] = path
+        self._found[below, reference] = path
         return path
 
     def named(self, name: str) -> str | None:
         """Returns the path of the file called `name` in the folder or below, if there is just one."""
+        found = self.all_named(name)
+        return found[0] if len(found) == 1 else None
+
+    def all_named(self, name: str) -> list[str]:
+        """Returns the paths of the files called `name` in the folder and below, however it is spelt."""
         if self._by_name is None:
             self._by_name = defaultdict(list)
-            for folder, _, files in os.walk(self.root):
-                for file in files:
-                    self._by_name[_spelling(file)].append(os.path.join(folder, file))
-        found = self._by_name.get(_spelling(name), [])
-        return self.relpath(Path(found[0])) if len(found) == 1 else None
+            for path in self.every_file():
+                self._by_name[_spelling(path.rpartition("/")[2])].append(path)
+        return self._by_name.get(_spelling(name), [])
 
-    def _missing(self, name: str, below: str) -> UserError:
-        """Returns the error for a missing file, with the path that was probably meant.
+    def every_file(self) -> Iterator[str]:
+        """Yields the path of each file in the folder and below."""
+        for folder, _, files in os.walk(self.root):
+            for file in files:
+                yield self.relpath(Path(folder, file))
 
-        That is the one that differs only in case or in how accents are composed, as after a move from macOS
-        or Windows, or else the only file of this name in the whole folder.
+    def _nearest(self, name: str) -> Path | None:
+        """Returns what differs from a path only in how accents are composed, or else in case.
+
+        That is as after a move from macOS or Windows.
         """
-        path: Path | None = self.root
+        path = self.root
         for part in Path(name).parts:
             if path not in self._listings:
                 readable = path.is_dir() and not path.is_symlink() and os.access(path, os.R_OK)
                 entries = sorted(os.listdir(path)) if readable else []
-                self._listings[path] = {_spelling(entry): entry for entry in entries}
-            match = self._listings[path].get(_spelling(part))
-            path = path / match if match else None
-            if path is None:
-                break
+                listed = {_spelling(entry): entry for entry in entries}
+                self._listings[path] = listed | {_composed(entry): entry for entry in entries}
+            listed = self._listings[path]
+            match = listed.get(_composed(part)) or listed.get(_spelling(part))
+            if match is None:
+                return None
+            path = path / match
+        return path
+
+    def _missing(self, name: str, below: str) -> UserError:
+        """Returns the error for a missing file, with the path that was probably meant.
+
+        That is the nearest one, or else the only file of this name in the whole folder.
+        """
+        path = self._nearest(name)
         nearest = self.relpath(path) if path else self.named(PurePosixPath(name).name)
         if nearest is not None and below and not nearest.startswith(f"{below}/"):
             nearest = None  # a row names images from its own folder on, and may not lead out of it
@@ -226,12 +254,18 @@ class DatasetFolder:
         )
 
 
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
 def _spelling(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+    return _composed(name).casefold()
 
 
 def checked_reference(reference: object) -> str:
-    """Returns `reference` if it is a relative path that stays below its start; touches no file.
+    """Returns `reference`, backslashes as slashes, if it is a relative path that stays below its start.
+
+    No file is touched.
 
     Raises:
         UserError: It is anything else, with what is wrong first.
@@ -243,14 +277,15 @@ def checked_reference(reference: object) -> str:
             "image-no-path",
             kind=kind_of(reference),
         )
-    if fault := _not_in_the_folder(reference) or _badly_written(reference):
+    if fault := not_in_the_folder(reference) or _badly_written(reference):
         raise fault
-    return reference
+    return reference.replace("\\", "/")
 
 
 # In both, the first that holds is returned. Image data stands before paths, since the base64 of a JPEG begins
 # with a slash; a Windows drive is a fault on every system, as a dataset moves between them.
-def _not_in_the_folder(reference: str) -> UserError | None:
+def not_in_the_folder(reference: str) -> UserError | None:
+    """Returns what is wrong with a reference that names no file at all: data, or an address."""
     if not reference.strip():
         return UserError("an image's path is empty", "Write the path of an image file", "image-path-empty")
     is_data = reference[:5].lower() == "data:" or BASE64_IMAGE.match(reference)
@@ -296,19 +331,18 @@ def _badly_written(reference: str) -> UserError | None:
             "image-path-outside",
             path=shown,
         )
-    if slashes != reference:
-        return UserError(
-            "{path} is written with backslashes",
-            "Write {slashes}",
-            "image-path-backslashes",
-            path=shown,
-            slashes=quoted(slashes),
-        )
     if UNSHOWABLE.search(reference):
         return UserError(
             "{path} holds control characters",
             "Rename the file, and the reference to it",
             "image-path-control-characters",
+            path=shown,
+        )
+    if any(map(system.refuses_name, reference.split("/"))):
+        return UserError(
+            "{path} can't be a file's name on this system",
+            "Rename the file, and the reference to it",
+            "image-path-not-here",
             path=shown,
         )
     return None

@@ -7,7 +7,7 @@ Hub. `choose_parts` decides which part is which; run, check and Try all call `sp
 import os
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -75,6 +75,7 @@ def choose_parts(there: Collection[str], train: str, held_out: str | None) -> tu
             "there is no split {split}: {there}",
             "Choose one with --dataset_split.",
             "split-missing",
+            change={"dataset_split": sorted(there)},
             split=quoted(train),
             there=listed,
         )
@@ -83,6 +84,7 @@ def choose_parts(there: Collection[str], train: str, held_out: str | None) -> tu
             "{split} can't be held out of the splits {there}",
             "Choose another with --held_out_split.",
             "held-out-split-missing",
+            change={"held_out_split": sorted({*there} - {chosen})},
             split=quoted(held_out),
             there=listed,
         )
@@ -190,6 +192,9 @@ def _groups_by_image(examples: Sequence[Example], twins: Mapping[Path, Path]) ->
         return image
 
     pictures = [[twins.get(image, image) for image in example.images] for example in examples]
+    ties_nothing = shown_beside_most(pictures)
+    if ties_nothing:
+        pictures = [[one for one in images if one not in ties_nothing] for images in pictures]
     for images in pictures:
         for image in images:
             tied_to.setdefault(image, image)
@@ -199,6 +204,17 @@ def _groups_by_image(examples: Sequence[Example], twins: Mapping[Path, Path]) ->
         # An example of text alone is a group of its own, under its index.
         groups.setdefault(representative(images[0]) if images else i, []).append(i)
     return list(groups.values())
+
+
+def shown_beside_most(pictures: Sequence[Sequence[Path]]) -> set[Path]:
+    """Returns the pictures that most rows show beside another one, and none alone: a scale, a logo, a form.
+
+    They say nothing about a row, and tie none to another.
+    """
+    counted = Counter(picture for images in pictures for picture in {*images})
+    common = {picture for picture, count in counted.items() if 2 * count > len(pictures)}
+    # A row that shows these alone is about them.
+    return common.difference(*(images for images in pictures if common.issuperset(images)))
 
 
 def choose_examples(held_out: Sequence[Example], config: TrainingConfig) -> list[Example]:

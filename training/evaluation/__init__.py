@@ -1,1 +1,1 @@
-"""How good the answers are: metrics, the blindfold test, comparisons."""
+"""How good the answers are: metrics, the blindfold and the forgetting test, comparisons."""

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from training.data.safe_paths import digest_of
-from training.evaluation.metrics import Interval, best_match, score
+from training.evaluation.compare import NAMES
+from training.evaluation.metrics import Interval, best_match, score, scored_by
+from training.evaluation.paired import SIGNIFICANCE, Z, gap_interval, sign_test, smoothed_moments
 from vlm.errors import UserError
 from vlm.example import Example
 
@@ -21,9 +23,6 @@ from vlm.example import Example
 MIN_RIGHT = 0.1
 # Images count as unused where they add less than ten points and less than a quarter of what is right.
 SMALL_GAP, SMALL_SHARE = 0.1, 0.25
-# One-sided significance level: on either side, that makes 95 %.
-SIGNIFICANCE = 0.025
-Z = 1.96
 
 Verdict = Literal["looks", "guesses", "unclear", "untestable"]
 
@@ -32,7 +31,6 @@ VERDICTS = {
     "guesses": "the model guesses",
     "unclear": "unclear whether the model looks",
 }
-NAMES = {"exact_match": "exact match", "token_f1": "token F1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +134,11 @@ def judge(examples: Sequence[Example], own: Mapping[str, str], blind: Mapping[st
     95 % interval of the gap ends below `SMALL_GAP` and `SMALL_SHARE`. Anything else is unclear.
     """
     tested = [example for example in examples if example.id in blind]
-    metric = "token_f1" if all(e.is_caption for e in tested or examples) else "exact_match"
+    metric, scored = scored_by(tested or examples)
     if not tested:
         return Blindfold("untestable", metric, 0)
     seen, unseen = score(tested, own), score(tested, blind)
     rate, other = seen.metrics[metric], unseen.metrics[metric]
-    scored = [example for example in tested if not example.is_caption] or tested
-    # Pairs, because the same rates may hide that every answer changed. Both tests take the pairs for
-    # independent; questions about one image are less so, and the verdict then comes too soon.
     gains = [
         best_match(metric, own[example.id], example.accepted)
         - best_match(metric, blind[example.id], example.accepted)
@@ -159,7 +154,7 @@ def judge(examples: Sequence[Example], own: Mapping[str, str], blind: Mapping[st
     else:
         verdict = "unclear"
         # As many examples as either verdict takes if gains and losses stay as frequent, to two digits.
-        gain, variance = _smoothed_moments(gains)
+        gain, variance = smoothed_moments(gains)
         to_look = Z * Z * variance / gain**2 if gain > 0 else math.inf
         to_guess = Z * Z * variance / (small - gain) ** 2 if gain < small else math.inf
         count = max(min(to_look, to_guess), len(gains) + 1)
@@ -167,30 +162,3 @@ def judge(examples: Sequence[Example], own: Mapping[str, str], blind: Mapping[st
         needed = math.ceil(count / unit) * unit
     intervals = seen.intervals[metric], unseen.intervals[metric], gap
     return Blindfold(verdict, metric, len(scored), rate, other, *intervals, needed)
-
-
-def sign_test(gains: Sequence[float]) -> float:
-    """Returns the probability of so few losses among the gains that differ from zero, by chance alone."""
-    differ, losses = sum(gain != 0 for gain in gains), sum(gain < 0 for gain in gains)
-    # Binomial coefficients one from the other, in whole numbers: exact for thousands of examples too, where
-    # a fraction would underflow.
-    ways = total = 1
-    for count in range(losses):
-        ways = ways * (differ - count) // (count + 1)
-        total += ways
-    return total / 2**differ
-
-
-def gap_interval(gains: Sequence[float]) -> Interval:
-    """Returns the 95 % interval of the mean gain (Bonett and Price 2012)."""
-    mean, variance = _smoothed_moments(gains)
-    half = Z * math.sqrt(variance / (len(gains) + 2))
-    return max(-1.0, mean - half), min(1.0, mean + half)
-
-
-def _smoothed_moments(gains: Sequence[float]) -> tuple[float, float]:
-    """Returns mean and variance of the gains with one gain and one loss added."""
-    # Bonett and Price's addition: 20 pairs without any difference are then no proof of none, 26 are.
-    values = [*gains, 1.0, -1.0]
-    mean = sum(values) / len(values)
-    return mean, sum((value - mean) ** 2 for value in values) / len(values)

@@ -3,13 +3,27 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from training.data.safe_paths import quoted
+from training.evaluation.metrics import LabelMetric
+from training.evaluation.paired import MEASURES
 from training.runs.events import Event
+from vlm.errors import Phrase
 
+# What comes from a dataset is shown on the Hub, in the card: nothing in it may be read as Markdown, as HTML
+# or as the end of a cell.
+MARKUP = str.maketrans("", "", "|`<>&[]*\\")
+# The two sides of a verdict, as its sentence calls them.
+BASE, ADAPTER = Phrase("the base", "the-base"), Phrase("The adapter", "the-adapter")
 NAMES = {
     "exact_match": "exact match",
     "token_f1": "token F1",
     "chrf": "chrF",
     "anls": "ANLS",
+    "field_f1": "field F1",
+    "json_valid": "JSON that parses",
+    "relaxed_accuracy": "relaxed accuracy",
+    "vqa_accuracy": "VQA accuracy",
+    "field": "field",
     "caption_token_f1": "captions, token F1",
     "caption_chrf": "captions, chrF",
     "loss": "loss",
@@ -33,7 +47,10 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One metric, or the exact match of one `group` with its number of `examples`."""
+    """One metric, or the exact match of one `group` with its number of `examples`.
+
+    With the metric `field` the group is a field of labels that are JSON objects.
+    """
 
     metric: str
     group: str | None
@@ -65,11 +82,12 @@ def comparisons(before: Event | None, after: Event | None) -> list[Comparison]:
             # A value that was not finite is null in the log.
             rates.append(None if value is None else Rate(value, interval and tuple(interval)))
         found.append(Comparison(name, None, examples, *rates))
-    groups = pair[0].get("groups", {}) | pair[1].get("groups", {})
-    for group, facts in groups.items():
-        of_group = [event.get("groups", {}).get(group) for event in pair]
-        rates = [one and Rate(one["exact_match"], tuple(one["interval"])) for one in of_group]
-        found.append(Comparison("exact_match", group, facts["examples"], *rates))
+    for key, metric in (("groups", "exact_match"), ("fields", "field")):
+        groups = pair[0].get(key, {}) | pair[1].get(key, {})
+        for group, facts in groups.items():
+            of_group = [event.get(key, {}).get(group) for event in pair]
+            rates = [one and Rate(one["exact_match"], tuple(one["interval"])) for one in of_group]
+            found.append(Comparison(metric, group, facts["examples"], *rates))
     return found
 
 
@@ -80,16 +98,33 @@ def markdown_table(found: Sequence[Comparison], before: str = "base", after: str
     for row in found:
         label = NAMES.get(row.metric, row.metric)
         if row.group is not None:
-            # A group's name comes from the dataset, and the card is shown on the Hub: nothing in it may be
-            # read as Markdown, as HTML or as the end of the cell.
-            plain = "".join(letter for letter in row.group if letter not in "|`<>&[]*\\")
-            label = f"{label}, {plain} ({row.examples:,})"
+            label = f"{label}, {row.group.translate(MARKUP)} ({row.examples:,})"
         rates = [row.before] if after is None else [row.before, row.after]
         lines.append(f"| {' | '.join([label, *('' if rate is None else str(rate) for rate in rates)])} |")
     return "\n".join(lines)
 
 
-def references_note(event: Mapping) -> str:
-    """Returns a sentence for examples with several right answers; older logs don't count them."""
+def chosen_metric(event: Mapping) -> str:
+    """Returns the metric that counts in an `evaluated` event: exact match in older logs."""
+    return event.get("by_labels", {}).get("metric", "exact_match")
+
+
+def notes(event: Mapping) -> list[str]:
+    """Returns what the metrics are to be read with: which one counts and why, and several right answers."""
+    reason = LabelMetric(**event.get("by_labels", {})).reason
     count = event.get("several", 0)
-    return f"{count:,} of these examples have several right answers: the nearest one counts." if count else ""
+    several = f"{count:,} of these examples have several right answers: the nearest one counts."
+    return [*([str(reason)] if reason else []), *([several] if count else [])]
+
+
+def commonest_note(event: Mapping) -> Phrase | None:
+    """Returns what always giving the commonest answer scores on these examples; older logs don't know."""
+    if (common := event.get("commonest")) is None or common["metric"] not in MEASURES:
+        return None
+    return Phrase(
+        "Always saying {answer} would score {score:.1f} % {measure}.",
+        "always-saying",
+        answer=quoted(common["answer"]),
+        score=100 * common["score"],
+        measure=MEASURES[common["metric"]],
+    )

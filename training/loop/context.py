@@ -11,8 +11,10 @@ from typing import Any
 
 from training.config import TrainingConfig
 from training.distributed import ProcessGroup
+from training.memory.estimate import MemoryEstimate
 from training.runs import Run
 from training.runs.events import EventLog
+from vlm.machine import system
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +77,9 @@ def stops_at_once(stop_requested: Callable[[], bool]) -> Iterator[Callable[[], N
     def watch() -> None:
         while not over.wait(WATCH_S):
             if stop_requested():
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+                system.wake_main()
 
-    before = signal.signal(signal.SIGUSR1, raise_stop)
+    before = signal.signal(system.WAKE_SIGNAL, raise_stop)
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
@@ -85,14 +87,15 @@ def stops_at_once(stop_requested: Callable[[], bool]) -> Iterator[Callable[[], N
     finally:
         over.set()
         watcher.join()
-        signal.signal(signal.SIGUSR1, before)
+        signal.signal(system.WAKE_SIGNAL, before)
 
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
     """One attempt at a run, on one rank. `began` is in seconds of the monotonic clock.
 
-    `written` are the settings as its config.yaml has them, `config` those it goes on with.
+    `written` are the settings as its config.yaml has them, `config` those it goes on with. `needed` is the
+    memory that was estimated for them, where `auto` had something to choose.
     """
 
     config: TrainingConfig
@@ -102,6 +105,7 @@ class RunContext:
     stop_requested: Callable[[], bool]
     began: float
     written: TrainingConfig
+    needed: MemoryEstimate | None = None
 
     def phase(self, name: str, done: int, total: int, *, trained: bool = False) -> None:
         """Appends a phase's progress; this is also where a stop is acted upon. `trained`: steps are done.

@@ -17,7 +17,11 @@ BY_TRAINER = ("datasets",)
 
 def unneeded(config: TrainingConfig) -> tuple[str, ...]:
     """Returns installed packages that a run with these settings never needs."""
-    needed = config.quantization != "none" or "8bit" in config.optim
+    # What is open may become 4 bits, but for the starter.
+    quantizes = config.quantization not in (None, "none") or (
+        config.quantization is None and config.model != "starter"
+    )
+    needed = quantizes or "8bit" in config.optim
     return () if needed else ("bitsandbytes",)
 
 

@@ -42,7 +42,7 @@ def first_micro_batch(config: TrainingConfig, checkpoint: Checkpoint | None) -> 
     chosen = MicroBatch(config.batch_size, config.gradient_accumulation_steps)
     if checkpoint is None:
         return chosen
-    size = json.loads((checkpoint.path / TRAINER_STATE_NAME).read_text())["train_batch_size"]
+    size = json.loads((checkpoint.path / TRAINER_STATE_NAME).read_text("utf-8"))["train_batch_size"]
     whole = chosen.size * chosen.times
     # Whoever resumes may have changed batch_size in config.yaml: a smaller one there is believed.
     return MicroBatch(size, whole // size) if size < chosen.size and whole % size == 0 else chosen
@@ -98,7 +98,9 @@ def free_and_halve(
 
 def what_helps(config: TrainingConfig) -> dict[str, Any]:
     """Returns the `remedy` that saves most, by the estimate, and the `change` that it is."""
-    alone = config.model_copy(update={"batch_size": 1})
+    as_it_was = {"quantization": config.quantization or "none"}  # memory may run out before it is chosen
+    as_it_was |= {"gradient_checkpointing": bool(config.gradient_checkpointing)}
+    alone = config.model_copy(update={"batch_size": 1} | as_it_was)
     # The estimate may say that one example fits, but it is known not to: anything must save at least a byte.
     room = min(device_memory(config.device), estimate(alone).total - 1)
     remedy = best_remedy(alone, room)

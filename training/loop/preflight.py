@@ -9,6 +9,7 @@ import logging
 import random
 import statistics
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 import psutil
 import torch
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from training.batching.collator import Collator
 from training.batching.equivalence import trial
 from training.config import TrainingConfig
+from training.evaluation.evaluate import eval_mode
 from training.loop.callbacks import RunCallback
 from training.loop.context import RunContext, StopBeforeTraining
 from training.loop.trainer import AdapterTrainer
@@ -82,10 +85,12 @@ class Preflight(TrainerCallback):
             step_s = self.mean_s(batches, first_s, share * first_s) * passes
         memory, grown = map(max, zip(*ranks.gather((peak[0], max(0, peak[0] - before))), strict=True))
         eta_s = self.callback.time_left_s(state, step_s)
+        needed = self.context.needed and self.context.needed.total / 2**30
         logger.info(
-            "preflight: %d examples at once take %.2f GiB (%.2f GiB more than before), "
+            "preflight: %d examples at once take %.2f GiB (%.2f GiB more than before, %s estimated), "
             "a step about %.2f s (threads: %d), about %.0f s to the end",
-            *(size, memory / 2**30, grown / 2**30, step_s, torch.get_num_threads(), eta_s),
+            *(size, memory / 2**30, grown / 2**30, f"{needed:.2f}" if needed else "none"),
+            *(step_s, torch.get_num_threads(), eta_s),
         )
         log.append(
             "drill",
@@ -96,6 +101,7 @@ class Preflight(TrainerCallback):
             step_s=step_s,
             eta_s=eta_s,
             threads=torch.get_num_threads(),
+            **({"estimated_gib": needed} if needed else {}),
         )
 
     def of_an_epoch(self, size: int) -> list[list[Example]]:
@@ -270,3 +276,20 @@ def _peak_bytes(device: torch.device) -> Iterator[list[int]]:
         over.set()
         sampler.join()
         peak[0] = max(peak[0], process.memory_info().rss)
+
+
+@torch.inference_mode()
+def seconds_of_training(
+    config: TrainingConfig, model: nn.Module, collator: Collator, examples: Sequence[Example]
+) -> float:
+    """Returns about how long the run's steps will take, by a forward pass: there is no trainer yet."""
+    with eval_mode(model):
+        batch = collator(examples[: config.batch_size]).to(model.device)
+        for _ in range(2):  # the first pass fills caches
+            began = time.monotonic()
+            model(**batch).loss.item()
+    forward_s = time.monotonic() - began
+    in_a_step = config.batch_size * config.gradient_accumulation_steps * config.processes
+    steps = config.max_steps or config.epochs * -(-len(examples) // in_a_step)
+    # Forward, and backward at twice that (Kaplan et al. 2020, arXiv:2001.08361).
+    return 3 * forward_s * config.gradient_accumulation_steps * steps

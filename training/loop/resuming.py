@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 def with_settings_to_resume(context: RunContext, checkpoint: Checkpoint) -> RunContext:
     """Returns the context with the settings to go on with; what was taken over is said in the log.
 
-    The number of threads is written into the run's settings, so that the next resume has it too.
+    What was left open is written into the run's settings, so that the next resume has it too.
 
     Raises:
         UserError: the settings would make another run of it.
@@ -29,7 +29,8 @@ def with_settings_to_resume(context: RunContext, checkpoint: Checkpoint) -> RunC
     for note in resumed.notes:
         logger.warning("%s %s", note.problem, note.remedy)
         context.log.append("warning", **error_fields(note))
-    written = context.written.model_copy(update={"threads": resumed.config.threads})
+    filled = (*context.written.open_settings, "threads")
+    written = context.written.model_copy(update={name: getattr(resumed.config, name) for name in filled})
     if context.ranks.first and written != context.written:
         context.run.settle(written)
     return replace(context, config=resumed.config, written=written)
@@ -63,6 +64,9 @@ def train_on(
     """Trains from a checkpoint, or from the start without one, to the last step or until Stop.
 
     The settings' number of threads holds from here on; what came before has the machine's own in every run.
+
+    Raises:
+        UserError: as `catch_up`, or the checkpoint can't be read.
     """
     torch.set_num_threads(context.config.threads or torch.get_num_threads())
     try:
@@ -74,6 +78,17 @@ def train_on(
             trainer.train(resume_from_checkpoint=str(checkpoint.path))
     except StopEvaluating:  # of an evaluation that was to be made up for
         callback.stopped = True
+    except Exception as error:
+        # Known by its name: it is a class of `pickle`. It advises to read the file all the same.
+        if checkpoint is None or type(error).__name__ != "UnpicklingError":
+            raise
+        raise UserError(
+            "{checkpoint} holds a file that is damaged, or would run code: it was not read.",
+            "Delete {folder}, then resume from the one before; else start a new run with these settings.",
+            "checkpoint-not-read",
+            checkpoint=checkpoint.path.name,
+            folder=checkpoint.path,
+        ) from None
 
 
 def catch_up(

@@ -24,14 +24,17 @@ from training.config import TrainingConfig
 from training.data.validate.image_index import ImageIndex
 from training.data.validate.token_counter import token_counter
 from training.distributed import ALONE, ProcessGroup
+from training.evaluation import answers, compare
 from training.evaluation.best_checkpoint import BestCheckpoint
-from training.evaluation.evaluate import Evaluator
+from training.evaluation.evaluate import Evaluator, asked_before
+from training.evaluation.photo_questions import ForgettingTest
 from training.loop.callbacks import RunCallback
 from training.loop.context import RunContext, StopBeforeTraining, StopEvaluating
+from training.loop.eva import start_eva
 from training.loop.hardest_examples import HardestExamples
 from training.loop.oom_retry import first_micro_batch, free_and_halve, what_helps
-from training.loop.preflight import Preflight, own_threads, require_working_method
-from training.loop.prepare_data import PreparedData, prepare_data
+from training.loop.preflight import Preflight, own_threads, require_working_method, seconds_of_training
+from training.loop.prepare_data import PreparedData, choose_settings, prepare_data
 from training.loop.resuming import require_same_data, train_on, with_settings_to_resume
 from training.loop.trackers import require_tracker, tracker_environment
 from training.loop.trainer import SMALL_FILES, AdapterTrainer, training_arguments
@@ -50,6 +53,7 @@ from vlm.models.loading import LoadedModel, load_base
 from vlm.oom import is_out_of_memory
 from vlm.param_counts import TowerCounts
 from vlm.prompting import PromptStyle, prompt_style
+from vlm.settings import write_image_size
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +63,7 @@ HALVED = (
     "{count} examples at once do not fit into memory, so {smaller} {smaller:goes|go} through at once,"
     " at the same loss."
 )
-ON_CARD = ("evaluated", "data", "started", "step", "blindfold")
+ON_CARD = ("evaluated", "data", "started", "step", "blindfold", "forgetting")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,34 +102,34 @@ def train(
     """
     context = RunContext(config, run, log, ranks, stop_requested, time.monotonic(), config)
     require_tracker(config.report_to)
-    transformers_logging.disable_progress_bar()
     try:
         with tracker_environment(run), own_threads():
             checkpoint = ranks.from_first(lambda: checkpoints.newest(run.checkpoints_path))
             if checkpoint is not None:
                 context = with_settings_to_resume(context, checkpoint)
-                config = context.config
-            data = ranks.from_first(lambda: prepare_data(config, run, log, context.phase, token_counter))
+            of_run = (context.config, run, log, context.phase)
+            data = ranks.from_first(lambda: prepare_data(*of_run, token_counter))
             if checkpoint is not None:
                 ranks.from_first(lambda: require_same_data(run, checkpoint, data.dataset.fingerprint))
-            context.phase("loading", 0, 1)
+            context = choose_settings(context, data, resumed=checkpoint is not None)
+            config = context.config
             adapted = load_model(context)
             loaded, model, prompt = adapted.loaded, adapted.model, adapted.prompt
             if checkpoint is not None:
                 require_same_adapter(checkpoint, adapters.config_changes(model, checkpoint.path))
-            examples = [*data.train, *data.evaluated]
-            encoding = partial(context.phase, "encoding images")
+            examples, encoding = [*data.train, *data.evaluated], partial(context.phase, "encoding images")
             digest_of = ImageIndex(config.workspace, data.dataset.root).digest_of
             collator = build_collator(config, loaded, model, prompt, examples, encoding, ranks, digest_of)
             require_working_method(config, model, collator, data.train[:1])
-            evaluator, callback = followers(context, data, model, collator, checkpoint, settled)
+            forgetting, callback = followers(context, data, model, collator, checkpoint, settled)
             if checkpoint is None:
+                start_eva(context, model, collator, data.train)
                 # PiSSA and OLoRA split the base in two: only with the adapter as it begins is it the base.
-                changed = adapted.initial_folder is not None
-                with nullcontext() if changed else model.disable_adapter():
+                with nullcontext() if adapted.initial_folder is not None else model.disable_adapter():
                     callback.evaluate_now(0, config.batch_size)
+                    forgetting.ask(0, config.batch_size)
             trainer = fit(context, data, adapted, collator, callback, checkpoint, trainer_type)
-            return finish(context, adapted, trainer, callback, evaluator)
+            return finish(context, adapted, trainer, callback, forgetting)
     except StopBeforeTraining:
         settled()
         checkpoint = checkpoints.newest(run.checkpoints_path)
@@ -147,15 +151,25 @@ def followers(
     collator: Collator,
     checkpoint: Checkpoint | None,
     settled: Callable[[], None],
-) -> tuple[Evaluator, RunCallback]:
-    """Returns what evaluates the model, and what follows its steps."""
+) -> tuple[ForgettingTest, RunCallback]:
+    """Returns what asks the model, with its evaluator, and what follows its steps."""
     config, ranks = context.config, context.ranks
     evaluated, done = context.run.events({"evaluated"}), checkpoint.step if checkpoint else 0
     best = BestCheckpoint.from_events(config, evaluated, done)
-    parts = (model, collator, data.evaluated, data.dataset, best, context.phase)
-    evaluator = Evaluator(config, context.log, *parts, ranks.first or ranks.share_weights)
+    if ranks.first:
+        answers.drop_after(context.run.path, done)
+    asked = asked_before(context.run, data.evaluated, len(config.pinned_ids))
+    parts = (model, collator, data.train, asked, data.dataset, best, context.phase)
+    # Where the weights are shared all ranks evaluate together, and each has a clock of its own.
+    training_s = partial(seconds_of_training, config, model, collator, data.train)
+    evaluator = Evaluator(
+        *(config, context.log, *parts, ranks.first or ranks.share_weights),
+        run=context.run if ranks.first else None,
+        training_s=None if ranks.share_weights else training_s,
+    )
     of_run = (evaluator.evaluate, context.any_rank_stops, best)
-    return evaluator, RunCallback(config, context.log, *of_run, settled=settled)
+    forgetting = ForgettingTest.of_run(context.run, evaluator)
+    return forgetting, RunCallback(config, context.log, *of_run, settled=settled)
 
 
 def load_model(context: RunContext) -> AdaptedModel:
@@ -165,6 +179,8 @@ def load_model(context: RunContext) -> AdaptedModel:
         UserError: the base or the adapter can't be loaded, or the method does not fit the base.
     """
     config, run = context.config, context.run
+    context.phase("loading", 0, 1)
+    transformers_logging.disable_progress_bar()
     set_seed(config.seed)  # the adapter's weights are the first random numbers of a run
     loaded = load_base(config)
     if config.gradient_checkpointing and loaded.device.type == "cpu":
@@ -268,7 +284,7 @@ def finish(
     adapted: AdaptedModel,
     trainer: AdapterTrainer,
     callback: RunCallback,
-    evaluator: Evaluator,
+    forgetting: ForgettingTest,
 ) -> bool:
     """Puts a verified adapter in place. Returns False where the run was stopped.
 
@@ -290,11 +306,13 @@ def finish(
         )
     if ended_early and best.step is not None:
         logger.info("nothing was better than step %s for %s evaluations", best.step, best.since)
+    evaluator, batch_size = forgetting.evaluator, trainer.args.per_device_train_batch_size
     best_step = restore_best(run, log, trainer, callback) if evaluator.enabled else None
     kept = step if best_step is None else best_step
     if not callback.stopped:
         with suppress(StopEvaluating):  # who stops now has waited for the steps, which are done
-            evaluator.report_blindfold(kept, trainer.args.per_device_train_batch_size)
+            evaluator.report_blindfold(kept, batch_size)
+            forgetting.ask(kept, batch_size)
     weights = trainer.gathered_weights()
     if not first:
         return not callback.stopped
@@ -336,7 +354,12 @@ def put_in_place(
         adapters.verify_saved(model, draft, weights, begun_as=begun_as, converted=converted)
         commit = hub.commit(config.model, config.revision)
         card, facts = draft / "README.md", run.events(ON_CARD)
-        write_card(card, config, adapted.counts, facts, kept, best_step, base_commit=commit)
+        evaluated = [event for event in facts if event["kind"] == "evaluated"]
+        if (verdict := answers.against_base(run.path, evaluated, best_step)) is not None:
+            logger.info(verdict.words(compare.ADAPTER, compare.BASE))
+        of_step = (kept, best_step, verdict)
+        write_card(card, config, adapted.counts, facts, *of_step, base_commit=commit)
+        write_image_size(config, draft)
     adapters.verify_readable(draft)
     if initial is None and weights is None:
         # Of a method that changes the base, and of weights on several devices, the tensors were compared.

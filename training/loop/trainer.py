@@ -378,7 +378,8 @@ def training_arguments(config: TrainingConfig, loaded: LoadedModel, output_dir: 
         dataloader_num_workers=config.dataloader_num_workers,
         torch_compile=config.torch_compile,
         use_liger_kernel=config.use_liger_kernel,
-        dataloader_pin_memory=on_gpu,
+        # Kept features come in a ModelOutput, which torch's pinning takes for a mapping and can't copy.
+        dataloader_pin_memory=False,
         average_tokens_across_devices=True,  # else a rank of few answer tokens weighs as much as any other
         ddp_find_unused_parameters=True,  # a rank whose batch has no image uses nothing of the vision tower
     )

@@ -32,6 +32,7 @@ from training.runs import Run
 from training.runs.events import EventLog, error_fields
 from vlm import filesystem
 from vlm.errors import UserError
+from vlm.machine import system
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +179,7 @@ def stop_on_signal() -> Iterator[threading.Event]:
         yield stop
         return
     before = {
-        number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)
+        number: signal.signal(number, lambda *_: stop.set()) for number in (system.END_SIGNAL, signal.SIGINT)
     }
     try:
         yield stop
@@ -193,7 +194,9 @@ def log_to(output_log: Path, prefix: str = "", level: int = logging.INFO) -> Ite
     handlers: list[logging.Handler] = [logging.StreamHandler(quiet.stderr())]
     with suppress(OSError):
         # In the background stderr is that file, and each line would stand in it twice.
-        if not output_log.exists() or not output_log.samefile(f"/dev/fd/{quiet.stderr().fileno()}"):
+        if not output_log.exists() or not os.path.samestat(
+            output_log.stat(), os.fstat(quiet.stderr().fileno())
+        ):
             in_file = logging.FileHandler(output_log, encoding="utf-8")
             handlers = [quiet.Messages(quiet.stderr()), in_file]
         quiet.fold_into(output_log)

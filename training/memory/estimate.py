@@ -7,22 +7,30 @@ first paint needs no torch.
 
 import ctypes
 import json
+import math
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
 from training.config import TrainingConfig
+from training.data.images import ImageFacts
+from training.data.validate.token_lengths import TokenLengths
 from vlm import catalog
+from vlm.errors import UserError
+from vlm.example import Example
 from vlm.lazy_torch import import_torch
 from vlm.meta_model import COMMITTED, adapter_settings, architecture, tower_counts
 from vlm.methods import METHODS
 from vlm.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from training.memory.simulate import ImageInputs, SimulatedModel
 
 Fit = Literal["fits", "tight", "wont_fit"]
 
@@ -37,17 +45,21 @@ RUNTIME_OVERHEAD = 64 << 20
 # Bytes that CUDA's context and the libraries' workspaces take. Not measured here: from reports.
 GPU_CONTEXT = 600 << 20
 # Bytes of the C library's heap for a byte in blocks below 32 MiB: freed blocks leave holes that larger ones
-# don't fit in. Measured (benchmarks/RESULTS.md): 1.3 to 1.5, and 3 to 4 where activations are computed again,
-# which is why `give_blocks_back` is for those runs.
-FRAGMENTATION = 1.4
+# don't fit in. By what was measured (benchmarks/RESULTS.md) 1.4 to 1.7, of DoRA 2.1, and 3 to 4 where
+# activations are computed again, which is why `give_blocks_back` is for those runs.
+FRAGMENTATION = 1.5
 # The same after `give_blocks_back`.
 FRAGMENTATION_GIVEN_BACK = 1.1
 # The same of torch's allocator on a GPU. Not measured here.
 GPU_FRAGMENTATION = 1.1
+# Without a model: characters of a token, in any language, and the tokens of a template.
+CHARACTERS, TEMPLATE = 3, 24
 # The part of a device's memory up to which a run surely fits: estimates are right within a quarter.
 SAFETY_MARGIN = 0.8
 # The part of the memory that a setting has to save to be named where it alone is not enough.
 MINIMUM_SAVING = 0.05
+# How often the pixels of an image are halved in search of what fits, and the power of two that is the end.
+PIXELS_TRIED, FEWEST_PIXELS = 3, 15
 # glibc's number for that setting, in malloc.h; ctypes has no headers to read it from.
 M_MMAP_THRESHOLD = -3
 
@@ -64,6 +76,33 @@ class Examples:
     answer_tokens: int = 32
     images: int = 1
     image_size: tuple[int, int] = (640, 480)
+
+    @classmethod
+    def longest(
+        cls,
+        examples: Sequence[Example],
+        facts: Mapping[Path, ImageFacts],
+        lengths: TokenLengths | None = None,
+    ) -> "Examples":
+        """Returns the longest of these examples, with their largest image of those of which facts are known.
+
+        Without a model's `lengths` characters are counted.
+        """
+        images = max((len(example.images) for example in examples), default=0)
+        found = (facts[image] for example in examples for image in example.images if image in facts)
+        sizes = {(each.width, each.height) for each in found}
+        shown = {"images": images, "image_size": max(sizes, key=math.prod, default=cls().image_size)}
+        if lengths is None:
+            said = max((sum(len(m.text) for m in each.messages) for each in examples), default=0)
+            answer = max((len(example.answer) for example in examples), default=0)
+            return cls(
+                text_tokens=(said - answer) // CHARACTERS + TEMPLATE,
+                answer_tokens=answer // CHARACTERS + 1,
+                **shown,
+            )
+        measured = [lengths.sequences[each.id] for each in examples if each.id in lengths.sequences]
+        whole = max((tokens[0] for tokens in measured), default=None)
+        return cls(tokens=whole, answer_tokens=lengths.longest_answer, **shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +146,8 @@ def estimate(config: TrainingConfig, examples: Examples = Examples()) -> MemoryE
     Raises:
         UserError: as `tower_counts` does.
     """
-    if "torch" not in sys.modules:
-        committed = json.loads(STARTER_MEMORY_FILE.read_text())
-        if all(getattr(config, name) == value for name, value in committed["settings"].items()):
-            adapter = adapter_settings(config)
-            for name, settings in COMMITTED.items():
-                if adapter == settings:
-                    return MemoryEstimate(**committed[name])
+    if "torch" not in sys.modules and (known := committed(config)):
+        return known
     import_torch()
     from vlm.models.loading import pick_device, pick_precision
 
@@ -126,18 +160,32 @@ def estimate(config: TrainingConfig, examples: Examples = Examples()) -> MemoryE
     # AdamW keeps two moments of each trained parameter: 4 bytes, or 1 and a scale of 4 for 256 of them.
     in_8_bits = config.optim in ("adamw_8bit", "paged_adamw_8bit")
     in_8_bits |= config.optim == "auto" and config.quantization != "none" and device == "cuda"
-    gradients = 4 * counts.trainable
+    # Of several processes each has gradients of its own, and those that it sends to the others beside them.
+    gradients = 4 * counts.trainable * (1 if config.processes == 1 else 2)
+    # A GPU has one process. On a CPU all lie in one memory, where they share what is mapped.
+    here = config.processes if device == "cpu" else 1
     return MemoryEstimate(
         device=device,
-        weights=weights,
+        weights=mapped + here * (weights - mapped),
         mapped=mapped,
-        adapter=4 * (counts.total - parameters),  # PEFT keeps adapters in fp32 whatever the base is in
-        gradients=gradients,
-        optimizer=int(counts.trainable * 2 * (1 + 4 / 256 if in_8_bits else 4)),
+        adapter=here * 4 * (counts.total - parameters),  # PEFT keeps adapters in fp32 whatever the base is in
+        gradients=here * gradients,
+        optimizer=int(here * counts.trainable * 2 * (1 + 4 / 256 if in_8_bits else 4)),
         # Gradients are freed after a step, so what runs without them may take their place.
-        activations=int(max(training, evaluating - gradients)),
-        overhead=IMPORTED + RUNTIME_OVERHEAD if device == "cpu" else GPU_CONTEXT,
+        activations=here * int(max(training, evaluating - gradients)),
+        overhead=here * (IMPORTED + RUNTIME_OVERHEAD) if device == "cpu" else GPU_CONTEXT,
     )
+
+
+def committed(config: TrainingConfig) -> MemoryEstimate | None:
+    """Returns the starter's estimate of the committed table; None for any other settings."""
+    table = json.loads(STARTER_MEMORY_FILE.read_text("utf-8"))
+    plain = not config.image_size and config.processes == 1
+    if not plain or any(getattr(config, name) != at for name, at in table["settings"].items()):
+        return None
+    adapter = adapter_settings(config)
+    found = (table[name] for name, settings in COMMITTED.items() if adapter == settings)
+    return next((MemoryEstimate(**parts) for parts in found), None)
 
 
 def fit(needed: MemoryEstimate, memory: int) -> Fit:
@@ -171,8 +219,8 @@ def device_memory(device: str, cgroups: Path = Path("/sys/fs/cgroup")) -> int:
         (cgroups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
         try:
-            most, now = ((folder / name).read_text().strip() for name in (limit, used))
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            most, now = ((folder / name).read_text("ascii").strip() for name in (limit, used))
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text("ascii").splitlines())
         except OSError:
             continue
         if most.isdecimal():  # else "max": no limit
@@ -192,9 +240,12 @@ def best_remedy(config: TrainingConfig, memory: int, examples: Examples = Exampl
     if fit(now, memory) == "fits":
         return None
     found: list[Remedy] = []
-    for setting, value in _changes(config, now, memory):
+    for setting, value in _changes(config, now, memory, examples):
         changed = config.model_copy(update={setting: value})
-        found.append(Remedy(setting, value, estimate(changed, examples)))
+        try:
+            found.append(Remedy(setting, value, estimate(changed, _seen(config, changed, examples))))
+        except UserError:  # of the number of an image's pixels, which this model has for itself
+            continue
         if fit(found[-1].estimate, memory) == "fits":
             return found[-1]
     nearest = min(found, key=lambda remedy: remedy.estimate.total, default=None)
@@ -212,7 +263,17 @@ def best_remedy(config: TrainingConfig, memory: int, examples: Examples = Exampl
     return None
 
 
-def _changes(config: TrainingConfig, now: MemoryEstimate, memory: int) -> Iterator[tuple[str, Any]]:
+def _seen(config: TrainingConfig, changed: TrainingConfig, examples: Examples) -> Examples:
+    """Returns the examples with as many tokens as images have by the changed settings."""
+    if examples.tokens is None or config.image_size == changed.image_size:
+        return examples
+    before, after = (_image(each, examples)[1].tokens for each in (config, changed))
+    return replace(examples, tokens=examples.tokens - examples.images * (before - after))
+
+
+def _changes(
+    config: TrainingConfig, now: MemoryEstimate, memory: int, examples: Examples
+) -> Iterator[tuple[str, Any]]:
     """Yields single settings to try, the least of a change first."""
     from vlm.models.quantization import BITSANDBYTES_DEVICES
 
@@ -226,6 +287,11 @@ def _changes(config: TrainingConfig, now: MemoryEstimate, memory: int) -> Iterat
         batch_size //= 2
         if batch_size <= max(wanted, 1):
             yield "batch_size", batch_size
+    if examples.images:
+        pixels = _image(config, examples)[1].inputs.get("pixel_values")
+        seen = min(math.prod(examples.image_size), 0 if pixels is None else pixels.numel() // 3)
+        for power in range((max(1, seen) - 1).bit_length() - 1, FEWEST_PIXELS, -1)[:PIXELS_TRIED]:
+            yield "image_max_pixels", 2**power
     can_be_quantized = now.device in BITSANDBYTES_DEVICES and "4bit" in method.quantizations
     if config.quantization != "4bit" and can_be_quantized:
         yield "quantization", "4bit"
@@ -272,6 +338,17 @@ def _weights(
     return int(total), mapped, parameters
 
 
+def _image(config: TrainingConfig, examples: Examples) -> "tuple[SimulatedModel, ImageInputs]":
+    """Returns the adapted model to simulate, and what one image is for it."""
+    from training.memory import simulate
+
+    adapter = adapter_settings(config, lora_dropout=config.lora_dropout)
+    shown = tuple(config.image_size.items())
+    of_model = (config.model, config.revision, adapter, examples.image_size, shown)
+    model = simulate.SimulatedModel(*of_model)
+    return model, simulate.image_inputs(model)
+
+
 def _activations(
     config: TrainingConfig, device: str, precision: str, examples: Examples
 ) -> tuple[float, float]:
@@ -281,15 +358,15 @@ def _activations(
     """
     from training.cache.image_features import BATCH_SIZE
     from training.memory import simulate
-    from training.memory.simulate import Machine, SimulatedModel, Step
+    from training.memory.simulate import Machine, Step
 
-    adapter = adapter_settings(config, lora_dropout=config.lora_dropout)
-    model = SimulatedModel(config.model, config.revision, adapter, examples.image_size)
+    model, image = _image(config, examples)
     fragmentation = FRAGMENTATION_GIVEN_BACK if config.gradient_checkpointing else FRAGMENTATION
     machine = Machine(device, precision, fragmentation if device == "cpu" else GPU_FRAGMENTATION)
-    image = simulate.image_inputs(model)
     tokens = examples.tokens
-    if tokens is None:
+    if tokens is not None and image.apart:
+        tokens += examples.images * image.tokens
+    elif tokens is None:
         # An encoder-decoder's answer is its decoder's, no part of what its encoder reads.
         read = 0 if image.is_encoder_decoder else examples.answer_tokens
         tokens = examples.text_tokens + examples.images * image.tokens + read
@@ -300,12 +377,14 @@ def _activations(
         images=examples.images,
         encodes=not image.cached,
         checkpointing=config.gradient_checkpointing,
+        # As the trainer does wherever the model's loss stays the same; prompt tokens shift the positions.
+        trims=not (image.is_encoder_decoder or METHODS[config.method].prompt_learning),
     )
-    others = []
+    answering, others = replace(step, trains=False, checkpointing=False, trims=False), []
     if config.held_out > 0:
-        others.append(replace(step, examples=2 * step.examples, trains=False, checkpointing=False))
+        others.append(replace(answering, examples=2 * step.examples))
     if image.cached and examples.images:
-        others.append(replace(step, examples=BATCH_SIZE, trains=False, encodes=True, reads=False))
+        others.append(replace(answering, examples=BATCH_SIZE, encodes=True, reads=False))
     training = simulate.peak(model, machine, step)
     return training, max((simulate.peak(model, machine, other) for other in others), default=0)
 

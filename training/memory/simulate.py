@@ -8,26 +8,31 @@ layers stands in.
 
 import inspect
 import logging
+import math
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import torch
+import transformers
 from PIL import Image
 from torch import nn
 from transformers import AutoImageProcessor, PreTrainedModel
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from training.memory.tensor_tracker import MAPPED, Kernels, TensorTracker
 from vlm.adapters import PEFT_PREFIX, PeftModel
+from vlm.composed import ComposedForConditionalGeneration as ComposedModel
 from vlm.errors import UserError
 from vlm.meta_model import adapted_outline
 from vlm.models import hub
+from vlm.models.image_size import sized_images
 from vlm.models.loading import DTYPES
 from vlm.models.towers import find_towers
 from vlm.param_counts import times
-from vlm.settings import AdapterSettings
+from vlm.settings import AdapterSettings, ModelSettings
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +53,13 @@ _ONE_AT_A_TIME = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class SimulatedModel:
-    """An adapted model to simulate, and the size in pixels of its images."""
+    """An adapted model to simulate, the size in pixels of its images, and its `image_size` as pairs."""
 
     model: str
     revision: str | None
     adapter: AdapterSettings
     image_size: tuple[int, int]
+    shown: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,7 @@ class Step:
 
     An encoder-decoder writes `answer_tokens` besides. `trains`: else nothing is kept for a gradient.
     `encodes`: the images go through the vision tower, else their features are cached. `reads`: the text tower
-    runs.
+    runs. `trims`: words are projected where answers are alone, if the model takes that.
     """
 
     examples: int
@@ -82,19 +88,22 @@ class Step:
     encodes: bool = True
     reads: bool = True
     checkpointing: bool = False
+    trims: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ImageInputs:
     """One image as a model takes it: its `tokens` in the text tower, and its `inputs`.
 
-    `cached`: its features are the same in every step, and a run computes them once.
+    `cached`: its features are the same in every step, and a run computes them once. `apart`: its tokens are
+    none of those that a processor makes of the text, the model puts them before these.
     """
 
     tokens: int
     inputs: ModelInputs
     cached: bool
     is_encoder_decoder: bool
+    apart: bool = False
 
 
 @lru_cache(maxsize=256)
@@ -102,14 +111,14 @@ def peak(model: SimulatedModel, machine: Machine, step: Step) -> float:
     """Returns the bytes that a step takes at its peak, beyond weights, adapter, gradients and optimizer."""
     images = image_inputs(model).inputs
     with _ONE_AT_A_TIME:
-        for whole in (False, True):
+        for whole, trims in dict.fromkeys([(False, step.trims), (False, False), (True, False)]):
             adapted, copies = adapted_model(model, whole=whole)
             for weight in (*adapted.parameters(), *adapted.buffers()):
                 # Trained weights stay in fp32, as PEFT keeps them.
                 if not weight.requires_grad and weight.is_floating_point():
                     weight.data = weight.data.to(DTYPES[machine.precision])
             try:
-                return simulated_peak(adapted, copies, images, machine, step)
+                return simulated_peak(adapted, copies, images, machine, replace(step, trims=trims))
             except NOT_SIMULATED as error:
                 logger.debug("%s can't be simulated: %r", model.model, error)
         return fallback_peak(adapted, copies, machine, step)
@@ -127,7 +136,7 @@ def image_inputs(model: SimulatedModel) -> ImageInputs:
         base, towers = adapted.get_base_model(), find_towers(adapted.get_base_model())
         below = any(p.requires_grad and towers.of(name) != "text" for name, p in base.named_parameters())
         takes_features = "mm_encoder_outputs" in inspect.signature(base.forward).parameters
-        seq2seq = bool(base.config.is_encoder_decoder)
+        seq2seq, apart = bool(base.config.is_encoder_decoder), isinstance(base, ComposedModel)
         # Features that something trained lies below change with every step.
         cached = takes_features and seq2seq and not below
         for inputs in _candidate_inputs(base, model):
@@ -140,17 +149,21 @@ def image_inputs(model: SimulatedModel) -> ImageInputs:
             except NOT_SIMULATED as error:
                 logger.debug("%s can't take %s: %r", model.model, list(inputs), error)
             else:
-                return ImageInputs(tokens, inputs, cached, seq2seq)
-        return ImageInputs(TOKENS_OF_AN_IMAGE, inputs, cached, seq2seq)
+                return ImageInputs(tokens, inputs, cached, seq2seq, apart)
+        return ImageInputs(TOKENS_OF_AN_IMAGE, inputs, cached, seq2seq, apart)
 
 
 def _candidate_inputs(base: PreTrainedModel, model: SimulatedModel) -> Iterator[ModelInputs]:
     """Yields one image as its processor makes it; without a processor, in the shapes that towers take."""
-    name = hub.parts(model.model)[0]
+    name, settings = hub.parts(model.model)[0], ModelSettings(**dict(model.shown))
     folder = hub.config_folder(name, model.revision, half=hub.is_composed(model.model))
+    # With what the model's whole processor gives in each call: InternVL's turns tiles on.
+    whole = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(base.config.model_type) or "", None)
     try:
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        made = processor([Image.new("RGB", model.image_size, "white")], return_tensors="pt")
+        processor, given = sized_images(processor, getattr(whole, "images_kwargs", {}), settings)
+        image = Image.new("RGB", model.image_size, "white")
+        made = processor([image], **{**given, "return_tensors": "pt"})
     except (OSError, ValueError, ImportError):  # a folder, or a cache, with nothing but a configuration
         parts = (vars(base.config).get(name) for name in ("vision_config", "encoder"))
     else:
@@ -162,7 +175,9 @@ def _candidate_inputs(base: PreTrainedModel, model: SimulatedModel) -> Iterator[
     patch = vision.get("patch_size") or 16
     patch = patch if isinstance(patch, int) else max(patch)
     merge = vision.get("spatial_merge_size", 2)
-    across, down = (max(1, round(pixels / patch / merge)) * merge for pixels in model.image_size)
+    pixels = math.prod(model.image_size)
+    shrunk = math.sqrt(min(pixels, settings.image_max_pixels or pixels) / pixels)
+    across, down = (max(1, round(shrunk * edge / patch / merge)) * merge for edge in model.image_size)
     channels = (vision.get("in_channels") or 3) * vision.get("temporal_patch_size", 1)
     # Qwen's grid: the patches of all images in one row. The order is from the shape that fits few to the
     # usual.
@@ -289,6 +304,11 @@ def _texts(base: PreTrainedModel, step: Step) -> dict[str, torch.Tensor]:
     labels = torch.full((step.examples, step.answer_tokens), SOME_ID)
     read_by_connector = {"qformer_input_ids": ids, "qformer_attention_mask": mask}
     texts = {"input_ids": ids, "attention_mask": mask, **read_by_connector}
+    if step.trims:  # as training.batching.collator.trimmed has it
+        last = min(step.answer_tokens, step.tokens)
+        shifted = torch.full((step.examples, last), SOME_ID)
+        positions = torch.arange(step.tokens - last, step.tokens)
+        return {**texts, "logits_to_keep": positions, "labels": shifted, "shift_labels": shifted}
     return {**texts, "labels": labels if base.config.is_encoder_decoder else ids}
 
 
@@ -328,8 +348,8 @@ def _required(function: Any) -> set[str]:
 
 
 def _accepted(function: Any, inputs: ModelInputs) -> dict[str, torch.Tensor]:
-    """Returns those of the inputs that a function names among its arguments."""
-    named = inspect.signature(function).parameters
+    """Returns those of the inputs that a function names among its arguments, and what its loss takes."""
+    named = {*inspect.signature(function).parameters, "shift_labels"}
     return {name: tensor for name, tensor in inputs.items() if name in named}
 
 

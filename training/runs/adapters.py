@@ -9,6 +9,7 @@ from pathlib import Path
 from training.program import command
 from training.runs.folder import Run, list_runs
 from vlm.errors import UserError
+from vlm.filesystem import typed_path
 from vlm.methods import ADAPTER_CONFIG_FILE
 
 FOLDER = "adapters"
@@ -60,12 +61,15 @@ def find_adapter(
     Settings and page name runs, so that a run goes first; a command is typed among folders, and they go first
     there. A folder is an adapter's, a run's, or one in the workspace's `adapters`; with `nested` it may hold
     the adapter deeper, and is also looked for in the workspace.
+
+    Raises:
+        UserError: nothing can be called so.
     """
     runs = (run for run in list_runs(workspace) if run.name == named and run.adapter_path.is_dir())
     of_run = next((AdapterPlace(run.name, run.adapter_path, run) for run in runs), None)
     if of_run and run_first:
         return of_run
-    path = Path(named).expanduser()
+    path = typed_path(named)
     places = (path, workspace / named) if nested else (path, path / "adapter", workspace / FOLDER / named)
     found = (folder for place in places if (folder := adapter_in(place, DEEPEST if nested else 1)))
     return next((AdapterPlace(folder.name, folder) for folder in found), of_run)
@@ -87,7 +91,7 @@ def require_adapter(workspace: Path, named: str) -> AdapterPlace:
             name=named,
             command=command(),
         )
-    path = Path(named).expanduser()
+    path = typed_path(named)
     if path.is_dir():
         return AdapterPlace(path.name, path)  # reading it says what is wrong with it
     raise UserError(

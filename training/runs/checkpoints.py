@@ -16,7 +16,8 @@ from pydantic import ConfigDict, PositiveInt, TypeAdapter
 from typing_extensions import TypedDict  # pydantic takes Python's own from 3.12 on
 
 from vlm.errors import UserError
-from vlm.filesystem import free_name, sha256_of, sync, write_atomic
+from vlm.filesystem import free_name, sha256_of, write_atomic
+from vlm.machine import system
 
 logger = logging.getLogger(__name__)
 
@@ -83,14 +84,14 @@ def seal(
     """Makes a checkpoint durable and names its files; the other arguments are as in `Checkpoint`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     for path in files:
-        sync(path)
-    entries = {str(path.relative_to(folder)): _entry(path) for path in files}
+        system.sync(path)
+    entries = {path.relative_to(folder).as_posix(): _entry(path) for path in files}
     known = {"step": step, "dataset": dataset, "processes": processes, "settings": settings}
     known["examples"] = examples
     content = json.dumps(known | {"files": entries}, indent=1)
     # Last of all: once the manifest is there, so is every file that it names, even after a power cut.
     write_atomic(folder / MANIFEST, content, durable=True)
-    sync(folder.parent)
+    system.sync(folder.parent)
 
 
 def newest(checkpoints: Path) -> Checkpoint | None:
@@ -103,7 +104,7 @@ def newest(checkpoints: Path) -> Checkpoint | None:
             of_settings = (processes, manifest.get("settings"), manifest.get("examples"))
             return Checkpoint(folder, step, manifest["dataset"], *of_settings)
         # The older one is gone on from, and this one stays to be looked at.
-        folder.rename(checkpoints / free_name(checkpoints, f"{folder.name}.torn"))
+        system.rename(folder, checkpoints / free_name(checkpoints, f"{folder.name}.torn"))
         _bound_torn(checkpoints)
     return None
 

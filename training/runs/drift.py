@@ -15,7 +15,7 @@ from training.runs.checkpoints import Checkpoint
 from vlm.errors import Phrase, UserError
 
 # The dataset is known by its fingerprint, and may have moved; processes are counted where they run.
-UNSEEN = WHERE_IT_WENT | {"dataset", "processes"}
+UNSEEN = WHERE_IT_WENT | {"dataset", "processes", "auto"}
 # How long a run goes on may change while it lies there.
 LENGTH = ("epochs", "max_steps")
 # What counts of these is their product: the examples of a step.
@@ -23,7 +23,8 @@ GLOBAL_BATCH = ("batch_size", "gradient_accumulation_steps")
 # What is told of a run, kept of it, and how fast its numbers come: the adapter learns the same.
 FREE = frozenset(
     (
-        *("sample_answers", "blindfold_test", "pinned_examples", "eval_examples", "evaluations"),
+        *("sample_answers", "pinned_examples", "eval_examples", "evaluations"),
+        *("blindfold_test", "forgetting_test"),
         *("best_metric", "early_stopping_patience", "max_new_tokens", "logging_steps", "report_to"),
         *("save_steps", "checkpoints_kept", "cache_image_features", "dataloader_num_workers"),
         *("torch_compile", "use_liger_kernel", "attn_implementation", "gradient_checkpointing", "device"),
@@ -46,7 +47,12 @@ def settings_to_resume(checkpoint: Checkpoint, config: TrainingConfig, processes
     Raises:
         UserError: they would make another run of it; every difference is listed.
     """
-    before, now = checkpoint.settings or {}, config.model_dump(mode="json")
+    before = checkpoint.settings or {}
+    # Of what somebody has left open again since, the run's own values stay.
+    kept = {name: before[name] for name in config.open_settings if before.get(name) is not None}
+    kept.pop("threads", None)
+    config = config.model_copy(update=kept)
+    now = config.model_dump(mode="json")
     compared = now.keys() & before.keys() - UNSEEN - FREE - {*GLOBAL_BATCH}
     changed = {
         name: _change(name, before[name], now[name])

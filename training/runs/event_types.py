@@ -35,6 +35,15 @@ class Group(TypedDict):
     interval: NotRequired[Interval]
 
 
+class ByLabels(TypedDict):
+    """The metric that counts, because `count` of the `examples` have such `labels`."""
+
+    metric: str
+    labels: str
+    count: Count
+    examples: Count
+
+
 class HardSample(TypedDict):
     """An example of the highest loss; `place` is where its row stands."""
 
@@ -128,10 +137,30 @@ class Drill(Event):
     step_s: Number
     eta_s: Number
     threads: NotRequired[Count]
+    estimated_gib: NotRequired[Number]
+
+
+class Commonest(TypedDict):
+    """The commonest answer that is trained on, and what always giving it scores by a metric."""
+
+    answer: str
+    metric: str
+    score: Finite
+
+
+class Choice(TypedDict):
+    """The half of an evaluation's examples that the best is chosen by."""
+
+    examples: Count
+    loss: Number
+    metrics: dict[str, Number]
 
 
 class Evaluated(Event):
-    """An evaluation; the base's has step 0."""
+    """An evaluation; the base's has step 0. `cut` answers had not ended at the most tokens of one.
+
+    Of a `choice` neither `examples` nor the rates know; `loss` is of all.
+    """
 
     step: Count
     loss: Number
@@ -139,7 +168,12 @@ class Evaluated(Event):
     examples: Count
     intervals: NotRequired[dict[str, Interval]]
     groups: NotRequired[dict[str, Group]]
+    fields: NotRequired[dict[str, Group]]
+    by_labels: NotRequired[ByLabels]
     several: NotRequired[Count]
+    cut: NotRequired[Count]
+    commonest: NotRequired[Commonest]
+    choice: NotRequired[Choice]
 
 
 class Sample(Event):
@@ -152,6 +186,7 @@ class Sample(Event):
     answer: str
     prediction: str
     references: NotRequired[list[str]]
+    cut: NotRequired[bool]
 
 
 class Blindfold(Event):
@@ -167,6 +202,24 @@ class Blindfold(Event):
     blind_interval: Interval
     gap_interval: NotRequired[Interval]
     needed: NotRequired[Count | None]
+
+
+class Forgetting(Event):
+    """What a step's adapter, or at step 0 the base, has right of the photographs' questions, by id.
+
+    The adapter's has the verdict too: `lost` and `gained` are numbers of answers.
+    """
+
+    step: Count
+    questions: Count
+    right: list[str]
+    verdict: NotRequired[Literal["forgets", "keeps"]]
+    before: NotRequired[Number]
+    after: NotRequired[Number]
+    lost: NotRequired[Count]
+    gained: NotRequired[Count]
+    by_chance: NotRequired[Number]
+    findable: NotRequired[Number]
 
 
 class Hard(Event):
@@ -237,6 +290,7 @@ TYPES: dict[str, type] = {
     "evaluated": Evaluated,
     "sample": Sample,
     "blindfold": Blindfold,
+    "forgetting": Forgetting,
     "hard": Hard,
     "checkpoint": SealedCheckpoint,
     "warning": Warned,

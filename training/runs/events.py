@@ -121,13 +121,13 @@ class EventLog:
         text = json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n"
         line = text.encode("utf-8", "backslashreplace")
         # No buffer of our own: what the kernel has, a kill of this process leaves.
-        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = self.path.open("a+b", buffering=0)
         try:
-            size = os.fstat(descriptor).st_size
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            size = file.seek(0, os.SEEK_END)
+            if size and file.seek(size - 1) >= 0 and file.read(1) != b"\n":
                 line = b"\n" + line  # a killed writer left a torn line: it must not swallow this one
             while line:
-                line = line[os.write(descriptor, line) :]
+                line = line[file.write(line) :]
         except OSError as error:
             error.filename = str(self.path)
             if kind not in FINAL or not is_full(error) or not self._reserve.exists():
@@ -135,7 +135,7 @@ class EventLog:
             self._reserve.unlink()
             return self._write(kind, **fields)
         finally:
-            os.close(descriptor)
+            file.close()
         return event
 
 

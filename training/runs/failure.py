@@ -61,7 +61,10 @@ CODES: dict[FailureClass, tuple[str, ...]] = {
     ),
     "adapter": ("adapter-", "saved-", "no-such-adapter", "run-without-adapter", "nothing-learned"),
     "killed": ("run-killed", "run-ended", "launcher-gone", "run-stopped-", "run-left-queue", "process-"),
-    "settings": ("model-needs-package", "tracker-not-installed"),
+    "settings": (
+        *("model-needs-package", "tracker-not-installed"),
+        *("no-image-tiles", "fixed-image-size", "too-few-pixels"),
+    ),
     "unexpected": ("unexpected", "run-not-started", "training-ended-early"),
 }
 BY_CODE = {code: kind for kind, codes in CODES.items() for code in codes}
@@ -110,6 +113,8 @@ def halved(size: int, times: int) -> tuple[int, int] | None:
 
 def _smaller_passes(settings: TrainingConfig) -> dict[str, Any]:
     # Nothing measured what the killed run lacked: the same step in smaller passes.
+    if settings.batch_size is None or settings.gradient_accumulation_steps is None:
+        return {}  # it was killed before there was a batch
     smaller = halved(settings.batch_size, settings.gradient_accumulation_steps)
     return dict(zip(("batch_size", "gradient_accumulation_steps"), smaller, strict=True)) if smaller else {}
 

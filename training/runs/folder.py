@@ -126,7 +126,8 @@ def find(workspace: Path, name: str) -> Run:
 
 def no_such_run(workspace: Path, name: str) -> UserError:
     """Returns the error for a name that no run has; its remedy names the nearest."""
-    near = difflib.get_close_matches(name, [run.name for run in list_runs(workspace)], n=1)
+    names = [run.name for run in list_runs(workspace)]
+    near = difflib.get_close_matches(name[: run_name.MAX_CHARACTERS], names, n=1)
     if near:
         return UserError(
             "There is no run named {name!r} in {workspace}.",

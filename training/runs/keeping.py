@@ -1,6 +1,5 @@
 """What becomes of runs that have ended: names and notes, the trash, and out of it again. No torch."""
 
-import fcntl
 import shutil
 import unicodedata
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from training.runs import lock, supervisor
 from training.runs.folder import LONGEST_NOTE, Run, list_runs, no_such_run
 from vlm.errors import UserError
 from vlm.filesystem import write_atomic
+from vlm.machine import system
 
 # When a run was deleted, in the name of its folder in the trash, and the characters that this adds to it.
 TRASHED_AT = "%Y%m%d-%H%M%S-%f"
@@ -33,16 +33,18 @@ def exclusive(run: Run) -> Iterator[None]:
         UserError: it is gone.
     """
     # Keeps apart those who resume or delete one run at once: between status and change it must stay as it is.
-    # The worker's lock is another one, so this one is on the log, which is always there.
+    # The worker's lock is another one.
     try:
-        file = run.events_path.open("rb")
+        guard = system.open_guard(run.events_path)
     except FileNotFoundError as error:
         raise no_such_run(run.workspace, run.name) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        system.take_lock(guard, wait=True)
         if not run.path.exists():  # deleted while this one waited
             raise no_such_run(run.workspace, run.name)
         yield
+    finally:
+        system.close_lock(guard)
 
 
 @contextmanager
@@ -86,7 +88,7 @@ def delete(run: Run) -> Path:
         trash = run.workspace / "trash"
         trash.mkdir(exist_ok=True)
         supervisor.leave(run.workspace, run.name)
-        return run.path.rename(trash / f"{run.name}-{datetime.now():{TRASHED_AT}}")
+        return _moved(run.path, trash / f"{run.name}-{datetime.now():{TRASHED_AT}}")
 
 
 def rename(run: Run, name: str) -> Run:
@@ -112,7 +114,26 @@ def rename(run: Run, name: str) -> Run:
                 command=program.command(),
             )
         supervisor.leave(run.workspace, run.name)
-        return Run(run.path.rename(run.path.with_name(name)))
+        return Run(_moved(run.path, run.path.with_name(name)))
+
+
+def _moved(folder: Path, target: Path) -> Path:
+    """Returns the target, to which the folder of a run was moved.
+
+    Raises:
+        UserError: it may not be: on Windows a program has one of its files open.
+    """
+    try:
+        return system.rename(folder, target)
+    except PermissionError as error:
+        raise UserError(
+            "{folder} can't be moved to {target}: {reason}.",
+            "Close the programs that have files of it open, and make both folders writable, then try again.",
+            "run-not-moved",
+            folder=folder,
+            target=target,
+            reason=error.strerror,
+        ) from error
 
 
 def _goes_on_from(other: Run, run: Run) -> bool:
@@ -129,8 +150,9 @@ def write_note(run: Run, text: str) -> None:
         UserError: it is too long, or has control characters in it.
     """
     text = " ".join(text.split())
-    hidden = any(unicodedata.category(each) in ("Cc", "Cs") or each in TURNS_TEXT for each in text)
-    if len(text) > LONGEST_NOTE or hidden:
+    if len(text) > LONGEST_NOTE or any(
+        unicodedata.category(each) in ("Cc", "Cs") or each in TURNS_TEXT for each in text
+    ):
         raise UserError(
             "A note has at most {longest} characters, and no control characters.",
             "Write a shorter one.",
@@ -141,7 +163,7 @@ def write_note(run: Run, text: str) -> None:
         if text:
             write_atomic(run.note_path, text)
         else:
-            run.note_path.unlink(missing_ok=True)
+            system.unlink(run.note_path)
 
 
 def trashed(workspace: Path) -> list[tuple[str, datetime, Path]]:
@@ -191,4 +213,4 @@ def restore(workspace: Path, name: str) -> Run:
             name=name,
             trash=workspace / "trash",
         )
-    return Run(deleted.rename(workspace / "runs" / name))
+    return Run(_moved(deleted, workspace / "runs" / name))

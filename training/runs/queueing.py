@@ -5,7 +5,6 @@ has ended, with or without the app.
 """
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from training.program import command
 from training.runs import lock, supervisor
 from training.runs.folder import Run
 from vlm.errors import UserError
+from vlm.machine import system
 
 NO_DEVICE = ("", "-1")
 # Between the numbers of two tickets, at the ends of a queue.
@@ -26,10 +26,10 @@ def devices_of(config: TrainingConfig) -> list[str]:
     """Returns the devices that a run will use: "cpu", "mps", or "cuda-0" and as many as it has processes."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     chosen = None if visible is None else [each.strip() for each in visible.split(",")]
-    if config.device == "mps" or (config.device == "auto" and sys.platform == "darwin"):
+    device = system.accelerator() if config.device == "auto" else config.device
+    if device == "mps":
         return ["mps"]
-    there = config.device == "cuda" or any(Path("/dev").glob("nvidia[0-9]*"))
-    if config.device == "cpu" or not there or (chosen is not None and chosen[0] in NO_DEVICE):
+    if device != "cuda" or (chosen is not None and chosen[0] in NO_DEVICE):
         return ["cpu"]
     chosen = chosen or [str(index) for index in range(config.processes)]
     return [f"cuda-{index}" for index in chosen[: config.processes]]
@@ -38,7 +38,7 @@ def devices_of(config: TrainingConfig) -> list[str]:
 def is_busy(workspace: Path, config: TrainingConfig) -> bool:
     """Returns whether a run would have to wait for its devices now."""
     queues = [workspace / supervisor.QUEUE / device for device in devices_of(config)]
-    return any(supervisor.is_locked(queue / supervisor.DEVICE_LOCK) for queue in queues)
+    return any(system.is_locked(queue / supervisor.DEVICE_LOCK) for queue in queues)
 
 
 def folders_of(run: Run, config: TrainingConfig) -> list[Path]:
@@ -82,7 +82,7 @@ def move(run: Run, number: int) -> supervisor.Place:
     before = others[at - 1] if at else after - 2 * APART
     try:
         for ticket in own:
-            ticket.rename(ticket.with_name(f"{(before + after) // 2:020d}.{run.name}"))
+            system.rename(ticket, ticket.with_name(f"{(before + after) // 2:020d}.{run.name}"))
     except FileNotFoundError:
         raise not_queued from None
     return supervisor.place_of(run.workspace, run.name) or place

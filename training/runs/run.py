@@ -7,7 +7,6 @@ run is prepared: the worker's working directory is not its starter's.
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -32,6 +31,8 @@ from training.runs.supervisor import EVENTS, SUPERVISOR
 from vlm import filesystem
 from vlm.errors import UserError
 from vlm.filesystem import new_folder, write_atomic
+from vlm.machine import system
+from vlm.settings import image_size_of
 
 # Seconds that a worker has to finish its step and save, before another stop kills it.
 GRACE_S = 30.0
@@ -75,17 +76,23 @@ def prepare(config: TrainingConfig) -> Run:
 
 def _placed(config: TrainingConfig) -> TrainingConfig:
     """Returns the settings with a name, and with folders that mean the same from any working directory."""
-    workspace = config.workspace.expanduser().absolute()
+    workspace = filesystem.typed_path(config.workspace).absolute()
     name = run_name.normalise(config.name) if config.name else run_name.new_name(config.dataset, workspace)
     adapter = find_adapter(workspace, config.from_adapter) if config.from_adapter else None
     placed = {"workspace": workspace, "name": name}
+    if adapter and not config.image_size:  # it goes on to see images as large as it has learned them
+        placed |= image_size_of(adapter.folder)
     for field in settings.MAY_BE_FOLDERS:
         value = getattr(config, field)
         # A name of ours stays one even where a folder is called so; a Hub id stays, and so does a mistake.
         if value is not None and value not in {"dataset": SAMPLES, "model": ["starter"]}.get(field, ()):
             of_run = field == "from_adapter" and adapter and adapter.run
-            path = adapter.folder if of_run else Path(value).expanduser()
-            placed[field] = str(path.absolute()) if path.exists() else value
+            path = adapter.folder if of_run else filesystem.typed_path(value)
+            folder, _, one = value.rpartition(":")
+            if path.exists():
+                placed[field] = str(path.absolute())
+            elif field == "dataset" and folder and filesystem.typed_path(folder).exists():  # one of several
+                placed[field] = f"{filesystem.typed_path(folder).absolute()}:{one}"
     return config.model_copy(update=placed)
 
 
@@ -117,8 +124,9 @@ def same_run(config: TrainingConfig) -> Run | None:
     run = Run(placed.workspace / "runs" / placed.name)
     if not run.config_path.is_file():
         return None
-    # The preflight writes the number of threads that it has chosen there.
-    return run if run.config().model_copy(update={"threads": placed.threads}) == placed else None
+    # What was open the run itself has written there.
+    written = {name: getattr(placed, name) for name in (*placed.open_settings, "auto")}
+    return run if run.config().model_copy(update=written) == placed else None
 
 
 def launch(run: Run, command: Sequence[str] | None = None, *, beside: bool = False) -> None:
@@ -142,7 +150,7 @@ def launch(run: Run, command: Sequence[str] | None = None, *, beside: bool = Fal
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            **system.detached(),
         )
     # Unless its parent waits, a process that ended stays a zombie.
     threading.Thread(target=process.wait, daemon=True).start()
@@ -158,18 +166,14 @@ def stop(run: Run, grace_s: float = GRACE_S) -> Status:
     if not status.live:
         return status
     try:
-        requested_at = float(run.stop_path.read_text())
+        requested_at = float(run.stop_path.read_text("ascii"))
     except FileNotFoundError:
         # A wall clock that jumps would end the grace period. Whole: the worker may read it at any time.
         write_atomic(run.stop_path, str(time.monotonic()))
         return status
     # Killed only if the holder of the lock is surely the worker.
     if time.monotonic() - requested_at > grace_s and (worker := lock.holder(run.lock_path)):
-        with suppress(ProcessLookupError):  # it ended by itself
-            if os.getpgid(worker.pid) == worker.pid:  # and what it started: data loaders, other ranks
-                os.killpg(worker.pid, signal.SIGKILL)
-            else:  # in the foreground of a script: the group is the script's
-                worker.kill()
+        system.kill_group(worker)
     return status
 
 
@@ -195,7 +199,7 @@ def resume_after_host(workspace: Path) -> list[Run]:
         if run.by_host_path.exists() and run.status().resumable:
             with suppress(UserError):  # one that can't go on keeps no other from it
                 begun.append(resume(run))
-        run.by_host_path.unlink(missing_ok=True)
+        system.unlink(run.by_host_path)
     return begun
 
 
@@ -215,7 +219,7 @@ def hold_lock(run: Run, wait_s: float = 5.0) -> Iterator[None]:
         try:
             yield
         finally:
-            run.stop_path.unlink(missing_ok=True)
+            system.unlink(run.stop_path)
 
 
 def resume(run: Run, command: Sequence[str] | None = None) -> Run:
@@ -256,9 +260,9 @@ def reopen(run: Run) -> bool:
                     "{name} is still ending.", "Try again in a minute.", "run-still-ending", name=run.name
                 )
             time.sleep(0.01)
-        run.stop_path.unlink(missing_ok=True)
-        run.exit_code_path.unlink(missing_ok=True)
-        run.by_host_path.unlink(missing_ok=True)
+        system.unlink(run.stop_path)
+        system.unlink(run.exit_code_path)
+        system.unlink(run.by_host_path)
         supervisor.leave(run.workspace, run.name)
         events.EventLog(run.events_path).append("queued")
         return True
@@ -267,6 +271,8 @@ def reopen(run: Run) -> bool:
 def _same_step(changes: Mapping[str, Any], run: Run) -> bool:
     # Only in smaller passes may a run go on from its checkpoint.
     before = run.config().model_dump()
+    if None in (before["batch_size"], before["gradient_accumulation_steps"]):
+        return False  # it had not come to a step
     whole, now = (
         values["batch_size"] * values["gradient_accumulation_steps"] for values in (before, before | changes)
     )
@@ -280,7 +286,7 @@ def retry(run: Run, *, beside: bool = False) -> Run:
         UserError: nothing that can be set would help; or as `start` does.
     """
     changes = settings_to_retry(run)
-    config = run.config().model_copy(update=changes)
+    config = run.config().with_values(changes)
     if _same_step(changes, run) and checkpoints.newest(run.checkpoints_path):
         with ended(run):
             config.dump(run.config_path)

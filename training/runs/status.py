@@ -1,6 +1,5 @@
 """The status of a run, computed from its folder each time and stored nowhere. No torch."""
 
-import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from training.runs import lock, supervisor
 from training.runs.events import FINAL, Event, EventLogReader, error_of, tail
 from training.runs.supervisor import EVENTS, EXIT_CODE, OUTPUT, STOP, SUPERVISOR, Place
 from vlm.errors import Phrase, UserError
+from vlm.machine import system
 
 # Files of a run folder. `stop` requests the worker to end; `exit_code` is there if its parent saw it end.
 LOCK, ADAPTER = "lock", "adapter"
@@ -234,7 +234,7 @@ def _stalled_s(attempt: list[Event]) -> float | None:
 def _exit_code(folder: Path) -> int | None:
     """Returns how the worker ended, negative for a signal; None if its parent has not seen it end."""
     try:
-        return int((folder / EXIT_CODE).read_text())
+        return int((folder / EXIT_CODE).read_text("ascii"))
     except (FileNotFoundError, ValueError):
         return None
 
@@ -271,7 +271,7 @@ def killed_by(code: int | None) -> Phrase | None:
     """Returns the signal that an exit code tells of, as a part of a sentence; None without one."""
     if code is None or code >= 0:
         return None
-    if code == -signal.SIGKILL:  # Linux' OOM killer sends it
+    if code == -system.KILL_SIGNAL:  # Linux' OOM killer sends it
         return Phrase("killed by signal {signal} (often: out of memory)", "killed-for-memory", signal=-code)
     return Phrase("killed by signal {signal}", "killed-by-signal", signal=-code)
 

@@ -2,16 +2,17 @@
 
     python -I -S supervisor.py FOLDER [QUEUE ...] -- COMMAND ...
 
-A process of its own, run as a file and of Python's standard library alone: it lives as long as the run and
-its place in the queue, and takes a few megabytes. The page or a shell may be there meanwhile, or nobody.
+A process of its own, run as a file and of Python's standard library and `vlm.machine` alone: it lives as long
+as the run and its place in the queue, and takes a few megabytes. The page or a shell may be there meanwhile,
+or nobody.
 
-A queue is a folder for one device. The kernel says who lives: a supervisor holds the flock of `supervisor` in
+A queue is a folder for one device. The kernel says who lives: a supervisor holds the lock of `supervisor` in
 the run folder, one who waits that of its ticket, and the run that has a device that of the queue's `lock`.
-The worker inherits that one, so that the device is taken as long as either of them lives.
+The worker inherits that one, so that the device is taken as long as either of them lives (on Windows, where
+no lock is inherited, as long as the supervisor does).
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -22,6 +23,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
+
+if __name__ == "__main__":  # isolated: the project is on no path
+    sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from vlm.machine import system
 
 # Names in a run folder; `training.runs.status` has them from here.
 EVENTS, OUTPUT, STOP, EXIT_CODE = "events.jsonl", "output.log", "stop", "exit_code"
@@ -49,7 +55,7 @@ def place_of(workspace: Path, name: str) -> Place | None:
             names = [waiting for waiting, _ in tickets(device)]
         if name in names:
             lock = device / DEVICE_LOCK
-            running = lock.read_text(errors="replace") if is_locked(lock) else ""
+            running = lock.read_text("utf-8", "replace") if system.is_locked(lock) else ""
             return Place(names.index(name) + 1, len(names), running)
     return None
 
@@ -68,7 +74,7 @@ def leave(workspace: Path, name: str) -> None:
     """Deletes a run's tickets, wherever they were moved, and what a killed waiter left."""
     for device in (workspace / QUEUE).glob("*"):
         for ticket in tickets_of(device, name):
-            ticket.unlink(missing_ok=True)
+            system.unlink(ticket)
 
 
 def tickets(device: Path) -> list[tuple[str, Path]]:
@@ -76,41 +82,28 @@ def tickets(device: Path) -> list[tuple[str, Path]]:
     found = []
     for ticket in sorted(device.glob("[0-9]*.*")):
         number, name = ticket.name.split(".", 1)
-        if number.isdecimal() and is_locked(ticket):
+        if number.isdecimal() and system.is_locked(ticket):
             found.append((name, ticket))
     return found
 
 
-def is_locked(path: Path) -> bool:
-    """Returns whether a process holds the lock of this file."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two readers are no holder
-    except BlockingIOError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(descriptor)
-
-
 def locked(path: Path) -> int | None:
     """Returns an open file whose lock is this process's alone; None where another holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = system.open_lock(path)
     deadline = time.monotonic() + 1
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline or path.name == DEVICE_LOCK:  # else: a reader's probe
-                os.close(descriptor)
-                return None
-            time.sleep(0.01)
-        else:
-            return descriptor
+    while not system.take_lock(descriptor):
+        if time.monotonic() > deadline or path.name == DEVICE_LOCK:  # else: a reader's look
+            system.close_lock(descriptor)
+            return None
+        time.sleep(0.01)
+    return descriptor
+
+
+def write_over(descriptor: int, text: str) -> None:
+    """Makes a text all that an open file has in it."""
+    os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.write(descriptor, text.encode())
 
 
 def make(device: Path) -> None:
@@ -141,7 +134,7 @@ def in_line(name: str, devices: Sequence[Path]) -> Iterator[None]:
     finally:
         leave(workspace, name)
         for descriptor in held:
-            os.close(descriptor)
+            system.close_lock(descriptor)
 
 
 def take(name: str, devices: Sequence[Path]) -> list[int] | None:
@@ -153,11 +146,10 @@ def take(name: str, devices: Sequence[Path]) -> list[int] | None:
         behind = waiting and waiting[0][0] != name
         if behind or (lock := locked(device / DEVICE_LOCK)) is None:
             for descriptor in taken:
-                os.close(descriptor)
+                system.close_lock(descriptor)
             return None
         with contextlib.suppress(OSError):  # a full disk
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, name.encode(), 0)  # for those who wait: whom for
+            write_over(lock, name)  # for those who wait: whom for
         taken.append(lock)
     return taken
 
@@ -165,7 +157,7 @@ def take(name: str, devices: Sequence[Path]) -> list[int] | None:
 def append(folder: Path, **event: object) -> None:
     """Appends one event; nobody else writes while a run waits."""
     line = json.dumps({"time": time.time()} | event) + "\n"
-    with (folder / EVENTS).open("a") as log:
+    with (folder / EVENTS).open("a", encoding="ascii", newline="\n") as log:
         log.write(line)
 
 
@@ -175,8 +167,8 @@ def write_exit_code(folder: Path, code: int, alive: int) -> None:
     with contextlib.suppress(OSError):  # the folder was deleted, and with it who would read this
         if not os.path.samestat(os.fstat(alive), (folder / SUPERVISOR).stat()):
             return
-        draft.write_text(str(code))
-        draft.replace(folder / EXIT_CODE)
+        draft.write_text(str(code), "ascii")
+        system.replace(draft, folder / EXIT_CODE)
 
 
 def supervise(folder: Path, devices: Sequence[Path], command: Sequence[str]) -> int:
@@ -184,13 +176,13 @@ def supervise(folder: Path, devices: Sequence[Path], command: Sequence[str]) -> 
     ended = False
     worker: subprocess.Popen[bytes] | None = None
 
-    def end(number: int, _: FrameType | None) -> None:
+    def end(_number: int, _: FrameType | None) -> None:
         nonlocal ended
         ended = True
         if worker is not None:
-            worker.send_signal(number)
+            system.ask_to_end(worker)
 
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(system.END_SIGNAL, end)
     deadline = time.monotonic() + ENDING_S
     while (alive := locked(folder / SUPERVISOR)) is None:  # that of an earlier start is still ending
         if time.monotonic() > deadline:
@@ -202,7 +194,7 @@ def supervise(folder: Path, devices: Sequence[Path], command: Sequence[str]) -> 
                 if ended or (folder / STOP).exists() or not folder.exists():
                     if folder.exists():
                         append(folder, kind="stopped", step=0, elapsed_s=0.0)
-                        (folder / STOP).unlink(missing_ok=True)
+                        system.unlink(folder / STOP)
                     return 3
                 time.sleep(POLL_S)
     with (folder / OUTPUT).open("ab") as log:
@@ -211,11 +203,10 @@ def supervise(folder: Path, devices: Sequence[Path], command: Sequence[str]) -> 
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            pass_fds=taken or (),
-            start_new_session=True,
+            **system.own_group(taken or ()),
         )
     if ended:
-        worker.terminate()
+        system.ask_to_end(worker)
     code = worker.wait()
     write_exit_code(folder, code, alive)
     return code

@@ -23,7 +23,7 @@ from ui.inference import engine
 from ui.run.summary import summary_of
 from ui.train.base_model import from_here, model_name
 from ui.widgets import scripted
-from vlm.errors import UserError
+from vlm.errors import LONGEST_VALUE, UserError
 from vlm.settings import ModelSettings
 
 BASE = "base"
@@ -78,7 +78,11 @@ def listing(workspace: Path, language: Language, choice: Choice) -> dict[str, An
     fitting = [adapter for adapter in known if not reasons[adapter.key]]
     keys = [BASE, *(adapter.key for adapter in fitting)]
     who = [key for key in who or [] if key in keys] or keys[:2]
-    base = str(choice.get("base") or STARTER) if trouble else as_typed(settings.model, settings.revision)
+    base = (
+        str(choice.get("base") or STARTER)[:LONGEST_VALUE]
+        if trouble
+        else as_typed(settings.model, settings.revision)
+    )
     html = render(
         "ask_models",
         language,
@@ -209,6 +213,7 @@ def answerers(
     """
     if not choice["who"]:
         raise UserError("Nobody is chosen to answer.", "Switch on the base or an adapter.", "nobody-answers")
-    chosen = [None if key == BASE else adapters.find(workspace, key) for key in choice["who"]]
-    named = [(each.name, each.folder) if each else (say(language, "base_model"), None) for each in chosen]
-    return base_of(workspace, choice), named
+    chosen = [None if key == BASE else adapters.find(workspace, key) for key in dict.fromkeys(choice["who"])]
+    # Once each, whatever a page sends: a folder has more than one spelling.
+    named = {each and each.folder: each.name if each else say(language, "base_model") for each in chosen}
+    return base_of(workspace, choice), [(name, folder) for folder, name in named.items()]

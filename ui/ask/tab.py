@@ -16,18 +16,20 @@ from training.data.edit.thumbnails import thumbnail_uri
 from training.data.images import load_image
 from training.data.open import open_configured
 from training.data.splits import split_dataset
+from training.evaluation.metrics import is_right, tell_fields
 from ui import adapters
 from ui.ask.models_card import Choice, answerers, base_of, build_models_card
 from ui.datasets import Wanted, read_dataset
 from ui.events import QUEUED, QUIET
 from ui.html import render, small
 from ui.i18n import Language, say
-from ui.inference import engine
-from ui.run.summary import is_right, settings_of
+from ui.inference import engine, stop
+from ui.run.summary import settings_of
 from ui.widgets import scripted, title
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 
 SAMPLES_SHOWN = 10
+LONGEST_QUESTION = 20_000
 Earlier = Sequence[tuple[str, list[tuple[str, str]]]]
 """Questions in order, each with (who, answer); of this visit, by their picture's digest."""
 
@@ -50,7 +52,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Reply:
-    """What one of those who were asked has said so far; `right` once it is done, where that is known."""
+    """What one of those who were asked has said so far; once it is done, whether it is `right` where known.
+
+    `wrong_fields` are those of an answer that should be a JSON object.
+    """
 
     who: str
     text: str = ""
@@ -59,6 +64,7 @@ class Reply:
     done: bool = False
     is_base: bool = False
     right: bool | None = None
+    wrong_fields: Sequence[Phrase] = ()
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def drawn_tab(workspace: Path, language: Language) -> TryTab:
             with gr.Column(elem_classes="card"):
                 with gr.Row(elem_classes="ask"):
                     question = gr.Textbox(
-                        label=say(language, "question"),
+                        label=say(language, "ask_question"),
                         show_label=False,
                         placeholder=say(language, "question_hint"),
                         max_lines=3,
@@ -135,17 +141,18 @@ def pictures_to_pick(workspace: Path, language: Language) -> gr.HTML:
         html = render("ask_pictures", language, loading=False, pictures=shown, held_out=bool(run))
         return {"of": run, "html": html}
 
-    def stop_answer(_: Any) -> None:
-        engine().stop()
-
     return scripted(
         {"of": "", "index": -1},
         "lens.pictures(element, props, server, () => trigger('pick'))",
-        [list_pictures, stop_answer],
+        [list_pictures],
         html_template=render("ask_pictures", language, loading=True),
         elem_classes="pickable",
         elem_id="pictures",
     )
+
+
+def stop_answer(request: gr.Request) -> None:
+    stop(request.session_hash)
 
 
 def add_events(tab: TryTab, workspace: Path, language: Language) -> None:
@@ -163,6 +170,9 @@ def add_events(tab: TryTab, workspace: Path, language: Language) -> None:
     def another_image() -> Updates:
         return {tab.sample: None, tab.answers: answers_html(language)}
 
+    def answer(given: Given, request: gr.Request) -> Iterator[Updates]:
+        yield from answered(tab, workspace, language, given, request.session_hash)
+
     # Not in one event with the answers: a generator's later updates break an image that its first one set.
     picked = tab.pictures.pick(
         pick,
@@ -172,7 +182,7 @@ def add_events(tab: TryTab, workspace: Path, language: Language) -> None:
         **QUIET,
     )
     asking = {
-        "fn": lambda given: (yield from answered(tab, workspace, language, given)),
+        "fn": answer,
         "inputs": {tab.image, tab.question, tab.models, tab.sample, tab.asked},
         "outputs": {tab.answers, tab.asked},
         "concurrency_id": "gpu",
@@ -182,7 +192,8 @@ def add_events(tab: TryTab, workspace: Path, language: Language) -> None:
     # "always_last": a picture that is picked while an answer still comes is asked about after it.
     picked.success(trigger_mode="always_last", **asking)
     gr.on([tab.image.upload, tab.image.clear], another_image, None, {tab.sample, tab.answers}, **QUIET)
-    tab.stop.click(lambda: engine().stop(), None, None, **QUIET)
+    # "multiple": of two pictures picked in haste each ends the answer before it.
+    tab.stop.click(stop_answer, None, None, trigger_mode="multiple", **QUIET)
 
 
 def held_out_from(workspace: Path, choice: Choice) -> str:
@@ -221,12 +232,22 @@ def samples(workspace: Path, run: str) -> list[Sample]:
     ]
 
 
-def answered(tab: TryTab, workspace: Path, language: Language, given: Given) -> Iterator[Updates]:
-    """Streams the answers; the question is remembered once it was answered, in full or until Stop."""
+def answered(
+    tab: TryTab, workspace: Path, language: Language, given: Given, asker: str | None
+) -> Iterator[Updates]:
+    """Streams the answers; the question is remembered once it was answered, or its asker stopped it."""
     question, image, sample = (given[tab.question] or "").strip(), given[tab.image], given[tab.sample]
     drawn = partial(answers_html, language, place=sample.place if sample else "")
     try:
         model, named = answerers(workspace, language, given[tab.models])
+        if len(question) > LONGEST_QUESTION:
+            raise UserError(
+                "The question has {count:,} characters.",
+                "Ask in at most {longest:,}.",
+                "question-too-long",
+                count=len(question),
+                longest=LONGEST_QUESTION,
+            )
         if not question:
             raise UserError("There is no question yet.", "Type one, then press Ask.", "no-question")
         if not image:
@@ -239,7 +260,8 @@ def answered(tab: TryTab, workspace: Path, language: Language, given: Given) -> 
         replies = [Reply(who, is_base=folder is None) for who, folder in named]
         yield {tab.answers: drawn(replies, right, earlier, busy=True)}
         folders = [folder for _, folder in named]
-        for said in engine().ask(model, picture, question, folders, TrainingConfig().max_new_tokens):
+        longest = adapters.longest_answer(folders)
+        for said in engine().ask(model, picture, question, folders, longest, asker):
             replies = [
                 replace(
                     reply,
@@ -247,7 +269,8 @@ def answered(tab: TryTab, workspace: Path, language: Language, given: Given) -> 
                     tokens=now.tokens,
                     elapsed_s=now.elapsed_s,
                     done=now.done,
-                    right=any(is_right(now.text, each) for each in right) if right and now.done else None,
+                    right=is_right(now.text, right) if right and now.done else None,
+                    wrong_fields=tell_fields(now.text, right) if right and now.done else (),
                 )
                 for reply, now in zip(replies, said, strict=True)
             ]

@@ -16,19 +16,22 @@ from training.config import TrainingConfig
 from training.data.row import Issue, Progress
 from training.data.validate.dataset_check import Report, check_dataset
 from training.data.validate.token_lengths import TokenLengths
+from training.evaluation.learned import learned
+from training.memory.estimate import Examples
 from training.program import command
 from ui.data import work
 from ui.data.asked import Answer, Asked
 from ui.data.row_edits import faulty_rows, mark_of
 from ui.data.work import Work
-from ui.datasets import OF_DATASET, Shelf, Wanted, read_dataset
+from ui.datasets import MEASURED, OF_DATASET, Shelf, Wanted, measured_by, read_dataset
 from ui.html import render
 from ui.i18n import TEXTS, Language, duration, number, say
 from ui.train.base_model import model_name
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 from vlm.lazy_torch import import_torch
+from vlm.settings import IMAGE_SIZE
 
-OF_CHECK = (*OF_DATASET, "model", "revision", "max_length", "held_out", "seed")
+OF_CHECK = (*OF_DATASET, "model", "revision", "max_length", *IMAGE_SIZE, "held_out", "seed")
 """The settings that change what a check finds. Whether bad rows are skipped only changes what follows."""
 KEPT = 4
 SHOWN_FIRST, SHOWN_MOST = 3, 200
@@ -51,6 +54,7 @@ class Checked:
     trouble: UserError | None
     elapsed_s: float
     cancelled: bool
+    learned: Phrase | None = None
 
     @property
     def safe_length(self) -> int | None:
@@ -126,7 +130,12 @@ def _found(workspace: Path, values: Mapping[str, Any], going: Work) -> Checked:
     )
     found = Checked(key_of(values), report, report, None, None, 0.0, going.cancelled())
     found = _with_model(found, settings, going.tell, going.cancelled)
-    found = replace(found, elapsed_s=time.monotonic() - began, cancelled=going.cancelled())
+    if found.model and not going.cancelled():
+        usable, lengths = found.report.cleaned().examples, found.report.lengths
+        longest = Examples.longest(usable, found.report.facts, lengths)
+        MEASURED.keep(measured_by(values), longest)
+    told = learned(found.report, settings.held_out, settings.seed)
+    found = replace(found, elapsed_s=time.monotonic() - began, cancelled=going.cancelled(), learned=told)
     return _checked.keep(found.key, found)
 
 
@@ -157,8 +166,10 @@ def with_another_limit(workspace: Path, before: Checked, values: Mapping[str, An
     """The check as it would be with these settings of the model; rows and pixels are not looked at again."""
     began = time.monotonic()
     found = replace(before, key=key_of(values), report=before.plain, model=None, trouble=None)
-    found = _with_model(found, _settings(workspace, values), lambda *_: None, lambda: False)
-    found = replace(found, elapsed_s=before.elapsed_s + time.monotonic() - began)
+    settings = _settings(workspace, values)
+    found = _with_model(found, settings, lambda *_: None, lambda: False)
+    told = learned(found.report, settings.held_out, settings.seed)
+    found = replace(found, elapsed_s=before.elapsed_s + time.monotonic() - began, learned=told)
     return _checked.keep(found.key, found)
 
 

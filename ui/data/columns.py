@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from training.config.columns import SYNONYMS, ColumnMapping, plain
-from training.data.readers.annotations import PICTURES
+from training.data.readers.beside import PICTURES
 from training.data.safe_paths import DatasetFolder
 from vlm.errors import UserError
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from training.data.edit import labels
 from training.data.edit.labels import LabelledImage, QuestionAnswer
-from training.data.readers.annotations import pictures_in
 from training.data.readers.archives import unpack
+from training.data.readers.beside import pictures_in
 from training.data.synthetic.samples import SAMPLES
 from ui.data.row_text import RowText
 from vlm.filesystem import free_name, slug

@@ -19,12 +19,13 @@ from ui.train.base_model import model_name
 from vlm.errors import UserError
 from vlm.example import Example
 from vlm.lazy_torch import import_torch
+from vlm.settings import IMAGE_SIZE
 
 if TYPE_CHECKING:
     from training.data.validate.token_counter import TokenCounter
     from vlm.model_view import ImageView, ModelView
 
-OF_MODEL = ("model", "revision", "max_length")
+OF_MODEL = ("model", "revision", "max_length", *IMAGE_SIZE)
 VIEWS_SHOWN = 12
 FINEST_GRID = 128
 """Patches a side: a finer grid would cover the picture."""

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from training.config import TrainingConfig
 from training.config.fields import ids_in
 from training.data.edit.versions import PendingEdits, discard_pending, pending_edits, put_in_image
 from training.data.images import load_image
@@ -298,7 +297,7 @@ def _drafted(
     settings = ModelSettings(model=values["model"], revision=values["revision"])
     folder = None if who == BASE else adapters.find(workspace, who).folder
     shown_to_it = load_image(images[0], name=images[0].name)
-    tokens = TrainingConfig().max_new_tokens
+    tokens = adapters.longest_answer([folder])
     for answers in engine().ask(settings, shown_to_it, question.strip(), [folder], tokens):
         going.tell("draft", answers[0].text)
         if going.cancelled():

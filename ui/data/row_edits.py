@@ -4,6 +4,7 @@ Nothing is changed in place: the changes are kept beside the dataset and become 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,11 @@ def fix(workspace: Path, dataset: Dataset, key: str, row: RowText) -> PendingEdi
     """Keep the row as it was written now. Raises `UserError` where it could not be trained on."""
     draft, changes = draft_of(row), pending_edits(dataset, workspace)
     example = examples_by_id(dataset).get(key)
+    if example is not None and len(draft.messages) == len(example.messages):
+        # What is not learned stays so, where its text does.
+        turns = zip(example.messages, draft.messages, strict=True)
+        kept = tuple(old if (old.role, old.text) == (new.role, new.text) else new for old, new in turns)
+        draft = replace(draft, messages=kept)
     if example is not None and (example.images, example.messages) == (draft.images, draft.messages):
         return save_pending(changes.undo(key), dataset)
     return save_pending(changes.fix(key, draft), dataset)

@@ -30,8 +30,10 @@ ROWS_SHOWN, ROWS_LOOKED_AT = 3, 50
 
 
 def choose(asked: Asked) -> Answer:
-    """Another dataset, read as it reads by itself."""
-    return {"set": chosen(asked.now["value"]), "now": afresh(), "parts": {"pane": ""}, "redraw": True}
+    """Another dataset, read as it reads by itself; or another split of it."""
+    setting, value = asked.now.get("choose"), asked.now["value"]
+    wanted = {setting: value} if setting in ("dataset_split", "held_out_split") else chosen(value)
+    return {"set": wanted, "now": afresh(), "parts": {"pane": ""}, "redraw": True}
 
 
 def add(asked: Asked) -> Answer:
@@ -90,6 +92,7 @@ def drawn(asked: Asked) -> Answer:
 
 def facts_of(asked: Asked, dataset: Dataset) -> str:
     """Format, counts, the dataset's own split, and the columns that say nothing."""
+    parts = dict(zip(("dataset_split", "held_out_split"), dataset.parts, strict=False))
     layouts = [asked.say(f"layout_{name.replace(' ', '_')}") for name in dataset.layouts]
     layout = asked.say("two_layouts", layouts=layouts)
     return asked.render(
@@ -97,6 +100,7 @@ def facts_of(asked: Asked, dataset: Dataset) -> str:
         sample=dataset.name in SAMPLES,
         kind=" · ".join(filter(None, (kind_of(asked.language, dataset.kind), layout))),
         dataset=dataset,
+        now={"dataset": asked.values["dataset"], **parts},
         images=len({image for example in dataset.examples for image in example.images}),
         named=COLUMNS_NAMED,
     )

@@ -30,6 +30,8 @@ def draw(asked: Asked) -> Answer:
     asked = asked.after(guess)
     answer = source_card.drawn(asked)
     saved = asked.now.get("saved")
+    if saved and saved["name"] != Path(asked.values["dataset"]).name:
+        saved = None  # of another dataset
     answer["parts"] |= {
         "saved": asked.render("data_saved", **saved) if saved else "",
         "changes": row_editor.changes(asked),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from training import runs
+from training.evaluation import answers
 from training.runs import Run, Status
 from training.runs.events import error_of, tail
 from ui.html import error, render
@@ -151,7 +152,7 @@ class RunBoard:
         def told(*kinds: str) -> tuple[int, ...]:
             return tuple(summary.told[kind] for kind in ("log", *kinds))
 
-        evaluated = (*told("evaluated", "blindfold"), status.live, summary.best_step)
+        evaluated = (*told("evaluated", "blindfold", "forgetting"), status.live, summary.best_step)
         builders: dict[str, tuple[Hashable, Callable[[], str]]] = {
             "head": (self._read_at, lambda: self._head(language, run, status, summary)),
             "notices": (
@@ -166,10 +167,22 @@ class RunBoard:
                     else ""
                 ),
             ),
-            "results": ((*evaluated, status.step), lambda: view.results(language, status, summary)),
+            "results": (
+                (*evaluated, status.step),
+                lambda: view.results(
+                    *(language, status, summary),
+                    None
+                    if status.live
+                    else answers.against_base(run.path, summary.evaluations, summary.best_step),
+                ),
+            ),
             "film": (
                 (*told("sample"), status.live),
-                lambda: view.film(language, summary, image_of) if status.live or summary.samples else "",
+                lambda: (
+                    view.film(language, summary, image_of, partial(answers.read, run.path))
+                    if status.live or summary.samples
+                    else ""
+                ),
             ),
             "hardest": (
                 (*told("hard"), status.live),

@@ -11,7 +11,6 @@ from training.config import TrainingConfig
 from training.data.edit.thumbnails import thumbnail_uri
 from training.data.synthetic.samples import SAMPLES
 from training.evaluation import compare
-from training.evaluation.metrics import normalize
 from training.runs import Run, Status
 from training.runs.events import FINAL, Event, EventLogReader
 from training.runs.status import Outline, status_of
@@ -40,6 +39,7 @@ class Summary:
     warnings: list[Event] = field(default_factory=list)
     log: list[Event] = field(default_factory=list)
     blindfold: Event | None = None
+    forgetting: Event | None = None
     hard: Event | None = None
     told: Counter[str] = field(default_factory=Counter)
     """How many events of each kind were told; `log` counts the logs: a run can be deleted and made anew."""
@@ -50,14 +50,19 @@ class Summary:
 
     @property
     def base_score(self) -> float | None:
-        """Exact match of the untouched base."""
-        return next((exact_match(seen) for seen in self.evaluations if seen["step"] == 0), None)
+        """What the untouched base has right, by the metric that counts."""
+        return next((rate_of(seen) for seen in self.evaluations if seen["step"] == 0), None)
 
     @property
     def score(self) -> float | None:
-        """Exact match of the adapter: at the newest evaluation, or at the best where that was kept."""
+        """What the adapter has right: at the newest evaluation, or at the best where that was kept."""
         _, after = compare.base_and_kept(self.evaluations, self.best_step)
-        return None if after is None else exact_match(after)
+        return None if after is None else rate_of(after)
+
+    @property
+    def metric(self) -> str:
+        """The metric that counts."""
+        return compare.chosen_metric(self.evaluations[-1] if self.evaluations else {})
 
     def add(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -83,6 +88,8 @@ class Summary:
                         self.warnings.append(event)
                     elif kind == "blindfold":
                         self.blindfold = event
+                    elif kind == "forgetting":
+                        self.forgetting = event
                     elif kind in FINAL | {"queued"}:
                         self.best_step = event.get("best_step")
                         self.best_metric = event.get("best_metric", "")
@@ -218,11 +225,6 @@ def _dataset_root(source: str, workspace: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def exact_match(evaluated: Event) -> float:
-    """The share of right answers, a fraction of 1."""
-    return evaluated["metrics"].get("exact_match") or 0.0
-
-
-def is_right(prediction: str, answer: str) -> bool:
-    """The tick beside a sample answer."""
-    return normalize(prediction) == normalize(answer)
+def rate_of(evaluated: Event) -> float:
+    """What is right by the metric that counts, a fraction of 1."""
+    return evaluated["metrics"].get(compare.chosen_metric(evaluated)) or 0.0

@@ -12,13 +12,16 @@ from markupsafe import Markup
 
 from training.config.fields import BestMetric
 from training.evaluation import compare
+from training.evaluation.forgetting import Forgetting
+from training.evaluation.metrics import LabelMetric, is_right, tell_fields
+from training.evaluation.paired import Paired
 from training.runs.events import Event, error_of, skipped_reasons
 from training.runs.failure import TITLES, class_of
 from training.runs.status import Status
 from ui.html import render
 from ui.i18n import TEXTS, Language, duration, number, percent, remedy_of, say, sentence, told
 from ui.run.loss_chart import plotted
-from ui.run.summary import Summary, exact_match, is_right
+from ui.run.summary import Summary, rate_of
 
 ANSWERS_SHOWN = 4
 """Of the evaluations' scores the base's and the newest ones."""
@@ -30,6 +33,8 @@ LOG_LINES = 60
 
 ImageOf = Callable[[str], str | None]
 """From an image's path within the dataset to something an <img> can show."""
+AnswersOf = Callable[[int], Mapping[str, Mapping[str, Any]]]
+"""From a step to what its evaluation was answered, by the example's id; nothing where no file has it."""
 
 
 def where_it_is(language: Language, status: Status, summary: Summary) -> list[str]:
@@ -72,17 +77,17 @@ def share(status: Status) -> float:
 
 
 def tiles(language: Language, summary: Summary) -> Markup:
-    """Trainable counts, exact match before and after, speed, memory; a dash for what is not known yet."""
+    """Trainable counts, what is right before and after, speed, memory; a dash for what is not known yet."""
     newest = summary.steps[-1] if summary.steps else {}
     trainable = {tower: number(language, counts["trainable"]) for tower, counts in summary.towers.items()}
     speed, memory = newest.get("examples_per_s"), newest.get("memory_gib")
     size = None if memory is None else say(language, "gigabytes", size=number(language, memory, 1))
     facts = {
-        "tile_vision": trainable.get("vision"),
-        "tile_text": trainable.get("text"),
-        "tile_exact": before_after(language, summary),
-        "tile_speed": None if speed is None else number(language, speed),
-        "tile_memory": size,
+        say(language, "tile_vision"): trainable.get("vision"),
+        say(language, "tile_text"): trainable.get("text"),
+        metric_name(language, summary.metric): before_after(language, summary),
+        say(language, "tile_speed"): None if speed is None else number(language, speed),
+        say(language, "tile_memory"): size,
     }
     return render("run_tiles", language, facts=facts)
 
@@ -94,11 +99,6 @@ def before_after(language: Language, summary: Summary) -> str | None:
     if len(shown) < 2:
         return next(iter(shown), None)
     return say(language, "before_after", before=shown[0], after=shown[1])
-
-
-def exact_words(language: Language, summary: Summary) -> str | None:
-    """The adapter's newest exact match."""
-    return None if summary.score is None else percent(language, summary.score)
 
 
 def failure(language: Language, status: Status) -> tuple[str, str, str] | None:
@@ -121,15 +121,16 @@ def charts(language: Language, status: Status, summary: Summary) -> Markup:
     shown = seen if len(seen) <= ANSWERS_SHOWN else [seen[0], *seen[1 - ANSWERS_SHOWN :]]
     note = ""
     if seen:
-        note = say(language, "scores_note", count=seen[-1]["examples"])
-        if interval := seen[-1].get("intervals", {}).get("exact_match"):
+        metric = metric_name(language, summary.metric)
+        note = say(language, "scores_note", count=seen[-1]["examples"], metric=metric)
+        if interval := seen[-1].get("intervals", {}).get(summary.metric):
             low, high = (number(language, 100 * bound) for bound in interval)
             note += " " + say(language, "scores_interval", low=low, high=high)
     return render(
         "run_charts",
         language,
         plot=plotted(language, training, held_out, status.total or 0),
-        scores=[(at_step(language, one["step"]), exact_match(one)) for one in shown],
+        scores=[(at_step(language, one["step"]), rate_of(one)) for one in shown],
         note=note,
     )
 
@@ -138,43 +139,62 @@ def at_step(language: Language, step: int) -> str:
     return say(language, "base") if step == 0 else say(language, "step_n", step=number(language, step))
 
 
-def film(language: Language, summary: Summary, image_of: ImageOf) -> Markup:
+def film(
+    language: Language, summary: Summary, image_of: ImageOf, answers_of: AnswersOf = lambda step: {}
+) -> Markup:
     """A row for each example, a column for each evaluation; the base's comes first."""
-    strips = []
-    for answers in summary.samples.values():
-        first = answers[0]
-        accepted = first.get("references") or [first["answer"]]
-        said = {
-            one["step"]: (
-                one["prediction"].strip(),
-                any(is_right(one["prediction"], a) for a in one.get("references") or [one["answer"]]),
-            )
-            for one in answers
-        }
-        image = image_of(first["image"]) if first["image"] else None
-        strips.append({"first": first, "image": image, "right": " / ".join(accepted), "said": said})
-    steps = sorted({step for strip in strips for step in strip["said"]})
+    steps = sorted({one["step"] for answers in summary.samples.values() for one in answers})
     shown = steps if len(steps) <= FILM_SHOWN else [steps[0], *steps[1 - FILM_SHOWN :]]
+    written = {step: answers_of(step) for step in shown}
+    strips = []
+    for name, answers in summary.samples.items():
+        first, logged = answers[0], {one["step"]: one for one in answers}
+        accepted = first.get("references") or [first["answer"]]
+        said = {}
+        for step in shown:
+            # An evaluation by an older version has in the log alone what it was answered.
+            if (one := written[step].get(name) or logged.get(step)) is not None:
+                text = one["prediction"].strip()
+                right = one["right"] if "right" in one else is_right(text, accepted, summary.metric)
+                said[step] = (text, right, one.get("cut", False), tell_fields(text, accepted))
+        image = image_of(first["image"]) if first["image"] else None
+        right = " / ".join(dict.fromkeys(accepted))
+        strips.append({"first": first, "image": image, "right": right, "said": said})
     return render(
         "run_film", language, strips=strips, steps={step: at_step(language, step) for step in shown}
     )
 
 
-def results(language: Language, status: Status, summary: Summary) -> Markup | str:
+def results(
+    language: Language, status: Status, summary: Summary, verdict: Paired | None = None
+) -> Markup | str:
     """The table of an ended run, and what its numbers are to be taken for; empty before."""
     before, after = compare.base_and_kept(summary.evaluations, summary.best_step)
     if status.live or before is None or after is None:
         return ""
+    is_last = after["step"] == (summary.best_step or status.step)
     notes = [say(language, "results_note", count=after["examples"])]
+    if verdict is not None:
+        who = compare.ADAPTER if is_last else at_step(language, after["step"])
+        notes.append(f"{sentence(language, verdict.words(who, compare.BASE))}.")
+    if (common := compare.commonest_note(after)) is not None:
+        notes.append(sentence(language, common))
+    if reason := LabelMetric(**after.get("by_labels", {})).reason:
+        notes.append(sentence(language, reason))
     if several := after.get("several"):
         notes.append(say(language, "several_note", count=several))
+    if cut := after.get("cut"):
+        notes.append(say(language, "cut_note", count=cut))
     if summary.best_step is not None:
         key = "ended_early" if summary.ended_early else "best_kept"
         metric = metric_name(language, summary.best_metric)
         notes.append(say(language, key, step=number(language, summary.best_step), metric=metric))
+        if choice := after.get("choice"):
+            notes.append(say(language, "choice_note", count=choice["examples"]))
     if summary.blindfold is not None:
         notes.append(blindfold_words(language, summary.blindfold))
-    is_last = after["step"] == (summary.best_step or status.step)
+    if summary.forgetting is not None and (words := forgetting_words(language, summary.forgetting)):
+        notes.append(words)
     return render(
         "run_results",
         language,
@@ -188,7 +208,7 @@ def row_name(language: Language, row: compare.Comparison) -> str:
     """The metric of a row, or the type of question with how many there are."""
     if row.group is None:
         return metric_name(language, row.metric)
-    group = named(language, f"type_{row.group}", row.group)
+    group = row.group if row.metric == "field" else named(language, f"type_{row.group}", row.group)
     return say(language, "group_count", group=group, count=number(language, row.examples))
 
 
@@ -209,6 +229,20 @@ def blindfold_words(language: Language, found: Event) -> str:
         key = "blindfold_needed" if found["needed"] else "blindfold_few_right"
         words.append(say(language, key, needed=number(language, found["needed"] or 0)))
     return " ".join(words)
+
+
+def forgetting_words(language: Language, event: Event) -> str | None:
+    """What the forgetting test found; None of what the base alone has right."""
+    found = Forgetting.from_event(event)
+    if found is None:
+        return None
+    figures = {"before": percent(language, found.before), "after": percent(language, found.after)}
+    figures |= {"lost": number(language, found.lost), "gained": number(language, found.gained)}
+    words = say(language, f"forgetting_{found.verdict}", count=found.questions, **figures)
+    if found.verdict == "forgets" or found.findable is None:
+        return words
+    points = number(language, 100 * found.findable)
+    return f"{words} {say(language, 'forgetting_findable', points=points)}"
 
 
 def hardest(language: Language, status: Status, summary: Summary, image_of: ImageOf) -> Markup | str:
@@ -250,13 +284,16 @@ def _log_words(language: Language, event: Event) -> Sequence[str]:
         case "evaluated":
             loss = "–" if event["loss"] is None else number(language, event["loss"], 3)
             facts = {"step": number(language, event["step"]), "loss": loss}
-            return [say(language, "log_evaluated", exact=percent(language, exact_match(event), 1), **facts)]
+            facts["metric"] = metric_name(language, compare.chosen_metric(event))
+            return [say(language, "log_evaluated", rate=percent(language, rate_of(event), 1), **facts)]
         case "drill":
             facts: dict[str, Any] = {"memory": number(language, event["memory_gib"], 1)}
             facts |= {"step_s": number(language, event["step_s"], 2), "size": event["batch_size"]}
             return [say(language, "log_drill", time=duration(language, event["eta_s"]), **facts)]
         case "blindfold":
             return [blindfold_words(language, event)]
+        case "forgetting":
+            return [words] if (words := forgetting_words(language, event)) else []
         case "finished" | "stopped" as kind:
             took = duration(language, event["elapsed_s"])
             return [say(language, f"log_{kind}", step=event["step"], time=took)]

@@ -19,7 +19,7 @@ from ui.train.base_model import model_name
 from ui.widgets import Form, scripted
 from vlm.errors import UserError
 
-COLUMNS = ("col_adapter", "col_base", "method", "col_ranks", "col_size", "col_exact", "col_saved")
+COLUMNS = ("col_adapter", "col_base", "method", "col_ranks", "col_size", "col_score", "col_saved")
 AGAIN_S = 30.0
 
 

@@ -119,6 +119,8 @@ def list_runs(
                 "waits": can_train and status.place is not None,
             }
         )
+    if undone not in [name for name, *_ in runs.trashed(workspace)]:
+        undone = None
     html = render("runs_table", language, rows=rows, undone=undone, can_train=can_train)
     return {"html": html, "again_s": AGAIN_S[live]}
 

@@ -75,8 +75,9 @@
       if (!files.length) return;
       drop.setAttribute("aria-busy", "true");
       try {
-        const sent = await send(files, upload, progress(box));
-        await give(drop, {files: sent});
+        const sent = await send(files, upload, progress(box)).catch(() => null);
+        if (sent) await give(drop, {files: sent});
+        else wrong.replaceChildren(box.querySelector("template[data-unsent]").content.cloneNode(true));
       } finally {
         drop.removeAttribute("aria-busy");
         box.querySelector("[data-sending]").replaceChildren();

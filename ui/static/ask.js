@@ -141,7 +141,7 @@
       list.querySelectorAll("button").forEach((each) => each.setAttribute("aria-pressed", each === button));
       button.setAttribute("aria-busy", "true");
       // An answer that still comes is about the picture before.
-      if (tab.answers.querySelector(".answers[aria-busy=true]")) server.stop_answer({});
+      if (tab.answers.querySelector(".answers[aria-busy=true]")) document.getElementById("stop-answer").click();
       hideAnswers(ANSWERS);
       if (!tab.models.choice().who.length) await tab.listed;
       props.value = { of, index: Number(button.dataset.index) };

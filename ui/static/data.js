@@ -111,7 +111,7 @@
 
     refocus(place, before) {
       const same = (node) => (node.id && node.id === before.id)
-        || (before.dataset.act && JSON.stringify(node.dataset) === JSON.stringify(before.dataset));
+        || ((before.dataset.act || before.dataset.choose) && JSON.stringify(node.dataset) === JSON.stringify(before.dataset));
       [...place.querySelectorAll("button, select, input")].find(same)?.focus({preventScroll: true});
     }
 
@@ -250,7 +250,7 @@
 
     async changed(event) {
       const box = event.target;
-      if (box.matches("[data-choose]")) return this.ask("choose", {value: box.value}, box);
+      if (box.matches("[data-choose]")) return this.ask("choose", {choose: box.dataset.choose, value: box.value}, box);
       if (box.matches("[data-column]")) {
         const chosen = [...this.element.querySelectorAll("[data-column]")].map((each) => [each.dataset.column, each.value]);
         return this.ask("columns", {columns: Object.fromEntries(chosen)}, box);

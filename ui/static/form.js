@@ -81,6 +81,21 @@
     filterSettings();
   }
 
+  /** What a setting that is left to `auto` says in its place. */
+  function leave(unset = {}) {
+    for (const [name, words] of Object.entries(unset)) {
+      const node = control(name);
+      if (node?.tagName === "SELECT") node.options[0].textContent = words;
+      else if (node) node.placeholder = words;
+    }
+  }
+
+  /** What `auto` chose for a run is chosen anew where its dataset changes. */
+  function reopened() {
+    const names = control("auto").value.split(",").filter(Boolean);
+    return { ...Object.fromEntries(names.map((name) => [name, ""])), auto: "" };
+  }
+
   function offer(choices = {}) {
     for (const [name, html] of Object.entries(choices)) {
       const node = find(`[data-layers="${name}"]`) ?? control(name);
@@ -99,6 +114,7 @@
     }
     patch(answer.parts);
     look(answer.looks);
+    leave(answer.unset);
     return answer;
   }
 
@@ -118,7 +134,7 @@
     settled = setTimeout(redraw, SETTLED_MS);
   }
 
-  const OF_DATASET = ["dataset", "columns", "dataset_split", "held_out_split"];
+  const OF_DATASET = ["dataset", "columns", "dataset_split", "held_out_split", "question", "image_root"];
 
   /** Counts first: an estimate beside them would slow them down. An answer that was overtaken is dropped. */
   async function redraw() {
@@ -140,6 +156,8 @@
   async function preview() {
     const part = find('[data-part="preview"]');
     take(await ask("preview", {}, part));
+    clearTimeout(settled);
+    settled = setTimeout(redraw, SETTLED_MS);  // what is left to `auto` goes by the number of examples
   }
 
   // ---------- the model ----------
@@ -182,13 +200,20 @@
   }
 
   function touched(event) {
-    const node = event.target;
+    let node = event.target;
     if (node.id === "find-setting") return filterSettings();
     if (node.dataset.typed || node.dataset.half) return;
+    if (node.dataset.choose) {  // one of several datasets, as if it were chosen in the setting's own place
+      set({ [node.dataset.choose]: node.value });
+      node = control(node.dataset.choose);
+    }
     if (node.name === MODEL) return event.type === "change" && modelTouched(node);
     if (node.closest("[data-layers]")) tidyChips(node);
     if (node.name === "from_adapter") return event.type === "change" && continueFrom(node.value, node);
-    if (node.name === "dataset") set({ columns: "", dataset_split: "train", held_out_split: "" });
+    if (node.name === "dataset") {
+      const read = { columns: "", dataset_split: "train", held_out_split: "", question: "", image_root: "" };
+      set({ ...read, ...reopened() });
+    }
     const settles = event.type === "change" || !OF_DATASET.includes(node.name);
     changed(settles ? { [node.name]: true } : {});
   }

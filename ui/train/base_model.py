@@ -4,6 +4,7 @@ Of a model on the Hub nothing but its configuration is fetched.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from ui.train.form_values import STARTER, Chosen
 from vlm import catalog
 from vlm.catalog import CatalogEntry
 from vlm.errors import UserError
+from vlm.filesystem import typed_path
 from vlm.lazy_torch import import_torch
 
 OTHER, COMPOSE = "?", "+"
@@ -34,14 +36,6 @@ TEXT_MODELS = (
     *("google-t5/t5-base", "google/mt5-base", "VietAI/vit5-base"),
 )
 
-FOLLOWS = (
-    "learning_rate",
-    "batch_size",
-    "gradient_accumulation_steps",
-    "quantization",
-    "gradient_checkpointing",
-)
-"""Settings that take the catalog's value where the model changes."""
 RESET = (
     "connector",
     "vision_lora_targets",
@@ -51,8 +45,6 @@ RESET = (
     "from_adapter",
 )
 """Settings that go back to their defaults: they name parts or files of the model that was there before."""
-
-TOUCHED = (*FOLLOWS, *RESET)
 
 _read: dict[tuple[str, str | None], Chosen] = {(STARTER.model, None): STARTER}
 MODELS_KEPT = 64
@@ -109,8 +101,10 @@ def from_here(model: str) -> str:
     """A folder by its full path: a worker has a working directory of its own."""
 
     def full(part: str) -> str:
-        path = Path(part).expanduser()
-        return str(path.resolve()) if path.is_dir() and part != STARTER.model else part
+        with suppress(UserError):  # what can be no folder is told where the model is read
+            if part != STARTER.model and (path := typed_path(part)).is_dir():
+                return str(path.resolve())
+        return part
 
     whole = full(model)
     if whole != model or "+" not in model:
@@ -121,14 +115,9 @@ def from_here(model: str) -> str:
 def followed(chosen: Chosen, values: dict[str, Any]) -> dict[str, Any]:
     """The settings that change with the model, with their new values.
 
-    A model that is not on offer takes the settings of the smallest that is no smaller.
+    What `auto` had chosen for the model before is open again.
     """
-    entry = catalog.find(chosen.model) or min(
-        (entry for entry in catalog.CATALOG if entry.parameters * 1e6 >= chosen.parameters),
-        key=lambda entry: entry.parameters,
-        default=max(catalog.CATALOG, key=lambda entry: entry.parameters),
-    )
-    wanted = {name: getattr(entry.defaults, name) for name in FOLLOWS}
+    wanted = {name: form_values.default_of(name) for name in values.get("auto", ())}
     for name in RESET:
         kept = form_values.is_layers(name) and _are_there(
             values[name], chosen.layers.get(name.partition("_")[0], ())

@@ -12,7 +12,7 @@ from ui.train import form_values
 from ui.train.base_model import read_model
 from ui.train.form_values import Chosen
 from vlm import catalog
-from vlm.settings import ModelSettings
+from vlm.settings import ModelSettings, image_size_of
 
 
 def is_open_here(dataset: str, workspace: Path) -> bool:
@@ -29,6 +29,7 @@ def settings_of_run(run: Run, values: Mapping[str, Any]) -> dict[str, Any]:
     """
     config = run.config()
     filled = {field: getattr(config, field) for field in form_values.FIELDS} | {"name": None}
+    filled["auto"] = ",".join(config.auto)
     if not is_open_here(config.dataset, run.workspace):
         filled |= {field: values[field] for field in OF_DATASET}
     return filled
@@ -47,7 +48,7 @@ def settings_of_adapter(
     model, revision = _base_of(adapter, chosen)
     read = read_model(model, revision)
     named_by = {"model": model, "revision": revision, "from_adapter": str(adapter.folder)}
-    return {**values, **named_by, **_read_off(adapter, read)}
+    return {**values, **named_by, **image_size_of(adapter.folder), **_read_off(adapter, read)}
 
 
 def _base_of(adapter: Adapter, chosen: Chosen) -> tuple[str, str | None]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from training.config import TrainingConfig, as_flags
+from training.config import AUTO, TrainingConfig, as_flags
 from training.program import command
 from vlm.errors import UserError
 from vlm.methods import METHODS
@@ -32,16 +32,20 @@ ADVANCED: dict[str, tuple[str, ...]] = {
     ),
     "group_evaluation": (
         *("evaluations", "eval_examples", "sample_answers", "pinned_examples", "max_new_tokens"),
-        *("best_metric", "early_stopping_patience", "blindfold_test"),
+        *("best_metric", "early_stopping_patience", "blindfold_test", "forgetting_test"),
     ),
     "group_data": (
-        *("held_out", "max_length", "dataset_split", "held_out_split", "columns"),
-        *("skip_bad_rows", "group_by_image", "from_adapter"),
+        *("held_out", "max_length", "image_max_pixels", "image_min_pixels", "image_tiles"),
+        *("dataset_split", "held_out_split", "columns"),
+        *("question", "image_root", "skip_bad_rows", "group_by_image", "from_adapter"),
     ),
     "group_keeping": ("name", "report_to", "logging_steps", "save_steps", "checkpoints_kept"),
 }
 FIELDS = BASIC + tuple(field for group in ADVANCED.values() for field in group)
-"""Every setting but the workspace, which is the page's own, in the order of the form."""
+"""Every setting in the order of the form, but the workspace and what `auto` has chosen: the page's own."""
+
+ON_OFF = {"true": True, "false": False}
+"""The values of a switch that may also be left to `auto`."""
 
 TOWERS = ("vision", "connector", "text")
 
@@ -61,7 +65,10 @@ def choices_of(field: str) -> tuple[str, ...]:
     """The values of a setting that is one of a few; empty for any other."""
     annotation = TrainingConfig.model_fields[field].annotation
     options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    return next((get_args(option) for option in options if get_origin(option) is Literal), ())
+    if bool in options and len(options) > 1:
+        return tuple(ON_OFF)
+    named = next((get_args(option) for option in options if get_origin(option) is Literal), ())
+    return tuple(one for one in named if one != "auto") if field in AUTO else named
 
 
 def is_layers(field: str) -> bool:
@@ -74,8 +81,11 @@ def is_switch(field: str) -> bool:
 
 
 def is_optional(field: str) -> bool:
+    """Whether its box may be empty: not given, or left to `auto`."""
     annotation = TrainingConfig.model_fields[field].annotation
-    return get_origin(annotation) in (Union, UnionType) and type(None) in get_args(annotation)
+    return field in AUTO or (
+        get_origin(annotation) in (Union, UnionType) and type(None) in get_args(annotation)
+    )
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,9 @@ def values_of(typed: Mapping[str, Any], workspace: Path, chosen: Chosen | None =
         model = str(values["model"] or "")
         place = "starter" if model == STARTER.model else "two" if "+" in model else "hub"
         chosen = Chosen(model, place=place)
-    return values | {field: default_of(field) for field in idle(values, chosen)} | {"workspace": workspace}
+    idle_ones = {field: default_of(field) for field in idle(values, chosen)}
+    listed = tuple(name for name in str(typed.get("auto") or "").split(",") if name in AUTO)
+    return values | idle_ones | {"workspace": workspace, "auto": listed}
 
 
 def idle(values: Mapping[str, Any], chosen: Chosen) -> set[str]:
@@ -146,7 +158,7 @@ def idle(values: Mapping[str, Any], chosen: Chosen) -> set[str]:
         "lora_dropout": bool(method.dropout),
         "loraplus_lr_ratio": method.has_b,
         "num_virtual_tokens": method.prompt_learning,
-        "quantize_vision": values["quantization"] != "none",
+        "quantize_vision": values["quantization"] not in (None, "none"),
         "revision": chosen.place == "hub",
     }
     of_towers = {field for field in FIELDS if field.startswith(("vision_", "connector_", "text_"))}
@@ -157,14 +169,20 @@ def idle(values: Mapping[str, Any], chosen: Chosen) -> set[str]:
 def _read(field: str, value: Any) -> Any:
     """An optional number is typed as text, since Gradio's number box turns "none" into 0; 16.0 means 16."""
     if is_optional(field) and isinstance(value, str):
-        return value.strip() or None
+        typed = value.strip()
+        typed = "" if typed == "auto" and field in AUTO else typed
+        is_on_off = choices_of(field) == tuple(ON_OFF) and typed
+        return ON_OFF.get(typed, typed) if is_on_off else typed or default_of(field)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def shown(field: str, value: Any) -> Any:
     """A setting as its control takes it: the other way round than `values_of`."""
     if is_optional(field):
-        return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        if isinstance(value, bool):
+            return str(value).lower()
+        is_open = value is None or (value == "auto" and field in AUTO)
+        return "" if is_open else f"{value:g}" if isinstance(value, float) else str(value)
     return value
 
 
@@ -175,5 +193,7 @@ def is_unchanged(values: dict[str, Any]) -> bool:
 
 def command_line(values: dict[str, Any]) -> str:
     """The same run in a shell: only what differs from the defaults is written."""
-    changed = {field: value for field, value in values.items() if value != default_of(field)}
+    changed = {
+        field: value for field, value in values.items() if field != "auto" and value != default_of(field)
+    }
     return " ".join([command(), "run", as_flags(changed)]).rstrip()

@@ -12,10 +12,10 @@ from training import config
 from training.config import Problem, TrainingConfig
 from training.data.edit.thumbnails import thumbnail_uri
 from training.data.synthetic.samples import SAMPLES
-from training.memory import estimate
+from training.memory import auto, estimate
 from ui.datasets import Wanted, choices_with, read_dataset
 from ui.html import error, render, small
-from ui.i18n import TEXTS, Language, duration, number, say, setting_name, setting_to, told
+from ui.i18n import TEXTS, Language, duration, number, say, setting_name, setting_to, setting_value, told
 from ui.train import form_values
 from ui.train.base_model import TEXT_MODELS, VISION_TOWERS, chosen_of, layer_choices, model_choices
 from ui.train.form_values import FIELDS, TOWERS, Chosen
@@ -26,17 +26,28 @@ from vlm.methods import METHODS
 from vlm.param_counts import TowerCounts
 
 THUMBNAILS = 5
+MANY = 1000
+"""Examples that a dataset is taken to have until it is read."""
 FIRST_RUN_S = 120
 """Wall time of a run with nothing changed, on two CPU cores. README and docs say the same."""
 
+BY_MODEL = (
+    *("learning_rate", "epochs", "batch_size", "gradient_accumulation_steps", "gradient_checkpointing"),
+    *("quantization", "evaluations", "best_metric"),
+)
+"""Settings whose value at `auto` stands beside the word."""
+
 UNSET = {
     **{"_alpha": "as_given_2r", "_rate": "as_given_rate", "revision": "as_given_newest"},
+    "_pixels": "as_given_models",
+    **{"question": "as_given_none", "image_root": "as_given_guessed"},
     **{"columns": "as_given_guessed", "held_out_split": "as_given_guessed", "name": "as_given_guessed"},
     **{
         "pinned_examples": "as_given_spread",
-        "best_metric": "as_given_last",
         "save_steps": "as_given_evaluated",
         "threads": "as_given_measured",
+        "max_new_tokens": "as_given_longest",
+        **dict.fromkeys(BY_MODEL, "as_given_auto"),
     },
 }
 """What an empty box of an optional setting stands for, by the end of its name."""
@@ -60,11 +71,18 @@ def first_counts() -> TowerCounts:
 def cards(language: Language, workspace: Path, can_train: bool) -> tuple[Markup, Markup]:
     """The Data card, and the other cards of the form, as they stand at first."""
 
-    def controls(name: str) -> dict[str, Any]:
-        return control(language, workspace, name)
-
     values = form_values.values_of({}, workspace)
-    needed = estimate.estimate(TrainingConfig())
+    known = catalog.ModelAndData("starter", catalog.find("starter").parameters, "seq2seq", MANY, MANY)
+    first_run = auto.choose(TrainingConfig(), known, 0).config
+    words = auto_words(language, values, first_run.model_dump())
+
+    def controls(name: str) -> dict[str, Any]:
+        one = control(language, workspace, name)
+        unset = words.get(name, one["unset"])
+        options = [(text if value else unset or text, value) for text, value in one["choices"]]
+        return one | {"unset": unset, "choices": options}
+
+    needed = estimate.estimate(first_run)
     there = estimate.device_memory(needed.device)
     first = preview(language, workspace, values)  # drawn with the form: a visitor need not wait for it
     data = render("train_data", language, control=controls, parts=first, can_train=can_train)
@@ -86,7 +104,9 @@ def cards(language: Language, workspace: Path, can_train: bool) -> tuple[Markup,
 def control(language: Language, workspace: Path, name: str) -> dict[str, Any]:
     """How a setting is edited: its kind, what it offers, its default and what an empty box stands for."""
     default = DEFAULTS[name]
-    unset = next((key for end, key in UNSET.items() if name.endswith(end)), "as_given_none")
+    unset = UNSET.get(name) or next(
+        (key for end, key in UNSET.items() if name.endswith(end)), "as_given_none"
+    )
     return {
         "name": name,
         "label": setting_name(language, name),
@@ -120,7 +140,9 @@ def choices(language: Language, workspace: Path, name: str, chosen: Chosen, now:
         return [(method.label, method_name) for method_name, method in METHODS.items()]
     if form_values.is_layers(name):
         return [(layer, layer) for layer in layer_choices(name, chosen)]
-    words = {"connector": "connector_", "best_metric": "metric_"}.get(name)
+    words = {"connector": "connector_", "best_metric": "metric_", "gradient_checkpointing": "switch_"}.get(
+        name
+    )
     named = [
         (say(language, f"{words}{one}") if words and f"{words}{one}" in TEXTS else one, one)
         for one in form_values.choices_of(name)
@@ -151,6 +173,15 @@ def said(
             if unchanged
             else say(language, "same_in_shell"),
         ),
+    }
+
+
+def auto_words(language: Language, values: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, str]:
+    """What an open setting says beside its `auto`: the value that it would have, where that is known."""
+    return {
+        name: say(language, "auto_is", value=setting_value(language, chosen[name]))
+        for name in BY_MODEL
+        if values[name] in (None, "auto") and chosen.get(name) is not None
     }
 
 

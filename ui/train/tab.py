@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from training import config, runs
+from training.config import AUTO
 from training.config.run_name import new_name
 from ui.datasets import Wanted, adding_box, read_dataset
 from ui.html import error, render
@@ -32,7 +33,8 @@ STARTS_KEPT = 64
 Asked = Mapping[str, Any]
 """What form.js sends: `settings` by name as typed, and what else a question needs."""
 Answer = dict[str, Any]
-"""`parts`: HTML by the name of its place; `set`: settings to change; `looks`, `choices` of controls."""
+"""`parts`: HTML by the name of its place; `set`: settings to change; `looks`, `choices` of controls;
+`unset`: what empty ones say."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class FormServer:
         return {
             "parts": form_view.said(self.language, values, chosen, asked.get("followed") or {}),
             "looks": form_view.looks(self.language, values, chosen),
+            "unset": form_view.auto_words(self.language, values, memory_hint.by_rules(values, chosen)),
         }
 
     def count(self, asked: Asked) -> Answer:
@@ -94,8 +97,8 @@ class FormServer:
         return {"parts": form_view.count(self.language, values, chosen), "line": line}
 
     def measure(self, asked: Asked) -> Answer:
-        line, fits = memory_hint.measure(self.language, *self._values(asked))
-        return {"parts": {"memory": line}, "fits": fits}
+        line, fits, unset = memory_hint.measure(self.language, *self._values(asked))
+        return {"parts": {"memory": line}, "fits": fits, "unset": unset}
 
     def advise(self, asked: Asked) -> Answer:
         words, change = memory_hint.advise(self.language, *self._values(asked))
@@ -113,12 +116,17 @@ class FormServer:
         values = form_values.values_of(asked["settings"], self.workspace)
         model = from_here(str(asked["model"] or "").strip() or values["model"])
         if model == values["model"]:
-            chosen, changes = chosen_of(values, again=True), {}
+            chosen, changes, listed = chosen_of(values, again=True), {}, {}
         else:
             before = dict(values) | {"model": model, "revision": None}
             chosen = chosen_of(before, again=True)
-            changes = {} if chosen.trouble else followed(chosen, values)
-        return self._set({"model": model, **changes}, chosen) | {"followed": changes}
+            changes, listed = {} if chosen.trouble else followed(chosen, values), {"auto": ""}
+        # Of what is open again the value that it will have: the form's own is empty.
+        opened = changes.keys() & {*AUTO}
+        ruled = memory_hint.by_rules(values | changes | {"model": model}, chosen) if opened else {}
+        told = {name: ruled.get(name, value) for name, value in changes.items()}
+        followed_now = {name: value for name, value in told.items() if name not in AUTO or value is not None}
+        return self._set({"model": model, **changes, **listed}, chosen) | {"followed": followed_now}
 
     def continue_from(self, asked: Asked) -> Answer:
         """Fills the form for an adapter; what is wrong with it is told at its own field."""

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 
+import peft
 import torch
+import transformers
 from peft import (
     LoraConfig,
     PeftModel,
@@ -17,10 +19,33 @@ from transformers import PreTrainedModel
 from vlm.adapters.peft_config import PEFT_PREFIX, build_peft_config
 from vlm.build_lock import CONSTRUCTION_LOCK
 from vlm.errors import Phrase, UserError
-from vlm.methods import METHODS
+from vlm.methods import METHODS, Method
 from vlm.models.towers import TOWERS, Tower, find_towers
 from vlm.param_counts import ALL_ONE, TowerCount, TowerCounts, times
 from vlm.settings import AdapterSettings
+
+# transformers hands on what was computed before as `cache` from here on; PEFT does not know the name before.
+CACHE_SINCE, KNOWN_SINCE = (5, 24), (0, 22)
+
+
+def require_prompts(method: Method) -> None:
+    """Refuses a method that puts something before the question where these libraries lose it in answers.
+
+    Raises:
+        UserError: they do: the adapter would answer as its base does, or wrong from the second token on.
+    """
+    here, of_peft = (tuple(map(int, library.__version__.split(".")[:2])) for library in (transformers, peft))
+    if METHODS[method].prompt_learning and here >= CACHE_SINCE and of_peft < KNOWN_SINCE:
+        raise UserError(
+            "{method} does not answer with transformers {transformers} and PEFT {peft}: what it puts before "
+            "a question is lost.",
+            'pip install "transformers<5.24". Or choose another method: --method lora.',
+            "prompts-are-lost",
+            change={"method": "lora"},
+            method=METHODS[method].label,
+            transformers=transformers.__version__,
+            peft=peft.__version__,
+        )
 
 
 def attach(
@@ -38,8 +63,9 @@ def attach(
 
     Raises:
         UserError: the settings name a layer that is not there or nothing at all, a rank is too large, or
-            PEFT's method can't adapt such a model.
+            PEFT's method can't adapt such a model or does not go with this transformers.
     """
+    require_prompts(settings.method)
     config = build_peft_config(model, settings, base_name, new_connector=new_connector)
     model = prepare_quantized(model)
     # PEFT reads the base's name off the model, and would put this machine's folder into adapter_config.json.

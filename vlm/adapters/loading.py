@@ -13,7 +13,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from vlm.adapters.attaching import is_quantized, prepare_quantized, upcast_full_modules
+from vlm.adapters.attaching import is_quantized, prepare_quantized, require_prompts, upcast_full_modules
 from vlm.adapters.untrusted.files import printable, same_model, short_model_name
 from vlm.adapters.untrusted.match import AdapterCheck, check_fit
 from vlm.build_lock import CONSTRUCTION_LOCK
@@ -49,9 +49,10 @@ def load_checked(
     """The base model with a checked adapter on it.
 
     Raises:
-        UserError: the method does not go with a quantized base, the file's embeddings are not the base's, or
-            the numbers in memory differ from those in the file.
+        UserError: the method does not go with a quantized base or these libraries, the file's embeddings are
+            not the base's, or the numbers in memory differ from those in the file.
     """
+    require_prompts(checked.info.method)
     tensors = _read_tensors(model, checked, name)
     config = copy.deepcopy(checked.config)
     # PEFT puts the base's own name here, a folder of this machine, and warns where another stood.

@@ -1,6 +1,8 @@
 """Merge an adapter into its base: one model folder that answers as both together, and needs no PEFT."""
 
 import gc
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from vlm.adapters.untrusted.match import check_fit
 from vlm.errors import UserError
 from vlm.filesystem import new_folder
 from vlm.methods import METHODS
-from vlm.models.loading import LoadedModel, blueprint_model, load_base
+from vlm.models import checkpoint_files, hub
+from vlm.models.loading import DTYPES, LoadedModel, blueprint_model, load_base
 from vlm.prompting import prompt_style
 from vlm.settings import ModelSettings
 
@@ -21,10 +24,12 @@ PROMPT_LENGTH = 4096
 # How far merged logits may lie from unmerged ones, as a part of the largest: merging rounds each weight once
 # more to its number format, to 1/256 in bf16 and 1/2048 in fp16.
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2}
+# The number format in a config.json; transformers 4 called it `torch_dtype`.
+DTYPE = re.compile(rb'("(?:torch_)?dtype"\s*:\s*")[\w.]+"')
 
 
 def merge(settings: ModelSettings, adapter: Path, folder: Path) -> None:
-    """Write the base of these settings with the adapter merged into it, and its processor, to a new folder.
+    """Write the base of these settings with the adapter merged into it to a new folder, with its own files.
 
     The folder is put in place only after the model in it, loaded again, has given the unmerged one's logits.
 
@@ -75,11 +80,40 @@ def merge(settings: ModelSettings, adapter: Path, folder: Path) -> None:
     # No other process writes here, so the draft has one name: what a killed merge left is deleted.
     with new_folder(folder, replace=True, fixed=True) as draft:
         merged.save_pretrained(draft)
-        loaded.processor.save_pretrained(draft)
+        _complete(settings, loaded, draft)
         del loaded, adapted, merged
         gc.collect()  # two models need not fit into memory
         _require_same_logits(settings, draft, unmerged)
         make_readable(draft)
+
+
+def _complete(settings: ModelSettings, loaded: LoadedModel, draft: Path) -> None:
+    """Put what a model has beside its weights into the draft: the base's own files, byte for byte.
+
+    Of config.json the number format follows the merged weights, of the image processor's the size in which
+    the adapter has learned to see, if it is not the base's own. A model of two halves has no such files yet.
+    """
+    if hub.is_composed(settings.model):
+        loaded.processor.save_pretrained(draft)
+        return
+    # transformers 5 writes tokenizers that 4 can't open, and configurations in which 4 overlooks half (the
+    # base of its rotary positions) without a word.
+    for written in draft.iterdir():
+        if written.suffix != ".safetensors" and written.name != checkpoint_files.INDEX_FILE:
+            written.unlink()
+    base = hub.snapshot_folder(settings.model, settings.revision)
+    for name in checkpoint_files.files_beside_weights(base):
+        (draft / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(base / name, draft / name)
+    config, dtype = draft / "config.json", str(DTYPES[loaded.precision]).removeprefix("torch.")
+    config.write_bytes(DTYPE.sub(rb'\g<1>%s"' % dtype.encode(), config.read_bytes()))
+    if settings.image_size:  # what the adapter has learned, the base's own files do not say
+        images, whole = loaded.processor.image_processor, draft / "processor_config.json"
+        images.save_pretrained(draft)
+        said = json.loads(whole.read_bytes()) if whole.is_file() else {}
+        if "image_processor" in said:  # transformers 5 has it there, and reads it first
+            said["image_processor"] = json.loads(images.to_json_string())
+            whole.write_text(json.dumps(said, indent=2), encoding="utf-8")
 
 
 def _probe_logits(loaded: LoadedModel, model: torch.nn.Module) -> torch.Tensor:

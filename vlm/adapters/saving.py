@@ -71,7 +71,7 @@ def config_changes(model: PeftModel, folder: Path) -> dict[str, tuple[Any, Any]]
 
     The folder is one of ours, by `save`.
     """
-    saved = json.loads((folder / ADAPTER_CONFIG_FILE).read_text())
+    saved = json.loads((folder / ADAPTER_CONFIG_FILE).read_text("utf-8"))
     now = json.loads(json.dumps(model.peft_config["default"].to_dict(), default=sorted))
     # AdaLoRA's own ranks fall while it trains.
     names = OF_METHOD if saved.get("peft_type") == "ADALORA" else OF_METHOD + OF_RANKS

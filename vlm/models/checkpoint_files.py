@@ -28,6 +28,9 @@ WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 SMALL_FILE = re.compile(
     r"[^/]+\.(?:json|jinja|model|tiktoken)|[^/]*(?:vocab|merges|dict)[^/]*\.txt|additional_chat_templates/[^/]+\.jinja"
 )
+LICENCE = re.compile(
+    r"[^/]*(?:licen[cs]e|notice|copying|use_policy)[^/.]*(?:\.(?:txt|md|rst|pdf))?", re.IGNORECASE
+)
 PICKLE = re.compile(r"[^/]+\.(?:bin|pt|pth|pkl|ckpt)")
 # Bytes of a safetensors header: the limit of the safetensors library, so that a length of 2^60 in a damaged
 # file is not read into memory.
@@ -193,6 +196,15 @@ def small_files(names: Iterable[str]) -> list[str]:
     """Returns the files that everything but the weights needs."""
     # Without the adapter's: transformers would load it together with the base.
     return sorted(name for name in names if SMALL_FILE.fullmatch(name) and name != ADAPTER_CONFIG_FILE)
+
+
+def files_beside_weights(folder: Path) -> list[str]:
+    """Returns the small files and the licences that a model's folder holds."""
+    paths = [*folder.iterdir(), *folder.glob("additional_chat_templates/*.jinja")]
+    names = [path.relative_to(folder).as_posix() for path in paths if path.is_file()]
+    licences = [name for name in names if LICENCE.fullmatch(name)]
+    # An index lists the base's shards; the merged weights have one of their own.
+    return [name for name in {*small_files(names), *licences} if not name.endswith(".index.json")]
 
 
 def weight_files(names: Iterable[str], folder: Path) -> list[str]:

@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 
 from vlm.errors import Phrase, UserError
-from vlm.filesystem import sha256_of
+from vlm.filesystem import is_folder, sha256_of, typed_path
 from vlm.methods import ADAPTER_CONFIG_FILE
 from vlm.models import checkpoint_files
 from vlm.models.hub_errors import TIMEOUT_S, errors_explained
@@ -40,12 +40,12 @@ CONVERTER = "SFconvertbot"
 
 def parts(model: str) -> tuple[str, ...]:
     """Returns the models that a setting names: one, or the two of a composed one (`vision+text`)."""
-    if "+" not in model or Path(model).is_dir():
+    if "+" not in model or is_folder(model):
         return (model,)
     # A folder's path may hold a plus of its own: the cut is where both sides name a model.
     cuts = [(model[: found.start()], model[found.end() :]) for found in re.finditer(r"\+", model)]
     for halves in cuts:
-        if all(half == STARTER or Path(half).is_dir() or HUB_ID.fullmatch(half) for half in halves):
+        if all(half == STARTER or is_folder(half) or HUB_ID.fullmatch(half) for half in halves):
             return halves
     return (model,)
 
@@ -64,7 +64,7 @@ def config_folder(model: str, revision: str | None = None, *, half: bool = False
         UserError: there is no such model, or it can't be trained here.
     """
     if is_local(model):
-        folder = STARTER_FOLDER if model == STARTER else Path(model).expanduser()
+        folder = STARTER_FOLDER if model == STARTER else typed_path(model)
         if revision is not None:
             raise UserError(
                 "{model} is no model on the Hub, and has no revisions.",
@@ -180,7 +180,7 @@ def read_json(file: Path, model: str) -> dict:
 
 def is_local(model: str) -> bool:
     """Whether this is the starter or a folder; what looks like a Hub id is one unless it is there."""
-    return model == STARTER or not HUB_ID.fullmatch(model) or Path(model).is_dir()
+    return model == STARTER or not HUB_ID.fullmatch(model) or is_folder(model)
 
 
 def _adapter_base(folder: Path) -> str | None:
@@ -291,8 +291,10 @@ def snapshot_folder(
             )
         if missing:
             logger.info("Downloading %s: %d files, %.1f MB.", model, len(missing), size / 1e6)
-        # The commit, not the branch: everything comes from where config.json came from.
-        snapshot_download(model, revision=folder.name, allow_patterns=wanted)
+        # The commit, not the branch: everything comes from where config.json came from. A licence goes with a
+        # merged model; one that was fetched without it, as earlier versions did, is whole all the same.
+        licences = [name for name in sizes if checkpoint_files.LICENCE.fullmatch(name)]
+        snapshot_download(model, revision=folder.name, allow_patterns=[*wanted, *licences])
         _require_as_sent(model, [folder / name for name in missing])
     return folder
 

@@ -35,6 +35,7 @@ from vlm.composed.pretrained import load_complete
 from vlm.errors import Phrase, UserError
 from vlm.models import hub
 from vlm.models.checkpoint_files import count_weights
+from vlm.models.image_size import with_image_size
 from vlm.models.quantization import (
     check_quantization,
     check_quantized,
@@ -186,7 +187,15 @@ def _read_weights(settings: ModelSettings, blueprint: PreTrainedModel, **kwargs:
 
 
 def load_processor(settings: ModelSettings) -> ProcessorMixin:
-    """Returns image processor and tokenizer of a base model in one. Raises `UserError` without one."""
+    """Returns image processor and tokenizer of a base model in one, with the image size of the settings.
+
+    Raises:
+        UserError: there is none, or its images have no such size.
+    """
+    return with_image_size(_own_processor(settings), settings)
+
+
+def _own_processor(settings: ModelSettings) -> ProcessorMixin:
     names = hub.parts(settings.model)
     with _bad_files_explained(settings.model):
         if len(names) == 2:

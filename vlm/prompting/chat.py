@@ -1,4 +1,4 @@
-"""ChatPrompt: models whose processor has a chat template. Every answer of a conversation is trained on.
+"""ChatPrompt: models whose processor has a chat template. Every answer is trained on that is to be learned.
 
 One conversation as SmolVLM's template renders it. What is underlined has labels: each answer, the space in
 front of it, which is a part of its first token, and the token that ends it.
@@ -16,7 +16,6 @@ Where answers begin and end is read off rendered conversations: no family's temp
 import math
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -35,6 +34,13 @@ from vlm.prompting.base import (
     decode_after_prompt,
     in_format,
     require_length,
+)
+from vlm.prompting.templates import TemplateTooLarge
+
+# What a template that computes, calls itself, or opens brackets in brackets makes Jinja and Python raise.
+_RAISED_BY_TEMPLATES = (
+    *(jinja2.TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError),
+    *(RecursionError, SyntaxError, MemoryError),
 )
 
 
@@ -75,9 +81,12 @@ class ChatPrompt:
         self.block_roles = {*probes}
         taken = set()
         for role, turns in probes.items():
-            with suppress(UserError):
+            try:
                 if "'type'" not in self._render(turns):
                     taken.add(role)
+            except UserError as error:
+                if error.code != "template-roles":
+                    raise
         self.block_roles = taken
         probed = ([with_image], [Message("user", "?")])
         with_tokens, without = ({*self.control_token.findall(self._render(turns))} for turns in probed)
@@ -108,8 +117,11 @@ class ChatPrompt:
         labels = torch.full_like(batch["input_ids"], IGNORED)
         for row, (text, spans) in enumerate(written):
             ids = batch["input_ids"][row, : batch["attention_mask"][row].sum()].tolist()
-            for start, end in self._find_answers(text, spans, ids, len(images[row]) if images else 0):
-                labels[row, start:end] = batch["input_ids"][row, start:end]
+            answers = self._find_answers(text, spans, ids, len(images[row]) if images else 0)
+            learned = [turn.learned for turn in conversations[row] if turn.role == "assistant"]
+            for (start, end), is_learned in zip(answers, learned, strict=True):
+                if is_learned:
+                    labels[row, start:end] = batch["input_ids"][row, start:end]
         batch["labels"] = labels
         return batch
 
@@ -139,13 +151,20 @@ class ChatPrompt:
                 add_generation_prompt=add_generation_prompt,
                 **self.template_arguments,
             )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
+        except TemplateTooLarge as error:
+            raise UserError(
+                "This model's chat template {reason}.",
+                "Choose another model.",
+                "template-too-large",
+                reason=error.reason,
+            ) from error
+        except _RAISED_BY_TEMPLATES as error:
             raise UserError(
                 "This model's chat template does not take a conversation of {roles}: {reason}",
                 "Begin with a user turn, then user and assistant in turns; leave system turns out.",
                 "template-roles",
-                roles=[turn.role for turn in turns],
-                reason=error,
+                roles=[turn.role for turn in turns[:20]],
+                reason=" ".join(str(error).split())[:300],
             ) from error
 
     def _write(self, turns: Conversation) -> tuple[str, list[Span]]:

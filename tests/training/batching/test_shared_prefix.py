@@ -180,6 +180,7 @@ def run_of(tiny_config: MakeConfig, model: Path, dataset: Path, **values: object
     return [step["loss"] for step in steps], sorted(told), run.output_log.read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_merges_is_the_run_that_does_not(
     tiny_config: MakeConfig,
     folders: Built,

@@ -50,6 +50,7 @@ def test_a_key_tells_texts_images_and_purpose_apart() -> None:
     assert key("ab") == keys[0]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_of_a_chat_model_opens_no_image(
     tiny_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

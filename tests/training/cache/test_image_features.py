@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,16 @@ def test_a_store_gives_back_what_it_was_given_and_survives_a_damaged_shard(tmp_p
         again["second"]
     assert "second" not in TensorStore(tmp_path / "a")
     assert not list((tmp_path / "a").glob("*.draft"))
+
+
+def test_a_store_that_has_been_read_is_sent_to_a_worker_that_is_not_forked(tmp_path: Path) -> None:
+    store = TensorStore(tmp_path)
+    store.add("first", {"x": torch.arange(6)})
+    store.flush()
+    assert torch.equal(store["first"]["x"], torch.arange(6))
+    sent = ForkingPickler.loads(ForkingPickler.dumps(store))
+    assert torch.equal(sent["first"]["x"], torch.arange(6))
+    assert torch.equal(store["first"]["x"], torch.arange(6))
 
 
 def test_a_full_shard_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

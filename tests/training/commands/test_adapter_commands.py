@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from support.adapter_folders import CONFIG, INPUTS, WEIGHTS, fresh, logits, saved
 from support.tiny_runs import finish
+from support.untouched import untouched
 from training import TrainingConfig
 from training.__main__ import main
 from training.runs import Run
@@ -95,6 +96,19 @@ def test_a_runs_adapter_is_merged_into_the_base_of_its_run(
     assert main(["merge", "demo", str(tmp_path / "merged"), "--workspace", str(workspace)]) == 0
     assert torch.isfinite(fresh(tmp_path / "merged")(**INPUTS).logits).all()
     assert sorted(path.name for path in tmp_path.iterdir() if "merged" in path.name) == ["merged"]
+
+
+def test_row_100_a_bad_adapter_ends_every_command_with_2_and_changes_nothing(
+    workspace: Path, pictures: Path, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, place = ["--model", str(tiny_base)], ["--workspace", str(workspace)]
+    for command in (["inspect"], ["merge", str(tmp_path / "merged")], ["evaluate", str(pictures)]):
+        with untouched(workspace):
+            assert main([command[0], "torn", *command[1:], *model, *place]) == 2
+        problem, remedy = capsys.readouterr().err.splitlines()[-2:]
+        assert problem == f"torn has no readable {WEIGHTS}."
+        assert remedy == "Copy the adapter again: the file is damaged."
+    assert not (tmp_path / "merged").exists()
 
 
 @pytest.mark.slow

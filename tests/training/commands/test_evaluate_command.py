@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
+from support.told import refused
 from training import train
 from training.__main__ import main
+from training.commands.evaluate import evaluate as command_evaluate
+from training.commands.parser import parse_command
 from training.config import build
-from training.evaluation.metrics import METRICS
+from training.evaluation.metrics import PLAIN_METRICS
 from training.runs import Run
 
 
@@ -22,6 +25,10 @@ def run(tiny_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
 
 def evaluate(*words: str, workspace: Path) -> int:
     return main(["evaluate", *words, "--workspace", str(workspace)])
+
+
+def read(answers: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
 
 
 def test_a_runs_adapter_gets_the_figures_that_its_run_had(
@@ -37,17 +44,44 @@ def test_a_runs_adapter_gets_the_figures_that_its_run_had(
         assert told[side]["metrics"] == event["metrics"]
         assert told[side]["intervals"] == event["intervals"]
         assert told[side]["groups"] == event["groups"]
+        assert told[side]["cut"] == event["cut"] == sum(side in line["cut"] for line in read(out))
         assert told[side]["loss"] == pytest.approx(event["loss"], rel=1e-4)
-    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    lines = read(out)
     assert len(lines) == 6
     samples = {event["example_id"]: event for event in run.events({"sample"}) if event["step"] > 0}
     for line in lines:
-        assert line.keys() == {"id", "group", "question", "answer", "base", "adapter", "scores"}
-        assert (
-            line["scores"]["adapter"].keys() == METRICS.keys() >= {"exact_match", "token_f1", "chrf", "anls"}
-        )
+        assert line.keys() == {"id", "group", "question", "answer", "base", "adapter", "scores", "cut"}
+        assert tuple(line["scores"]["adapter"]) == PLAIN_METRICS
         if line["id"] in samples:
             assert line["adapter"] == samples[line["id"]]["prediction"]
+
+
+def test_base_and_adapter_get_a_verdict_and_so_do_two_evaluations(
+    run: Run, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = tmp_path / "first.jsonl"
+    words = ("demo", str(scenes), "--most", "6", "--output")
+    assert evaluate(*words, str(first), workspace=run.workspace) == 0
+    told = capsys.readouterr().out
+    assert "The adapter against the base: " in told
+    assert "Always saying " in told
+    assert (
+        evaluate(*words, str(tmp_path / "b"), "--against", str(first), "--json", workspace=run.workspace) == 0
+    )
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["against"]["verdict"] == "no difference"
+    assert facts["against"]["before"] == facts["against"]["after"] == facts["verdict"]["after"]
+    assert facts["against"]["examples"] == facts["verdict"]["examples"]
+
+    first.write_text("".join(line.replace('"question": "', '"question": "not ') for line in first.open()))
+    refused("no-answers-in-common", again, run, (*words, str(tmp_path / "c"), "--against", str(first)))
+    first.write_text("a line of another file\n")
+    refused("answers-not-read", again, run, (*words, str(tmp_path / "c"), "--against", str(first)))
+    refused("answers-not-read", again, run, (*words, str(tmp_path / "c"), "--against", str(tmp_path / "no")))
+
+
+def again(run: Run, words: tuple[str, ...]) -> None:
+    command_evaluate(parse_command(["evaluate", *words, "--workspace", str(run.workspace)]))
 
 
 def test_before_and_after_are_printed_as_a_table(

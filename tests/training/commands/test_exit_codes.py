@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from support.stand_in import wait_for
+from training.config import as_flags
 from training.loop import worker
 from training.runs import Run, checkpoints
 
@@ -29,7 +31,7 @@ def shell(
 
     def start(**values: Any) -> tuple[Run, subprocess.Popen[str]]:
         chosen = {"evaluations": 0, "held_out": 0} | values | {"workspace": tmp_path}
-        flags = [f"--{name}={value}" for name, value in (tiny_settings | chosen).items()]
+        flags = shlex.split(as_flags(tiny_settings | chosen))
         command = [sys.executable, "-m", "training", "run", *flags]
         there.append(subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True))
         return Run(tmp_path / "runs" / "demo"), there[-1]

@@ -43,7 +43,7 @@ def test_a_submitted_run_trains_there_and_ends_up_here(
     assert spec["secrets"] == {"HF_TOKEN": TOKEN, "MY_KEY": SECRET}
 
     assert run.status().state == "finished"
-    beside = ("phase", "sample", "drill", "hard", "blindfold", "warning")
+    beside = ("phase", "sample", "drill", "hard", "blindfold", "forgetting", "warning")
     kinds = [event["kind"] for event in run.events() if event["kind"] not in beside]
     assert kinds == ["queued", "data", "started", "evaluated", *["step"] * 2, "evaluated", "step", "finished"]
     pushed = hub.repos[f"{USER}/lora-lens-far-away"].branches["main"]
@@ -155,6 +155,26 @@ def test_a_file_of_rows_sends_the_images_it_names_and_nothing_beside_it(
     assert "dataset/metadata.jsonl" in files
     assert len(files) == 13
     assert not any("diary" in name for name in files)
+
+
+def test_of_a_folder_nothing_hidden_is_sent_and_nothing_that_a_link_hands_out(
+    platform: tuple[StubHub, Jobs], scenes: Path, tmp_path: Path
+) -> None:
+    hub, jobs = platform
+    jobs.script = "exit 7"
+    mine = shutil.copytree(scenes, tmp_path / "mine")
+    (tmp_path / "key").write_text("secret of this machine")
+    for place in (".env", ".git/config", "images/.cache/token"):
+        (mine / place).parent.mkdir(parents=True, exist_ok=True)
+        (mine / place).write_text("secret of this machine")
+    (mine / "notes.txt").symlink_to(tmp_path / "key")
+    (mine / "folder").symlink_to(tmp_path)
+    (mine / "same.jsonl").symlink_to("metadata.jsonl")
+    assert main(["submit", "--name", "far away", "--dataset", str(mine)]) == worker.BAD_INPUT
+    assert len(jobs.specs) == 1, "it was sent"
+    files = hub.repos[f"{USER}/lora-lens-far-away-job"].branches["main"]
+    assert {"dataset/mine/metadata.jsonl", "dataset/mine/same.jsonl"} <= files.keys()
+    assert [name for name, content in files.items() if b"secret of this machine" in content] == []
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What makes a run faster and not another: workers, kernels, compilation; refused where it is not there."""
 
+import multiprocessing
 from collections.abc import Callable
 
 import pytest
@@ -23,6 +24,23 @@ def test_images_decoded_ahead_give_the_same_losses_in_the_same_order(tiny_config
         return Setting(config, cached=False).train().losses
 
     assert losses(2) == losses(0)
+
+
+@pytest.mark.slow
+def test_workers_that_are_spawned_as_on_macos_and_windows_give_the_same_losses(
+    tiny_config: MakeConfig,
+) -> None:
+    def losses(workers: int) -> list[float]:
+        config = tiny_config(dataloader_num_workers=workers, max_steps=2)
+        return Setting(config, cached=True).train().losses
+
+    without = losses(0)
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        assert losses(1) == without
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 def test_each_kernel_of_attention_loads_and_gives_the_same_loss(tiny_config: MakeConfig) -> None:

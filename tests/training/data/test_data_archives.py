@@ -18,6 +18,7 @@ from training.data.open import open_dataset
 from training.data.readers import archives
 from training.data.readers.archives import unpack
 from vlm.errors import UserError
+from vlm.machine import system
 
 ROWS = json.dumps({"file_name": "cat.png", "text": "a cat"})
 
@@ -77,7 +78,7 @@ REFUSED = [
     ("..\\", named("..\\evil.png"), "leads outside"),
     ("an absolute name", named("/tmp/evil.png"), "is an absolute path"),
     ("a drive", named("C:/evil.png"), "is an absolute path"),
-    ("backslashes", named("images\\cat.png"), "backslashes"),
+    ("backslashes that lead out", named("images\\..\\..\\cat.png"), "leads outside"),
     ("a line break", named("a\nb.png"), "control characters"),
     ("a NUL", lambda archive: archive.writestr(nul_name(), ""), "control characters"),
     ("no name", named("./"), "has no name"),
@@ -115,13 +116,27 @@ def written(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() or path.is_symlink()]
 
 
+def test_a_zip_with_a_name_that_no_file_has_on_this_system_is_refused_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_zip(tmp_path / "pets.zip", {"pets/a:b.txt": "x"})
+    monkeypatch.setattr(system, "refuses_name", lambda name: ":" in name)  # as Windows does
+    with pytest.raises(UserError) as raised:
+        unpack(path, tmp_path / "datasets")
+    (fault,) = raised.value.values["faults"]
+    assert fault.values["fault"].code == "zip-entry-not-here"
+    assert written(tmp_path / "datasets") == []
+    monkeypatch.undo()
+    assert (unpack(path, tmp_path / "datasets") / "pets" / "a:b.txt").read_text("utf-8") == "x"
+
+
 def test_row_22_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
     path = make_zip(
-        tmp_path / "evil.zip", {"../a": "", "/b": "", "c\\d": ""} | {f"../{n}": "" for n in range(9)}
+        tmp_path / "evil.zip", {"../a": "", "/b": "", "c/../../d": ""} | {f"../{n}": "" for n in range(9)}
     )
     with pytest.raises(UserError) as raised:
         unpack(path, tmp_path / "datasets")
-    assert "'../a' leads outside; '/b' is an absolute path; 'c\\d' is written with" in raised.value.problem
+    assert "'../a' leads outside; '/b' is an absolute path; 'c/../../d' leads outside" in raised.value.problem
     assert raised.value.problem.endswith("; and 7 more")
 
 
@@ -183,7 +198,7 @@ def test_a_broken_zip_is_refused_and_leaves_nothing(
         archive.writestr("cat.png", png())
         archive.writestr("metadata.jsonl", ROWS)
     path.write_bytes(breaks(bytearray(path.read_bytes())))
-    with pytest.raises(UserError, match="not a whole zip file"):
+    with pytest.raises(UserError, match="not a whole archive"):
         unpack(path, tmp_path / "datasets")
     assert list((tmp_path / "datasets").iterdir()) == []
 

@@ -2,6 +2,7 @@
 
 import datetime
 import errno
+import importlib
 import json
 import os
 import zipfile
@@ -9,19 +10,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import pyarrow
 import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from support.told import refused
+from support.told import codes_raised, refused
 from training import TrainingConfig
 from training.data.dataset import Dataset
 from training.data.edit.thumbnails import thumbnail
 from training.data.edit.versions import pending_edits, put_in_image, save_pending
 from training.data.open import open_dataset
 from training.data.readers.archives import unpack
-from training.data.readers.tables import write_out
+from training.data.readers.tables import _refuse_other_hosts, write_out
 from training.data.row import Issue
 from training.data.splits import choose_examples
 from ui.i18n import sentence, told
@@ -67,7 +69,7 @@ FOUND = {
             {"role": "assistant", "content": "a cat"},
         ]
     ),
-    "not-text": row(question="what?", answer={"said": "a cat"}),
+    "not-text": row(question={"asked": "what?"}, answer="a cat"),
 }
 
 
@@ -81,7 +83,7 @@ def test_a_row_that_can_t_be_read_is_told_in_both_languages(tmp_path: Path, code
 
 KINDS = {
     "a-boolean": line("true"),
-    "an-object": row(question="what?", answer={"said": "a cat"}),
+    "an-object": row(question={"asked": "what?"}, answer="a cat"),
     "another-kind": answered_by_a_date,
 }
 
@@ -168,3 +170,18 @@ def test_a_disk_that_fails_is_told_in_both_languages(
 
     monkeypatch.setattr(where, name, fail)
     assert refused(code, act, tmp_path).values["reason"] == os.strerror(number)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:1/x.csv", "zip://x::https://a.b/x.zip", "s3://a/x", "ftp://a/x"]
+)
+def test_an_address_outside_the_hub_in_a_datasets_card(address: str) -> None:
+    known = importlib.import_module("fsspec.registry")._registry  # `fsspec.registry` is a view of it
+    before = dict(known)
+    try:
+        _refuse_other_hosts()
+        assert codes_raised(lambda: fsspec.core.url_to_fs(address)) == {"hub-dataset-elsewhere"}
+        assert fsspec.core.url_to_fs("/tmp/x.csv")[1] == "/tmp/x.csv"
+    finally:
+        known.clear()
+        known.update(before)

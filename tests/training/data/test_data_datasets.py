@@ -56,7 +56,7 @@ def test_a_sole_row_file_may_have_any_name_and_metadata_goes_before_others(tmp_p
     (folder / "notes.csv").write_text("a,b\n")
     assert len(open_dataset(str(folder), tmp_path).examples) == 2
     (folder / "metadata.jsonl").rename(folder / "train.jsonl")
-    with pytest.raises(UserError, match=r"several files of rows: 'notes\.csv', 'train\.jsonl'"):
+    with pytest.raises(UserError, match=r"several files of rows: 'train\.jsonl', 'notes\.csv'"):
         open_dataset(str(folder), tmp_path)
     (folder / "notes.csv").unlink()
     assert len(open_dataset(str(folder), tmp_path).examples) == 2

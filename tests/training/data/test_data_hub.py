@@ -12,6 +12,7 @@ import datasets
 import pytest
 from PIL import Image
 
+from support.canaries import Server, pickle_that_makes, serving_nobody, source_that_makes
 from support.stub_hub import StubHub, serving
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -47,8 +48,46 @@ def parquet(answers: list[str], first_width: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def hub() -> Iterator[StubHub]:
+def nobodys() -> Iterator[Server]:
+    """A server that the cards of hostile datasets point to."""
+    with serving_nobody() as server:
+        yield server
+
+
+def card(data_files: str) -> bytes:
+    return f"---\nconfigs:\n- config_name: default\n  data_files: {data_files}\n---\n".encode()
+
+
+def hostile(nobodys: Server, home: Path) -> dict[str, dict[str, bytes]]:
+    """Datasets whose cards point elsewhere, or that are programs or pickles."""
+    (home / "secret.csv").write_text("image,text\na.png,a secret of this machine\n")
+    url, row = nobodys.addresses[0].removesuffix("x.png"), {"rows.csv": b"image,text\na.png,x\n"}
+    pointing = {
+        "address": f"{url}x.csv",
+        "archive": f"zip://x.csv::{url}x.zip",
+        "share": f"s3://{url.removeprefix('http://')}x.csv",
+        "file": f"{home}/secret.csv",
+        "parent": f"../../..{home}/secret.csv",
+    }
+    program = {"program.py": source_that_makes(home / "ran")}
+    pickled = {name: pickle_that_makes(home / "ran") for name in ("train.pkl", "train.pt", "data.npy")}
+    return {name: {"README.md": card(path)} | row for name, path in pointing.items()} | {
+        "program": program,
+        "pickles": pickled,
+    }
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is this user's: a file of their own, the Hub's cache, the workspace."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def hub(nobodys: Server, home: Path) -> Iterator[StubHub]:
     with serving() as hub:
+        for name, files in hostile(nobodys, home).items():
+            hub.add(f"hostile/{name}", files, kind="datasets")
         tables = {
             "data/train-00000-of-00002.parquet": parquet(["a", "b", "c"], 8),
             "data/train-00001-of-00002.parquet": parquet(["d"], 20),
@@ -60,13 +99,13 @@ def hub() -> Iterator[StubHub]:
         folder = {"metadata.jsonl": "\n".join(map(json.dumps, metadata)).encode(), **images}
         hub.add("org/folder", folder, kind="datasets")
         configs = [f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in ("cats", "dogs")]
-        card = "configs:\n" + "".join(configs)
+        subsets = "configs:\n" + "".join(configs)
         address = {"image": "http://127.0.0.1:1/x.png", "text": "x"}
         rows = {f"{name}.jsonl": json.dumps(address) for name in ("cats", "dogs")}
         hub.add(
             "org/subsets",
             {
-                "README.md": f"---\n{card}\n---\n".encode(),
+                "README.md": f"---\n{subsets}\n---\n".encode(),
                 **{name: row.encode() for name, row in rows.items()},
             },
             kind="datasets",
@@ -75,9 +114,8 @@ def hub() -> Iterator[StubHub]:
 
 
 @pytest.fixture(scope="module")
-def checked(hub: StubHub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, str]]:
+def checked(hub: StubHub, home: Path) -> dict[str, tuple[int, str, str]]:
     """Exit code and output of each command, all of one process."""
-    home = tmp_path_factory.mktemp("home")
     commands = [
         "org/tables",
         "org/tables --dataset_split test",
@@ -88,6 +126,7 @@ def checked(hub: StubHub, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         "org/subsets:dogs",
         "org/nothing",
         "org/tables --columns question=answer,answer=question",
+        *(name for name in hub.repos if name.startswith("hostile/")),
     ]
     words = [["check", *c.split(), "--json", "--workspace", str(home / "workspace")] for c in commands]
     environment = {
@@ -122,6 +161,7 @@ def facts(checked: Checked, command: str) -> dict:
     return json.loads(out)
 
 
+@pytest.mark.slow
 def test_a_hub_dataset_is_streamed_with_its_own_splits(checked: Checked) -> None:
     found = facts(checked, "org/tables")
     assert (found["kind"], found["parts"]) == ("dataset of the Hub", {"train": 4, "test": 2})
@@ -162,6 +202,68 @@ def test_a_subset_has_to_be_named_and_an_address_in_its_rows_is_not_fetched(chec
     (finding,) = json.loads(out)["findings"]
     assert finding["place"] == "org/subsets:dogs:1"
     assert "URLs are not fetched" in finding["remedy"]
+
+
+OFFERS = """
+import json, sys
+from pathlib import Path
+from training.data.open import open_dataset
+from vlm.errors import UserError
+for source in sys.argv[2:]:
+    try:
+        found = open_dataset(source, Path(sys.argv[1])).offered
+    except UserError as error:
+        found = error.change
+    print("@" + json.dumps(found), flush=True)
+"""
+
+
+def test_splits_and_subsets_are_offered_and_kept_with_what_was_read(
+    checked: Checked, hub: StubHub, home: Path
+) -> None:
+    """Those of a subset that was read before are known while the Hub is away."""
+    pets = [f"org/subsets:{name}" for name in ("cats", "dogs")]
+    there = ["test", "train"]
+    splits = {"dataset_split": there, "held_out_split": there}
+    wanted = {"org/tables": splits, pets[1]: {"dataset": pets}, "org/subsets": {"dataset": pets}}
+    asked = {
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+    }
+    for environment, sources in ((asked, [*wanted]), (asked | {"HF_HUB_OFFLINE": "1"}, [*wanted][:2])):
+        ended = subprocess.run(
+            [sys.executable, "-c", OFFERS, str(home / "workspace"), *sources],
+            cwd=ROOT,
+            env=os.environ | environment,
+            text=True,
+            capture_output=True,
+            timeout=300,
+            check=False,
+        )
+        found = [json.loads(line[1:]) for line in ended.stdout.splitlines() if line.startswith("@")]
+        assert found == [wanted[source] for source in sources], ended.stderr
+
+
+ELSEWHERE = [
+    "The dataset names files at an address outside the Hub, which is not fetched",
+    "Download them, and give the folder.",
+]
+
+
+def test_where_a_datasets_card_points_nobody_goes(
+    checked: Checked, nobodys: Server, hub: StubHub, home: Path
+) -> None:
+    for name in (name for name in hub.repos if name.startswith("hostile/")):
+        code, out, told = checked[name]
+        assert (code, out, len(told.splitlines())) == (2, "", 2), (name, told)
+    for name in ("address", "archive", "share"):
+        assert checked[f"hostile/{name}"][2].splitlines() == ELSEWHERE
+    assert nobodys.hits == []
+    files = [path for path in home.rglob("*") if path.is_file()]
+    assert [path for path in files if b"of this machine" in path.read_bytes()] == [home / "secret.csv"]
+    assert not (home / "ran").exists()
 
 
 def test_a_dataset_that_is_nowhere_is_told_in_two_lines(checked: Checked) -> None:

@@ -6,10 +6,11 @@ import struct
 import zlib
 from pathlib import Path
 
+import pillow_heif
 import pytest
 from PIL import Image, PngImagePlugin
 
-from training.data.images import load_image
+from training.data.images import examine_image, load_image, load_page, pages_of
 from vlm.errors import UserError
 
 WHITE, RED, BLUE = (255, 255, 255), (255, 0, 0), (0, 0, 255)
@@ -146,7 +147,8 @@ REFUSED = [
     ("40: 8,000 x 7,000", lambda: png_of(8_000, 7_000), "more than 50 megapixels"),
     ("49: SVG", lambda: b'<svg xmlns="http://www.w3.org/2000/svg"/>', "image of a known format"),
     ("50: EPS", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image of a known format"),
-    ("50: PDF", lambda: b"%PDF-1.4\n", "image of a known format"),
+    ("50: a broken PDF", lambda: b"%PDF-1.4\n", "can't be decoded"),
+    ("54: a broken HEIC", lambda: b"\0\0\0\x18ftypheic" + bytes(99), "image of a known format"),
     ("50: PPM", lambda: b"P6 1 1 255\nabc", "image of a known format"),
     ("52: a text bomb", png_with_a_text_bomb, "can't be decoded"),
 ]  # fmt: skip
@@ -186,3 +188,75 @@ def test_row_35_a_damaged_image_is_loaded_or_refused_and_nothing_else(tmp_path: 
         except UserError:
             refused += 1
     assert refused > 0
+
+
+def png_with(kind: bytes, data: bytes, *, sum_is_right: bool = True) -> bytes:
+    """The two colours as a PNG, with a chunk behind its header."""
+    file = io.BytesIO()
+    two_colours().save(file, "PNG")
+    content, behind = file.getvalue(), 33  # the mark has 8 bytes, the header's chunk 25
+    crc = zlib.crc32(kind + data) ^ (not sum_is_right)
+    chunk = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+    return content[:behind] + chunk + content[behind:]
+
+
+def jpeg_with(marker: int, data: bytes) -> bytes:
+    file = io.BytesIO()
+    two_colours().resize((64, 32)).save(file, "JPEG", quality=95)
+    return file.getvalue()[:2] + struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data + file.getvalue()[2:]
+
+
+# Metadata that is broken, and whether it keeps anything from being read.
+BROKEN_METADATA = {
+    "a raw profile": (png_with(b"tEXt", b"Raw profile type exif\0\nexif\n      12\nzzzz"), True),
+    "a wrong sum of a text": (png_with(b"tEXt", b"Comment\0hello", sum_is_right=False), True),
+    "a text that is not packed": (png_with(b"zTXt", b"Comment\0\0nonsense"), False),
+    "EXIF of nonsense in a PNG": (png_with(b"eXIf", b"MM\0*\0\0\0\x08\xff\xff" + bytes(9)), False),
+    "XMP that is no UTF-8": (jpeg_with(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x \xa8\xff\xfe/>"), False),
+    "EXIF that breaks off": (jpeg_with(0xE1, b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01\x12"), False),
+    "an ICC profile of noise": (jpeg_with(0xE2, b"ICC_PROFILE\0\x01\x01" + b"\x7f" * 200), False),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_METADATA)
+def test_whole_pixels_are_taken_whatever_is_written_about_them(
+    tmp_path: Path, name: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    content, odd = BROKEN_METADATA[name]
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    image, facts = load_image(path), examine_image(path)
+    left, right = image.getpixel((1, 1)), image.getpixel((image.width - 2, 1))
+    assert left[0] > 200 > 100 > left[2]
+    assert right[2] > 200 > 100 > right[0]
+    assert facts.odd == odd
+
+
+def heic(path: Path) -> Path:
+    pillow_heif.from_pillow(two_colours().resize((64, 32))).save(path, quality=90)
+    return path
+
+
+def test_row_54_heic_and_avif_are_read(tmp_path: Path) -> None:
+    avif = saved(two_colours().resize((64, 32)), tmp_path / "x.avif", quality=90)
+    for path in (heic(tmp_path / "x.heic"), heic(tmp_path / "phone.jpg"), avif):
+        image = load_image(path)
+        assert (image.mode, image.size) == ("RGB", (64, 32))
+        red, blue = image.getpixel((8, 16)), image.getpixel((56, 16))
+        assert red[0] > 200 > 100 > red[2]
+        assert blue[2] > 200 > 100 > blue[0]
+
+
+@pytest.mark.parametrize("ending", ["pdf", "tif"])
+def test_row_50_each_page_of_a_document_is_a_picture(tmp_path: Path, ending: str) -> None:
+    pages = [Image.new("RGB", (40, 30), colour) for colour in (RED, BLUE)]
+    path = saved(pages[0], tmp_path / f"x.{ending}", save_all=True, append_images=pages[1:])
+    assert pages_of(path) == 2
+    assert load_image(path).getpixel((20, 15))[0] > 240
+    assert load_page(path, 1).getpixel((20, 15))[2] > 240
+    assert pages_of(saved(pages[0], tmp_path / "one.png")) == 1
+
+
+def test_a_page_however_large_has_no_more_pixels_than_are_looked_at(tmp_path: Path) -> None:
+    path = saved(Image.new("RGB", (3000, 1500), RED), tmp_path / "x.pdf", resolution=15.0)
+    assert load_image(path).size == (2048, 1024)

@@ -83,17 +83,20 @@ def test_each_example_of_the_document_is_read_as_it_says(example: Documented, tm
     folder = tmp_path / "mine"
     folder.mkdir()
     write(example, folder)
-    columns = example.how.removeprefix("columns=") if example.how.startswith("columns=") else None
-    source = folder / example.how if example.how and columns is None else folder
-    dataset = open_dataset(str(source), tmp_path / "workspace", columns=columns)
+    name, _, value = example.how.partition("=")
+    how = {name: value} if value else {}
+    source = folder / example.how if example.how and not how else folder
+    dataset = open_dataset(str(source), tmp_path / "workspace", **how)
     assert dataset.findings == []
     assert normal("\n".join(told(dataset, e) for e in dataset.examples)) == normal(example.reads)
     assert dataset.kind
     assert dataset.layouts
     assert dataset.columns
     again = open_dataset(save_version(dataset, Edits(), tmp_path).folder.name, tmp_path)
-    # LLaMA-Factory's questions become its own alpaca; of two layouts, the first is written.
-    assert again.layouts[0] in (dataset.layouts[0], "alpaca")
+    # LLaMA-Factory's questions become its own alpaca, and a class has its question; of two layouts, the first
+    # is written.
+    layout = "question and answer" if dataset.layouts[0] == "classes" else dataset.layouts[0]
+    assert again.layouts[0] in (layout, "alpaca")
     assert [one.messages for one in again.examples] == [one.messages for one in dataset.examples]
     assert [one.references for one in again.examples] == [one.references for one in dataset.examples]
 
@@ -187,6 +190,6 @@ def test_several_datasets_in_one_info_file_are_told_and_one_can_be_given(tmp_pat
     )
     for name in "ab":
         (tmp_path / f"{name}.json").write_text(f"[{GOOD}]")
-    with pytest.raises(UserError, match=r"several datasets: 'a\.json', 'b\.json'"):
+    with pytest.raises(UserError, match=r"several datasets: 'a', 'b'"):
         open_dataset(str(tmp_path), tmp_path / "workspace")
     assert len(open_dataset(str(tmp_path / "a.json"), tmp_path / "workspace").examples) == 1

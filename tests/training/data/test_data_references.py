@@ -70,12 +70,12 @@ def test_a_conversation_has_answers_for_its_last_turn(folder: Path) -> None:
     [
         (["cat", " "], "answer 2 in 'answers' is empty", "Write it, or take it out of the list"),
         (["", ""], "answer 1 in 'answers' is empty", "Write it, or take it out of the list"),
-        (["cat", 3], "answer 2 in 'answers' is a number, not text", 'Write it in quotes: "3"'),
+        (["cat", True], "answer 2 in 'answers' is true or false, not text", 'Write it in quotes: "true"'),
         ([None, "cat"], "answer 1 in 'answers' is missing, not text", "Write it as text"),
         (
-            [{"answer": 3}, {"answer": "cat"}],
-            "answer 1 in 'answers' is a number, not text",
-            'Write it in quotes: "3"',
+            [{"answer": False}, {"answer": "cat"}],
+            "answer 1 in 'answers' is true or false, not text",
+            'Write it in quotes: "false"',
         ),
         (
             ["cat", "a\0b"],

@@ -144,7 +144,7 @@ FOUND = [
     ("10: an answer of null", row_of(answer=None), "answer is missing, not text", "as text"),
     ("10: two texts", row_of(text="red"), "question and answer and in text", "Keep one"),
     ("10: two image columns", row_of(file_name="b.png"), "file_name and in image", "Keep one"),
-    ("12: a number for text", row_of(answer=3), "answer is a number, not text", 'in quotes: "3"'),
+    ("12: a switch for text", row_of(answer=True), "answer is true or false, not text", 'in quotes: "true"'),
     ("12: messages as text", row_of(question=None, answer=None, messages="hi"), "list of turns", "role"),
     ("16: assistant first", talk("assistant", "user"), "assistant, user", "take turns"),
     ("16: user last", talk("user", "assistant", "user"), "user, assistant, user", "assistant last"),
@@ -168,7 +168,7 @@ FOUND = [
 
 FOUND_ELSEWHERE = [
     ("3: Latin-1", GOOD.encode() + b'\n{"text": "caf\xe9"}', "train.jsonl:2", "not UTF-8", "as UTF-8"),
-    ("4: UTF-16", GOOD.encode("utf-16"), "train.jsonl", "UTF-16", "UTF-8"),
+    ("4: UTF-16 cut off", GOOD.encode("utf-16")[:-1], "train.jsonl", "UTF-16", "UTF-8"),
     ("5: NUL", GOOD + "\n\0\n", "train.jsonl:2", "NUL byte", "UTF-8"),
     ("7: empty file", "", "train.jsonl", "0 examples", "one row"),
     ("9: a line of 20 MB", GOOD + "\n" + "x" * 20_000_000, "train.jsonl:2", "longer than 16 m", "Split"),
@@ -233,9 +233,9 @@ def test_a_bad_csv_row_is_found_with_its_line(
 
 # The row, the mapping that is given, and the one that is told; each is then followed.
 UNNAMED = [
-    ({"imgname": "a.png", "query": "How many?", "label": "3"}, "", "image=imgname,answer=label"),
-    ({"img_name": "a.png", "question": "?", "answer": "x", "q_lang": "en"}, "", "image=img_name"),
-    ({"filename": "a.png", "label": "cat"}, "", "caption=label"),
+    ({"drawing": "a.png", "query": "How many?", "truth": "3"}, "", "image=drawing,answer=truth"),
+    ({"img_link": "a.png", "question": "?", "answer": "x", "q_lang": "en"}, "", "image=img_link"),
+    ({"filename": "a.png", "target": "cat"}, "", "caption=target"),
     ({"images": ["a.png"], "prompt": "?", "chosen": "x", "rejected": "y"}, "", "answer=chosen"),
     ({"image": "a.png", "answer": "a cat"}, "", "caption=answer"),
     ({"image": "a.png", "question": "?", "said": "a cat"}, "", "answer=said"),

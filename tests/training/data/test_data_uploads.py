@@ -54,13 +54,13 @@ def test_pictures_with_captions_of_the_same_names_are_a_dataset(tmp_path):
 
 def test_a_folder_keeps_its_subfolders_and_leaves_out_what_is_no_part_of_a_dataset(tmp_path):
     (tmp_path / "up").mkdir()
-    other = tmp_path / "up" / "notes.pdf"
+    other = tmp_path / "up" / "notes.docx"
     other.write_text("x")
     files = {
         "My pets/rows.csv": rows(tmp_path / "up" / "rows.csv"),
         "My pets/images/a.png": picture(tmp_path / "up" / "1" / "a.png"),
         "My pets/more/a.png": picture(tmp_path / "up" / "2" / "a.png", "red"),
-        "My pets/notes.pdf": other,
+        "My pets/notes.docx": other,
         "My pets/.git/b.png": picture(tmp_path / "up" / "3" / "b.png"),
     }
     files["My pets/rows.csv"].write_text("image,text\nimages/a.png,teal\nmore/a.png,red\n")

@@ -103,6 +103,7 @@ def stopped_after(config: TrainingConfig, step: int) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_a_resumed_run_on_kept_features_opens_no_image_and_neither_does_a_repeated_one(
     tiny_config: Callable[..., TrainingConfig], mine: Path, opened: list[str]
 ) -> None:

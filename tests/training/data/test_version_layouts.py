@@ -82,11 +82,11 @@ def test_what_the_layout_cant_hold_and_columns_that_were_mapped_stay_readable(
     tmp_path: Path, folder: Path
 ) -> None:
     rows = [
-        {"foto": "images/a.png", "ask": "Which?", "label": "a"},
-        {"foto": "images/b.png", "ask": "And?", "label": "b"},
+        {"foto": "images/a.png", "ask": "Which?", "say": "a"},
+        {"foto": "images/b.png", "ask": "And?", "say": "b"},
     ]
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    pets = open_dataset("pets", tmp_path, columns="image=foto,question=ask,answer=label")
+    pets = open_dataset("pets", tmp_path, columns="image=foto,question=ask,answer=say")
     image = pets.examples[0].images[0]
     talk = tuple(Message(turn["role"], turn["content"]) for turn in CHAT + MORE)
     edits = Edits(added=[draft_of(image, "", "a caption"), Draft((image,), talk)])

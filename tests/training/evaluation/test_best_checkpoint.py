@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from support.checkpointing import checkpoint, go_on, names, same, stopped_after, weights
+from support.told import told_in_both
 from training import TrainingConfig, runs
 from training.__main__ import main
 from training.config import check
-from training.evaluation.best_checkpoint import BestCheckpoint
+from training.evaluation.best_checkpoint import RISES, BestCheckpoint, choosing_half, rising_loss
 from training.loop import worker
 from training.runs import Run, checkpoints
+from vlm.example import Example, Message
 
 MakeConfig = Callable[..., TrainingConfig]
 
@@ -41,7 +44,65 @@ def test_the_best_is_the_lowest_loss_or_the_highest_rate_and_of_equals_that_of_l
         best = BestCheckpoint.from_events(settings, told, 8)
         assert (best.step, best.since) == (step, since)
         assert best.patience_is_over == (since >= 2)
-    assert BestCheckpoint.from_events(TrainingConfig(), told, 8) is None
+    assert BestCheckpoint.from_events(TrainingConfig(best_metric="last"), told, 8) is None
+
+
+def test_what_is_chosen_by_a_half_goes_by_that_half_alone() -> None:
+    halves = [evaluated(2, 0.5) | {"choice": {"examples": 50, "loss": 0.4, "metrics": {"exact_match": 0.9}}}]
+    halves += [evaluated(4, 0.1) | {"choice": {"examples": 50, "loss": 0.6, "metrics": {"exact_match": 0.1}}}]
+    for metric in ("loss", "exact_match"):
+        assert BestCheckpoint.from_events(TrainingConfig(best_metric=metric), halves, 4).step == 2
+
+
+def asked(count: int, questions: int = 1) -> list[Example]:
+    turns = (Message("user", "?"), Message("assistant", "two"))
+    return [
+        Example(f"row-{at}", (Path(f"{at // questions}.png"),), turns, group=f"kind {at % 2}")
+        for at in range(count)
+    ]
+
+
+def test_a_hundred_rows_are_halved_by_their_pictures_alike_in_every_run() -> None:
+    assert choosing_half(asked(99)) == frozenset()
+    rows = asked(120, questions=4)
+    half = choosing_half(rows)
+    assert len(half) == 60
+    for at in range(0, 120, 4):
+        assert sum(row.id in half for row in rows[at : at + 4]) in (0, 4)
+    assert choosing_half(rows[::-1]) == half
+    # Rows that alternate between two kinds of questions do not part by them.
+    single = choosing_half(asked(200))
+    assert 30 < sum(row.id in single and row.group == "kind 0" for row in asked(200)) < 70
+    assert choosing_half(asked(100, questions=100)) == frozenset()  # one picture has no halves
+
+
+@pytest.mark.parametrize(
+    ("losses", "told"),
+    [
+        ([1.0], None),
+        ([1.0, 0.5, 0.52], None),  # less than five in a hundred may be noise
+        ([1.0, 0.5, 0.53], "0.530 at step 2, from 0.500 at step 1"),
+        ([0.001, 0.009], None),
+        ([1.0, 1.2], "1.200 at step 1, from 1.000 before training"),
+        ([1.0, None], None),
+        ([None, 0.5, 0.6], "0.600 at step 2, from 0.500 at step 1"),
+    ],
+)
+def test_a_held_out_loss_that_rises_is_said(losses: list[float | None], told: str | None) -> None:
+    events = [evaluated(step, loss) for step, loss in enumerate(losses)]
+    found = rising_loss(events, 3e-3)
+    assert (found is None) == (told is None)
+    if found is not None:
+        assert told in found.problem
+        assert "(now 0.003)" in found.remedy
+        told_in_both("held-out-loss-rises", found)
+        said = {"kind": "warning", "code": found.code}
+        assert rising_loss([said, *events], 3e-3) is None
+
+
+def test_a_run_that_goes_back_is_compared_with_what_its_weights_went_through() -> None:
+    events = [evaluated(0, 1.0), evaluated(2, 0.8), evaluated(4, 0.2), evaluated(2, 0.81)]
+    assert rising_loss(events, 3e-3) is None
 
 
 def test_what_a_resumed_run_said_after_its_checkpoint_does_not_count() -> None:
@@ -65,11 +126,16 @@ def test_g06_rotation_leaves_the_best(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "field", "remedy"),
     [
-        ({"early_stopping_patience": 2}, "early_stopping_patience", "Add --best_metric loss."),
+        (
+            {"early_stopping_patience": 2, "best_metric": "last"},
+            "early_stopping_patience",
+            "Add --best_metric loss.",
+        ),
+        ({"early_stopping_patience": 2, "evaluations": 0}, "best_metric", "--evaluations"),
         ({"best_metric": "chrf", "evaluations": 0}, "best_metric", "--evaluations"),
         ({"best_metric": "chrf", "held_out": 0}, "best_metric", "--held_out"),
         ({"best_metric": "blindfold_gap", "blindfold_test": False}, "best_metric", "--no-blindfold_test"),
-        ({"best_metric": "beauty"}, "best_metric", "one of loss, exact_match"),
+        ({"best_metric": "beauty"}, "best_metric", "one of auto, last, loss, exact_match"),
         ({"pinned_examples": "a,b,c,d,e,f,g,h,i"}, "pinned_examples", "at most 8"),
     ],
 )
@@ -110,12 +176,34 @@ def test_a_run_ends_early_and_its_adapter_is_the_best_checkpoints(
     assert told["metrics"] == ended.events({"evaluated"})[2]["metrics"]
 
 
+def test_a_loss_that_rises_is_told_once_while_the_run_goes_on(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    # What is held out has other answers than what is trained on: the surer the model, the worse.
+    rows = []
+    for number, (split, answer) in enumerate([("train", "red"), ("test", "12 34")] * 4):
+        Image.new("RGB", (48 + number, 48), "red").save(tmp_path / f"{number}.png")
+        rows.append({"image": f"{number}.png", "question": "?", "answer": answer, "split": split})
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    lesson = {"dataset": str(tmp_path), "max_steps": 30, "learning_rate": 2e-2, "evaluations": 6}
+    run = runs.prepare(tiny_config(**lesson))
+    assert worker.main(run) == worker.DONE
+    logged = run.events({"evaluated", "warning"})
+    losses = [event["loss"] for event in logged if event["kind"] == "evaluated"]
+    rises = [at for at in range(1, 7) if losses[at] > 1.05 * min(losses[:at])]
+    (at,) = (at for at, event in enumerate(logged) if event.get("code") == RISES)
+    assert rises[0] < rises[-1], losses
+    assert logged[at]["values"]["step"] == logged[at - 1]["step"] == 5 * rises[0]
+    assert "fewer --epochs" in logged[at]["remedy"]
+
+
 def adapter_of(folder: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     return load_file(folder / "adapter_model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_as_early_with_the_same_adapter(tiny_config: MakeConfig, ended: Run) -> None:
     run = stopped_after(tiny_config(**WANDERS), 2)
     assert run.status().step == 3
@@ -126,6 +214,7 @@ def test_a_resumed_run_ends_as_early_with_the_same_adapter(tiny_config: MakeConf
     assert same(weights(run), weights(ended))
 
 
+@pytest.mark.slow
 def test_a_run_that_died_after_its_early_end_has_its_weights_though_no_best_is_left(
     tiny_config: MakeConfig,
 ) -> None:

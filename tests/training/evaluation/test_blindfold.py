@@ -12,7 +12,7 @@ from PIL import Image
 
 from training import TrainingConfig, train
 from training.config import build
-from training.evaluation.blindfold import Blindfold, judge, sign_test, swap_images
+from training.evaluation.blindfold import Blindfold, judge, swap_images
 from training.runs import Run
 from vlm.example import Example, Message
 
@@ -111,13 +111,6 @@ def test_the_same_rates_may_hide_that_every_answer_is_another() -> None:
     assert found.needed == 390
 
 
-def test_the_sign_test_is_exact() -> None:
-    """The tail of tossing a fair coin, by hand: (1 + 6) / 2^6 for at most one loss among six."""
-    assert sign_test([1.0] * 5 + [-1.0] + [0.0] * 9) == 7 / 64
-    assert sign_test([0.0] * 9) == 1
-    assert sign_test([-0.5] * 4) == 1
-
-
 def test_a_right_answer_may_be_any_of_several() -> None:
     examples = [
         replace(example(str(number), answer="red"), references=("red", "crimson")) for number in range(30)
@@ -152,6 +145,7 @@ def guessing(tiny_settings: dict[str, Any], tmp_path_factory: pytest.TempPathFac
     return train(build(tiny_settings | lesson | chosen))
 
 
+@pytest.mark.slow
 def test_a_run_that_learned_to_answer_from_the_text_alone_is_warned_of(guessing: Run) -> None:
     [found] = guessing.events({"blindfold"})
     assert found["own"] == found["blind"] > 0.5

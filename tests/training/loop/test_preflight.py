@@ -268,6 +268,7 @@ def test_memory_that_runs_out_later_goes_on_at_the_same_step_also_after_stop_and
     assert list(losses(run)) == list(range(1, 7))
 
 
+@pytest.mark.slow
 def test_one_example_that_does_not_fit_is_named_with_the_setting_that_helps(tiny_config: MakeConfig) -> None:
     run = runs.prepare(tiny_config(batch_size=2, held_out=0))
     with small_memory(at_most=0):

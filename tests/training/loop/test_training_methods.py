@@ -10,6 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from support.checkpointing import go_on, same, stopped_after, weights
 from support.composed_towers import Towers
 from support.families import FAMILIES
 from support.slow import slow_but
@@ -84,6 +85,33 @@ def test_pissa_leaves_a_plain_lora_for_the_base_as_it_was(tiny_config: MakeConfi
             before = adapted(**setting.collator(setting.examples)).loss.item()
     assert loss < 0.8 * before
     assert run.events({"evaluated"})[-1]["loss"] < first[0]
+
+
+def test_eva_begins_as_the_base_learns_as_a_plain_lora_and_resumed_is_unbroken(
+    tiny_config: MakeConfig, pictures: Path
+) -> None:
+    lesson = {"dataset": str(pictures), "held_out": 0.5, "max_steps": 12, "learning_rate": 1e-2}
+    run = finish(tiny_config(method="eva", **lesson, use_vision_lora=True))
+    lora = finish(tiny_config(name="lora", **lesson, use_vision_lora=True))
+    first, last = ([event["loss"] for event in r.events({"evaluated"})] for r in (run, lora))
+    assert first[0] == pytest.approx(last[0], rel=1e-5), "before step 1 it answers as the base does"
+    steps, of_lora = ([event["loss"] for event in r.events({"step"})] for r in (run, lora))
+    assert steps[-1] < 0.8 * steps[0]
+    assert steps[-1] != pytest.approx(of_lora[-1], rel=1e-3), "it began elsewhere"
+    looked = [event["total"] for event in run.events({"phase"}) if event["name"] == "measuring inputs"]
+    assert set(looked) == {run.events({"data"})[0]["train"]}
+
+    plain = PeftModel.from_pretrained(load_base(run.config()).model, run.adapter_path)
+    assert plain.peft_config["default"].init_lora_weights is True
+    ours = adapters.load(load_base(run.config()).model, run.adapter_path)
+    setting = Setting(run.config(), cached=False)
+    batch = setting.collator(setting.examples)
+    with torch.no_grad():
+        assert torch.equal(plain.eval()(**batch).logits, ours(**batch).logits)
+
+    halfway = stopped_after(tiny_config(name="halfway", method="eva", **lesson, use_vision_lora=True), 5)
+    assert go_on(halfway) == worker.DONE
+    assert same(weights(halfway), weights(run))
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ from transformers import MBartConfig, SwinConfig, ViTConfig
 
 from support.families import FAMILIES
 from support.slow import slow_but
+from support.tiny import NUMBERS
 from training.config import TrainingConfig
 from training.memory import simulate
+from training.memory.auto import USUAL, choose, model_and_data
 from training.memory.estimate import (
     IMPORTED,
     SAFETY_MARGIN,
@@ -24,7 +26,6 @@ from training.memory.estimate import (
     Examples,
     MemoryEstimate,
     best_remedy,
-    device_memory,
     estimate,
     fit,
 )
@@ -232,12 +233,13 @@ def test_weights_are_as_many_bytes_as_the_loaded_model_has(quantization: str, qu
         scales = getattr(parameter, "SCB", None)
         if scales is not None:
             held[id(scales)] = scales.nbytes
-    assert estimate(TrainingConfig(**chosen)).weights == pytest.approx(sum(held.values()), rel=0.01)
+    assert estimate(TrainingConfig(**NUMBERS | chosen)).weights == pytest.approx(sum(held.values()), rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_parts_follow_the_settings() -> None:
-    def parts(**values: Any) -> MemoryEstimate:
-        return estimate(TrainingConfig(device="cpu", **values))
+    def parts(examples: Examples = USUAL, **values: Any) -> MemoryEstimate:
+        return estimate(TrainingConfig(**NUMBERS | {"device": "cpu"} | values), examples)
 
     usual = parts()
     assert usual.total == sum(
@@ -253,9 +255,9 @@ def test_the_parts_follow_the_settings() -> None:
     assert parts(text_lora_r=32).adapter == 2 * usual.adapter
     assert usual.overhead > IMPORTED
     longer = Examples(tokens=240, answer_tokens=120)
-    assert estimate(TrainingConfig(device="cpu"), longer).activations > 3 * usual.activations
-    capped = estimate(TrainingConfig(device="cpu", max_length=80), longer)
-    assert capped.activations < estimate(TrainingConfig(device="cpu"), longer).activations
+    assert parts(longer).activations > 3 * usual.activations
+    capped = parts(longer, max_length=80)
+    assert capped.activations < parts(longer).activations
 
 
 def of_size(total: int) -> MemoryEstimate:
@@ -273,7 +275,7 @@ def test_a_run_fits_with_a_fifth_to_spare_is_tight_up_to_the_brim_and_does_not_f
 
 
 def test_the_setting_that_is_named_makes_a_run_fit_and_is_the_least_change() -> None:
-    settings = TrainingConfig(device="cpu", batch_size=256)
+    settings = TrainingConfig(**NUMBERS | {"device": "cpu", "batch_size": 256})
     now = estimate(settings)
     assert best_remedy(settings, 2 * now.total) is None
     remedy = best_remedy(settings, int(now.total * 0.9))
@@ -288,8 +290,9 @@ def test_the_setting_that_is_named_makes_a_run_fit_and_is_the_least_change() -> 
     assert fit(remedy.estimate, memory) == "fits"
 
 
+@pytest.mark.slow
 def test_where_no_setting_is_enough_the_one_that_saves_most_is_named() -> None:
-    settings = TrainingConfig(device="cpu", batch_size=256)
+    settings = TrainingConfig(**NUMBERS | {"device": "cpu", "batch_size": 256})
     remedy = best_remedy(settings, 64 << 20)
     others = [{"gradient_checkpointing": True}, {"quantization": "4bit"}, {"text_lora_r": 8}]
     totals = [estimate(settings.model_copy(update=other)).total for other in others]
@@ -302,13 +305,30 @@ def test_a_smaller_model_is_named_where_nothing_else_helps(
     folder: Callable[[str], str], tmp_path: Path
 ) -> None:
     model = large(tmp_path)
-    settings = TrainingConfig(
-        model=model, device="cpu", batch_size=1, gradient_checkpointing=True, quantization="4bit"
-    )
+    least = {"model": model, "batch_size": 1, "gradient_checkpointing": True, "quantization": "4bit"}
+    least |= {"image_max_pixels": 2**16}
+    settings = TrainingConfig(**NUMBERS | {"device": "cpu"} | least)
     remedy = best_remedy(settings, 4 * GIB)
     assert remedy.setting == "model"
     assert fit(remedy.estimate, 4 * GIB) == "fits"
     assert remedy.estimate.weights < estimate(settings).weights
+
+
+@pytest.mark.slow
+def test_a_model_of_two_billion_is_split_until_it_fits_and_learns_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainingConfig(model=large(tmp_path), device="cpu", precision="bf16")
+    known = model_and_data(config, 3000, "chat")
+    passes = []
+    for there in (40 * GIB, 16 * GIB, 8 * GIB):
+        monkeypatch.setattr("training.memory.estimate.device_memory", lambda _, there=there: there)
+        chosen = choose(config, known, 20).config
+        assert fit(estimate(chosen), there) == "fits"
+        assert chosen.batch_size * chosen.gradient_accumulation_steps == 16
+        assert (chosen.learning_rate, chosen.epochs, chosen.quantization) == (2e-4, 3, "none")
+        passes.append(chosen.batch_size)
+    assert passes == sorted(passes, reverse=True)
 
 
 def large(tmp_path: Path) -> str:
@@ -349,36 +369,17 @@ def test_the_first_paint_has_the_starters_estimates_without_torch() -> None:
         "assert 'torch' not in sys.modules\n"
         "print(json.dumps(found))\n"
     )
-    chosen = [adapter.model_dump(mode="json", exclude_unset=True) for adapter in COMMITTED.values()]
+    chosen = [NUMBERS | a.model_dump(mode="json", exclude_unset=True) for a in COMMITTED.values()]
     command = [sys.executable, "-c", program, *map(json.dumps, chosen)]
     ended = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     for values, painted in zip(chosen, json.loads(ended.stdout), strict=True):
-        computed = estimate(TrainingConfig(device="cpu", **values))
+        computed = estimate(TrainingConfig(**NUMBERS | {"device": "cpu"} | values))
         assert painted["activations"] == pytest.approx(computed.activations, rel=0.05)
-        assert painted | {"activations": 0} == {
-            name: getattr(computed, name) if name != "activations" else 0 for name in painted
-        }
+        others = painted.keys() - {"activations"}
+        assert {name: painted[name] for name in others} == {name: getattr(computed, name) for name in others}
 
 
 def test_the_committed_estimates_are_of_the_default_settings() -> None:
-    settings = json.loads(STARTER_MEMORY_FILE.read_text())["settings"]
-    assert settings == {name: getattr(TrainingConfig(), name) for name in settings}
-
-
-def test_a_containers_limit_is_the_memory_there_is(tmp_path: Path) -> None:
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 300\n")
-    assert device_memory("cpu", tmp_path) > 2**20
-    (tmp_path / "memory.max").write_text("4000\n")
-    assert device_memory("cpu", tmp_path) == 3300
-    older = tmp_path / "memory"
-    older.mkdir()
-    (older / "memory.limit_in_bytes").write_text("9000\n")
-    (older / "memory.usage_in_bytes").write_text("1000\n")
-    (older / "memory.stat").write_text("total_inactive_file 0\n")
-    assert device_memory("cpu", tmp_path) == 3300  # the tighter of two
-    (tmp_path / "memory.max").unlink()
-    assert device_memory("cpu", tmp_path) == 8000
-    assert 0 < device_memory("cpu") < 2**50
+    for name, value in json.loads(STARTER_MEMORY_FILE.read_text())["settings"].items():
+        assert getattr(TrainingConfig(**NUMBERS), name) == value

@@ -117,6 +117,7 @@ def unbroken(tiny_config: MakeConfig) -> dict[str, torch.Tensor]:
     return weights(run)
 
 
+@pytest.mark.slow
 def test_g14_a_run_that_goes_on_equals_one_that_never_stopped(
     tiny_config: MakeConfig, unbroken: dict[str, torch.Tensor]
 ) -> None:
@@ -199,6 +200,7 @@ def test_g14_a_stop_in_the_preflight_ends_before_the_first_step(tiny_config: Mak
     assert not run.adapter_path.exists()
 
 
+@pytest.mark.slow
 def test_g14_a_stop_after_a_step_that_changed_nothing_is_no_failure_and_claims_no_adapter(
     tiny_config: MakeConfig,
 ) -> None:

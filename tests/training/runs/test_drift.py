@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from training.config import WHERE_IT_WENT, TrainingConfig, build
+from support.tiny import NUMBERS
+from training import config as settings_of
+from training.config import WHERE_IT_WENT, TrainingConfig
 from training.runs.checkpoints import Checkpoint
 from training.runs.drift import settings_to_resume
 from vlm.errors import UserError
@@ -15,6 +17,10 @@ def sealed(config: TrainingConfig, processes: int = 1, examples: int | None = No
     settings = config.model_dump(mode="json", exclude=WHERE_IT_WENT)
     whole = examples or config.batch_size * config.gradient_accumulation_steps * processes
     return Checkpoint(Path("runs/demo/checkpoints/checkpoint-5"), 5, "data", processes, settings, whole)
+
+
+def build(values: dict[str, Any]) -> TrainingConfig:
+    return settings_of.build(NUMBERS | values)
 
 
 def changed(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from support.checkpointing import checkpoint
 from support.stand_in import started, state, wait_for
+from support.tiny import NUMBERS
 from training import runs
 from training.__main__ import main
 from training.config import TrainingConfig, build
@@ -77,7 +78,8 @@ def test_each_class_has_a_title_in_both_languages_and_its_codes(kind: FailureCla
         ({"no_such_setting": 1, "batch_size": 8}, {"batch_size": 8}),
         ({}, {}),
         ({"model": "starter"}, {}),  # which model was meant is nobody's guess
-        ({"quantization": "none"}, {}),  # it is none already
+        ({"quantization": "none"}, {"quantization": "none"}),
+        ({"quantization": None}, {}),  # it is left open already
         ({"batch_size": 0}, {}),
     ],
 )
@@ -103,7 +105,7 @@ def test_what_was_killed_for_its_memory_goes_on_in_smaller_passes(
 ):
     problem = Phrase("The run was {killed}.", "run-killed", killed=killed_by(code))
     status = Status("interrupted", problem=problem, remedy="Resume it.")
-    assert what_helps(status, build(settings)) == change
+    assert what_helps(status, build(NUMBERS | settings)) == change
 
 
 def test_g05_a_killed_run_is_told_with_what_helps_and_retried_from_the_shell(
@@ -137,7 +139,7 @@ def test_g05_a_killed_run_is_told_with_what_helps_and_retried_from_the_shell(
 def test_a_run_goes_on_from_its_checkpoint_where_a_step_stays_the_same(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, int], goes_on: bool
 ):
-    run = runs.prepare(build({"workspace": workspace, "name": "first"}))
+    run = runs.prepare(build(NUMBERS | {"workspace": workspace, "name": "first"}))
     checkpoint(run.checkpoints_path, 5)
     EventLog(run.events_path).append("failed", problem="x", remedy="y", elapsed_s=1.0)
     monkeypatch.setattr("training.runs.run.settings_to_retry", lambda run: change)

@@ -61,7 +61,8 @@ def hosted(workspace: Path) -> tuple[subprocess.Popen[bytes], str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    alone = ["unshare", "--pid", "--fork", "--kill-child"]
+    # With a /proc of its own: by its number in there a process may be none, or another, out here.
+    alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     app = [sys.executable, "app.py", "--port", str(port), "--workspace", str(workspace)]
     with (workspace / "app.log").open("ab") as log:
         host = subprocess.Popen(
@@ -80,7 +81,7 @@ def hosted(workspace: Path) -> tuple[subprocess.Popen[bytes], str]:
 def run_in(host: subprocess.Popen[bytes], run: Run) -> None:
     """Starts a prepared run in the namespace of the host, as its page would."""
     (app,) = psutil.Process(host.pid).children()
-    inside = ["nsenter", "--pid", "--target", str(app.pid)]
+    inside = ["nsenter", "--pid", "--mount", f"--wd={PROJECT}", "--target", str(app.pid)]
     launch = (
         "import sys, pathlib; from training import runs; runs.launch(runs.Run(pathlib.Path(sys.argv[1])))"
     )
@@ -90,7 +91,8 @@ def run_in(host: subprocess.Popen[bytes], run: Run) -> None:
 def can_unshare() -> bool:
     if not (shutil.which("unshare") and shutil.which("nsenter")):
         return False
-    return subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True).returncode == 0
+    alone = ["unshare", "--pid", "--fork", "--mount-proc", "true"]
+    return subprocess.run(alone, capture_output=True).returncode == 0
 
 
 @pytest.mark.slow

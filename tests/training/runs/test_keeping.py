@@ -1,5 +1,6 @@
 """What becomes of runs that have ended: names, notes, the trash and out of it again, bounded."""
 
+import errno
 import os
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from training.config import build
 from training.runs import Run, checkpoints, lock
 from training.runs.keeping import TRASH_DAYS, TRASHED_AT
 from vlm.errors import UserError
+from vlm.machine import system
 
 
 @pytest.fixture
@@ -48,6 +50,24 @@ def test_a_name_that_no_run_may_have_is_refused_and_nothing_is_moved(run: Run, n
     with pytest.raises(UserError, match="--name"):
         runs.rename(run, name)
     assert run.config_path.is_file()
+
+
+def test_a_run_that_may_not_be_moved_stays_and_the_reason_is_said(
+    run: Run, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    end_it(run)
+
+    def refuse(source: Path, target: Path) -> Path:
+        raise PermissionError(errno.EACCES, "Access is denied", str(source))
+
+    monkeypatch.setattr(system, "rename", refuse)  # as Windows does where a file in it is open
+    with pytest.raises(UserError, match="Access is denied") as raised:
+        runs.rename(run, "better")
+    assert raised.value.code == "run-not-moved"
+    assert main(["delete", "demo", "--workspace", str(workspace)]) == 2
+    assert "Close the programs" in capsys.readouterr().err
+    assert run.config_path.is_file()
+    assert runs.trashed(workspace) == []
 
 
 def test_a_name_that_is_taken_is_refused_by_its_folded_form(run: Run, workspace: Path):

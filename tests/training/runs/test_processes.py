@@ -117,9 +117,7 @@ def test_g17_steps_between_two_points_of_the_curve_are_progress(tmp_path: Path) 
     assert (second["step"], second["step_s"]) == (7, 0.5)
 
 
-@pytest.mark.parametrize(
-    "after", slow_but({"supervisor", "step"}, ["supervisor", "started", "phase", "step"])
-)
+@pytest.mark.parametrize("after", slow_but({"supervisor"}, ["supervisor", "started", "phase", "step"]))
 def test_g14_stop_is_obeyed_within_ten_seconds_in_every_phase(
     tiny_settings: dict[str, Any], workspace: Path, after: str
 ) -> None:
@@ -144,7 +142,7 @@ def test_g14_stop_is_obeyed_within_ten_seconds_in_every_phase(
         assert checkpoints.newest(run.checkpoints_path).step == status.step
 
 
-@pytest.mark.parametrize("room", slow_but({1}, [3, 1, 0.2]))
+@pytest.mark.parametrize("room", slow_but((), [3, 1, 0.2]))
 def test_g07_a_full_disk_ends_with_words_and_the_older_checkpoint(
     tiny_settings: dict[str, Any],
     tmp_path: Path,

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from support.stand_in import started, state, supervisors, told, wait_for, worker_of
 from training import runs
 from training.__main__ import main
-from training.config import build
+from training.config import as_flags, build
 from training.loop import worker
 from training.runs import Run, supervisor
 from training.runs.events import EventLog
@@ -27,7 +28,7 @@ def test_g11_one_device_one_run_and_the_next_starts_by_itself(workspace: Path) -
     first = started(workspace, "first")
     wait_for(lambda: state(first) == "running")
     second, third = started(workspace, "second"), started(workspace, "third", steps=3)
-    wait_for(lambda: state(third) == "queued")
+    wait_for(lambda: [state(second), state(third)] == ["queued"] * 2)
     assert second.status().place == (1, 2, "first")
     assert third.status().place == (2, 2, "first")
     assert runs.waiting(workspace) == {"cpu": ["second", "third"]}
@@ -130,12 +131,13 @@ def test_g10_who_comes_later_waits_behind_though_the_clock_was_set_back(
             assert runs.waiting(tmp_path) == {"cpu": ["second", "first"]}
 
 
+@pytest.mark.slow
 def test_g11_a_run_in_a_shell_says_its_place_and_waits(
     tiny_settings: dict[str, Any], workspace: Path
 ) -> None:
     first = started(workspace, "first")
     wait_for(lambda: state(first) == "running")
-    flags = [f"--{name}={value}" for name, value in (tiny_settings | {"workspace": workspace}).items()]
+    flags = shlex.split(as_flags(tiny_settings | {"workspace": workspace}))
     shell = subprocess.Popen(
         [sys.executable, "-m", "training", "run", *flags, "--name", "shell", "--max_steps", "2"],
         cwd=ROOT,

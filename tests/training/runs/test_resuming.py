@@ -11,6 +11,7 @@ import yaml
 from PIL import Image, ImageOps
 
 from support.checkpointing import go_on, same, stopped_after, weights
+from support.slow import slow_but
 from support.tiny_runs import finish
 from training import TrainingConfig
 from training.config import build
@@ -37,7 +38,7 @@ def change(run: Run, **values: Any) -> None:
     run.config_path.write_text(yaml.safe_dump(settings))
 
 
-@pytest.mark.parametrize("evaluations", [0, 3])
+@pytest.mark.parametrize("evaluations", slow_but({0}, [0, 3]))
 def test_g06_killed_behind_the_last_seal_only_the_end_is_done(
     tiny_config: MakeConfig, evaluations: int
 ) -> None:
@@ -78,8 +79,9 @@ def halfway(stopped: Run, tmp_path: Path) -> Run:
     return Run(shutil.copytree(stopped.path, tmp_path / "runs" / "halfway"))
 
 
-@pytest.mark.parametrize("values", REFUSED.values(), ids=REFUSED)
-def test_g19_what_would_make_another_run_is_refused_and_listed(halfway: Run, values: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", slow_but({"seed", "rank"}, REFUSED))
+def test_g19_what_would_make_another_run_is_refused_and_listed(halfway: Run, name: str) -> None:
+    values = REFUSED[name]
     before = halfway.config().model_dump()
     change(halfway, **values)
     assert go_on(halfway) == worker.BAD_INPUT
@@ -99,7 +101,7 @@ def test_g19_all_differences_are_listed_at_once(halfway: Run) -> None:
     assert "text_lora_r" in halfway.status().problem
 
 
-@pytest.mark.parametrize("name", ["rank", "targets", "method"])
+@pytest.mark.parametrize("name", slow_but({"rank"}, ["rank", "targets", "method"]))
 def test_g19_an_older_checkpoint_is_compared_by_its_files(halfway: Run, name: str) -> None:
     values = REFUSED[name]
     for manifest in halfway.checkpoints_path.glob("*/manifest.json"):

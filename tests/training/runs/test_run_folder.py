@@ -132,3 +132,5 @@ def test_folders_are_the_same_from_any_working_directory(tmp_path: Path, monkeyp
     assert run.config().workspace == tmp_path / "here"
     sample = runs.prepare(build({"name": "sample", "workspace": "here", "dataset": "shapes"}))
     assert (sample.config().dataset, sample.config().model) == ("shapes", "starter")
+    one = runs.prepare(build({"name": "one", "workspace": "here", "dataset": "photos:cats"}))
+    assert one.config().dataset == f"{tmp_path / 'photos'}:cats"

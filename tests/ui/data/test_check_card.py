@@ -22,12 +22,12 @@ from ui.train import form_view
 
 def test_findings_are_told_in_the_language_of_the_page(tmp_path):
     wrong = [{"image": "0.png", "question": "?", "answer": "", "n": n} for n in range(2)]
-    write(tmp_path / "datasets" / "pets", {"image": "0.png", "pic": "1.png", "label": "cat"}, *wrong)
+    write(tmp_path / "datasets" / "pets", {"image": "0.png", "pic": "1.png", "target": "cat"}, *wrong)
     html = found_html(tmp_path, language="vi")
     assert "câu trả lời bị bỏ trống: không có gì để học" in html
     assert html.count("bị bỏ trống") == 1  # of two rows it is the heading
-    assert "không có văn bản: dòng có các cột &#39;image&#39;, &#39;pic&#39;, &#39;label&#39;" in html
-    assert "Hãy đặt --columns caption=label" in html
+    assert "không có văn bản: dòng có các cột &#39;image&#39;, &#39;pic&#39;, &#39;target&#39;" in html
+    assert "Hãy đặt --columns caption=target" in html
     assert (
         form_view.preview("vi", tmp_path, asked(tmp_path).values)["preview"].count("dòng không dùng được")
         == 1
@@ -54,6 +54,12 @@ def test_a_dataset_without_a_good_row_can_never_start(tmp_path):
     write(tmp_path / "datasets" / "pets", {"image": "gone.png", "text": "x"})
     for skips in (True, False):
         assert "would be refused" in found_html(tmp_path, skip_bad_rows=skips)
+
+
+def test_a_check_is_of_the_image_size_that_is_asked_for(pets):
+    found, _ = checked(pets, image_max_pixels="5000")
+    assert found.trouble.code == "fixed-image-size"  # the starter's
+    assert found.key != checked(pets)[0].key
 
 
 def test_a_model_that_cannot_be_asked_leaves_the_findings_of_the_rows(pets, tmp_path):

@@ -107,6 +107,12 @@ def test_the_eye_shows_grid_tokens_and_lengths(pets, language):
     assert "data:image/webp" in html
 
 
+def test_the_eye_sees_images_in_the_size_that_is_asked_for(pets):
+    wants = asked(pets, settings={"image_tiles": "off"})
+    with pytest.raises(UserError, match="cuts no image into tiles"):  # the starter
+        model_view.view(wants, wants.dataset.examples[0])
+
+
 def test_the_eye_shows_an_example_that_is_too_long_and_says_by_how_much(pets):
     wants = asked(pets, settings={"max_length": 8})
     assert "of 8" in model_view.view(wants, wants.dataset.examples[0])

@@ -18,7 +18,11 @@ from ui.datasets import Shelf, Wanted, read_dataset, rows_read
 
 def kinds_of_files() -> set[str]:
     """What readers call the files that they read: the table's, and those at the calls that make a source."""
-    found = {form.kind for form in folder.FORMATS.values()} | {"Parquet with images", folder.COCO}
+    found = {form.kind for form in folder.FORMATS.values()} | {
+        "Parquet with images",
+        folder.COCO,
+        *folder.BESIDE.values(),
+    }
     calls = [node for module in (folder, opening) for node in ast.walk(ast.parse(inspect.getsource(module)))]
     places = {"Source": 3, "_written_out": 3, "read_written_out": 2}
     for call in (node for node in calls if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
@@ -32,7 +36,7 @@ def test_kinds_of_files_that_are_words_are_told_in_the_language_of_the_page():
     kinds = kinds_of_files()
     assert {"images with .txt captions", "dataset of the Hub", "Arrow, saved to disk", "VQAv2"} < kinds
     words = {kind for kind in kinds if re.search(r"\b[a-z]{2,}\b", kind)}
-    assert len(words) == 5
+    assert len(words) == 9
     for kind in words:
         assert source_card.kind_of("en", kind) == kind
         assert source_card.kind_of("vi", kind) != kind
@@ -136,6 +140,43 @@ def test_a_column_of_turns_is_read_as_it_is_written(tmp_path, turns, kind):
     write(tmp_path / "datasets" / "pets", {"image": "0.png", "talk": turns})
     chosen = dict.fromkeys(COLUMN_KINDS, NONE) | {"image": "image", "conversation": "talk"}
     assert mapped(tmp_path, asked(tmp_path).values, chosen) == f"image=image,{kind}=talk"
+
+
+def test_one_of_several_datasets_and_a_split_are_chosen_on_the_card(tmp_path):
+    several = tmp_path / "datasets" / "several"
+    for name in ("one", "two"):
+        write(several, {"image": "0.png", "text": name, "split": "train"}, name=f"{name}.jsonl")
+    write(several, *({"image": "1.png", "text": s, "split": s} for s in ("train", "test")), name="two.jsonl")
+    facts = answered(tmp_path, "en", sent(tmp_path, "draw", "several"))["parts"]["facts"]
+    assert 'role="alert"' in facts
+    assert options(facts, "dataset") == (["", "several:one", "several:two"], "")
+    answer = answered(
+        tmp_path, "en", sent(tmp_path, "choose", "several", choose="dataset", value="several:two")
+    )
+    assert answer["set"]["dataset"] == "several:two"
+    facts = answer["parts"]["facts"]
+    assert options(facts, "dataset") == (["several:one", "several:two"], "several:two")
+    assert options(facts, "dataset_split") == (["test", "train"], "train")
+    assert options(facts, "held_out_split") == (["test", "train"], "test")
+    wants = sent(tmp_path, "choose", "several:two", choose="dataset_split", value="test")
+    answer = answered(tmp_path, "en", wants)
+    assert answer["set"] == {"dataset_split": "test"}
+    assert options(answer["parts"]["facts"], "dataset_split") == (["test", "train"], "test")
+
+
+def options(facts: str, setting: str) -> tuple[list[str], str]:
+    """What a setting offers, and which of it is chosen."""
+    inside = re.search(rf'data-choose="{setting}">(.*?)</select>', facts, re.S)[1]
+    (chosen,) = re.findall(r'value="([^"]*)" selected', inside)
+    return re.findall(r'value="([^"]*)"', inside), chosen
+
+
+def test_a_folder_of_several_datasets_is_added_to_choose_from(tmp_path):
+    for name in ("one", "two"):
+        write(tmp_path / "datasets" / "several", {"image": "0.png", "text": name}, name=f"{name}.jsonl")
+    answer = answered(tmp_path, "en", sent(tmp_path, "add", typed="several"))
+    assert answer["set"]["dataset"] == "several"
+    assert options(answer["parts"]["facts"], "dataset")[0] == ["", "several:one", "several:two"]
 
 
 def test_a_dataset_is_read_once_until_its_files_change(pets):

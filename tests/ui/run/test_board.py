@@ -14,9 +14,11 @@ from PIL import Image
 
 from training import runs
 from training.config import TrainingConfig
+from training.evaluation.answers import write
+from training.evaluation.best_checkpoint import rising_loss
 from training.runs import Run
 from training.runs import status as run_status
-from training.runs.events import EventLog, EventLogReader
+from training.runs.events import EventLog, EventLogReader, error_fields
 from ui.i18n import say
 from ui.run import board as run_board
 from ui.run.board import PARTS, RunBoard
@@ -298,6 +300,28 @@ def test_of_a_resumed_run_the_later_word_is_shown(board, tmp_path):
             visitor.look()
     assert "vàng" in visitor.shown["film"]
     assert "75 %" in visitor.shown["charts"]
+
+
+def test_what_an_ended_run_learned_is_read_from_its_files_of_answers(board, tmp_path):
+    run = folder(tmp_path, "one")
+    log = EventLog(run.events_path)
+    for step, said in ((0, "lam"), (20, "vàng")):
+        line = {"prediction": said, "right": step > 0, "metric": "exact_match", "score": float(step > 0)}
+        write(run.path, step, {name: {"id": name, **line} for name in (SAMPLE["example_id"], *"bcdefg")})
+        log.append("evaluated", step=step, metrics={"exact_match": 0.5}, loss=1.0, examples=7)
+        log.append("sample", step=step, prediction="tím", **SAMPLE)
+    log.append("finished", step=20, elapsed_s=1.0, adapter="adapter")
+    visitor = Visitor(board)
+    visitor.look()
+    assert "vàng" in visitor.shown["film"]
+    assert "tím" not in visitor.shown["film"]
+    assert "The adapter against the base: better." in visitor.shown["results"]
+    log.append("warning", **error_fields(rising_loss(RISING, 3e-3)))
+    visitor.look()
+    assert "The held-out loss rises: 1.500 at step 20" in visitor.shown["notices"]
+
+
+RISING = [{"kind": "evaluated", "step": step, "loss": loss} for step, loss in ((0, 1.0), (20, 1.5))]
 
 
 def test_a_new_run_of_a_deleted_ones_name_tells_its_own(board, tmp_path):

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from training.evaluation.paired import pair
 from training.runs.events import Event, error_fields, error_of
 from training.runs.status import Status
 from ui.html import render
 from ui.i18n import LANGUAGES, Language, say
 from ui.run import view
-from ui.run.summary import MOST_STEPS, Summary, exact_match, is_right
+from ui.run.summary import MOST_STEPS, Summary, rate_of
 from vlm.filesystem import no_room
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>{{value}} ${alert(3)}"
@@ -183,14 +184,72 @@ def test_the_filmstrip_has_a_column_for_the_base_and_the_newest_and_marks_right_
     assert 'src="data:image/webp;base64,AA"' in shown
 
 
-def test_an_answer_is_right_whatever_its_case_spaces_or_composition():
-    assert is_right("  ĐỎ. ", "đỏ")
-    assert is_right("a\u0309nh", "\u1ea3nh")
-    assert not is_right("do", "đỏ")
+def test_an_answer_that_was_cut_is_marked_and_counted():
+    cut, whole = sample(0, "a long sto") | {"cut": True}, sample(9, "red")
+    shown = view.film("en", gathered([cut, whole]), lambda image: None)
+    assert re.search(r"a long sto… <i>cut here</i>", shown)
+    assert shown.count("cut here") == 1
+    told = gathered([evaluated(0, 0.1), evaluated(9, 0.5) | {"cut": 3}])
+    assert "3 answers of the adapter had not ended" in view.results("en", Status("finished"), told)
+    assert "3 câu trả lời" in view.results("vi", Status("finished"), told)
+
+
+def test_the_filmstrip_shows_what_the_files_of_answers_have_where_there_are_any():
+    files = {9: {"a": {"id": "a", "prediction": "xanh", "right": True, "cut": True}}, 12: {}}
+    samples = [sample(0, "red"), sample(9, "lam"), sample(12, "vàng")]
+    shown = view.film("en", gathered(samples), lambda image: None, lambda step: files.get(step, {}))
+    assert "lam" not in shown
+    assert "xanh… <i>cut here</i>" in shown
+    assert "vàng" in shown
+    assert (shown.count("✓"), shown.count("✗")) == (1, 2)
+
+
+def test_the_verdict_stands_beside_the_table_with_what_the_commonest_answer_scores():
+    common = {"answer": "<b>đỏ</b>", "metric": "exact_match", "score": 0.125}
+    told = [evaluated(0, 0.1), evaluated(9, 0.9) | {"commonest": common}]
+    answers = [{str(n): {"metric": "exact_match", "score": score} for n in range(40)} for score in (0.0, 1.0)]
+    verdict = pair(*answers, chosen_here=False)
+    shown = view.results("en", Status("finished", 9, 9), gathered(told), verdict)
+    assert "The adapter against the base: better. 100.0 % against 0.0 % right" in shown
+    assert "Always saying &#39;&lt;b&gt;đỏ&lt;/b&gt;&#39; would score 12.5 % right." in shown
+    in_vietnamese = view.results("vi", Status("finished", 9, 9), gathered(told), verdict)
+    assert "Adapter so với mô hình gốc: tốt hơn. 100,0 % đúng" in in_vietnamese
+    assert "thì được 12,5 % đúng" in in_vietnamese
+
+
+def test_who_was_chosen_by_other_examples_is_told_so():
+    choice = {"examples": 50, "loss": 0.4, "metrics": {}}
+    ended = {"time": 4.0, "kind": "finished", "step": 9, "elapsed_s": 1.0, "adapter": "adapter"}
+    ended |= {"best_step": 9, "best_metric": "loss"}
+    summary = gathered([evaluated(0, 0.1), evaluated(9, 0.5) | {"choice": choice}, ended])
+    assert "It was chosen by 50 other held-out examples" in view.results("en", Status("finished"), summary)
 
 
 def test_an_evaluation_without_a_number_counts_as_nothing_right():
-    assert exact_match(evaluated(0, 0.0) | {"metrics": {"exact_match": None}}) == 0.0
+    assert rate_of(evaluated(0, 0.0) | {"metrics": {"exact_match": None}}) == 0.0
+
+
+def test_of_json_answers_the_page_shows_which_fields_are_wrong_and_the_metric_that_counts():
+    answer = '{"total": 12.5, "paid": true}'
+    said = [sample(0, "no", answer), sample(9, '{"total": 12, "paid": true, "<b>": 1}', answer)]
+    chosen = {"metric": "field_f1", "labels": "objects", "count": 9, "examples": 9}
+    json_too = {"by_labels": chosen, "fields": {"total": GROUP, "<b>": GROUP}}
+    rates = {"metrics": {"field_f1": 0.4, "exact_match": 0.0}, "intervals": {"field_f1": [0.3, 0.5]}}
+    summary = gathered([*said, evaluated(0, 0.0) | rates | json_too, evaluated(9, 0.0) | rates | json_too])
+    shown = view.film("en", summary, lambda image: None)
+    assert '<p class="small">no JSON object</p>' in shown
+    assert '<p class="small">total: 12 in place of 12.5</p>' in shown
+    assert "&lt;b&gt;: 1 in place of nothing" in shown
+    assert "paid" not in re.sub(r'title="[^"]*"|<span class="(ok|no|right)".*', "", shown)
+    shown = view.results("en", Status("finished", 9, 9), summary)
+    assert "9 of 9 labels are JSON objects: field F1 counts" in shown
+    assert "Right by field" in shown
+    assert '<th scope="row">&lt;b&gt; (2)</th>' in shown
+    assert "9 trên 9 nhãn là đối tượng JSON" in view.results("vi", Status("finished", 9, 9), summary)
+    assert "Field F1</span><b>40 % → 40 %" in view.tiles("en", summary)
+    note = "Field F1 on 200 examples the adapter never trains on. 95 % interval of the last: 30 to 50."
+    assert note in view.charts("en", Status("running"), summary)
+    assert "held-out loss 0.500, Field F1 40.0 %" in view.log("en", summary)
 
 
 def test_an_ended_run_shows_base_and_adapter_with_intervals_and_groups():

@@ -13,7 +13,12 @@ from ui.run.summary import Summary
 from vlm.errors import UserError
 
 METRICS = [key.removeprefix("metric_") for key in TEXTS if key.startswith("metric_")]
-PHASES = ("loading", "reading data", "encoding images", "fire drill", "training", "evaluating", "saving")
+PHASES = (
+    *("loading", "reading data", "encoding images", "measuring inputs", "fire drill", "training"),
+    *("evaluating", "saving", "blindfold", "forgetting"),
+)
+PHOTOGRAPHS = {"kind": "forgetting", "step": 5, "questions": 60, "right": [], "by_chance": 0.01}
+PHOTOGRAPHS |= {"before": 0.5, "after": 0.4, "lost": 7, "gained": 1, "findable": 0.13}
 VERDICTS = [("looks", 1), ("guesses", 1), ("unclear", 9), ("unclear", None), ("untestable", 1)]
 # Shown as they are: names of models, devices and files.
 NAMES = "starter auto none"
@@ -45,7 +50,7 @@ def events() -> Iterator[dict]:
             "fingerprint": "",
         },
         {"kind": "drill", "batch_size": 1, "memory_gib": 1.0, "grown_gib": 0.1, "step_s": 0.1, "eta_s": 75.0},
-        *({"kind": "phase", "name": name, "done": 1, "total": 2} for name in (*PHASES, "blindfold")),
+        *({"kind": "phase", "name": name, "done": 1, "total": 2} for name in PHASES),
         {"kind": "step", "step": 5, "loss": 1.0, "examples_per_s": 4.0, "memory_gib": 1.0, "eta_s": 3.0},
         {"kind": "sample", "step": 0, "prediction": "đỏ", **example},
         {"kind": "sample", "step": 5, "prediction": "", **example},
@@ -59,12 +64,16 @@ def events() -> Iterator[dict]:
                 "several": 1,
                 "intervals": {"exact_match": [0.1, 0.9]},
                 "groups": dict.fromkeys(QUESTION_TYPES, group),
+                "fields": {"tổng": group},
+                "by_labels": {"metric": "field_f1", "labels": "objects", "count": 1, "examples": 1},
             }
             for step in (0, 5)
         ),
         {"kind": "hard", "step": 5, "epoch": 1.0, "seen": 1, "samples": [example | {"loss": 1.0}]},
         {"kind": "checkpoint", "step": 5},
         *(known | {"verdict": verdict, "needed": needed} for verdict, needed in VERDICTS),
+        {"kind": "forgetting", "step": 0, "questions": 60, "right": ["cat-1"]},
+        *(PHOTOGRAPHS | {"verdict": verdict} for verdict in ("forgets", "keeps")),
         {
             "kind": "finished",
             "step": 5,

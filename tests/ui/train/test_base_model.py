@@ -47,7 +47,7 @@ def test_a_change_of_model_brings_its_own_settings_and_says_which(tiny_base, cho
     assert answer["set"]["model"] == str(tiny_base)
     assert answer["set"]["revision"] == ""
     assert answer["set"]["text_lora_targets"] == form_values.default_of("text_lora_targets")
-    assert answer["set"]["learning_rate"] != 0.5
+    assert "learning_rate" not in answer["set"]  # it was typed
     chosen = base_model.chosen_of({"model": str(tiny_base), "revision": None})
     assert "Set for this model: " in form_view.model_about("en", chosen, answer["followed"])
     assert f'value="{tiny_base}" selected' in answer["choices"]["model"]
@@ -106,13 +106,13 @@ def test_a_folder_is_taken_by_its_full_path_also_as_one_half_of_two(tmp_path, mo
     assert base_model.from_here("starter") == "starter"
 
 
-def test_a_model_that_is_not_on_offer_takes_the_settings_of_the_next_larger_one(tiny_base):
-    values = DEFAULTS | {"batch_size": 1}
-    small = base_model.read_model(str(tiny_base), None)
-    assert base_model.followed(small, values)["batch_size"] == catalog.find("starter").defaults.batch_size
-    huge = Chosen(model="somebody/huge", parameters=10**12)
-    largest = max(catalog.CATALOG, key=lambda entry: entry.parameters)
-    assert base_model.followed(huge, values)["quantization"] == largest.defaults.quantization
+def test_what_auto_had_chosen_for_the_model_before_is_open_again_and_what_was_typed_stays(tiny_base, choose):
+    answer = choose(str(tiny_base), auto="learning_rate,epochs", learning_rate=3e-3, epochs=10.0, seed=7)
+    assert (answer["set"]["learning_rate"], answer["set"]["epochs"], answer["set"]["auto"]) == ("", "", "")
+    assert (answer["followed"]["learning_rate"], answer["followed"]["epochs"]) == (3e-3, 10)
+    assert "seed" not in answer["set"]
+    again = choose(str(tiny_base), model=str(tiny_base), auto="epochs", epochs=10.0)
+    assert "epochs" not in again["set"]
 
 
 def test_terms_of_a_model_on_offer_are_told_also_where_it_is_out_of_reach():

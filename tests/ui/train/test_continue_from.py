@@ -27,7 +27,7 @@ def test_from_a_run_the_form_has_its_model_and_all_of_its_settings(workspace, ta
     filled = settings_of_adapter(workspace, "demo", STARTER, DEFAULTS)
     config = taught.config()
     # Its dataset is outside, and the new run has a name of its own.
-    own = {"dataset": DEFAULTS["dataset"], "from_adapter": "demo", "name": None}
+    own = {"dataset": DEFAULTS["dataset"], "from_adapter": "demo", "name": None, "auto": ""}
     assert filled == {field: getattr(config, field) for field in form_values.FIELDS} | own
     assert chosen_of(filled).layers["text"]
 

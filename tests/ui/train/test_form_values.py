@@ -34,6 +34,7 @@ def test_an_untouched_form_is_the_plain_command_spelled_as_the_page_was_started(
         {"use_text_lora": False, "use_vision_lora": True},
         {"learning_rate": 1e-4, "epochs": 2.5, "seed": 7, "skip_bad_rows": True},
         {"text_lora_alpha": " 64 ", "vision_lora_alpha": "", "lora_dropout": 0.0},
+        {"best_metric": "last", "name": "auto"},
         {"dataset": "my pictures; rm -rf", "quantization": "4bit", "text_lora_part": "decoder"},
     ],
 )
@@ -55,7 +56,7 @@ def test_only_what_differs_from_the_defaults_is_written():
         ("text_lora_r", 0),
         ("learning_rate", float("nan")),
         ("text_lora_alpha", "much"),
-        ("epochs", None),
+        ("epochs", "ten"),
         ("batch_size", 2.5),
     ],
 )
@@ -66,7 +67,7 @@ def test_a_value_that_cannot_be_used_is_a_problem_of_its_own_field(field, value)
 
 
 def test_every_setting_of_a_run_but_its_place_is_on_the_form():
-    assert sorted(form_values.FIELDS) == sorted(set(TrainingConfig.model_fields) - {"workspace"})
+    assert sorted(form_values.FIELDS) == sorted(set(TrainingConfig.model_fields) - {"workspace", "auto"})
 
 
 @pytest.mark.parametrize("field", form_values.FIELDS)

@@ -134,7 +134,7 @@ def test_the_form_is_filled_with_the_settings_of_a_run_for_another_one(server, t
     settings = {"dataset": "pets", "learning_rate": 1e-4, "name": "one", "workspace": tmp_path}
     runs.prepare(config.build(settings))
     filled = server.duplicate(asked() | {"named": "one"})["set"]
-    assert (filled["dataset"], filled["learning_rate"], filled["name"]) == ("pets", 1e-4, "")
+    assert (filled["dataset"], filled["learning_rate"], filled["name"]) == ("pets", "0.0001", "")
     refused = server.duplicate(asked() | {"named": "gone"})
     assert "There is no run named" in refused["parts"]["start_error"]
 

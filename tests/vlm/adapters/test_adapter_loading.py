@@ -1,5 +1,7 @@
 """Load adapters of every method, train on from them, and take them off again; probe and merge them."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,9 +10,11 @@ from safetensors.torch import load_file
 
 from support.adapter_folders import INPUTS, LABELS, WEIGHTS, fresh, logits, saved, settings_of, trained
 from support.families import FAMILIES
+from support.slow import slow_but
 from vlm import adapters
 from vlm.errors import UserError
 from vlm.methods import METHODS, Method
+from vlm.models.checkpoint_files import tensor_shapes
 from vlm.models.loading import load_base
 from vlm.prompting import prompt_style
 from vlm.settings import ModelSettings
@@ -18,7 +22,7 @@ from vlm.settings import ModelSettings
 LOADABLE = [method for method in METHODS if METHODS[method].keeps_base]
 
 
-@pytest.mark.parametrize("method", LOADABLE)
+@pytest.mark.parametrize("method", slow_but({"lora", "dora", "ia3", "prefix_tuning", "adalora"}, LOADABLE))
 def test_whatever_a_run_trains_can_be_loaded_trained_on_and_taken_off(
     method: Method, tiny_base: Path, tmp_path: Path
 ) -> None:
@@ -41,7 +45,7 @@ def test_whatever_a_run_trains_can_be_loaded_trained_on_and_taken_off(
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-@pytest.mark.parametrize("method", LOADABLE)
+@pytest.mark.parametrize("method", slow_but({"lora", "dora", "ia3", "prefix_tuning", "adalora"}, LOADABLE))
 def test_training_can_go_on_from_an_adapter_and_the_base_stays_frozen(
     method: Method, tiny_base: Path, tmp_path: Path
 ) -> None:
@@ -192,3 +196,64 @@ def test_a_chat_model_is_merged_too(tmp_path: Path) -> None:
         rtol=1e-3,
         atol=1e-3,
     )
+
+
+def as_transformers_4_has_it(folder: Path) -> None:
+    """Rewrite a Qwen2.5-VL as the Hub has it: configurations by their old names, vocabulary apart."""
+    both = json.loads((folder / "processor_config.json").read_text())
+    (folder / "processor_config.json").unlink()
+    written = {
+        "preprocessor_config.json": both["image_processor"] | {"processor_class": "Qwen2_5_VLProcessor"},
+        "video_preprocessor_config.json": both["video_processor"],
+        "chat_template.json": {"chat_template": (folder / "chat_template.jinja").read_text()},
+    }
+    (folder / "chat_template.jinja").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    config["torch_dtype"] = config.pop("dtype")
+    rope = config["text_config"].pop("rope_parameters")
+    config["text_config"] |= {
+        "rope_theta": rope.pop("rope_theta"),
+        "rope_scaling": rope | {"type": "default"},
+    }
+    written["config.json"] = config
+    for name, content in written.items():
+        (folder / name).write_text(json.dumps(content, indent=1))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "smolvlm"])
+def test_a_merged_model_differs_from_its_base_in_nothing_but_weights(family: str, tmp_path: Path) -> None:
+    FAMILIES[family](tmp_path / "base")
+    more = ["LICENSE", "USE_POLICY.md", "Notice.txt"]
+    if family == "qwen2_5_vl":
+        as_transformers_4_has_it(tmp_path / "base")
+    else:
+        (tmp_path / "base" / "additional_chat_templates").mkdir()
+        more.append("additional_chat_templates/tools.jinja")
+    for name in more:
+        (tmp_path / "base" / name).write_text(f"{name} of the base\r\n")
+    (tmp_path / "base" / "README.md").write_text("about the base, which the merged model is not")
+    settings = ModelSettings(model=str(tmp_path / "base"), device="cpu")
+    adapters.save(trained(load_base(settings).model, settings_of("lora")), tmp_path / "mine")
+    adapters.merge(settings, tmp_path / "mine", tmp_path / "merged")
+    base, merged = files_of(tmp_path / "base"), files_of(tmp_path / "merged")
+    assert {*more} < merged.keys()
+    assert base.keys() - merged.keys() == {"README.md"}
+    assert {name for name in merged if merged[name] != base.get(name)} == {"model.safetensors"}
+    assert tensor_shapes(tmp_path / "merged") == tensor_shapes(tmp_path / "base")
+
+
+def test_of_a_merged_configuration_the_number_format_is_that_of_its_weights(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    folder = saved("lora", tiny_base, tmp_path / "mine")
+    settings = ModelSettings(model=str(tiny_base), device="cpu", precision="bf16")
+    adapters.merge(settings, folder, tmp_path / "merged")
+    written = (tmp_path / "merged" / "config.json").read_text()
+    assert set(re.findall(r'"dtype": "(\w+)"', written)) == {"bfloat16"}
+    assert written.replace("bfloat16", "float32") == (tiny_base / "config.json").read_text()
+    weights = load_file(tmp_path / "merged" / "model.safetensors").values()
+    assert {weight.dtype for weight in weights if weight.is_floating_point()} == {torch.bfloat16}

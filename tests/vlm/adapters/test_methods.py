@@ -11,6 +11,7 @@ from support.families import FAMILIES
 from support.tiny import PICTURES, QUESTION
 from training.data.images import load_image
 from vlm import adapters
+from vlm.adapters import attaching
 from vlm.errors import UserError
 from vlm.example import IMAGE, Message
 from vlm.methods import METHODS, Method
@@ -199,3 +200,25 @@ def test_each_tower_learns_at_its_own_rate_and_b_faster_than_a(folders: dict[str
             seen.append(name)
     assert sorted(seen) == sorted(n for n, p in model.named_parameters() if p.requires_grad)
     assert groups[0]["tower"] == "text"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_stands_before_a_question_is_refused_where_the_libraries_lose_it(
+    method: Method, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 5.24 PEFT 0.21 trains it, and generates without it."""
+    prompts = METHODS[method].prompt_learning
+    if prompts:
+        adapters.save(adapters.attach(load(tiny_base).model, settings_of(method), "tiny"), tmp_path)
+    monkeypatch.setattr(attaching.transformers, "__version__", "5.24.0")
+    if not prompts:
+        assert adapters.attach(load(tiny_base).model, settings_of(method), "tiny")
+        return
+    for attempt in (
+        lambda: adapters.attach(load(tiny_base).model, settings_of(method), "tiny"),
+        lambda: adapters.load(load(tiny_base).model, tmp_path),
+    ):
+        with pytest.raises(UserError, match=r"does not answer with transformers 5\.24\.0") as refused:
+            attempt()
+        assert refused.value.code == "prompts-are-lost"
+        assert "transformers<5.24" in refused.value.remedy

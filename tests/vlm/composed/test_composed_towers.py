@@ -144,7 +144,13 @@ def test_every_parameter_is_read_but_what_can_not_be_left_out(tower: Towers, vis
     assert unread == UNREAD.get(vision, set())
 
 
-@pytest.mark.parametrize(("vision", "text"), [*((v, "bartpho-syllable") for v in VISION), ("clip", "mt5")])
+@pytest.mark.parametrize(
+    ("vision", "text"),
+    slow_but(
+        {("clip", "mt5"), ("siglip", "bartpho-syllable"), ("swin", "bartpho-syllable")},
+        [*((v, "bartpho-syllable") for v in VISION), ("clip", "mt5")],
+    ),
+)
 def test_both_towers_take_gradient_checkpointing(tower: Towers, vision: str, text: str) -> None:
     """ConvNext's layers have none in transformers; the text tower beside them has."""
     gradients = []

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from support.families import FAMILIES
+from support.slow import slow_but
+from support.untouched import untouched
 from training.__main__ import main
 from vlm.errors import UserError
 from vlm.models.loading import check_base, load_base
@@ -31,14 +33,14 @@ def split_in_two(folder: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "pickles alone": (lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin"), "pickle"),
-    "cut short": (lambda folder: os.truncate(folder / WEIGHTS, 9000), "damaged"),
-    "a shard is missing": (split_in_two, "model-00002-of-00002.safetensors is missing"),
-    "3,000 layers": (
+    "96: pickles alone": (lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin"), "pickle"),
+    "98: cut short": (lambda folder: os.truncate(folder / WEIGHTS, 9000), "damaged"),
+    "98: a shard is missing": (split_in_two, "model-00002-of-00002.safetensors is missing"),
+    "99: 3,000 layers": (
         lambda folder: announce(folder, num_hidden_layers=3000),
         "lacks most of its layers",
     ),  # before they are built
-    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "no safetensors"),
+    "96: no weights": (lambda folder: (folder / WEIGHTS).unlink(), "no safetensors"),
 }
 
 
@@ -49,14 +51,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("breaks", "words"), BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("broken", slow_but({"cut short", "3,000 layers"}, BROKEN))
 def test_the_check_refuses_what_a_run_refuses(
-    whole: Path,
-    tmp_path: Path,
-    breaks: Callable[[Path], object],
-    words: str,
-    capsys: pytest.CaptureFixture[str],
+    whole: Path, tmp_path: Path, broken: str, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    breaks, words = BROKEN[broken]
     folder = shutil.copytree(whole, tmp_path / "base")
     breaks(folder)
     with pytest.raises(UserError, match=words) as refusal:
@@ -64,8 +63,11 @@ def test_the_check_refuses_what_a_run_refuses(
     with pytest.raises(UserError) as refused:
         load_base(ModelSettings(model=str(folder), device="cpu"))
     assert refused.value.code == refusal.value.code
-    assert main(["check", "shapes", "--model", str(folder), "--workspace", str(tmp_path)]) == 2
-    assert words in capsys.readouterr().err
+    (tmp_path / "workspace").mkdir()
+    words = ["check", str(pictures), "--model", str(folder), "--workspace", str(tmp_path / "workspace")]
+    with untouched(tmp_path, pictures):
+        assert main(words) == 2
+    assert capsys.readouterr().err.splitlines()[-2:] == [refusal.value.problem, refusal.value.remedy]
 
 
 def test_a_whole_base_passes_and_code_of_its_own_is_never_asked_for(whole: Path, tmp_path: Path) -> None:

@@ -1,102 +1,19 @@
 """Base models from the Hub: the real client in a child process, against a stub Hub on this machine."""
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 import pytest
 
+from support.canaries import PICKLES
 from support.composed_towers import make_text, make_vision
+from support.hub_client import Client
 from support.stub_hub import TOKEN, Repo, StubHub, serving
-
-ROOT = Path(__file__).resolve().parents[3]
-
-# HF_ENDPOINT and HF_HUB_OFFLINE are read at import: the client is a process of its own.
-CLIENT = """
-import json, logging, os, sys, time
-from vlm.errors import UserError
-
-lines = []
-logging.basicConfig(level=logging.WARNING)
-logger = logging.getLogger("vlm")
-logger.setLevel(logging.INFO)
-handler = logging.Handler()
-handler.emit = lambda record: lines.append(record.getMessage())
-logger.addHandler(handler)
-from huggingface_hub import constants
-from vlm.models import hub
-from vlm.settings import ModelSettings
-
-constants.DOWNLOAD_CHUNK_SIZE = 10_000  # what has come is kept in whole chunks, of 10 MB otherwise
-for line in sys.stdin:
-    request = json.loads(line)
-    os.environ.pop("HF_TOKEN", None)
-    os.environ.update(request.get("env", {}))
-    lines.clear()
-    start = time.monotonic()
-    try:
-        if request["call"] == "load":
-            from vlm.models.loading import load_base
-            loaded = load_base(ModelSettings(**request["settings"], device="cpu"))
-            answer = {"loaded": type(loaded.model).__name__, "processor": type(loaded.processor).__name__}
-        elif request["call"] == "config":
-            from vlm.models.loading import read_config
-            answer = {"model_type": read_config(request["model"], request.get("revision")).model_type}
-        else:
-            answer = {"folder": str(hub.model_folder(request["model"], request.get("revision")))}
-    except UserError as error:
-        answer = {"problem": error.problem, "remedy": error.remedy}
-    answer |= {"log": list(lines), "seconds": time.monotonic() - start}
-    print("@" + json.dumps(answer), flush=True)
-"""
-
-
-class Client:
-    """A process that asks the Hub at `endpoint`, with a cache of its own."""
-
-    def __init__(self, endpoint: str, home: Path, **environment: str) -> None:
-        self.cache = home / "hub"
-        ours = {
-            "HF_ENDPOINT": endpoint,
-            "HF_HOME": str(home),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_OFFLINE": "0",
-        }
-        environment = {**os.environ, **ours, "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment}
-        environment.pop("HF_TOKEN", None)
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", CLIENT],
-            cwd=ROOT,
-            env=environment,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-
-    def send(self, call: str, **request: Any) -> None:
-        self.process.stdin.write(json.dumps({"call": call, **request}) + "\n")
-        self.process.stdin.flush()
-
-    def ask(self, call: str, **request: Any) -> dict:
-        self.send(call, **request)
-        for line in self.process.stdout:
-            if line.startswith("@"):
-                return json.loads(line[1:])
-        raise AssertionError("the client has died")
-
-    def fetch(self, model: str, revision: str | None = None, **environment: str) -> dict:
-        return self.ask("folder", model=model, revision=revision, env=environment)
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
+from support.untouched import untouched
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +48,14 @@ def weights_of(requests: list[str]) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_model_is_downloaded_loaded_and_the_second_time_the_hub_is_not_asked(
     hub: StubHub, online: Client, tiny: dict[str, bytes]
 ) -> None:
-    junk = {"pytorch_model.bin": b"x" * 9, "run.py": b"1/0", "original/big.safetensors": b"y", "a.gguf": b"z"}
-    hub.add("org/tiny", tiny | junk | {"consolidated.safetensors": b"w", "model.fp16.safetensors": b"v"})
+    junk = {"run.py": b"1/0", "original/big.safetensors": b"y", "a.gguf": b"z"} | dict.fromkeys(PICKLES, b"x")
+    licences = {"LICENSE": b"free", "legal/NOTICE.txt": b"of a part"}
+    weights = {"consolidated.safetensors": b"w", "model.fp16.safetensors": b"v"}
+    hub.add("org/tiny", tiny | junk | weights | licences)
     first = online.ask("load", settings={"model": "org/tiny"})
     assert first["loaded"] == "ComposedForConditionalGeneration"
     requests = asked(hub, "org/tiny")
@@ -146,7 +66,7 @@ def test_a_model_is_downloaded_loaded_and_the_second_time_the_hub_is_not_asked(
     size = len(tiny["model.safetensors"]) / 1e6
     assert f"Downloading org/tiny: 1 files, {size:.1f} MB." in first["log"]
     folder = Path(online.fetch("org/tiny")["folder"])
-    assert {path.name for path in folder.iterdir()} == set(tiny)
+    assert {path.name for path in folder.iterdir()} == {*tiny, "LICENSE"}
     again = online.ask("load", settings={"model": "org/tiny"})
     assert again["loaded"]
     assert asked(hub, "org/tiny") == []
@@ -172,43 +92,62 @@ def test_a_revision_is_what_is_loaded(hub: StubHub, online: Client, tiny: dict[s
 
 
 REFUSED = {
-    "gguf": ({"model.gguf": b""}, "GGUF", "original model"),
-    "lora": ({"adapter_config.json": b'{"base_model_name_or_path": "org/big"}'}, "is an adapter", "org/big"),
-    "pipeline": ({"model_index.json": b"{}"}, "makes images", "vision-language"),
-    "bare": ({"README.md": b""}, "no config.json", "transformers' format"),
-    "pickled": ({"config.json": b"{}", "pytorch_model.bin": b""}, "a pickle, which may run code", "convert"),
-    "code": ('{"model_type": "new", "auto_map": {"AutoConfig": "m.C"}}', "code of its own", "-hf"),
-    "newer": ('{"model_type": "vlm9"}', "does not know", "pip install --upgrade transformers"),
-    "text": ('{"model_type": "llama"}', "does not answer about images", "vision-language"),
-    "seq2seq": (
+    "95: gguf": ({"model.gguf": b""}, "GGUF", "original model"),
+    "95: lora": (
+        {"adapter_config.json": b'{"base_model_name_or_path": "org/big"}'},
+        "is an adapter",
+        "org/big",
+    ),
+    "95: pipeline": ({"model_index.json": b"{}"}, "makes images", "vision-language"),
+    "95: bare": ({"README.md": b""}, "no config.json", "transformers' format"),
+    "96: pickled": (
+        {"config.json": b"{}", "pytorch_model.bin": b""},
+        "a pickle, which may run code",
+        "convert",
+    ),
+    "97: code": ('{"model_type": "new", "auto_map": {"AutoConfig": "m.C"}}', "code of its own", "-hf"),
+    "95: newer": ('{"model_type": "vlm9"}', "does not know", "pip install --upgrade transformers"),
+    "95: text": ('{"model_type": "llama"}', "does not answer about images", "vision-language"),
+    "95: seq2seq": (
         '{"model_type": "mbart"}',
         "does not answer about images",
         "facebook/dinov2-base+org/seq2seq",
     ),
-    "encoder": ('{"model_type": "dinov2"}', "does not answer about images", "org/encoder+vinai/bartpho"),
-    "robot": ('{"model_type": "pi0"}', "movements of a robot", "another"),
-    "gptq": ('{"model_type": "llava", "quantization_config": {"quant_method": "gptq"}}', "gptq", "4bit"),
-    "broken": ("{", "no configuration that can be read", "config.json"),
+    "95: encoder": ('{"model_type": "dinov2"}', "does not answer about images", "org/encoder+vinai/bartpho"),
+    "95: robot": ('{"model_type": "pi0"}', "movements of a robot", "another"),
+    "95: gptq": ('{"model_type": "llava", "quantization_config": {"quant_method": "gptq"}}', "gptq", "4bit"),
+    "95: broken": ("{", "no configuration that can be read", "config.json"),
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+def checks(online: Client, model: str, dataset: Path, workspace: Path) -> list[str]:
+    """What `check` with a base says of it; it ends with 2, and leaves dataset and workspace as they were."""
+    words = [str(dataset), "--model", model, "--workspace", str(workspace)]
+    with untouched(dataset, workspace):
+        answer = online.ask("check", words=words)
+    assert answer["code"] == 2
+    return answer["told"][-2:]
+
+
+@pytest.mark.parametrize("case", REFUSED)
 def test_what_can_not_be_done_is_refused_before_a_weight_is_fetched(
-    name: str, hub: StubHub, online: Client
+    case: str, hub: StubHub, online: Client, pictures: Path, tmp_path: Path
 ) -> None:
-    files, problem, remedy = REFUSED[name]
+    files, problem, remedy = REFUSED[case]
+    model = f"org/{case.partition(': ')[2]}"
     if isinstance(files, str):
         files = {"config.json": files.encode(), "model.safetensors": b"0" * 1000}
-    hub.add(f"org/{name}", files)
-    refusal = online.fetch(f"org/{name}")
-    assert refusal["problem"].startswith(f"org/{name} ")
+    hub.add(model, files)
+    refusal = online.fetch(model)
+    assert refusal["problem"].startswith(f"{model} ")
     assert problem in refusal["problem"]
     assert remedy in refusal["remedy"]
-    assert weights_of(asked(hub, f"org/{name}")) == []
+    assert checks(online, model, pictures, tmp_path) == [refusal["problem"], refusal["remedy"]]
+    assert weights_of(asked(hub, model)) == []
 
 
-def test_what_is_not_there_private_gated_or_a_dataset_says_so(
-    hub: StubHub, online: Client, tiny: dict[str, bytes]
+def test_row_93_to_95_what_is_not_there_private_gated_or_a_dataset_says_so(
+    hub: StubHub, online: Client, tiny: dict[str, bytes], pictures: Path, tmp_path: Path
 ) -> None:
     hub.add("org/rows", {"data.csv": b""}, kind="datasets")
     hub.add("org/secret", tiny, private=True)
@@ -218,8 +157,12 @@ def test_what_is_not_there_private_gated_or_a_dataset_says_so(
         assert refusal["problem"].startswith(f"{name} was not found on the Hub, or it is private")
         assert "spelling" in refusal["remedy"]
         assert "HF_TOKEN" in refusal["remedy"]
-    assert online.fetch("org/rows")["problem"] == "org/rows is a dataset, not a model."
+        assert checks(online, name, pictures, tmp_path) == [refusal["problem"], refusal["remedy"]]
+    rows = online.fetch("org/rows")
+    assert rows["problem"] == "org/rows is a dataset, not a model."
+    assert checks(online, "org/rows", pictures, tmp_path) == [rows["problem"], rows["remedy"]]
     gated = online.fetch("org/gated")
+    assert checks(online, "org/gated", pictures, tmp_path) == [gated["problem"], gated["remedy"]]
     assert gated["problem"].startswith("org/gated is gated")
     assert f"{hub.endpoint}/org/gated" in gated["remedy"]
     assert "HF_TOKEN" in gated["remedy"]

@@ -1,6 +1,7 @@
 """Chat prompts of every family: each answer of several turns and images is found, with its end alone."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -160,3 +161,17 @@ def test_several_images_in_a_conversation_may_be_expanded_otherwise_than_one(
         for turns in (CONVERSATIONS[0][:2], CONVERSATIONS[0])
     )
     assert two < 2 * alone
+
+
+@every_family
+def test_an_answer_that_is_not_to_be_learned_is_read_and_has_no_labels(
+    prompts: dict[str, ChatPrompt], family: str
+) -> None:
+    prompt, turns = prompts[family], list(CONVERSATIONS[0])
+    whole = prompt.training_batch([turns], [pictures_of(turns)])
+    turns[1] = replace(turns[1], learned=False)
+    batch = prompt.training_batch([turns], [pictures_of(turns)])
+    assert torch.equal(batch["input_ids"], whole["input_ids"])
+    pieces = trained_pieces(whole["labels"][0])
+    [kept] = trained_pieces(batch["labels"][0])
+    assert torch.equal(kept, pieces[1])

@@ -157,7 +157,10 @@ def _message_row(dataset: Dataset, example: Example, names: Mapping[Path, str]) 
     """Returns a row of messages and images; columns that say nothing about the example are left out."""
     row: JsonRow = {
         "id": export_id(dataset, example),
-        "messages": [{"role": message.role, "content": message.text} for message in example.messages],
+        "messages": [
+            {"role": turn.role, "content": turn.text} | ({} if turn.learned else {"weight": 0})
+            for turn in example.messages
+        ],
         "images": [names[image] for image in example.images],
     }
     optional = {"split": split_of(dataset, example), "type": example.group, "answers": [*example.references]}
@@ -208,6 +211,6 @@ def _metadata_rows(examples: Sequence[Example], rows: Iterable[JsonRow], plain: 
 
 def write_rows(path: Path, rows: Iterable[JsonRow]) -> None:
     """Writes JSON Lines."""
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -12,8 +12,8 @@ from pathlib import Path
 from training.data.edit.export import copy_file, image_names, new_dataset_folder
 from training.data.edit.versions import next_name
 from training.data.images import examine_image
-from training.data.readers.annotations import pictures_in
 from training.data.readers.archives import is_junk
+from training.data.readers.beside import pictures_in
 from training.data.readers.json_csv import read_jsonl
 from training.data.row import Row
 from vlm.errors import UserError

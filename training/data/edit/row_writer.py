@@ -50,6 +50,7 @@ def info_of(dataset: Dataset) -> JsonRow | None:
 def _layouts(dataset: Dataset) -> tuple[str, ...]:
     """Returns the layouts to write, the likeliest first; LLaMA-Factory has two, alpaca and turns."""
     own = dataset.layouts
+    own = tuple(layout for layout in own if layout in (*PAIRS, *TURNS, "captions"))
     if dataset.columns.get("conversations") == "messages":
         own = tuple("messages" if layout == "conversations" else layout for layout in own)
     if dataset.kind == LLAMA_FACTORY:
@@ -76,7 +77,7 @@ def _holds(layout: str, example: Example) -> bool:
             return is_pair and bool(example.images) and example.is_caption
         case "question and answer":
             return is_pair and not example.is_caption
-    return True
+    return layout in TURNS or all(turn.learned for turn in example.messages)
 
 
 def _column(dataset: Dataset, kind: str, default: str) -> str:
@@ -111,4 +112,7 @@ def _text(dataset: Dataset, layout: str, example: Example) -> JsonRow:
 
 def _turns(messages: Sequence[Message], called: Mapping[str, str]) -> list[JsonRow]:
     role, content = called.get("role", "role"), called.get("content", "content")
-    return [{role: called.get(turn.role, turn.role), content: turn.text} for turn in messages]
+    return [
+        {role: called.get(turn.role, turn.role), content: turn.text} | ({} if turn.learned else {"weight": 0})
+        for turn in messages
+    ]

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from training.data.edit.export import copy_file
-from training.data.readers.annotations import PICTURES
-from training.data.readers.archives import is_junk, unpack
+from training.data.readers.archives import is_archive, is_junk, unpack
+from training.data.readers.beside import BESIDE, PICTURES
 from training.data.readers.folder import ROW_FILES, ending_of
 from training.data.safe_paths import UNSHOWABLE, checked_reference, quoted
 from training.data.synthetic.samples import SAMPLES
@@ -18,7 +18,7 @@ from vlm.errors import UserError
 from vlm.filesystem import draft_folder, place_folder, slug
 
 MOST_FILES = 20_000
-ENDINGS = (*ROW_FILES, *PICTURES, ".txt")
+ENDINGS = (*ROW_FILES, *PICTURES, *BESIDE)
 PACK_THEM = "Pack them into one zip, folders and all, and drop that"
 
 
@@ -40,7 +40,7 @@ def add_upload(files: Sequence[Path], workspace: Path, names: Sequence[str] = ()
     ]
     if not taken:
         raise UserError("Nothing was dropped", "Drop a zip, a file of rows, or pictures", "upload-of-nothing")
-    zips = [file for file, _ in taken if file.suffix.lower() == ".zip"]
+    zips = [file for file, _ in taken if is_archive(file)]
     if zips and len(taken) > 1:
         raise UserError(
             "A zip was dropped among other files",
@@ -80,7 +80,7 @@ def add_upload(files: Sequence[Path], workspace: Path, names: Sequence[str] = ()
 def _belongs(name: str) -> bool:
     """Returns whether a file of this path may be a part of a dataset, by its ending."""
     path = PurePosixPath(name)
-    return ending_of(Path(path.name)) in (*ENDINGS, ".zip") and not any(map(is_junk, path.parts))
+    return (ending_of(Path(path.name)) in ENDINGS or is_archive(path)) and not any(map(is_junk, path.parts))
 
 
 def _without_top(names: list[str]) -> tuple[str, list[str]]:

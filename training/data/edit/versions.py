@@ -125,7 +125,7 @@ def pending_edits(dataset: Dataset, workspace: Path) -> PendingEdits:
                 if not image.is_relative_to(bases[base]):
                     raise ValueError(name)
                 images.append(image)
-            messages = (Message(role, text) for role, text in row["messages"])
+            messages = (Message(*turn) for turn in row["messages"])
             fixed[key_of_row(key, known)] = Draft(tuple(images), tuple(messages))
         excluded = frozenset(key_of_row(key, known) for key in saved["excluded"])
         return PendingEdits(folder, fixed, excluded)
@@ -148,7 +148,8 @@ def save_pending(edits: PendingEdits, dataset: Dataset) -> PendingEdits:
             else f"dataset/{image.relative_to(dataset.root).as_posix()}"
             for image in draft.images
         ]
-        fixed[key] = {"images": images, "messages": [[turn.role, turn.text] for turn in draft.messages]}
+        turns = [[turn.role, turn.text, turn.learned] for turn in draft.messages]
+        fixed[key] = {"images": images, "messages": turns}
     text = json.dumps({"fixed": fixed, "excluded": sorted(edits.excluded)}, ensure_ascii=False)
     try:
         edits.folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Annotation files: COCO, VQAv2, captions beside images, LLaMA-Factory's dataset_info.json. No torch.
+"""Annotation files: COCO, VQAv2, LLaMA-Factory's dataset_info.json. No torch.
 
 COCO and VQAv2 are read as they are downloaded: their images may lie in any subfolder, found by name.
 """
@@ -9,17 +9,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from training.config.columns import ColumnMapping
-from training.data.readers.archives import is_junk
 from training.data.readers.json_csv import list_in, read_document
 from training.data.row import Issue, Row, place
-from training.data.rows.layouts import are_answers, most_given
-from training.data.safe_paths import DatasetFolder, open_regular, quoted
+from training.data.rows.answers import are_answers, most_given
+from training.data.rows.marks import boxes_error
+from training.data.safe_paths import DatasetFolder, quoted
 from training.data.splits import split_word
-from vlm.errors import UserError
+from vlm.errors import Phrase, UserError
 
+# What an annotation of COCO has that is no caption.
+NO_CAPTIONS = {"bbox", "segmentation", "keypoints"}
 NUMBER_AT_THE_END = re.compile(r"(\d+)(?=\.[a-zA-Z]+$)")
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-LONGEST_CAPTION = 1 << 20
 FILES_SHOWN = 5
 INFO_FILE = "dataset_info.json"
 # LLaMA-Factory's names for the columns of its alpaca format, and ours.
@@ -30,11 +30,15 @@ def coco_rows(document: dict, name: str, folder: DatasetFolder) -> Iterator[Row 
     """Yields COCO captions (arXiv:1504.00325): one row for each annotation of an image.
 
     Raises:
-        UserError: `images` or `annotations` is no list.
+        UserError: `images` or `annotations` is no list, or what they hold are boxes.
     """
     images = [image for image in list_in(document, "images", name) if isinstance(image, dict)]
+    annotations = list_in(document, "annotations", name)
+    told = [annotation for annotation in annotations if isinstance(annotation, dict)]
+    if any(NO_CAPTIONS & one.keys() for one in told) and not any("caption" in one for one in told):
+        raise boxes_error(quoted(name))
     files = {_key(image, "id"): image.get("file_name") for image in images}
-    for number, annotation in enumerate(list_in(document, "annotations", name), start=1):
+    for number, annotation in enumerate(annotations, start=1):
         where = place(name, number)
         if not isinstance(annotation, dict) or "caption" not in annotation:
             yield Issue.of_row(where, _no_caption(annotation))
@@ -58,12 +62,8 @@ def coco_rows(document: dict, name: str, folder: DatasetFolder) -> Iterator[Row 
 
 
 def _no_caption(annotation: object) -> UserError:
-    if isinstance(annotation, dict) and "bbox" in annotation:
-        return UserError(
-            "the annotation is a box without a caption",
-            "Boxes are not read: give each annotation a caption, what to say about its image",
-            "coco-box",
-        )
+    if isinstance(annotation, dict) and NO_CAPTIONS & annotation.keys():
+        return boxes_error(Phrase("the annotation", "the-annotation"))
     return UserError("the annotation has no caption", "Write it, or remove the annotation", "coco-no-caption")
 
 
@@ -150,49 +150,10 @@ def _images_of_number(found: list[str], number: str) -> UserError:
     )
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """Returns the image files in a folder and below, by their endings."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in PICTURES
-        and path.is_file()
-        and not any(is_junk(part) for part in path.relative_to(folder).parts)
-    )
+def llama_factory_entries(folder: Path) -> dict[str, tuple[str, ColumnMapping]]:
+    """Returns name -> (file, its mapping), of the datasets in a folder's `dataset_info.json` that are there.
 
-
-def caption_rows(pictures: Iterable[Path], root: Path) -> Iterator[Row | Issue]:
-    """Yields a row for each picture, with the `.txt` file beside it; names are relative to `root`."""
-    for picture in pictures:
-        text = picture.with_suffix(".txt")
-        image, name = picture.relative_to(root).as_posix(), text.relative_to(root).as_posix()
-        if not text.is_file():
-            fault = UserError(
-                "there is no {file} with its caption",
-                "Write it, or remove the image",
-                "caption-missing",
-                file=quoted(name),
-            )
-            yield Issue.of_row(image, fault, image)
-            continue
-        try:
-            with open_regular(text, name) as file:
-                # One byte more than a caption may have tells a longer one, however long it is.
-                data = file.read(LONGEST_CAPTION + 1)
-            if len(data) > LONGEST_CAPTION:
-                raise UserError("the caption is longer than 1 MB", "Shorten it", "caption-too-long")
-            values = {"image": image, "caption": data.decode("utf-8-sig").strip()}
-        except UnicodeDecodeError:
-            fault = UserError("the text is not UTF-8", "Save the file as UTF-8", "caption-not-utf-8")
-            yield Issue.of_row(name, fault, image)
-        except UserError as fault:
-            yield Issue.of_row(name, fault, image)
-        else:
-            yield Row(name, 1, values)
-
-
-def llama_factory_entries(folder: Path) -> dict[str, ColumnMapping]:
-    """Returns file -> its mapping, of the datasets in a folder's `dataset_info.json` that are there.
+    Those with images come first.
 
     Raises:
         UserError: The file can't be read.
@@ -200,7 +161,7 @@ def llama_factory_entries(folder: Path) -> dict[str, ColumnMapping]:
     info = folder / INFO_FILE
     document = read_document(info, info.name) if info.is_file() else None
     found = {}
-    for entry in document.values() if isinstance(document, dict) else ():
+    for key, entry in document.items() if isinstance(document, dict) else ():
         name = entry.get("file_name") if isinstance(entry, dict) else None
         if not isinstance(name, str) or ".." in PurePosixPath(name).parts or not (folder / name).is_file():
             continue  # the list also names datasets of the Hub, and files that were not downloaded
@@ -217,5 +178,5 @@ def llama_factory_entries(folder: Path) -> dict[str, ColumnMapping]:
             columns["conversations"] = given.get("messages", "conversations")
         else:
             tags = {}  # they rename turns, of which the alpaca format has none
-        found[PurePosixPath(name).as_posix()] = ColumnMapping(columns, tags)
-    return found
+        found[key] = PurePosixPath(name).as_posix(), ColumnMapping(columns, tags)
+    return dict(sorted(found.items(), key=lambda item: "images" not in item[1][1].columns))

@@ -1,21 +1,26 @@
-"""Zips: what may be unpacked, and unpacking it once, whole or not at all. No torch.
+"""Zips and tars: what may be unpacked, and unpacking it once, whole or not at all. No torch.
 
-A zip comes from anyone. It is judged by its directory before a byte is unpacked, and everything that is wrong
-with it is reported at once. Finding the rows in what was unpacked is `folder`'s matter.
+An archive comes from anyone. It is judged by its directory before a byte is unpacked, and everything that is
+wrong with it is reported at once. Finding the rows in what was unpacked is `folder`'s matter.
 """
 
 import hashlib
-import re
+import lzma
 import shutil
 import stat
-import unicodedata
+import tarfile
 import uuid
 import zipfile
 import zlib
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from typing import IO, Any
 
 from training.data.safe_paths import UNSHOWABLE, open_regular, quoted
 from vlm.errors import Phrase, UserError
+from vlm.filesystem import numbered_names, slug
+from vlm.machine import system
 
 MAX_ENTRIES = 200_000
 MAX_TOTAL_BYTES = 20 * 1024**3
@@ -24,8 +29,12 @@ MAX_TOTAL_BYTES = 20 * 1024**3
 MAX_RATIO = 100
 RATIO_MATTERS_FROM_BYTES = 1_000_000
 MAX_DEPTH = 32
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 FAULTS_SHOWN = 5
+# The bit in a zip's entry that says that its name is UTF-8 (APPNOTE 4.4.4).
+UTF_8_FLAG = 1 << 11
+BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
 BLOCK = 1 << 20
 # What begins each entry of a zip's central directory (APPNOTE 4.3.12).
 ENTRY_SIGNATURE = b"PK\x01\x02"
@@ -36,8 +45,8 @@ SOURCE_MARK = ".unpacked-from-sha256"
 ENTRY_FAULTS = (
     Phrase("is an absolute path", "zip-entry-absolute"),
     Phrase("leads outside", "zip-entry-outside"),
-    Phrase("is written with backslashes", "zip-entry-backslashes"),
     Phrase("has control characters in its name", "zip-entry-control-characters"),
+    Phrase("has a name that no file can have on this system", "zip-entry-not-here"),
     Phrase("has no name", "zip-entry-nameless"),
     Phrase("is nested more than {most} folders deep", "zip-entry-deep", most=MAX_DEPTH),
     # zipfile would write a link's target as an ordinary file's content; another unpacker follows it.
@@ -54,14 +63,19 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
-def unpack(path: Path, datasets: Path, *, reserved: tuple[str, ...] = ()) -> Path:
-    """Returns the folder below `datasets` with the content of a zip; names in `reserved` are not taken.
+def is_archive(path: PurePath) -> bool:
+    """Returns whether a file is one that can be unpacked, by its ending."""
+    return path.name.lower().endswith(ARCHIVES)
 
-    A zip of the same content is not unpacked again. The folder appears when it is complete.
+
+def unpack(path: Path, datasets: Path, *, reserved: tuple[str, ...] = ()) -> Path:
+    """Returns the folder below `datasets` with an archive's content; names in `reserved` are not taken.
+
+    One of the same content is not unpacked again. The folder appears when it is complete.
 
     Raises:
-        UserError: The zip is broken, encrypted, too large, or would write anything but new files inside its
-            folder.
+        UserError: The archive is broken, encrypted, too large, or would write anything but new files inside
+            its folder.
     """
     digest = _checked_hash(path)
     folder = _folder_of(path, datasets, reserved, digest)
@@ -71,7 +85,14 @@ def unpack(path: Path, datasets: Path, *, reserved: tuple[str, ...] = ()) -> Pat
     unfinished = datasets / f".unpacking-{uuid.uuid4().hex}"
     try:
         _unpack_into(path, unfinished)
-        (unfinished / SOURCE_MARK).write_text(digest)
+        if not unfinished.is_dir():
+            raise UserError(
+                "{zip} holds no files, or hidden ones alone",
+                "Zip the folder that has your files",
+                "zip-empty",
+                zip=quoted(path.name),
+            )
+        (unfinished / SOURCE_MARK).write_text(digest, "ascii")
         # Renaming is atomic, but not together with finding a free name: another process may take the name
         # in between, with the same zip (then its folder is the answer) or with another (then the next name).
         while True:
@@ -79,7 +100,7 @@ def unpack(path: Path, datasets: Path, *, reserved: tuple[str, ...] = ()) -> Pat
             if folder.exists():
                 return folder
             try:
-                return unfinished.rename(folder)
+                return system.rename(unfinished, folder)
             except OSError:
                 if not folder.exists():
                     raise
@@ -89,15 +110,13 @@ def unpack(path: Path, datasets: Path, *, reserved: tuple[str, ...] = ()) -> Pat
 
 def _folder_of(path: Path, datasets: Path, reserved: tuple[str, ...], digest: str) -> Path:
     """Returns where the zip was unpacked, or else the first name for it that is free: pets, pets-2, …"""
-    words = re.sub(r"[^\w-]+", "-", unicodedata.normalize("NFC", path.stem)).strip("-_")
-    slug, number = words[:48] or "dataset", 1
-    while True:
-        folder = datasets / (slug if number == 1 else f"{slug}-{number}")
+    stem = path.name[: -max(len(ending) for ending in ARCHIVES if path.name.lower().endswith(ending))]
+    for name in numbered_names(slug(stem, "dataset")):
+        folder = datasets / name
         mark = folder / SOURCE_MARK
-        is_ours = mark.is_file() and mark.read_text() == digest
+        is_ours = mark.is_file() and mark.read_text("utf-8", "replace") == digest
         if folder.name not in reserved and (is_ours or not folder.exists()):
             return folder
-        number += 1
 
 
 def _checked_hash(path: Path) -> str:
@@ -115,39 +134,35 @@ def _checked_hash(path: Path) -> str:
             signatures += (overlap + block).count(ENTRY_SIGNATURE)
             # One byte less than a signature: one across two blocks is counted, none is counted twice.
             overlap = block[-(len(ENTRY_SIGNATURE) - 1) :]
-    if signatures > MAX_ENTRIES:
-        raise UserError(
-            "{zip} holds more than {most:,} files",
-            "Split it, or unpack it yourself",
-            "zip-too-many-files",
-            zip=quoted(path.name),
-            most=MAX_ENTRIES,
-        )
+    if signatures > MAX_ENTRIES and path.suffix.lower() == ".zip":
+        raise _too_many(path)
     return digest.hexdigest()
+
+
+def _too_many(path: Path) -> UserError:
+    return UserError(
+        "{zip} holds more than {most:,} files",
+        "Split it, or unpack it yourself",
+        "zip-too-many-files",
+        zip=quoted(path.name),
+        most=MAX_ENTRIES,
+    )
 
 
 def _unpack_into(path: Path, folder: Path) -> None:
     try:
-        with open_regular(path, path.name) as file, zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-            _require_safe(entries, path, shutil.disk_usage(folder.parent).free)
-            for entry in entries:
-                relative = PurePosixPath(entry.filename)
-                if any(is_junk(part) for part in relative.parts):
-                    continue
-                target = folder / relative
-                if entry.is_dir():
-                    target.mkdir(parents=True, exist_ok=True)
-                    continue
-                target.parent.mkdir(parents=True, exist_ok=True)
-                # "x": the folder is new and names are distinct, so a file that is there is a case twin on a
-                # Mac's disk.
-                with archive.open(entry) as packed, target.open("xb") as unpacked:
-                    shutil.copyfileobj(packed, unpacked, BLOCK)
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as error:
+        with open_regular(path, path.name) as file:
+            if path.suffix.lower() == ".zip":
+                with zipfile.ZipFile(file) as archive:
+                    entries = [(entry, entry) for entry in archive.infolist()]
+                    _write_entries(entries, archive.open, path, folder)
+            else:
+                with tarfile.open(fileobj=file) as archive:
+                    _write_entries([*_tar_entries(archive, path)], archive.extractfile, path, folder)
+    except (*BROKEN, ValueError, NotImplementedError) as error:
         raise UserError(
-            "{zip} is not a whole zip file",
-            "Make the zip again, of ordinary files and folders",
+            "{zip} is not a whole archive",
+            "Make it again, of ordinary files and folders",
             "zip-not-whole",
             zip=quoted(path.name),
         ) from error
@@ -161,6 +176,62 @@ def _unpack_into(path: Path, folder: Path) -> None:
         ) from error
 
 
+def _tar_entries(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[zipfile.ZipInfo, tarfile.TarInfo]]:
+    """Yields a tar's members, each as the zip's entry that it would be: both are judged alike."""
+    for number, member in enumerate(archive):
+        if number >= MAX_ENTRIES:
+            raise _too_many(path)
+        if member.isdir() and not PurePosixPath(member.name).parts:
+            continue  # the folder that was packed, as "."
+        entry = zipfile.ZipInfo(member.name + "/" * member.isdir())
+        entry.file_size = entry.compress_size = member.size
+        kinds = {tarfile.REGTYPE: stat.S_IFREG, tarfile.DIRTYPE: stat.S_IFDIR}
+        links = member.issym() or member.islnk()
+        kind = stat.S_IFLNK if links else kinds.get(tarfile.REGTYPE if member.isreg() else member.type)
+        entry.external_attr = (stat.S_IFCHR if kind is None else kind) << 16
+        yield entry, member
+    # tarfile takes a tar that breaks off for one that ends.
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != b"\0" * tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("no end")
+
+
+def _write_entries(
+    entries: list[tuple[zipfile.ZipInfo, Any]],
+    opened: Callable[[Any], IO[bytes] | None],
+    path: Path,
+    folder: Path,
+) -> None:
+    _require_safe([entry for entry, _ in entries], path, shutil.disk_usage(folder.parent).free)
+    for entry, member in entries:
+        relative = PurePosixPath(_name_of(entry))
+        if any(is_junk(part) for part in relative.parts):
+            continue
+        target = folder / relative
+        if _is_folder(entry):
+            target.mkdir(parents=True, exist_ok=True)
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # "x": the folder is new and names are distinct, so a file that is there is a case twin on a Mac.
+        with opened(member) as packed, target.open("xb") as unpacked:
+            shutil.copyfileobj(packed, unpacked, BLOCK)
+
+
+def _name_of(entry: zipfile.ZipInfo) -> str:
+    """Returns an entry's path with slashes, as Windows' own packers don't write it."""
+    # `filename` is already cut at a NUL.
+    name = entry.orig_filename
+    # Archive Utility of macOS writes UTF-8 and does not say so: zipfile takes it for the code page of DOS.
+    if not entry.flag_bits & UTF_8_FLAG and not name.isascii():
+        with suppress(UnicodeError):  # where it is that code page
+            name = name.encode("cp437").decode("utf-8")
+    return name.replace("\\", "/")
+
+
+def _is_folder(entry: zipfile.ZipInfo) -> bool:
+    return _name_of(entry).endswith("/")
+
+
 def _require_safe(entries: list[zipfile.ZipInfo], path: Path, free_bytes: int) -> None:
     """Raises one `UserError` with everything for which these entries must not be unpacked."""
     faults = [fault for entry in entries for fault in _faults_of(entry)]
@@ -169,10 +240,10 @@ def _require_safe(entries: list[zipfile.ZipInfo], path: Path, free_bytes: int) -
         files: set[PurePosixPath] = set()
         folders: set[PurePosixPath] = set()
         for entry in entries:
-            name = PurePosixPath(entry.filename)
-            if not entry.is_dir() and name in files:
+            name = PurePosixPath(_name_of(entry))
+            if not _is_folder(entry) and name in files:
                 faults.append(Phrase("{name} stands in it twice", "zip-twice", name=quoted(entry.filename)))
-            (folders if entry.is_dir() else files).add(name)
+            (folders if _is_folder(entry) else files).add(name)
         folders |= {parent for name in files for parent in name.parents}
         both = sorted(files & folders)
         faults += [
@@ -199,7 +270,7 @@ def _require_safe(entries: list[zipfile.ZipInfo], path: Path, free_bytes: int) -
             shown.append(Phrase("and {count} more", "zip-more-faults", count=left))
         raise UserError(
             "{zip} can't be unpacked safely: {faults:; }",
-            "Make the zip again, of ordinary files and folders",
+            "Make it again, of ordinary files and folders",
             "zip-unsafe",
             zip=quoted(path.name),
             faults=shown,
@@ -207,14 +278,14 @@ def _require_safe(entries: list[zipfile.ZipInfo], path: Path, free_bytes: int) -
 
 
 def _faults_of(entry: zipfile.ZipInfo) -> list[Phrase]:
-    name = entry.orig_filename  # `filename` is already cut at a NUL
+    name = _name_of(entry)
     parts = PurePosixPath(name).parts
     kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where the zip was made without Unix modes
     found = (
-        name.startswith(("/", "\\")) or PureWindowsPath(name).drive,
-        ".." in re.split(r"[/\\]", name),
-        "\\" in name,
+        name.startswith("/") or PureWindowsPath(name).drive,
+        ".." in name.split("/"),
         UNSHOWABLE.search(name),
+        any(map(system.refuses_name, parts)),
         not parts,
         len(parts) > MAX_DEPTH,
         kind == stat.S_IFLNK,

@@ -6,31 +6,36 @@ files or folders are called after splits, rows are listed by split.
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from training.config.columns import ColumnMapping
 from training.data.readers import tables
-from training.data.readers.annotations import (
-    caption_rows,
-    coco_rows,
-    llama_factory_entries,
+from training.data.readers.annotations import coco_rows, llama_factory_entries, vqa_pairs, vqa_rows
+from training.data.readers.archives import is_junk, unpack
+from training.data.readers.beside import (
+    BESIDE,
+    PICTURES,
+    class_rows,
+    classes_of,
+    is_beside,
     pictures_in,
-    vqa_pairs,
-    vqa_rows,
+    rows_beside,
+    texts_beside,
 )
-from training.data.readers.archives import is_junk
+from training.data.readers.boxes import require_no_boxes
+from training.data.readers.disguises import LONGEST, disguised
 from training.data.readers.json_csv import read_csv, read_json, read_jsonl
-from training.data.readers.unread import TEXT_ENDINGS, no_rows, table_name
+from training.data.readers.several import files_by_name, files_by_split, offered
+from training.data.readers.unread import is_table, no_rows
 from training.data.row import Issue, Progress, Row, say_nothing
 from training.data.safe_paths import DatasetFolder, open_regular, quoted
 from training.data.splits import one_of_each, split_word
 from training.data.synthetic.samples import SAMPLES
-from vlm.errors import Phrase, UserError
+from vlm.errors import UserError
 
 Rows = Iterable[Row | Issue]
 
@@ -48,36 +53,31 @@ class Format(NamedTuple):
 FORMATS = {
     ".jsonl": Format("JSON Lines", read_jsonl),
     ".csv": Format("CSV", read_csv),
+    ".tsv": Format("TSV", read_csv),
+    ".tab": Format("TSV", read_csv),
     ".json": Format("JSON"),  # a list of rows, or a document, which COCO's is: `read_json` tells
     ".parquet": Format("Parquet", tables.read_parquet, b"PAR1"),
     ".arrow": Format("Arrow", tables.read_arrow, b"ARROW1"),
+    # Where its first line says that it is a table; other texts are captions, or a file to read first.
+    ".txt": Format("table of text", read_csv),
 }
-ROW_FILES = (*FORMATS,)
+ROW_FILES = tuple(ending for ending in FORMATS if ending != ".txt")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 REMEDY = "Give a sample ({samples}), or a folder, a file of rows ({endings}) or a .zip"
 # What that names.
 TAKEN = {"samples": [*SAMPLES], "endings": [*ROW_FILES]}
 COCO = "COCO captions"
-# How files begin that are no rows of text, whatever they are called, and the ending that is theirs.
-DISGUISES = (
-    (b"PAR1", Phrase("a Parquet file", "a-parquet-file"), ".parquet"),
-    (b"ARROW1", Phrase("an Arrow file", "an-arrow-file"), ".arrow"),
-    (b"PK\x03\x04", Phrase("a zip", "a-zip"), ".zip"),
-)
-GZIP = b"\x1f\x8b"
-PICKLES = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
-IMAGES = (b"\x89PNG", b"\xff\xd8\xff")
-SHARD = re.compile(r"(?P<split>[\w.-]+?)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.parquet")
 # The folder of JSON files in COCO as it is downloaded; images lie in folders beside it.
 ANNOTATIONS = "annotations"
-FILES_SHOWN = 20
+MOST_TEXTS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """Rows, and what they come from: `root` holds the images, `files` what the fingerprint is made of.
 
-    `rows` are by split where files or folders are called after splits; else all are under "".
+    `rows` are by split where files or folders are called after splits; else all are under "". `offered` is
+    what else settings may say: {"dataset": […]} where it is one of several.
     """
 
     root: Path
@@ -86,26 +86,37 @@ class Source:
     kind: str
     rows: dict[str, Rows]
     mapping: ColumnMapping
+    offered: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """How a source is read: where tables are written out, which column is which, what progress goes to."""
+    """How a source is read: where tables are written out, which column is which, what progress goes to.
+
+    `one` is which of several datasets is meant, by its name in a list or its file's.
+    """
 
     extracted: Path
     mapping: ColumnMapping
     progress: Progress
+    one: str | None = None
 
 
 def find_source(
-    path: Path, extracted: Path, mapping: ColumnMapping, progress: Progress = say_nothing
+    path: Path,
+    extracted: Path,
+    mapping: ColumnMapping,
+    progress: Progress = say_nothing,
+    one: str | None = None,
 ) -> Source:
     """Returns the rows that a file or folder holds; tables with images are written out below `extracted`.
+
+    Of a folder of several datasets the `one` of this name is taken.
 
     Raises:
         UserError: There are none, or several files of them and none is said to be the one.
     """
-    options = ReadOptions(extracted, mapping, progress)
+    options = ReadOptions(extracted, mapping, progress, one)
     try:
         if path.is_dir():
             if source := _folder_source(path, options):
@@ -145,19 +156,21 @@ def _folder_source(folder: Path, options: ReadOptions) -> Source | None:
         return _written_out(rows, files, folder.name, "Arrow, saved to disk", options)
     # What LLaMA-Factory's list names; paths of its images start from the folder, not from the file's own.
     if listed := llama_factory_entries(folder):
-        if len(listed) > 1:
+        sources = offered(listed, folder, options.extracted.parent, options.one)
+        if options.one is None and len(listed) > 1:
             raise UserError(
-                "dataset_info.json names several datasets: {files}",
-                "Give the one to use as the dataset, such as {path}",
+                "dataset_info.json names several datasets: {names}",
+                "Give the one to use as the dataset, such as {source}",
                 "several-datasets",
-                files=[quoted(name) for name in [*listed][:FILES_SHOWN]],
-                path=_as_source(folder / next(iter(listed)), options),
+                change={"dataset": sources},
+                names=[quoted(name) for name in listed],
+                source=sources[0],
             )
-        [(name, entry)] = listed.items()
+        name, entry = listed[options.one or next(iter(listed))]
         source = _files_source({"": [inside.file(name)]}, inside.root, options)
         rows = (replace(row, folder="") if isinstance(row, Row) else row for row in source.rows[""])
-        mapping = options.mapping.over(entry)
-        return replace(source, kind="LLaMA-Factory", mapping=mapping, rows={"": rows})
+        changes = {"mapping": options.mapping.over(entry), "offered": {"dataset": sources}}
+        return replace(source, kind="LLaMA-Factory", rows={"": rows}, **changes)
     # Files of rows in the folder itself, or as COCO and VQAv2 are downloaded: JSON in `annotations`.
     annotations = folder / ANNOTATIONS
     downloaded = sorted(annotations.glob("*.json")) if annotations in subfolders else []
@@ -167,7 +180,12 @@ def _folder_source(folder: Path, options: ReadOptions) -> Source | None:
             return _vqa_source(pairs, folder, options)
         if files:
             files = [inside.file(file.relative_to(folder).as_posix()) for file in files]
-            return _files_source(_by_split(files, options), inside.root, options)
+            if options.one is None:
+                return _files_source(files_by_split(files, options.extracted.parent), inside.root, options)
+            named = files_by_name(files, options.one)
+            sources = offered(named, folder, options.extracted.parent, options.one)
+            source = _files_source({"": [named[options.one]]}, inside.root, options)
+            return replace(source, offered={"dataset": sources})
     # Folders that are called after splits, each with one file of rows, or with tables.
     by_split = {
         split: [inside.file(f"{name}/{file.name}") for file in _row_files(_visible(folder / name))]
@@ -177,27 +195,47 @@ def _folder_source(folder: Path, options: ReadOptions) -> Source | None:
     all_tables = all(file.suffix.lower() in TABLES for file in files)
     if files and all(len(part) == 1 or (part and all_tables) for part in by_split.values()):
         return _files_source(by_split, inside.root, options)
-    # Images with a .txt of the same name beside each; those below train/ and validation/ are of these splits.
+    return _pictures_source(folder, entries, options)
+
+
+def _pictures_source(folder: Path, entries: list[Path], options: ReadOptions) -> Source | None:
+    """Recognises a layout without a file of rows: a text beside each picture, shards, or class folders."""
+    subfolders = [entry for entry in entries if entry.is_dir() and not entry.is_symlink()]
+    # Images with a text of the same name beside each; those below train/ and validation/ are of these splits.
     pictures = pictures_in(folder)
-    if texts := tuple(text for picture in pictures if (text := picture.with_suffix(".txt")).is_file()):
+    ending, texts = texts_beside(pictures)
+    if texts:
         parts: dict[str, list[Path]] = {}
         for picture in pictures:
             first, *below = picture.relative_to(folder).parts
             parts.setdefault((below and split_word(first)) or "", []).append(picture)
-        found = {split: _placed(caption_rows(part, folder), "", split) for split, part in parts.items()}
-        return Source(folder, texts, folder.name, "images with .txt captions", found, options.mapping)
+        found = {
+            split: _placed(rows_beside(part, folder, ending), "", split) for split, part in parts.items()
+        }
+        return Source(folder, texts, folder.name, BESIDE[ending], found, options.mapping)
     if len(subfolders) == 1:  # zips often wrap all in one
         return _folder_source(subfolders[0], options)
+    if shards := [entry for entry in entries if entry.suffix.lower() == ".tar"]:
+        return _folder_source(_unpacked(shards, options), options)
+    require_no_boxes(folder)
+    if classes := classes_of(pictures, folder):
+        found = {
+            split: _placed(class_rows(part, folder, options.mapping.asked), "", split)
+            for split, part in classes.items()
+        }
+        # No file says it: what the classes are is in the images' paths, which the fingerprint knows.
+        return Source(folder, (), folder.name, "class folders", found, options.mapping)
     return None
 
 
-def _as_source(file: Path, options: ReadOptions) -> str:
-    """Returns what to give as the dataset for this file: as short as it opens from here."""
-    file = file.resolve()
-    for folder in (options.extracted.parent.resolve(), Path.cwd()):
-        if file.is_relative_to(folder):
-            return file.relative_to(folder).as_posix()
-    return str(file)
+def _unpacked(shards: Sequence[Path], options: ReadOptions) -> Path:
+    """Returns a folder with the content of several archives, a subfolder each."""
+    identity = json.dumps([(shard.name, shard.stat().st_size, shard.stat().st_mtime_ns) for shard in shards])
+    folder = shards[0].parent.name
+    target = options.extracted / f"{folder}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    for shard in shards:
+        unpack(shard, target)
+    return target
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -211,36 +249,16 @@ def ending_of(file: Path) -> str:
 
 
 def _row_files(entries: Iterable[Path]) -> list[Path]:
-    """Returns the files of rows among a folder's entries: its metadata alone, if it has any."""
-    found = [entry for entry in entries if ending_of(entry) in ROW_FILES]
-    return [entry for entry in found if entry.name in METADATA] or found
+    """Returns the files of rows among a folder's entries: its metadata alone, if it has any.
 
-
-def _by_split(files: Sequence[Path], options: ReadOptions) -> dict[str, list[Path]]:
-    """Returns a folder's files of rows by split: Parquet shards, one file for each split, or a single one.
-
-    Raises:
-        UserError: They are several, and not called after splits.
+    A JSON file of a picture's name is this picture's, and a text is a file of rows where it is a table.
     """
-    shards = [SHARD.fullmatch(file.name) for file in files]
-    found: dict[str, list[Path]] = {}
-    if all(shards):
-        for file, shard in zip(files, shards, strict=True):
-            found.setdefault(shard["split"], []).append(file)
-    elif len(files) > 1:
-        named = {file.name: file for file in files}
-        found = {split: [named[name]] for split, name in one_of_each(named).items()}
-        if not found:
-            raise UserError(
-                "{folder} has several files of rows: {files}",
-                "Give the one to use as the dataset, such as {path}",
-                "several-files-of-rows",
-                folder=quoted(files[0].parent.name),
-                files=[quoted(file.name) for file in files[:FILES_SHOWN]],
-                path=_as_source(files[0], options),
-            )
-    # A single part is no split: train-00000-of-00002.parquet and its like alone hold nothing out.
-    return found if len(found) > 1 else {"": [*files]}
+    listed = [*entries]
+    pictures = {entry.stem for entry in listed if entry.suffix.lower() in PICTURES}
+    found = [entry for entry in listed if ending_of(entry) in ROW_FILES and not is_beside(entry, pictures)]
+    texts = [entry for entry in listed if entry.suffix.lower() == ".txt" and entry.stem not in pictures]
+    found = found or [entry for entry in texts[:MOST_TEXTS] if entry.is_file() and is_table(entry)]
+    return [entry for entry in found if entry.name in METADATA] or found
 
 
 def _files_source(by_split: dict[str, list[Path]], root: Path, options: ReadOptions) -> Source:
@@ -251,10 +269,13 @@ def _files_source(by_split: dict[str, list[Path]], root: Path, options: ReadOpti
     endings = {file: ending_of(file) for part in by_split.values() for file in part}
     names = {file: file.relative_to(root).as_posix() for file in endings}
     for file, ending in endings.items():
-        if ending not in FORMATS:
-            raise _no_dataset(file)
+        if ending not in FORMATS or (ending == ".txt" and not is_table(file)):
+            raise UserError(
+                "{file} is no dataset", REMEDY, "file-is-no-dataset", file=quoted(file.name), **TAKEN
+            )
         with open_regular(file, names[file]) as opened:
-            if fault := _disguised(opened.read(8), quoted(names[file]), ending, file.name[-len(ending) :]):
+            begin, shown, written = opened.read(LONGEST), quoted(names[file]), file.name[-len(ending) :]
+            if fault := disguised(begin, shown, FORMATS[ending].begins, written):
                 raise fault
     rows: dict[str, Rows] = {}
     kinds = []
@@ -281,64 +302,12 @@ def _files_source(by_split: dict[str, list[Path]], root: Path, options: ReadOpti
     ):
         kind = f"{kind} with images" if kind == "Parquet" else kind
         return _written_out(chain.from_iterable(rows.values()), [*endings], names[first], kind, options)
-    entry = llama_factory_entries(first.parent).get(first.name)
+    entry = dict(llama_factory_entries(first.parent).values()).get(first.name)
     if endings[first] not in TABLES and entry is not None:
         kind, mapping = "LLaMA-Factory" if kind != COCO else kind, mapping.over(entry)
     elif endings[first] not in TABLES and kind != COCO and first.name in METADATA:
         kind = "ImageFolder"
     return Source(root, tuple(endings), root.name if len(by_split) > 1 else names[first], kind, rows, mapping)
-
-
-def _no_dataset(file: Path) -> UserError:
-    if file.suffix.lower() in TEXT_ENDINGS and (name := table_name(file, file.parent)):
-        return UserError(
-            "{file} is a table under another ending",
-            "Rename it to {name}",
-            "text-table",
-            file=quoted(file.name),
-            name=quoted(name),
-        )
-    return UserError("{file} is no dataset", REMEDY, "file-is-no-dataset", file=quoted(file.name), **TAKEN)
-
-
-def _disguised(begin: bytes, shown: str, ending: str, written: str) -> UserError | None:
-    """Returns the error for a file that begins as another format; `written` is its ending as it stands."""
-    for magic, what, own in DISGUISES:
-        if begin.startswith(magic) and magic != FORMATS[ending].begins:
-            return UserError(
-                "{file} is {what}, not {ending}",
-                "Call it {own}",
-                "file-of-other-format",
-                file=shown,
-                what=what,
-                ending=written,
-                own=own,
-            )
-    if begin.startswith(GZIP):
-        return UserError(
-            "{file} is compressed with gzip, not {ending}",
-            "Unpack it first",
-            "file-gzipped",
-            file=shown,
-            ending=written,
-        )
-    if begin.startswith(PICKLES):
-        return UserError(
-            "{file} is a pickle, not {ending}",
-            "Pickles are never opened; write it as JSONL",
-            "file-pickled",
-            file=shown,
-            ending=written,
-        )
-    if begin.startswith(IMAGES):
-        return UserError(
-            "{file} is an image, not {ending}",
-            "Give the folder that it lies in",
-            "file-is-image",
-            file=shown,
-            ending=written,
-        )
-    return None
 
 
 def _vqa_source(pairs: dict[str, tuple[Path, Path]], root: Path, options: ReadOptions) -> Source:
@@ -366,12 +335,13 @@ def _written_out(
 
 def read_written_out(folder: Path, name: str, kind: str, mapping: ColumnMapping) -> Source:
     """Returns a folder that `tables.write_out` made, its rows called by the table's name and number."""
-    rows_file = folder / tables.ROWS_FILE
+    rows_file, more = folder / tables.ROWS_FILE, (folder / tables.SOURCE_FILE).read_text(encoding="utf-8")
+    offered = json.loads(more.partition("\n")[2] or "{}")
     rows = (
         Row(name, row.line, row.values) if isinstance(row, Row) else row
         for row in read_jsonl(rows_file, name)
     )
-    return Source(folder, (rows_file,), name, kind, {"": rows}, mapping)
+    return Source(folder, (rows_file,), name, kind, {"": rows}, mapping, offered)
 
 
 def _placed(rows: Rows, folder: str, split: str) -> Iterator[Row | Issue]:

@@ -4,50 +4,61 @@ Libraries that read these formats can't say which line is at fault. Each reader 
 where `name` is the file in messages. What COCO and VQAv2 write is `annotations`' matter.
 """
 
-import codecs
 import csv
 import io
 import json
-import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
+from training.data.readers.encodings import UNDECODED, UTF16_MARKS, not_utf_8, whole_text
 from training.data.row import Issue, Row, place
+from training.data.rows.layouts import holds_boxes
+from training.data.rows.marks import boxes_error
 from training.data.safe_paths import kind_of, open_regular, quoted
+from training.data.splits import split_word
 from vlm.errors import Phrase, UserError
 
 # Characters. Read whole, a line of 500 MB would be several GB of memory.
 LONGEST_LINE = 16 * 1024 * 1024
-# Bytes. A JSON file is in memory whole while it is read; JSONL is not.
-LARGEST_FILE = 1 << 30
 MOST_BLANK_LINES = 1000
 
 csv.field_size_limit(LONGEST_LINE)  # 128 KB otherwise, and the error would name a limit of the library's
 
 ONE_OBJECT = 'Write one JSON object on each line: {{"image": "1.png", "text": "…"}}'
 A_LIST = "Write a list of rows, [{{…}}, {{…}}], or one row on each line of a .jsonl file"
-# What a table's header may have between its names, the likeliest first, and what is not read between cells.
-DELIMITERS = (",", ";", "\t")
+# What a table's header may have between its names, the likeliest first.
+PIPE = "|"
 MARKS = {
     ",": Phrase("commas", "commas"),
     ";": Phrase("semicolons", "semicolons"),
     "\t": Phrase("tabs", "tabs"),
+    PIPE: Phrase("pipes", "pipes"),
 }
-PIPE = "|"
+# A row without a header above it, as Flickr8k has them: 1000268201.jpg#0, a tab and the caption.
+WITHOUT_HEADER = re.compile(
+    r"(?P<image>[^\t,;|]+\.(?:png|jpe?g|webp|gif|bmp|tiff?))(?:#\d+)?\s*(?P<mark>[\t,;|])(?P<caption>[^\t|]*\S[^\t|]*)",
+    re.IGNORECASE,
+)
 # Keys under which a document holds its list of rows.
-WRAPPERS = ("data", "rows", "examples", "train")
+WRAPPERS = (
+    *("data", "rows", "examples", "train", "samples", "items", "records", "annotations", "questions"),
+    *("images", "validation", "test"),
+)
+A_PICTURE = re.compile(r"[^\n]+\.(?:png|jpe?g|webp|gif|bmp|tiff?)", re.IGNORECASE)
+NAMES_WITHOUT_HEADER = ("image", "caption")
+CAPTION_NUMBER = re.compile(r"#\d+$")
 SPACE = re.compile(r"[ \t\r\n]*")
-UNDECODED = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of bytes that are not UTF-8
-NOT_UTF_8, A_NUL = Phrase("not UTF-8", "not-utf-8"), Phrase("a NUL byte", "a-nul-byte")
-UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_jsonl(path: Path, name: str) -> Iterator[Row | Issue]:
     """Yields a `.jsonl` file's rows one at a time, or a finding where a line is none.
 
-    UTF-8 with or without a byte order mark; lines end in LF, CRLF or CR; blank lines count but say nothing.
+    UTF-8 with or without a byte order mark, or UTF-16 with one; lines end in LF, CRLF or CR; blank lines
+    count but say nothing.
     """
     faults: list[Issue] = []
     for number, line in _numbered_lines(path, name, faults):
@@ -81,7 +92,7 @@ def read_csv(path: Path, name: str) -> Iterator[Row | Issue]:
     """Yields a `.csv` file's rows one at a time, or a finding where a line is none; encoded as JSONL is.
 
     Cells stand between commas, or semicolons or tabs, which spreadsheets write where commas are decimal
-    points.
+    points, or pipes. A header may lack where each line is a picture and its caption.
     """
     faults: list[Issue] = []
     # The header is the first line that is not blank; what stands between its names stands between all cells.
@@ -90,9 +101,16 @@ def read_csv(path: Path, name: str) -> Iterator[Row | Issue]:
         begin.append(line)
         if line.strip():
             break
-    delimiter = next((mark for mark in DELIMITERS if mark in "".join(begin[-1:])), ",")
-    reader = csv.reader(chain(begin, numbered), strict=True, delimiter=delimiter)
+    opening = "".join(begin[-1:])
+    delimiter = next((mark for mark in MARKS if mark in opening), ",")
     header: list[str] | None = None
+    how: dict[str, Any] = {"strict": True}
+    if bare := WITHOUT_HEADER.fullmatch(opening.rstrip("\r\n")):
+        header, delimiter = [*NAMES_WITHOUT_HEADER], bare["mark"]
+    # Tools that write pipes, or no header, quote nothing.
+    if delimiter == PIPE or (bare and delimiter == "\t"):
+        how["quoting"] = csv.QUOTE_NONE
+    reader = csv.reader(chain(begin, numbered), delimiter=delimiter, **how)
     while True:
         line = reader.line_num + 1
         try:
@@ -117,13 +135,17 @@ def read_csv(path: Path, name: str) -> Iterator[Row | Issue]:
         elif not cells:
             continue
         elif header is None:
-            header = cells
+            header = [name.strip() for name in cells] if delimiter == PIPE else cells
             if fault := _fault_in_header(header):
                 yield Issue.at(place(name, line), fault)
                 return
         elif len(cells) != len(header):
             yield Issue.of_row(place(name, line), _other_cells(len(cells), len(header), delimiter))
         else:
+            if delimiter == PIPE:
+                cells = [cell.strip() for cell in cells]
+            if bare:
+                cells[0] = CAPTION_NUMBER.sub("", cells[0])
             yield Row(name, line, dict(zip(header, cells, strict=True)))
 
 
@@ -131,13 +153,6 @@ def _fault_in_header(header: list[str]) -> UserError | None:
     if len({*header}) < len(header):
         return UserError(
             "two columns have the same name", "Give every column its own name", "csv-columns-alike"
-        )
-    if len(header) == 1 and PIPE in header[0]:
-        return UserError(
-            "the header {header} has pipes between its names, which are not read as columns",
-            "Write semicolons or tabs in their place, here and in every row, and quote cells that hold them",
-            "csv-pipes",
-            header=quoted(header[0]),
         )
     return None
 
@@ -164,15 +179,22 @@ def _other_cells(cells: int, columns: int, delimiter: str) -> UserError:
 def _numbered_lines(path: Path, name: str, faults: list[Issue]) -> Iterator[tuple[int, str]]:
     """Yields each line with its number; what is wrong with its characters is in `faults` before it comes."""
     with open_regular(path, name) as file:
-        if file.read(2) in UTF16_MARKS:
-            fault = UserError("the file is UTF-16", "Save it as UTF-8", "rows-utf-16")
-            faults.append(Issue.at(name, fault))
-            return
-        file.seek(0)
         # Bytes that are no UTF-8 become lone surrogates, so that one bad line doesn't end the reading.
-        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline=None)
+        how = ("utf-16", "surrogatepass") if file.read(2) in UTF16_MARKS else ("utf-8-sig", "surrogateescape")
+        file.seek(0)
+        text = io.TextIOWrapper(file, *how, newline=None)
         number = 0
-        while line := text.readline(LONGEST_LINE):
+        while True:
+            try:
+                line = text.readline(LONGEST_LINE)
+            except UnicodeDecodeError:
+                fault = UserError(
+                    "the file is UTF-16 that breaks off", "Save it again, as UTF-8", "rows-utf-16"
+                )
+                faults.append(Issue.at(name, fault))
+                return
+            if not line:
+                return
             number += 1
             fault = None
             if len(line) == LONGEST_LINE and not line.endswith("\n"):
@@ -187,7 +209,8 @@ def _numbered_lines(path: Path, name: str, faults: list[Issue]) -> Iterator[tupl
                     "the line holds a NUL byte", "Save the file as plain UTF-8 text", "line-with-nul"
                 )
             elif UNDECODED.search(line):
-                fault = UserError("the line is not UTF-8", "Save the file as UTF-8", "line-not-utf-8")
+                what = not_utf_8(line.encode("utf-8", "surrogateescape"))
+                fault = UserError("the line is {what}", "Save the file as UTF-8", "line-not-utf-8", what=what)
             if fault:
                 faults.append(Issue.of_row(place(name, number), fault))
             yield number, line
@@ -196,13 +219,13 @@ def _numbered_lines(path: Path, name: str, faults: list[Issue]) -> Iterator[tupl
 def read_json(path: Path, name: str) -> tuple[Iterator[Row | Issue], dict | None]:
     """Returns the rows of a `.json` file, or none of them and COCO's document, which `annotations` reads.
 
-    Rows are a list of objects, alone or in a document's `data`, `rows`, `examples` or `train`, or an object a
-    line.
+    Rows are a list of objects, alone or in a document's `data`, `rows`, `examples` or `train`, an object a
+    line, or objects under their ids or their images' names.
 
     Raises:
         UserError: The file is no JSON at all, or holds no list of rows.
     """
-    text = _text(path, name)
+    text = whole_text(path, name)
     begin = SPACE.match(text).end()
     if begin == len(text):
         return iter(()), None
@@ -215,11 +238,34 @@ def read_json(path: Path, name: str) -> tuple[Iterator[Row | Issue], dict | None
     keys = document.keys() if isinstance(document, dict) else set()
     if {"images", "annotations"} <= keys:
         return iter(()), document
+    parts = [key for key in keys if split_word(key) and isinstance(document[key], list)]
+    if len(parts) > 1:
+        rows = ((key, value) for key in parts for value in document[key])
+        read = ((key, _row(name, number, value)) for number, (key, value) in enumerate(rows, start=1))
+        return (replace(row, split=key) if isinstance(row, Row) else row for key, row in read), None
     wrapped = [key for key in WRAPPERS if key in keys and isinstance(document[key], list)]
+    if not wrapped and (keyed := _keyed(document)):
+        return (Row(name, number, values) for number, values in enumerate(keyed, start=1)), None
+    if not wrapped and (holds_boxes(document) or "_via_settings" in keys or "imagePath" in keys):
+        raise boxes_error(quoted(name))
     if not wrapped:
         raise UserError("{file} holds no list of rows", A_LIST, "json-no-rows", file=quoted(name))
     values = enumerate(document[wrapped[0]], start=1)
     return (_row(name, number, value) for number, value in values), None
+
+
+def _keyed(document: object) -> list[dict[str, object]]:
+    """Returns the rows of a document that holds them under their ids, or captions under images' names."""
+    if not isinstance(document, dict) or not document:
+        return []
+    if all(isinstance(value, dict) for value in document.values()):
+        named = {key: "image" if A_PICTURE.fullmatch(key) else "id" for key in document}
+        return [
+            value if named[key] in value else {named[key]: key} | value for key, value in document.items()
+        ]
+    if all(A_PICTURE.fullmatch(key) for key in document):
+        return [{"image": key, "caption": value} for key, value in document.items()]
+    return []
 
 
 def _is_jsonl(text: str) -> bool:
@@ -240,13 +286,13 @@ def counts_lines(path: Path, name: str) -> bool:
     """
     if path.suffix.lower() != ".json":
         return True
-    text = _text(path, name).lstrip(" \t\r\n")
+    text = whole_text(path, name).lstrip(" \t\r\n")
     return text.startswith("[") or _is_jsonl(text)
 
 
 def read_document(path: Path, name: str) -> object:
     """Returns what a JSON file holds, whole. Raises `UserError` where it can't be read."""
-    return _parsed(_text(path, name), name)
+    return _parsed(whole_text(path, name), name)
 
 
 def list_in(document: dict, key: str, name: str) -> list:
@@ -260,32 +306,6 @@ def list_in(document: dict, key: str, name: str) -> list:
             file=quoted(name),
         )
     return document[key]
-
-
-def _text(path: Path, name: str) -> str:
-    with open_regular(path, name) as file:
-        if os.fstat(file.fileno()).st_size > LARGEST_FILE:
-            raise UserError(
-                "{file} is larger than 1 GB",
-                "Write it as .jsonl, one row on each line",
-                "json-too-large",
-                file=quoted(name),
-            )
-        data = file.read()
-    if data.startswith(UTF16_MARKS):
-        raise UserError("{file} is UTF-16", "Save it as UTF-8", "json-utf-16", file=quoted(name))
-    # As in `_numbered_lines`, so that the line of the first bad byte can be named.
-    text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="surrogateescape")
-    for fault, what in ((UNDECODED.search(text), NOT_UTF_8), (re.search("\0", text), A_NUL)):
-        if fault:
-            raise UserError(
-                "{place}: {what}",
-                "Save the file as plain UTF-8 text",
-                "json-not-text",
-                place=place(name, text.count("\n", 0, fault.start()) + 1),
-                what=what,
-            )
-    return text
 
 
 def _parsed(text: str, name: str) -> object:

@@ -12,7 +12,8 @@ import mmap
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from training.data.row import Progress, Row, say_nothing
 from training.data.safe_paths import DatasetFolder, open_regular, quoted
 from training.data.splits import choose_parts, parse_part
 from vlm.errors import UserError
+from vlm.machine import system
 
 BATCH_ROWS = 256
 # Images of a whole batch are in memory at once.
@@ -42,6 +44,8 @@ MAGIC = (
     (b"II*\0", ".tif"),
     (b"MM\0*", ".tif"),
 )
+# What a Hub dataset may be read through: the Hub, files of this machine's cache, and archives in either.
+NEAR = {"hf", "file", "local", "memory", "zip", "tar", "gzip", "bz2", "lz4", "xz", "zstd"}
 # `org/name`, or `org/name:subset`.
 HUB_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?::(?P<subset>[\w.-]+))?")
 
@@ -182,24 +186,27 @@ def write_out(
     source: str,
     *,
     beside: Path | None = None,
+    offered: Mapping[str, list[str]] | None = None,
     progress: Progress = say_nothing,
 ) -> Path:
     """Writes rows as a folder of ordinary files, `rows.jsonl` and `images/`: whole or not at all.
 
     `source` identifies what they are made from: a folder that was made from the same is used again, and the
     rows are not read. A row's split becomes its column. An image that stands there as a path alone is copied
-    from the folder `beside` the table. `progress` counts rows; how many there are is not known.
+    from the folder `beside` the table. `offered` is kept with it: what else settings may say, known once all
+    rows are read. `progress` counts rows; how many there are is not known.
 
     Raises:
         UserError: The rows can't be read or written.
     """
-    if (folder / SOURCE_FILE).is_file() and (folder / SOURCE_FILE).read_text(encoding="utf-8") == source:
+    made = folder / SOURCE_FILE
+    if made.is_file() and made.read_text(encoding="utf-8").partition("\n")[0] == source:
         return folder
     unfinished = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
     near = None if beside is None else DatasetFolder(beside)
     try:
         (unfinished / "images").mkdir(parents=True)
-        with (unfinished / ROWS_FILE).open("w", encoding="utf-8") as file:
+        with (unfinished / ROWS_FILE).open("w", encoding="utf-8", newline="\n") as file:
             for number, row in enumerate(rows, start=1):
                 values = row.values | ({SPLIT: row.split} if row.split else {})
                 written = {column: _written(value, unfinished, near) for column, value in values.items()}
@@ -214,10 +221,11 @@ def write_out(
                             "disk-nearly-full",
                         )
         # The mark comes last, and the rename after it: a folder that has it is whole.
-        (unfinished / SOURCE_FILE).write_text(source, encoding="utf-8")
+        kept = f"{source}\n{json.dumps(offered)}" if offered else source
+        (unfinished / SOURCE_FILE).write_text(kept, encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
-        unfinished.rename(folder)
+        system.rename(unfinished, folder)
     except OSError as error:
         raise _not_written(folder.name, error) from error
     finally:
@@ -252,10 +260,8 @@ def _written(value: Any, folder: Path, near: DatasetFolder | None) -> Any:
     if isinstance(value, dict) and value and value.keys() <= {"bytes", "path"}:
         data, value = value.get("bytes") or None, value.get("path")
         if data is None and near is not None and value is not None:
-            try:
+            with suppress(UserError):  # reported with its row, where the image is looked for again
                 data = near.file(value).read_bytes()
-            except UserError:
-                pass  # reported with its row, where the image is looked for again
         if data is None:
             return value
     if not isinstance(data, bytes):
@@ -268,20 +274,26 @@ def _written(value: Any, folder: Path, near: DatasetFolder | None) -> Any:
     return name
 
 
-def read_hub(source: str, split: str, held_out: str | None) -> Iterator[Row]:
+def read_hub(source: str, split: str, held_out: str | None, offered: dict[str, list[str]]) -> Iterator[Row]:
     """Streams a Hub dataset's rows, of the split to train on and of the one held out; images stay bytes.
+
+    `offered` gets its splits and subsets by the settings that name them.
 
     Raises:
         UserError: The dataset can't be had, or has no such split.
     """
     import datasets
 
+    _refuse_other_hosts()
     # The Hub's client asks again by itself: twenty times more would be ten minutes without a word.
     datasets.config.STREAMING_READ_MAX_RETRIES = HUB_RETRIES
     train, count = parse_part(split)
     repo, subset = HUB_NAME.fullmatch(source).group("repo", "subset")
     try:
         found = datasets.load_dataset(repo, name=subset, streaming=True)
+        offered["dataset_split"] = [*found]
+        if len(subsets := datasets.get_dataset_config_names(repo)) > 1:
+            offered["dataset"] = [f"{repo}:{each}" for each in subsets]
         chosen, kept = choose_parts(list(found), train, held_out)
         for part in filter(None, (chosen, kept)):
             # decode(False): Pillow would open each image, and what is written out would be another file.
@@ -294,17 +306,35 @@ def read_hub(source: str, split: str, held_out: str | None) -> Iterator[Row]:
         raise _hub_error(source, error) from error
 
 
+def _refuse_other_hosts() -> None:
+    """Has fsspec open nothing but `NEAR`: a dataset's card may name any address as its files."""
+    import fsspec
+
+    class Elsewhere(fsspec.AbstractFileSystem):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            raise UserError(
+                "The dataset names files at an address outside the Hub, which is not fetched",
+                "Download them, and give the folder.",
+                "hub-dataset-elsewhere",
+            )
+
+    for protocol in {*fsspec.available_protocols()} - NEAR:
+        fsspec.register_implementation(protocol, Elsewhere, clobber=True)
+
+
 def _hub_error(source: str, error: Exception) -> UserError:
     said = str(error).strip()
     # A ValueError that `datasets` has no type of its own for.
     if "Config name is missing" in said or "BuilderConfig" in said:
-        if subsets := re.search(r"\[(.*?)\]", said):
+        listed = re.search(r"\[(.*?)\]", said)
+        if subsets := re.findall(r"[\w.-]+", listed[1] if listed else ""):
             return UserError(
                 "The dataset {source} has several subsets: {subsets}",
                 "Name one of them: --dataset org/name:subset.",
                 "hub-subsets",
+                change={"dataset": [f"{source.partition(':')[0]}:{subset}" for subset in subsets]},
                 source=quoted(source),
-                subsets=subsets[1][:300],
+                subsets=[quoted(subset) for subset in subsets],
             )
         return UserError(
             "The dataset {source} has several subsets: see its page",

@@ -5,14 +5,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.data.readers.annotations import PICTURES, pictures_in
 from training.data.readers.archives import is_junk
+from training.data.readers.beside import PICTURES, pictures_in
+from training.data.readers.encodings import UTF16_MARKS
+from training.data.readers.json_csv import MARKS, WITHOUT_HEADER
 from training.data.rows.layouts import recognise
-from training.data.safe_paths import DatasetFolder, open_regular, quoted
+from training.data.safe_paths import open_regular, quoted
 from vlm.errors import UserError
 
 TEXT_ENDINGS = (".txt", ".tsv", ".tab")
-DELIMITERS = (",", ";", "\t")
 # Of a text: enough for its header and first row.
 BEGIN_BYTES = 1 << 16
 ENTRIES_SHOWN = 10
@@ -67,16 +68,6 @@ def no_rows(folder: Path, endings: Sequence[str]) -> UserError:
 
 def _of_texts(folder: Path, entries: list[Path], endings: Sequence[str]) -> UserError | None:
     texts = [entry for entry in entries if entry.suffix.lower() in TEXT_ENDINGS and entry.is_file()]
-    if found := next(((text, name) for text in texts if (name := table_name(text, folder))), None):
-        return UserError(
-            "{folder} has no file of rows ({endings}): {file} is a table under another ending",
-            "Rename it to {name}",
-            "folder-of-text-table",
-            folder=quoted(folder.name),
-            endings=endings,
-            file=quoted(found[0].name),
-            name=quoted(found[1]),
-        )
     texts = [text for text in texts if any(ending in _begin(text).lower() for ending in PICTURES)]
     if texts:
         return UserError(
@@ -95,33 +86,31 @@ def _entries(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not is_junk(entry.name))
 
 
-def table_name(file: Path, root: Path) -> str | None:
-    """Returns what a text file has to be called, below `root`, to be read as a table; None where it is none.
-
-    Images that lie in another folder take it there: rows name them from the folder of their own file on.
-    """
-    lines = [line for line in _begin(file).splitlines() if line.strip()][:2]
-    mark = next((mark for mark in DELIMITERS if lines and mark in lines[0]), ",")
+def is_table(file: Path) -> bool:
+    """Returns whether a text is a table: its first line names an image and a text, or is a row of both."""
+    first = next((line for line in _begin(file).splitlines() if line.strip()), "")
+    if WITHOUT_HEADER.fullmatch(first):
+        return True
+    mark = next((mark for mark in MARKS if mark in first), ",")
     try:
-        header, *rows = csv.reader(lines, strict=True, delimiter=mark)
+        [header] = csv.reader([first], strict=True, delimiter=mark)
     except (csv.Error, ValueError):  # a quote that is left open, or no line at all
-        return None
-    columns = recognise(dict.fromkeys(header, "x")).columns
-    if "image" not in columns or not {"caption", "answer"} & columns.keys():
-        return None
-    image = dict(zip(header, *rows, strict=False)).get(columns["image"], "") if rows else ""
-    folder, place, found = DatasetFolder(root), file.relative_to(root), None
-    try:
-        folder.file(image, place.parent.as_posix())
-    except UserError:
-        found = folder.named(image)
-    return (Path(found) if found else place).with_name(f"{file.stem}.csv").as_posix()
+        return False
+    columns = recognise(dict.fromkeys([name.strip() for name in header], "x")).columns
+    return "image" in columns and bool({"caption", "answer"} & columns.keys())
+
+
+def shows_pictures(file: Path) -> bool:
+    """Returns whether a file of rows begins with what names a picture."""
+    begin = _begin(file).lower()
+    return "image" in begin or any(ending in begin for ending in PICTURES)
 
 
 def _begin(file: Path) -> str:
-    """Returns how a file of UTF-8 begins; nothing of any other."""
+    """Returns how a file of UTF-8, or of UTF-16 with its mark, begins; nothing of one that can't be read."""
     try:
         with open_regular(file, file.name) as opened:
-            return opened.read(BEGIN_BYTES).decode("utf-8-sig", "ignore")
+            begin = opened.read(BEGIN_BYTES)
+            return begin.decode("utf-16" if begin.startswith(UTF16_MARKS) else "utf-8-sig", "ignore")
     except UserError:
         return ""

@@ -7,23 +7,36 @@ ignored. Reading files is `training.data.readers`' matter.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 
 from training.config.columns import OTHER_KINDS, SILENT, ColumnMapping
 from training.data.row import Issue, Progress, Row, say_nothing
+from training.data.rows.answers import VOTES, answer_list, texts_of
 from training.data.rows.layouts import (
     OUR_IMAGES,
     Recognised,
-    answer_list,
     canonical,
+    holds_boxes,
     recognise,
-    texts_of,
     unpacked,
 )
+from training.data.rows.marks import boxes_error, mark_in, paths_in, placed
 from training.data.rows.naming import columns_setting, suggested_columns
-from training.data.rows.texts import NO_TEXT, PARTS, Lacking, learned_text, messages_of, missing, text_of
-from training.data.safe_paths import DatasetFolder, quoted
+from training.data.rows.pictures import LOOKED_AT, Pictures
+from training.data.rows.texts import (
+    NO_TEXT,
+    PARTS,
+    Lacking,
+    learned_text,
+    messages_of,
+    missing,
+    text_of,
+    unread_keys,
+)
+from training.data.safe_paths import quoted
 from vlm.errors import Phrase, UserError
 from vlm.example import Example
 
@@ -35,6 +48,7 @@ COLUMNS_NAMED = 10
 # Faults that say nothing against the columns that were read.
 OF_THIS_ROW_ALONE = ("part-is-a-number", "answer-is-empty", "part-with-nul")
 ROWS_BETWEEN_PROGRESS = 1000
+A_ROW = Phrase("the row", "the-row")
 GROUP_SHOWN = 60
 
 
@@ -58,7 +72,7 @@ class Reading:
 def read_examples(
     rows: Iterable[Row | Issue],
     name: str,
-    folder: DatasetFolder,
+    pictures: Pictures,
     mapping: ColumnMapping,
     progress: Progress = say_nothing,
 ) -> Reading:
@@ -69,8 +83,12 @@ def read_examples(
     examples: list[Example] = []
     findings: list[Issue] = []
     places, splits, ids, unasked = [], [], [], []
-    ignored, layouts, columns = Counter(), Counter(), {}
+    ignored, layouts, columns, turn_keys = Counter(), Counter(), {}, set()
     shapes: dict[tuple, Recognised] = {}
+    rows = iter(rows)
+    first = [*islice(rows, LOOKED_AT)]
+    pictures.settle(_first_images(first, mapping))
+    rows = chain(first, rows)
     for number, row in enumerate(rows, start=1):
         if number % ROWS_BETWEEN_PROGRESS == 0:
             progress("rows", number, 0)
@@ -83,7 +101,7 @@ def read_examples(
             shapes[shape] = recognise(row.values, mapping)
         seen = shapes[shape]
         ignored.update(row.values.keys() - seen.used)
-        example = _example_or_findings(row, folder, mapping, seen.layout)
+        example = _example_or_findings(row, pictures, mapping, seen, turn_keys)
         if not isinstance(example, Example):
             findings.extend(example)
             continue
@@ -103,9 +121,33 @@ def read_examples(
         findings.append(Issue.at(name, error))
     unreadable = {place for found in findings for place in found.row_ids}
     examples, repeated = _with_own_ids(examples, ids, unreadable)
+    findings = _told_once(findings)
+    if pictures.told is not None:
+        findings.append(Issue.at(name, pictures.told, warning=True))
     findings += _warnings(name, examples, places, unasked, ids, repeated)
+    findings += _warnings_of_texts(name, examples, places, turn_keys)
     written = tuple(layout for layout, _ in layouts.most_common(2))
     return Reading(examples, findings, places, splits, written, columns, sorted(ignored))
+
+
+def _first_images(rows: Iterable[Row | Issue], mapping: ColumnMapping) -> Iterator[tuple[object, str]]:
+    """Yields what rows say that their images are, each with the folder that its path starts from."""
+    for row in rows:
+        if isinstance(row, Row):
+            with suppress(UserError, Lacking):
+                values = canonical(row.values, mapping)
+                references, _ = _image_references(values)
+                yield from ((reference, row.folder) for reference in references)
+
+
+def _told_once(findings: list[Issue]) -> list[Issue]:
+    """Returns the findings, one for all rows whose images' paths begin in the same wrong way."""
+    alike = [found for found in findings if found.code == "images-begin-elsewhere"]
+    if not alike:
+        return findings
+    keys = dict.fromkeys(key for found in alike for key in found.row_ids)
+    others = [found for found in findings if found.code != alike[0].code]
+    return [replace(alike[0], row_ids=(*keys,)), *others]
 
 
 def _warnings(
@@ -141,6 +183,36 @@ def _warnings(
         yield Issue.at(name, error, row_ids=twins, warning=True)
 
 
+def _warnings_of_texts(
+    name: str, examples: Sequence[Example], places: Sequence[str], turn_keys: set[str]
+) -> Iterator[Issue]:
+    """Yields what is told of turns with keys that are not read, and of texts that name images themselves."""
+    if turn_keys:
+        error = UserError(
+            "ignored in turns: {keys}",
+            "Leave out the rows that need them",
+            "turn-keys-ignored",
+            keys=[quoted(key) for key in sorted(map(str, turn_keys))[:COLUMNS_NAMED]],
+        )
+        yield Issue.at(name, error, warning=True)
+    blind = [(number, example) for number, example in enumerate(examples) if not example.images]
+    if 2 * len(blind) > len(examples):
+        texts = ((number, " ".join(turn.text for turn in example.messages)) for number, example in blind)
+        marked = [(number, mark) for number, text in texts if (mark := mark_in(text))]
+        if marked:
+            error = UserError(
+                "{count} of {rows} {rows:row|rows} {count:has|have} no image, while {count:its text has|their"
+                " texts have} such as {mark}",
+                "Write the path of each row's image into a column image, unless the rows are text alone",
+                "texts-name-images",
+                count=len(marked),
+                rows=len(examples),
+                mark=quoted(marked[0][1]),
+            )
+            rows = (examples[number].id for number, _ in marked)
+            yield Issue.at(places[marked[0][0]], error, row_ids=rows, warning=True)
+
+
 def _with_own_ids(
     examples: Sequence[Example], ids: Sequence[str | None], unreadable: Iterable[str]
 ) -> tuple[list[Example], list[str]]:
@@ -159,13 +231,17 @@ def _with_own_ids(
 
 
 def _example_or_findings(
-    row: Row, folder: DatasetFolder, mapping: ColumnMapping, layout: str
+    row: Row, pictures: Pictures, mapping: ColumnMapping, seen: Recognised, turn_keys: set[str]
 ) -> Example | list[Issue]:
     """Returns everything that is wrong with the row at once: all its missing images, and its text too."""
     faults: list[UserError] = []
     images: list[Path] = []
+    layout = seen.layout
     try:
+        if seen.boxes and layout == "classes":  # the class is of a box, not of the picture
+            raise boxes_error(A_ROW)
         values = canonical(row.values, mapping, layout)
+        turn_keys |= unread_keys(values.get("messages"))
         if found := [column for column in OTHER_MEDIA if row.values.get(column) not in (None, "", [])]:
             raise UserError(
                 "the row has {column}: only images are looked at",
@@ -173,21 +249,24 @@ def _example_or_findings(
                 "row-of-other-media",
                 column=found[0],
             )
-        references = _image_references(values)
+        references, named = _image_references(values)
         for reference in references:
             # `datasets` writes an image as an object of bytes and path; one without bytes is its path.
             if isinstance(reference, dict) and reference.get("bytes") is None and "path" in reference:
                 reference = reference["path"]
             try:
-                images.append(folder.file(reference, row.folder))
+                images.append(pictures.file(reference, row.folder))
             except UserError as fault:
                 faults.append(fault)
         answers = _answers(row.values, mapping, layout)
-        messages = messages_of(values, len(references))
+        messages, ordered = placed(messages_of(values), references, named)
+        if ordered is not references and not faults:
+            images = [pictures.file(reference, row.folder) for reference in ordered]
     except UserError as fault:
         faults.append(fault)
     except Lacking as lacking:
-        faults.append(_lacking(lacking.kind, row.values, mapping))
+        boxes = seen.boxes or holds_boxes([row.values])
+        faults.append(_lacking(lacking.kind, row.values, mapping, boxes=boxes))
     if faults:
         return [Issue.of_row(row.place, fault) for fault in faults]
     group = mapping.get("type", row.values)
@@ -197,14 +276,21 @@ def _example_or_findings(
     # Beside turns, the list may be of answers to all questions, one each: it counts where it has the last.
     if not answers or (layout in CONVERSATIONS and example.answer not in answers):
         return example
+    given = [answer.strip() for answer in answers]
+    accepted = tuple(dict.fromkeys([example.answer, *given]))
+    if len(given) >= VOTES:
+        # Sorted by the order of their first: the one that is trained on comes first.
+        return replace(example, references=tuple(sorted([*given], key=accepted.index)))
     # Answers that are all the same are one: the evaluation reports how many examples have several.
-    accepted = tuple(dict.fromkeys([example.answer, *(answer.strip() for answer in answers)]))
     return replace(example, references=accepted) if len(accepted) > 1 else example
 
 
-def _lacking(kind: str, values: dict[str, object], mapping: ColumnMapping) -> UserError:
+def _lacking(kind: str, values: dict[str, object], mapping: ColumnMapping, *, boxes: bool) -> UserError:
     """Returns the error of a row without an image, a text, a question or an answer: its own columns, and the
-    `--columns` that would read them."""
+    `--columns` that would read them; or that it has `boxes`."""
+    is_told = any(mapping.column(part, values) for part in ("question", "answer", "text", "messages"))
+    if boxes and not (kind == "image" and is_told):
+        return boxes_error(A_ROW)
     if kind in ("question", "answer") and any(name in values for name in mapping.candidates(kind, values)):
         return missing(PARTS[kind])  # the column is there, and its cell is empty
     names = [quoted(column) for column in list(values)[:COLUMNS_NAMED]]
@@ -238,7 +324,7 @@ def _readable(columns: dict[str, str], values: dict[str, object], mapping: Colum
     )
     try:
         found = canonical(values, named)
-        messages_of(found, len(_image_references(found)))
+        placed(messages_of(found), *_image_references(found))
     except Lacking:
         return False
     except UserError as fault:
@@ -264,11 +350,11 @@ def _answers(values: dict[str, object], mapping: ColumnMapping, layout: str) -> 
     return answers
 
 
-def _image_references(values: dict[str, object]) -> list[object]:
-    """Returns what the row says its images are; empty for text alone.
+def _image_references(values: dict[str, object]) -> tuple[list[object], list[str]]:
+    """Returns what the row says its images are, empty for text alone, and the marks that it names them by.
 
-    Messages may come without an image column. A question may not, lest a misspelt column trains a blind
-    model: it says with `null` or an empty list that there is no image.
+    Messages may come without an image column, as may texts that name their images themselves. A question may
+    not, lest a misspelt column trains a blind model: it says with `null` or an empty list that there is none.
     """
     given = [column for column in OUR_IMAGES if values.get(column) not in SILENT]
     given = given or [column for column in OUR_IMAGES if values.get(column) == ""]
@@ -278,8 +364,14 @@ def _image_references(values: dict[str, object]) -> list[object]:
         )
     if given:
         references = values[given[0]]
-        return references if isinstance(references, list) else [references]
+        # MiniCPM names each image by its mark: {"<image_00>": "1.jpg"}
+        if isinstance(references, dict) and references and all(key[:1] == "<" for key in references):
+            return [*references.values()], [*references]
+        return references if isinstance(references, list) else [references], []
     has_empty_column = any(column in values for column in OUR_IMAGES)
-    if values.get("messages") in SILENT and not (has_empty_column and values.get("question") is not None):
-        raise Lacking("image")
-    return []
+    is_asked = values.get("messages") in SILENT
+    if is_asked and not (has_empty_column and values.get("question") is not None):
+        texts = [text for name in ("question", "prompt") if isinstance(text := values.get(name), str)]
+        if not paths_in(texts):
+            raise Lacking("image")
+    return [], []

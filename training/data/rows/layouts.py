@@ -6,12 +6,22 @@ and what is wrong with it, is `example`'s matter. Which column is which is `trai
 """
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
-from training.config.columns import KINDS, SILENT, ColumnMapping, plain
+from training.config.columns import KINDS, LABELS, SILENT, ColumnMapping, plain
+from training.data.rows.answers import (
+    answer_list,
+    are_answers,
+    choice_columns,
+    first_of,
+    in_text,
+    most_given,
+    of_donut,
+    with_choices,
+)
 from vlm.errors import UserError
 
 # `--columns` and the page say `image` and `caption`, as people do.
@@ -28,17 +38,33 @@ ROLES = {
     "bot": "assistant",
     "system": "system",
 }
+# What is asked of a picture whose class is the answer, where no question is given.
+WHAT_IS_IT = "What is this?"
+# Where no other column is an image: several by number (MMMU), or a name without an ending (TextVQA).
+NUMBERED_IMAGE = re.compile(r"(?:image|img|picture)_?(\d{1,2})")
+IMAGE_IDS = ("image_id", "img_id", "imageid")
+# What columns of boxes are called, and the keys that hold them inside of others.
+BOXES = (
+    *("objects", "object", "bbox", "bboxes", "boxes", "box", "segmentation", "regions", "shapes"),
+    "region_shape_attributes",
+)
+CORNERS = ({"xmin", "ymin", "xmax", "ymax"}, {"x1", "y1", "x2", "y2"}, {"x", "y", "width", "height"})
+BOX_KEYS = {"bbox", "bndbox", "coordinates", "points", "shape_attributes", "rectanglelabels", "polygonlabels"}
 # Where a turn's block may name its own image, in TRL's, transformers' and OpenAI's form.
 IMAGE_KEYS = ("image", "path", "url", "image_url")
 
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
-    """How a row is written: "messages", "alpaca", …; kind -> column as `--columns` takes it; columns read."""
+    """How a row is written: "messages", "alpaca", …; kind -> column as `--columns` takes it; columns read.
+
+    `boxes` is whether a column's name says that the row has some.
+    """
 
     layout: str
     columns: dict[str, str]
     used: frozenset[str]
+    boxes: bool
 
 
 def recognise(values: Mapping[str, object], mapping: ColumnMapping = NOTHING_MAPPED) -> Recognised:
@@ -61,6 +87,9 @@ def recognise(values: Mapping[str, object], mapping: ColumnMapping = NOTHING_MAP
         layout = "prompt and completion"
     else:
         layout = "question and answer" if {"question", "answer"} & has else "captions"
+        # A class beside a picture; beside a caption it says something else.
+        if "question" not in has and plain(found["answer"] or "") in LABELS:
+            layout = "captions" if "text" in has else "classes"
     kinds = {
         "messages": ("images", "messages", "system"),
         "conversations": ("images", "conversations", "system"),
@@ -69,9 +98,40 @@ def recognise(values: Mapping[str, object], mapping: ColumnMapping = NOTHING_MAP
     columns = {SHOWN_KINDS.get(kind, kind): found[kind] for kind in (*kinds, "id", "split", "type")}
     # The split's column is read only where it names the split that is trained on: `open` knows.
     used = {found[kind] for kind in has if kind != "split"} | {*OUR_IMAGES, *OUR_TEXTS, "id"}
-    used |= {*mapping.columns.values(), *(column for column in values if plain(column) == "answers")}
+    used |= {*mapping.columns.values(), *choice_columns(tuple(values)), *image_columns(values, mapping)}
+    names = {plain(column): column for column in values}
+    used |= {column for name, column in names.items() if name == "answers"}
     taken = {kind: column for kind, column in columns.items() if column is not None}
-    return Recognised(layout, taken, frozenset(used))
+    boxes = any(values[names[name]] not in SILENT for name in BOXES if name in names)
+    boxes = boxes or any(corners <= names.keys() for corners in CORNERS)
+    return Recognised(layout, taken, frozenset(used), boxes)
+
+
+def image_columns(values: Mapping[str, object], mapping: ColumnMapping) -> tuple[str, ...]:
+    """Returns the columns that hold the row's images: one by its name, else numbered ones, else an id."""
+    column = mapping.column("images", values)
+    if column is not None:
+        return (column,)
+    if mapping.candidates("images", values):
+        return ()  # it is there, and says that there is no image
+    return tuple(name for name in _other_images(tuple(values)) if values[name] not in SILENT)
+
+
+@lru_cache(maxsize=1024)
+def _other_images(columns: tuple[str, ...]) -> tuple[str, ...]:
+    found = ((NUMBERED_IMAGE.fullmatch(plain(column)), column) for column in columns)
+    numbered = sorted((int(match[1]), column) for match, column in found if match)
+    ids = [column for column in columns if plain(column) in IMAGE_IDS]
+    return tuple(column for _, column in numbered) or tuple(ids[:1])
+
+
+def holds_boxes(value: object, depth: int = 8) -> bool:
+    """Returns whether there are boxes in a value, by the keys that tools give them."""
+    if depth and isinstance(value, list):
+        return any(holds_boxes(item, depth - 1) for item in value[:3])
+    if not depth or not isinstance(value, dict):
+        return False
+    return not BOX_KEYS.isdisjoint(value) or any(holds_boxes(item, depth - 1) for item in value.values())
 
 
 def canonical(
@@ -86,18 +146,42 @@ def canonical(
     """
     values = unpacked(values, mapping)
     layout = layout or recognise(values, mapping).layout
-    column = mapping.column("images", values)
-    images = {} if column is None or column in OUR_IMAGES else {"images": values.get(column)}
-    if not mapping.columns and not mapping.tags and _says_ours(values):
+    columns = image_columns(values, mapping)
+    images = {}
+    if columns and columns[0] not in OUR_IMAGES:
+        images = {"images": [values[name] for name in columns] if len(columns) > 1 else values[columns[0]]}
+    # One of the pair in a column of ours, the other under another name.
+    half = ("question" in values) != ("answer" in values)
+    half = half and layout not in ("messages", "conversations", "captions")
+    half = half and all(mapping.column(kind, values) is not None for kind in ("question", "answer"))
+    if not mapping.columns and not mapping.tags and _says_ours(values) and not half:
         ours = values | images
         several = answer_list(values, mapping) is not None
         if several and (values.get("question") or are_answers(values.get("answer"))):
             ours["answer"] = most_given(mapping.get("answer", values))
-        return _with_lifted(ours)
+        if choice_columns(tuple(values)):
+            asked, said = with_choices(values, values.get("question"), ours.get("answer"))
+            ours |= {name: text for name, text in (("question", asked), ("answer", said)) if text is not None}
+        ours |= {name: first_of(ours[name]) for name in ("text", "caption") if name in ours}
+        ours |= {name: in_text(ours[name]) for name in ("answer", "text", "caption") if name in ours}
+        return _with_lifted(_with_question(ours, mapping.asked))
     if layout == "captions" and mapping.column("text", values) is None:
         return values | images  # nothing that is known: reported with the columns there are
     kept = {name: values[name] for name in ("id", *OUR_IMAGES) if name in values and not images}
-    return _with_lifted(kept | images | _renamed(values, mapping, layout))
+    return _with_lifted(_with_question(kept | images | _renamed(values, mapping, layout), mapping.asked))
+
+
+def _with_question(values: dict[str, object], asked: str | None) -> dict[str, object]:
+    """Returns the row with this question where it has none."""
+    if not asked or any(values.get(name) not in SILENT for name in ("messages", "question")):
+        return values
+    name = next((name for name in ("answer", "text", "caption") if values.get(name) not in SILENT), None)
+    if name is None:
+        return values
+    return {key: value for key, value in values.items() if key != name} | {
+        "question": asked,
+        "answer": values[name],
+    }
 
 
 def _says_ours(values: Mapping[str, object]) -> bool:
@@ -135,12 +219,16 @@ def _renamed(values: Mapping[str, object], mapping: ColumnMapping, layout: str) 
     if layout == "conversations":
         tags = {"role_tag": "from", "content_tag": "value"} | dict(mapping.tags)
         return {"messages": _with_system(get("system"), _tagged(get("conversations"), tags))}
+    if layout == "classes":
+        answer = most_given(get("answer"))
+        return {"question": WHAT_IS_IT if mapping.asked is None else mapping.asked, "answer": in_text(answer)}
     if layout == "captions":
         text = get("text")
-        # Several captions of one image, as COCO has five, say the same thing: the first is taken.
-        is_list = isinstance(text, list) and bool(text) and all(isinstance(item, str) for item in text)
-        return {"text": text[0] if is_list else text}
-    question, answer = get("question"), most_given(get("answer"))
+        if plain(mapping.column("text", values) or "") == "ground_truth":
+            text = of_donut(text)
+        return {"text": in_text(first_of(text))}
+    question, answer = with_choices(values, get("question"), most_given(get("answer")))
+    answer = in_text(answer)
     sides = (("user", question), ("assistant", answer))
     if isinstance(question, list) or isinstance(
         answer, list
@@ -187,7 +275,8 @@ def _tagged(turns: object, tags: Mapping[str, str]) -> object:
             role = turn[role_key]
             if isinstance(role, str):
                 role = named.get(role, ROLES.get(role, role))
-            read.append({"role": role, "content": turn.get(content_key)})
+            others = {key: value for key, value in turn.items() if key not in (role_key, content_key)}
+            read.append(others | {"role": role, "content": turn.get(content_key)})
             continue
         # A question and its answer in one object, as the Cauldron and ms-swift have them, are two turns.
         keys = turn.keys() if isinstance(turn, dict) else ()
@@ -225,35 +314,3 @@ def _with_lifted(values: dict[str, object]) -> dict[str, object]:
     if not images or any(image is None for image in images):
         return values
     return values | {"messages": lifted, "images": images}
-
-
-def answer_list(values: Mapping[str, object], mapping: ColumnMapping) -> tuple[str, list[object]] | None:
-    """Returns the column where the row has a list of answers, and that list as it is written."""
-    found = ((name, values.get(name)) for name in mapping.candidates("answer", values))
-    return next(((name, value) for name, value in found if are_answers(value)), None)
-
-
-def are_answers(value: object) -> bool:
-    """Returns whether it is a list of answers, texts or VQAv2's `{"answer": …}`; turns are none."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and not any(isinstance(item, dict) and "answer" not in item for item in value)
-    )
-
-
-def texts_of(answers: Iterable[object]) -> list[object]:
-    """Returns each answer's text; what is no text stays, to be found."""
-    return [item["answer"] if isinstance(item, dict) and "answer" in item else item for item in answers]
-
-
-def most_given(value: object) -> object:
-    """Returns of several answers the one given most, which is trained on; anything else as it is.
-
-    Of several given as often it is the first, so that a run is the same every time.
-    """
-    if not are_answers(value):
-        return value
-    answers = texts_of(value)
-    texts = [text for text in answers if isinstance(text, str) and text.strip()]
-    return Counter(texts).most_common(1)[0][0] if texts else answers[0]

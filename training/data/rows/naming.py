@@ -4,11 +4,11 @@ It guesses by names and contents. A remedy tells the guess, and nothing acts on 
 """
 
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 
 from training.config.columns import KINDS, OTHER_KINDS, SILENT, ColumnMapping, plain
 from training.data.safe_paths import URL
+from vlm.machine import system
 
 A_PICTURE = re.compile(r"[^\n]+\.(png|jpe?g|webp|gif|bmp|tiff?)", re.IGNORECASE)
 # Parts of names, the likeliest first; with _ around it a whole word: `choice` is no question (hoi).
@@ -48,7 +48,7 @@ def as_written(mapping: ColumnMapping) -> dict[str, str]:
 
 def columns_setting(columns: Mapping[str, str]) -> str:
     """Returns kind -> column as what is given to `--columns`."""
-    return shlex.quote(",".join(f"{kind}={column}" for kind, column in columns.items()))
+    return system.quoted(",".join(f"{kind}={column}" for kind, column in columns.items()))
 
 
 def nameable(column: str) -> bool:

@@ -26,6 +26,10 @@ TEXTS: dict[str, tuple[str, ...]] = {
 # What other people's roles call the turns of a tool.
 TOOL_ROLES = ("tool", "function", "function_call", "tool_call", "tool_response", "observation")
 TOOL_KEYS = ("tool_calls", "function_call")
+# What says by a 0 or false that a turn is not learned: OpenAI's, LLaMA-Factory's, ms-swift's, axolotl's.
+LEARN_KEYS = ("weight", "loss", "loss_mask", "train", "train_on_turn", "training", "trainable")
+NOT_LEARNED = (0, False, "0", "0.0", "false", "False")
+TURN_KEYS = {"role", "content", *LEARN_KEYS, *TOOL_KEYS}
 # Characters that no tokenizer takes: NUL, and halves of a surrogate pair (JSON can spell both).
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
@@ -37,11 +41,10 @@ class Lacking(Exception):
         self.kind = kind
 
 
-def messages_of(values: dict[str, object], images: int) -> tuple[Message, ...]:
-    """Returns the row's conversation, with a placeholder for each image.
+def messages_of(values: dict[str, object]) -> tuple[Message, ...]:
+    """Returns the row's conversation, its marks of images as they are written.
 
-    A caption is the answer to an empty question. Where no placeholder is written, all of them open the first
-    user turn.
+    A caption is the answer to an empty question.
     """
     said = [name for name, columns in TEXTS.items() if any(values.get(c) not in SILENT for c in columns)]
     if len(said) > 1:
@@ -54,30 +57,15 @@ def messages_of(values: dict[str, object], images: int) -> tuple[Message, ...]:
     if given is None:
         raise Lacking("text")
     if given == "messages":
-        messages = _conversation(values["messages"])
-    else:
-        column = given if given in CAPTION_COLUMNS else "answer"
-        asked = () if given in CAPTION_COLUMNS else ("question",)
-        for part in (*asked, column):
-            if values.get(part) is None:
-                raise Lacking(part)
-        question = text_of(values["question"], PARTS["question"]) if asked else ""
-        answer = learned_text(text_of(values[column], PARTS[column]), PARTS[column])
-        messages = (Message("user", question), Message("assistant", answer))
-    places = sum(message.text.count(IMAGE) for message in messages)
-    if places == images:
-        return messages
-    if places:
-        raise UserError(
-            "{places} <image> in the text for {images} {images:image|images}",
-            "Write <image> once for each image, or leave it out",
-            "image-places-differ",
-            places=places,
-            images=images,
-        )
-    first = next(i for i, message in enumerate(messages) if message.role == "user")
-    opened = Message("user", IMAGE * images + messages[first].text)
-    return (*messages[:first], opened, *messages[first + 1 :])
+        return _conversation(values["messages"])
+    column = given if given in CAPTION_COLUMNS else "answer"
+    asked = () if given in CAPTION_COLUMNS else ("question",)
+    for part in (*asked, column):
+        if values.get(part) is None:
+            raise Lacking(part)
+    question = text_of(values["question"], PARTS["question"]) if asked else ""
+    answer = learned_text(text_of(values[column], PARTS[column]), PARTS[column])
+    return Message("user", question), Message("assistant", answer)
 
 
 def _conversation(turns: object) -> tuple[Message, ...]:
@@ -112,7 +100,12 @@ def _conversation(turns: object) -> tuple[Message, ...]:
                 roles=get_args(Role),
             )
         text = _content(turn.get("content"), part)
-        messages.append(Message(role, learned_text(text, part) if role == "assistant" else text))
+        if role != "assistant":
+            messages.append(Message(role, text))
+            continue
+        says = len(turn) > 2 and any(key in turn and turn[key] in NOT_LEARNED for key in LEARN_KEYS)
+        learned = not says
+        messages.append(Message(role, learned_text(text, part) if learned else text, learned))
     roles = [message.role for message in messages]
     spoken = roles[1:] if roles[0] == "system" else roles
     # Prompt styles are made for strict turns: chat templates of several families refuse any other order.
@@ -123,7 +116,27 @@ def _conversation(turns: object) -> tuple[Message, ...]:
             "roles-out-of-order",
             roles=[*roles[:8], *["…"] * (len(roles) > 8)],
         )
+    # Nothing that is learned comes after the last answer to learn: the conversation ends there.
+    while messages and not messages[-1].learned:
+        del messages[-2:]
+    if not messages or messages[-1].role != "assistant":
+        raise UserError(
+            "no answer is to be learned: each has {key} that says so",
+            "Remove the row, or what says it",
+            "no-turn-is-learned",
+            key=quoted(next(key for turn in turns for key in LEARN_KEYS if key in turn)),
+        )
     return tuple(messages)
+
+
+def unread_keys(turns: object) -> set[str]:
+    """Returns the keys of turns that say nothing here."""
+    found = (
+        [turn.keys() - TURN_KEYS for turn in turns if isinstance(turn, dict) and len(turn) > 2]
+        if isinstance(turns, list)
+        else []
+    )
+    return set().union(*found)
 
 
 def _content(content: object, part: Phrase) -> str:
@@ -163,7 +176,7 @@ def text_of(value: object, part: Phrase) -> str:
     """Returns a text as it is. Raises `UserError` where it is none; `part` is what messages call it."""
     if value is None:
         raise missing(part)
-    if isinstance(value, bool | int | float):
+    if isinstance(value, bool) or value != value:  # NaN, which tables have in empty cells
         raise UserError(
             "{part} is {kind}, not text",
             'Write it in quotes: "{value}"',
@@ -172,6 +185,8 @@ def text_of(value: object, part: Phrase) -> str:
             kind=kind_of(value),
             value=json.dumps(value),
         )
+    if isinstance(value, int | float):
+        return json.dumps(value)
     if not isinstance(value, str):
         raise UserError(
             "{part} is {kind}, not text", "Write it as text", "not-text", part=part, kind=kind_of(value)

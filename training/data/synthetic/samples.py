@@ -72,7 +72,7 @@ def make_sample(name: str, folder: Path, **changes: object) -> Path:
                 if spec.caption_every is not None and index % spec.caption_every == 0:
                     rows.append({"file_name": file_name, "text": caption(scene, spec.phrasing)})
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            (draft / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+            (draft / "metadata.jsonl").write_text("".join(lines), encoding="utf-8", newline="\n")
     except OSError:
         # Another process may have been first; its files are the same.
         if not (folder / "metadata.jsonl").is_file():

@@ -5,7 +5,7 @@ What needs a model's processor or tokenizer stands in `training.data.validate.mo
 
 import hashlib
 import os
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ from training.data.images import ImageFacts
 from training.data.open import open_configured
 from training.data.row import Issue, Progress, say_nothing
 from training.data.safe_paths import quoted
-from training.data.splits import same_pictures, split, split_dataset
+from training.data.splits import same_pictures, shown_beside_most, split, split_dataset
 from training.data.validate.image_index import ImageIndex
 from training.data.validate.token_lengths import TokenLengths
 from vlm.errors import Phrase, UserError, in_common
@@ -154,7 +154,36 @@ def check_dataset(
     # Files of one size are compared to the last byte for these: a check that was cancelled should end.
     if cancelled():
         return report
-    return replace(report, findings=[*findings, *_shared_content(report, held_out, seed)])
+    findings += _shared_content(report, held_out, seed)
+    if held_out > 0 and (none := none_held_out(report, held_out, seed)):
+        findings.append(Issue.at(dataset.name, none, warning=True))
+    return report
+
+
+def none_held_out(report: Report, held_out: float, seed: int) -> UserError | None:
+    """Returns why none of several usable examples can be held out; None where some are."""
+    train, evaluated = report.sides(held_out, seed)
+    if evaluated or len(train) < 2:
+        return None
+    # By content: two files may hold one picture.
+    seen = {path: facts.digest for path, facts in report.facts.items()}
+    shown = Counter(digest for example in train for digest in {seen.get(i, i) for i in example.images})
+    [(picture, count)] = shown.most_common(1)
+    if count == len(train):
+        image = next(i for example in train for i in example.images if seen.get(i, i) == picture)
+        return UserError(
+            "0 of {rows:,} rows can be held out: all show {image}",
+            "Give the rows a column split, with train and test in it, or add other pictures",
+            "none-held-out-of-one-picture",
+            rows=len(train),
+            image=quoted(image.relative_to(report.dataset.root).as_posix()),
+        )
+    return UserError(
+        "0 of {rows:,} rows can be held out: pictures that rows share tie all of them together",
+        "Give the rows a column split, with train and test in it, or add other pictures",
+        "none-held-out-of-tied-rows",
+        rows=len(train),
+    )
 
 
 def _examined(
@@ -210,6 +239,13 @@ def _image_faults(facts: ImageFacts) -> Iterator[tuple[UserError, bool]]:
             **size,
         )
         yield error, True
+    if facts.odd:
+        error = UserError(
+            "what is written about the image's pixels can't be read: the pixels are taken as they are",
+            "Look which way up it is, or save it again",
+            "image-metadata-broken",
+        )
+        yield error, True
     if facts.frames > 1:
         error = UserError(
             "the image has {frames} frames: the first is used",
@@ -260,12 +296,13 @@ def _shared_content(report: Report, held_out: float, seed: int) -> Iterator[Issu
         yield Issue.at(path, error, row_ids=rows, image=path, warning=True)
     # Only a split that the dataset brings along can leak: ours keeps an image, and its copies, on one side.
     train, evaluation = report.sides(held_out, seed)
-    trained = {facts[i].digest: example for example in train for i in example.images if i in facts}
+    shown = facts.keys() - shown_beside_most([example.images for example in dataset.examples])
+    trained = {facts[i].digest: example for example in train for i in example.images if i in shown}
     leaks = [
         (example, trained[facts[i].digest])
         for example in evaluation
         for i in example.images
-        if i in facts and facts[i].digest in trained
+        if i in shown and facts[i].digest in trained
     ]
     if leaks:
         seen, by = leaks[0]

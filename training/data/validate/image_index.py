@@ -44,11 +44,11 @@ class ImageIndex:
             saved = json.loads(self.file.read_bytes())
             if saved["found_by"] == found_by():
                 self.known = {
-                    path: (FileStamp(*stamp), ImageFacts(width, height, frames, bytes.fromhex(digest)))
-                    for path, (*stamp, width, height, frames, digest) in saved["images"].items()
+                    path: (FileStamp(*stamp), ImageFacts(width, height, frames, bytes.fromhex(digest), odd))
+                    for path, (*stamp, width, height, frames, digest, odd) in saved["images"].items()
                 }
         except FileNotFoundError:
-            pass  # the first check of this dataset
+            return  # the first check of this dataset
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             logger.info("what was found of the images can't be read, so they are opened again: %s", error)
 
@@ -99,7 +99,7 @@ class ImageIndex:
             others = [item for item in self.known.items() if item[0] not in self.used]
             surplus = max(0, len(others) + len(self.used) - MOST_IMAGES)
             found = {
-                path: [*stamp, facts.width, facts.height, facts.frames, facts.digest.hex()]
+                path: [*stamp, facts.width, facts.height, facts.frames, facts.digest.hex(), facts.odd]
                 for path, (stamp, facts) in [*others[surplus:], *self.used.items()]
             }
             self.file.parent.mkdir(parents=True, exist_ok=True)

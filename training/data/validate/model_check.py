@@ -6,9 +6,11 @@ adds, template and image tokens, is measured by `training.data.validate.token_co
 for each pattern of turns and each size of image, so that the time is bounded however large the dataset is.
 """
 
+import math
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from training.data.row import Issue, Progress, say_nothing
@@ -24,7 +26,12 @@ from training.data.validate.token_counter import (
     quiet_transformers,
     turn_pattern,
 )
-from training.data.validate.token_lengths import SequenceLengths, TokenLengths, rounded_up
+from training.data.validate.token_lengths import (
+    ANSWER_MARGIN,
+    SequenceLengths,
+    TokenLengths,
+    rounded_up,
+)
 from vlm.errors import Phrase, UserError
 from vlm.example import IMAGE, Example
 
@@ -35,6 +42,8 @@ SECONDS_FOR_NEAR = 60.0
 # and template meet.
 NEAR_TOKENS, NEAR_PART = 16, 0.02
 TOKENS_NAMED = 3
+# A power of two: no model is advised to see fewer pixels of an image.
+FEWEST_PIXELS = 8
 WRITE_OTHERWISE = "Remove it, or write it otherwise, with a space in it for example"
 
 
@@ -72,18 +81,20 @@ def check_with_model(
         check.add(_refused(check, {}, refused_patterns))
         check.add(_typed_control_tokens(check, counter, template.ends))
         check.add(_untrainable_answers(check, counted))
+        check.add(_cut_answers(check, counter, counted))
+        words: dict[str, list[float]] = {}  # tokens of each sequence but those of images
         estimates: SequenceLengths = {}
         for example in check.examples:
+            parts = zip(counted[example.id].sequences, template.of(turn_pattern(example)), strict=False)
+            first, *rest = words[example.id] = [text + added for text, added in parts]
             # Images stand in the first sequence: what an encoder-decoder's encoder reads, or all there is.
-            of_images = (images.of(check.sizes_of(example)), 0)
-            parts = zip(
-                counted[example.id].sequences, template.of(turn_pattern(example)), of_images, strict=False
-            )
-            estimates[example.id] = tuple(round(text + added + image) for text, added, image in parts)
+            whole = (first + images.of(check.sizes_of(example)), *rest)
+            estimates[example.id] = tuple(map(round, whole))
         lengths, measured = _measured_near_limit(check, counter, estimates, cancelled)
-        check.add(_too_long(check, counter, counted, lengths))
+        check.add(_too_long(check, counter, counted, lengths, words))
     tokens = tuple(map(max, lengths.values()))
-    found = TokenLengths(tokens, counter.limit, counter.model_limit, measured, lengths)
+    longest = max((counted[example.id].answer for example in check.examples), default=0)
+    found = TokenLengths(tokens, counter.limit, counter.model_limit, measured, lengths, longest)
     return replace(report, findings=[*report.findings, *check.findings], lengths=found)
 
 
@@ -214,6 +225,24 @@ def _untrainable_answers(check: _Check, counted: Mapping[str, TextTokens]) -> It
             yield check.issue(example, error, warning=True)
 
 
+def _cut_answers(check: _Check, counter: TokenCounter, counted: Mapping[str, TextTokens]) -> Iterator[Issue]:
+    """Yields a warning for each example whose answer no evaluation would have to its end."""
+    most = counter.answer_limit
+    for example in check.examples:
+        if (tokens := counted[example.id].answer) > most:
+            error = UserError(
+                "the answer has {tokens:,} tokens, and an evaluation cuts it at {most:,}:"
+                " it is trained on whole, and counts as wrong",
+                "Give --max_new_tokens {enough}, or shorten it",
+                "answer-cut",
+                change={"max_new_tokens": tokens + ANSWER_MARGIN},
+                tokens=tokens,
+                most=most,
+                enough=tokens + ANSWER_MARGIN,
+            )
+            yield check.issue(example, error, warning=True)
+
+
 def _measured_near_limit(
     check: _Check, counter: TokenCounter, lengths: SequenceLengths, cancelled: Callable[[], bool]
 ) -> tuple[SequenceLengths, int]:
@@ -243,23 +272,59 @@ def _measured_near_limit(
 
 
 def _too_long(
-    check: _Check, counter: TokenCounter, counted: Mapping[str, TextTokens], lengths: SequenceLengths
+    check: _Check,
+    counter: TokenCounter,
+    counted: Mapping[str, TextTokens],
+    lengths: SequenceLengths,
+    words: Mapping[str, Sequence[float]],
 ) -> Iterator[Issue]:
-    for example in check.examples:
+    over = [example for example in check.examples if max(lengths[example.id]) > counter.limit]
+    # Rows that are too long for what they show, and not for what they say.
+    shown = [e for e in over if e.images and max(words[e.id]) + NEAR_TOKENS < counter.limit]
+    pixels = _fewer_pixels(check, counter, shown, words) if shown else None
+    helped = {example.id for example in shown}
+    for example in over:
         tokens = max(lengths[example.id])
-        if tokens <= counter.limit:
-            continue
         text, *answer = counted[example.id].sequences
         # What stands beside the text; nothing where an encoder-decoder's answer is what is too long.
         apart = tokens - (text if max(answer, default=0) <= counter.limit else tokens)
         beside = len(example.images) if apart > counter.limit else 0
-        yield check.issue(example, _over_limit(counter, tokens, beside, apart))
+        fewer = pixels if example.id in helped else None
+        yield check.issue(example, _over_limit(counter, tokens, beside, apart, fewer))
 
 
-def _over_limit(counter: TokenCounter, tokens: int, images: int, apart: int) -> UserError:
-    """Returns what is said of a row that has too many tokens: it, or its `images` with the template alone."""
+def _fewer_pixels(
+    check: _Check, counter: TokenCounter, examples: Sequence[Example], words: Mapping[str, Sequence[float]]
+) -> int | None:
+    """Returns how many pixels images may have for all these rows to fit; None where the model can't do it."""
+
+    def fit(smaller: TokenCounter, rows: Sequence[Example]) -> bool:
+        images, refused = measure_images(rows, check.sizes_of, smaller)
+        most = counter.limit - NEAR_TOKENS
+        fitting = (words[row.id][0] + images.of(check.sizes_of(row)) <= most for row in rows)
+        return not refused and all(fitting)
+
+    largest = max(examples, key=lambda row: sum(map(math.prod, check.sizes_of(row))))
+    pixels = max(map(math.prod, check.sizes_of(largest)))
+    with suppress(UserError):
+        for power in reversed(range(FEWEST_PIXELS, (pixels - 1).bit_length())):
+            smaller = counter.with_pixels(2**power)
+            # One row tells nearly always: all of them may have hundreds of sizes.
+            if fit(smaller, [largest]) and fit(smaller, examples):
+                return 2**power
+    return None
+
+
+def _over_limit(counter: TokenCounter, tokens: int, images: int, apart: int, pixels: int | None) -> UserError:
+    """Returns what is said of a row that has too many tokens: it, or its `images` with the template alone.
+
+    With fewer `pixels` it fits.
+    """
     change = {}
-    if tokens > counter.model_limit:
+    if pixels:
+        change["image_max_pixels"] = pixels
+        advice = Phrase("Give --image_max_pixels {pixels}: nothing is cut", "fewer-pixels", pixels=pixels)
+    elif tokens > counter.model_limit:
         most = counter.model_limit
         advice = Phrase("Shorten it: this model reads {most:,} tokens at most", "shorten-the-row", most=most)
     else:

@@ -5,12 +5,14 @@ measured on blank images: an image of one size has the same tokens in every conv
 turns (roles, and the images in each turn) the same template.
 """
 
+import copy
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from PIL import Image
 from transformers import PreTrainedTokenizerBase
@@ -18,11 +20,17 @@ from transformers.utils import logging as transformers_logging
 
 from training.config import TrainingConfig
 from training.data.row import Progress
+from training.data.validate.token_lengths import LONGEST_ANSWER
+from vlm.catalog import Kind
 from vlm.errors import UserError
 from vlm.example import IMAGE, Example, Message
+from vlm.models import hub
+from vlm.models.image_size import with_image_size
 from vlm.models.loading import load_processor, read_config
 from vlm.prompting import IGNORED, PromptStyle, prompt_style
+from vlm.prompting.chat import ChatPrompt
 from vlm.prompting.seq2seq import QuestionAnswerPrompt
+from vlm.settings import ModelSettings
 
 MOST_TOKENS = 1 << 20  # the most that `max_length` may be
 # Sizes of images and patterns of turns that are measured; others count as the nearest of these. A processor
@@ -55,11 +63,13 @@ def quiet_transformers() -> Iterator[None]:
 class TextTokens:
     """The tokens of one example's texts, sequence by sequence, and turns (counted from 1) that are odd.
 
-    `empty_turn` is the first answer of which the tokenizer makes no token, `unknown_turn` the first one with
-    characters that it doesn't know; 0 where there is none.
+    `answer` are those of its last answer, which an evaluation asks for. `empty_turn` is the first answer of
+    which the tokenizer makes no token, `unknown_turn` the first one with characters that it doesn't know; 0
+    where there is none.
     """
 
     sequences: tuple[int, ...]
+    answer: int
     empty_turn: int
     unknown_turn: int
 
@@ -68,17 +78,30 @@ class TextTokens:
 class TokenCounter:
     """A prompt style with its limit lifted, and the limits: `limit` with `max_length`, `model_limit` without.
 
-    An encoder-decoder's question and answer are two sequences, each of which has the limit for itself.
+    An encoder-decoder's question and answer are two sequences, each of which has the limit for itself. `kind`
+    is the model's, and `answer_limit` the tokens that an evaluation lets an answer have.
     """
 
     prompt: PromptStyle
     limit: int
     model_limit: int
     encoder_decoder: bool
+    kind: Kind = "seq2seq"
+    answer_limit: int = LONGEST_ANSWER
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self.prompt.tokenizer
+
+    def with_pixels(self, most: int) -> Self:
+        """Returns the counter of the same model where it sees so many pixels of an image at most.
+
+        Raises:
+            UserError: It has no such size.
+        """
+        prompt, settings = copy.copy(self.prompt), ModelSettings(image_max_pixels=most)
+        prompt.processor = with_image_size(prompt.processor, settings)
+        return replace(self, prompt=prompt)
 
     def measure(self, messages: Sequence[Message], sizes: Iterable[ImageSize]) -> tuple[tuple[int, ...], str]:
         """Returns the tokens of each sequence of a conversation about blank images, and what ends its answer.
@@ -128,6 +151,7 @@ class TokenCounter:
                     answers = answers[-1:]  # earlier answers are encoder input: nothing is trained on them
                 found[example.id] = TextTokens(
                     self.per_sequence(tokens),
+                    tokens[answers[-1]] if answers else 0,
                     next((index + 1 for index in answers if tokens[index] == 0), 0),
                     next((index + 1 for index in answers if any(odd for _, odd in pieces[index])), 0),
                 )
@@ -214,9 +238,12 @@ def token_counter(config: TrainingConfig) -> TokenCounter:
         prompt = prompt_style(architecture, processor, None)
     text = architecture.get_text_config().to_dict()
     positions = [text[name] for name in POSITIONS if isinstance(text.get(name), int)]
-    model_limit = min(most, *positions)
+    model_limit = min([most, *positions])
     encoder_decoder = isinstance(prompt, QuestionAnswerPrompt)
-    return TokenCounter(prompt, min(limit, model_limit), model_limit, encoder_decoder)
+    kind: Kind = "seq2seq" if architecture.is_encoder_decoder else "completion"
+    kind = "composed" if hub.is_composed(config.model) else "chat" if isinstance(prompt, ChatPrompt) else kind
+    most_of_answer = config.max_new_tokens or LONGEST_ANSWER
+    return TokenCounter(prompt, min(limit, model_limit), model_limit, encoder_decoder, kind, most_of_answer)
 
 
 def text_pieces(message: Message) -> list[str]:

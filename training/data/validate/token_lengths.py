@@ -14,6 +14,9 @@ from vlm.filesystem import write_atomic
 # Tokens of each sequence of an example, by its id.
 SequenceLengths = Mapping[str, Sequence[int]]
 
+# An answer that ends must have its end written too, and a model that has not learned yet is longer than its
+# labels; above 512 tokens an evaluation takes longer than most runs.
+ANSWER_MARGIN, LONGEST_ANSWER = 8, 512
 # A safe value is a multiple of this: a new row a little longer than the rest then still fits.
 STEP = 64
 ROUND_WIDTHS = [digit * 10**power for power in range(12) for digit in (1, 2, 5)]
@@ -36,6 +39,7 @@ class TokenLengths:
     that the model reads at all. `measured` examples went through the processor; of the others the text was
     counted, and the rest taken from examples alike. `sequences` has the tokens of each sequence by an
     example's id: encoder input and decoder labels of an encoder-decoder, else the one that holds everything.
+    `longest_answer` is that of the labels.
     """
 
     tokens: tuple[int, ...]
@@ -43,6 +47,7 @@ class TokenLengths:
     model_limit: int
     measured: int
     sequences: SequenceLengths = field(default_factory=dict)
+    longest_answer: int = 0
 
     @property
     def longest(self) -> int:
@@ -76,8 +81,14 @@ class TokenLengths:
     def facts(self) -> dict[str, object]:
         """Returns all but the single lengths, for JSON."""
         names = ("limit", "model_limit", "median", "longest", "lost", "safe_max_length", "measured")
+        names += ("longest_answer",)
         bins = [[found.low, found.high, found.count] for found in self.bins()]
         return {"bins": bins} | {name: getattr(self, name) for name in names}
+
+
+def answer_length(longest: int) -> int:
+    """Returns the tokens that an evaluation lets an answer have, by those of the longest label."""
+    return min(LONGEST_ANSWER, longest + max(ANSWER_MARGIN, longest // 4))
 
 
 def rounded_up(tokens: int, model_limit: int) -> int:
@@ -95,4 +106,4 @@ def run_lengths(file: Path, sequences: SequenceLengths) -> SequenceLengths:
         began_before = any(file.with_name("checkpoints").glob("checkpoint-*"))
         lengths = {} if began_before else {example: list(tokens) for example, tokens in sequences.items()}
         write_atomic(file, json.dumps(lengths))  # half a file would end every later start of the run
-    return json.loads(file.read_text())
+    return json.loads(file.read_text("utf-8"))
