@@ -205,22 +205,26 @@ class Routes:
             return
         path = "/" + scope["path"].removeprefix(scope.get("root_path", "")).strip("/")
         open_to_all = any(pattern.match(path) for pattern in self.to_all)
-        is_upload, started, taken, over = path == UPLOAD_ROUTE, False, 0, False
+        is_upload, taken = path == UPLOAD_ROUTE, 0
+        over = started = too_much = refused = False
         limit = (self.uploads.left() if self.uploads else math.inf) if is_upload else LONGEST_BODY
 
         async def refuse(status: int, detail: Any) -> None:
+            nonlocal refused
+            refused = True
             await JSONResponse({"detail": detail}, status)(scope, receive, answer)
 
         async def bounded(limit: float = limit) -> Message:
-            nonlocal taken, over
+            nonlocal taken, over, too_much
             message = await receive()
             size = len(message.get("body", b""))
             taken, over = taken + size, not message.get("more_body", False)
             if is_upload and self.uploads:
                 self.uploads.take(size)
-                if self.uploads.left() < 0 and limit < math.inf:
-                    raise TooMuch
+                too_much |= self.uploads.left() < 0 and limit < math.inf
             if taken > limit:
+                too_much = True
+            if too_much and limit < math.inf:
                 raise TooMuch
             return message
 
@@ -229,6 +233,8 @@ class Routes:
             # What is on its way is taken in: closed over it, a connection breaks off before its answer.
             while scope["method"] == "POST" and not started and not over and taken <= LONGEST_BODY:
                 await bounded(math.inf)
+            if too_much and not (started or refused):  # FastAPI takes it for a body that it can't parse
+                return
             started = True
             await send(message)
 
@@ -241,6 +247,8 @@ class Routes:
             if (int(length) if length.isdecimal() else 0) > limit:
                 raise TooMuch
             await self.app(scope, bounded, answer)
+            if too_much and not started:
+                raise TooMuch
         except Exception as failure:
             if started:
                 raise

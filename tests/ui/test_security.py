@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from email.message import Message
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -52,7 +53,7 @@ def test_where_nobody_may_train_a_run_can_be_looked_at_and_not_stopped(tmp_path)
         assert not runs.stop_requested(run)
 
 
-def answered(url: str, method: str = "GET", data: bytes | None = None, **headers: str) -> tuple[int, Message]:
+def answered(url: str, method: str = "GET", data: Any = None, **headers: str) -> tuple[int, Message]:
     """Status and headers of an answer; `_` in a header's name stands for a hyphen."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     request = urllib.request.Request(url, data, named, method=method)
@@ -173,6 +174,16 @@ def test_a_file_without_a_name_is_no_error_of_the_server(local):
         "; filename=" + "a" * 5000,
     )
     assert [uploaded(local, 10, named) for named in names] == [400, 200, 200, 200, 413]
+
+
+def test_a_body_of_unknown_length_is_read_to_its_bound_and_no_further(local, monkeypatch):
+    monkeypatch.setattr(security, "LONGEST_BODY", 1000)
+
+    def join(size: int) -> int:
+        body = iter([b"{}", b" " * (size - 2)])  # no length is said: it comes in chunks
+        return answered(f"{local}/gradio_api/queue/join", "POST", body, Content_Type="application/json")[0]
+
+    assert (join(1000), join(1001)) == (422, 413)
 
 
 def test_all_visitors_together_send_so_much_in_an_hour_and_no_more(tmp_path, monkeypatch):

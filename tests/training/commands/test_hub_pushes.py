@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from support.stub_hub import Repo, StubHub
@@ -101,6 +102,28 @@ def test_g24_an_adapter_that_could_not_be_fetched_is_fetched_by_the_command_that
     subprocess.run([hf, *words[1:]], env=environment, check=True, capture_output=True, timeout=120)
     fetched = {path.name: path.read_bytes() for path in run.adapter_path.iterdir() if path.is_file()}
     assert {name: fetched[name] for name in ADAPTER} == ADAPTER
+
+
+def test_g24_an_adapter_is_the_runs_once_it_is_whole(
+    platform: tuple[StubHub, Jobs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is killed while it is fetched leaves no half of it under the name of the whole."""
+    _, jobs = platform
+    finished = {"kind": "finished", "step": 9, "elapsed_s": 1.0, "adapter": "adapter", "exit_code": 0}
+    jobs.script = f"echo '@lora-lens {json.dumps(finished)}'"
+    half_way: list[bool] = []
+
+    def fetch(api: HfApi, repository: str, *, local_dir: Path) -> None:
+        local_dir.mkdir()
+        for name, content in ADAPTER.items():
+            local_dir.joinpath(name).write_bytes(content)
+            half_way.append(runs.find(tmp_path / "workspace", "far away").adapter_path.exists())
+
+    monkeypatch.setattr(HfApi, "snapshot_download", fetch)
+    assert main(["submit", "--name", "far away", "--dataset", "shapes"]) == 0
+    assert half_way == [False] * len(ADAPTER)
+    run = runs.find(tmp_path / "workspace", "far away")
+    assert {path.name: path.read_bytes() for path in run.adapter_path.iterdir()} == ADAPTER
 
 
 def test_g24_a_job_pushes_again_where_the_hub_or_the_network_fails_and_not_where_it_is_refused(

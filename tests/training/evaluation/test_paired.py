@@ -98,3 +98,25 @@ def test_a_verdict_is_said_with_both_rates_the_interval_and_the_test() -> None:
     said = codes_of(better.words(ADAPTER, BASE)) | codes_of(chosen)
     assert {"paired-better", "paired-chance-small", "paired-no-difference", "paired-chance"} <= said
     assert "75,0 % đúng so với 0,0 %" in sentence("vi", better.words(ADAPTER, BASE))
+
+
+@pytest.mark.parametrize(
+    ("metric", "code", "measure"),
+    [
+        ("exact_match", "paired-right", "right"),
+        ("token_f1", "paired-token-f1", "token F1"),
+        ("field_f1", "paired-field-f1", "field F1"),
+        ("relaxed_accuracy", "paired-relaxed-accuracy", "right within 5 %"),
+        ("vqa_accuracy", "paired-vqa-accuracy", "VQA accuracy"),
+    ],
+)
+def test_a_worse_adapter_is_told_by_the_measure_it_was_scored_with(
+    metric: str, code: str, measure: str
+) -> None:
+    before, after = answered([1.0] * 12, metric), answered([0.25] * 12, metric)
+    said = pair(before, after, chosen_here=False).words(ADAPTER, BASE)
+    assert said.startswith(
+        f"The adapter against the base: worse. 25.0 % against 100.0 % {measure} on the same 12 examples:"
+    )
+    assert {"paired-worse", code} <= codes_of(said)
+    assert "kém hơn" in sentence("vi", said)
