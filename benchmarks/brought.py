@@ -1,9 +1,10 @@
-"""From what people bring to a verdict, no setting touched: `python -m benchmarks.brought [--only starter]`.
+"""From what people bring to a verdict, no setting touched: `python -m benchmarks.brought`.
 
 Three kinds of folders, drawn here: pictures in class folders, receipts with JSON answers in a table, and
 Vietnamese captions in a `.txt` beside each picture; each once as it is and once with its answers shuffled.
 The command line trains on each folder as it lies there, on the starter and on a tiny chat model with random
-weights. Prints a table of the verdicts, then one line of JSON.
+weights; with `--page` the folder is dropped on the page in Chromium, and its Start is clicked. Prints a table
+of the verdicts, then one line of JSON.
 """
 
 import argparse
@@ -14,11 +15,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from PIL import Image, ImageDraw
+from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.gpu_models import make_smolvlm
+from benchmarks.page import served, visited
+from benchmarks.page_actions import ready, see
 
 PICTURES = 240
 SEED = 20_261_130
@@ -121,36 +126,70 @@ def brought(kind: str, folder: Path, *, shuffled: bool) -> Path:
     return folder
 
 
-def told(workspace: Path, name: str, dataset: Path, model: str) -> dict[str, object]:
-    """What the command line says of a run on this folder: its verdict, and how long all of it took."""
-    program, began = [sys.executable, "-m", "training"], time.perf_counter()
-    where = ["--workspace", str(workspace)]
-    command = [*program, "run", *where, "--dataset", str(dataset), "--name", name, "--model", model]
+def by_shell(workspace: Path, dataset: Path, model: str) -> str:
+    """Trains with the command line; the name of the run."""
+    name = f"{dataset.name}-{Path(model).name}"
+    command = [sys.executable, "-m", "training", "run", "--workspace", str(workspace), "--name", name]
+    command += ["--dataset", str(dataset), "--model", model]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    run_s = time.perf_counter() - began
-    shown = subprocess.run([*program, "show", name, *where, "--json"], check=True, capture_output=True)
-    facts = json.loads(shown.stdout)
+    return name
+
+
+def by_page(page: Page, dataset: Path, model: str) -> str:
+    """Drops the folder on the Train tab and clicks Start; the name of the run once its verdict is seen."""
+    ready(page)
+    if model != "starter":
+        page.locator("#choose-model select").select_option("?")
+        page.locator("#other-model input").fill(model)
+        page.locator("#other-model input").press("Enter")
+        see(page, ".command", model)
+    page.locator("#add-yours").click()
+    page.locator("#train-folder-files").set_input_files(str(dataset))
+    see(page, ".command", f"--dataset {dataset.name}")
+    see(page, "#start:enabled")
+    page.locator("#start").click()
+    see(page, "#live .state", "Training", polling=500)
+    see(page, "#live .state", "Finished", polling=500)
+    see(page, ".found", "against the base")
+    return page.locator("#live .runline .name").inner_text()
+
+
+def told(workspace: Path, name: str) -> dict[str, object]:
+    """What the command line says of a finished run."""
+    command = [sys.executable, "-m", "training", "show", name, "--workspace", str(workspace), "--json"]
+    facts = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     verdict, evaluated = facts["verdict"], facts["evaluated"][-1]
     result = {"verdict": verdict["verdict"], "metric": verdict["metric"], "rows": verdict["examples"]}
     result |= {side: verdict[side] for side in ("before", "after")}
-    return result | {"commonest": evaluated["commonest"]["score"], "run_s": run_s}
+    return result | {"commonest": evaluated["commonest"]["score"]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=("starter", "chat"), help="one of the two models")
+    parser.add_argument("--page", action="store_true", help="by the page in Chromium, not by the shell")
     given, results = parser.parse_args(), []
-    with tempfile.TemporaryDirectory() as room:
+    with tempfile.TemporaryDirectory() as room, ExitStack() as stack:
         folder = Path(room)
+        workspace = folder / "workspace"
         make_smolvlm(folder / "chat", "cpu", tiny=True)
         models = {"starter": "starter", "chat": str(folder / "chat")}
+        if given.page:
+            chromium = stack.enter_context(sync_playwright()).chromium
+            command = [sys.executable, "app.py", "--workspace", str(workspace), "--port"]
+            url, _ = stack.enter_context(served(command, folder / "app.log"))
         for kind in KINDS:
             for shuffled in (False, True):
                 named = f"{kind}{', shuffled' if shuffled else ''}"
                 dataset = brought(kind, folder / named.replace(",", "").replace(" ", "-"), shuffled=shuffled)
                 for model in (given.only,) if given.only else models:
-                    name = f"{dataset.name}-{model}"
-                    row = told(folder / "workspace", name, dataset, models[model])
+                    began = time.perf_counter()
+                    if given.page:
+                        with visited(chromium, url) as (page, _):
+                            name = by_page(page, dataset, models[model])
+                    else:
+                        name = by_shell(workspace, dataset, models[model])
+                    row = {"run_s": time.perf_counter() - began} | told(workspace, name)
                     results.append({"data": named, "model": model, **row})
                     print(results[-1], file=sys.stderr, flush=True)
     print("| data | model | verdict | metric | base | adapter | always the commonest | rows | s |")
@@ -159,7 +198,7 @@ def main() -> None:
         rates = " | ".join(f"{r[rate]:.1%}" for rate in ("before", "after", "commonest"))
         facts = f"{r['data']} | {r['model']} | {r['verdict']} | {r['metric']}"
         print(f"| {facts} | {rates} | {r['rows']} | {r['run_s']:.0f} |")
-    print(json.dumps({"pictures": PICTURES, "results": results}))
+    print(json.dumps({"pictures": PICTURES, "by": "page" if given.page else "shell", "results": results}))
 
 
 if __name__ == "__main__":

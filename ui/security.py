@@ -201,8 +201,7 @@ class Routes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            return await self.app(scope, receive, send)
         path = "/" + scope["path"].removeprefix(scope.get("root_path", "")).strip("/")
         open_to_all = any(pattern.match(path) for pattern in self.to_all)
         is_upload, taken = path == UPLOAD_ROUTE, 0
@@ -221,7 +220,7 @@ class Routes:
             taken, over = taken + size, not message.get("more_body", False)
             if is_upload and self.uploads:
                 self.uploads.take(size)
-                too_much |= self.uploads.left() < 0 and limit < math.inf
+                too_much |= self.uploads.left() < 0
             if taken > limit:
                 too_much = True
             if too_much and limit < math.inf:

@@ -134,7 +134,8 @@ class Preflight(TrainerCallback):
         """Returns the mean seconds of a pass over these batches, measured for at most `allowed_s`.
 
         `first_s` is what the first of them took. A batch's first pass fills caches and is left out where
-        there is another one.
+        there is another one. Means, not medians: what else computes on the machine makes some passes slow,
+        and will make as many steps slow.
         """
         times: list[list[float]] = [[first_s], *([] for _ in batches[1:])]
         left_s = allowed_s
@@ -143,7 +144,7 @@ class Preflight(TrainerCallback):
                 break
             times[number].append(self.pass_s(batch))
             left_s -= times[number][-1]
-        return statistics.mean(statistics.median(taken[1:] or taken) for taken in times if taken)
+        return statistics.mean(statistics.mean(taken[1:] or taken) for taken in times if taken)
 
     def settle_threads(self, batch: list[Example], first_s: float, allowed_s: float) -> float:
         """Chooses the number of threads, writes it into the run's settings, and returns a pass's seconds.

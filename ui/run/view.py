@@ -174,9 +174,7 @@ def results(
         return ""
     is_last = after["step"] == (summary.best_step or status.step)
     notes = [say(language, "results_note", count=after["examples"])]
-    if verdict is not None:
-        who = compare.ADAPTER if is_last else at_step(language, after["step"])
-        notes.append(f"{sentence(language, verdict.words(who, compare.BASE))}.")
+    who = compare.ADAPTER if is_last else at_step(language, after["step"])
     if (common := compare.commonest_note(after)) is not None:
         notes.append(sentence(language, common))
     if reason := LabelMetric(**after.get("by_labels", {})).reason:
@@ -200,6 +198,7 @@ def results(
         language,
         rows=[(row_name(language, row), row) for row in compare.comparisons(before, after)],
         kept=say(language, "adapter") if is_last else at_step(language, after["step"]),
+        verdict=verdict and f"{sentence(language, verdict.words(who, compare.BASE))}.",
         notes=notes,
     )
 
