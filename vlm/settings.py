@@ -142,7 +142,8 @@ class AdapterSettings(BaseModel):
         "attention_mlp", description="Layers of the vision tower that get a LoRA."
     )
     vision_learning_rate: LearningRate | None = Field(
-        None, description="Learning rate of the vision tower; learning_rate if not given."
+        None,
+        description="Learning rate of the vision tower; learning_rate if that is given, else by the model.",
     )
     connector: Connector = Field(
         "auto", description="Train the connector: a LoRA, all of it, or `auto`: all of it where it is new."

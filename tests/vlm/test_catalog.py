@@ -70,6 +70,7 @@ DECIDED: dict[str, list[tuple[ModelAndData, Method, float | str]]] = {
         (known(), "prompt_tuning", 3e-2),
         (known(), "loha", 2e-4),
     ],
+    "vision_rate": [(known("starter", 3, "seq2seq"), "lora", 0.333), (known(), "lora", 1)],
     "batch": [
         (known("starter", 3, "seq2seq", 20), "lora", 32),
         (known(examples=40), "lora", 4),

@@ -28,6 +28,7 @@ MAY_BE_FOLDERS = ("dataset", "model", "from_adapter")
 # `training.memory.auto` gives them their values, the preflight the threads; nothing behind these sees either.
 AutoSetting = Literal[
     "learning_rate",
+    "vision_learning_rate",
     "epochs",
     "batch_size",
     "gradient_accumulation_steps",
@@ -282,7 +283,10 @@ class TrainingConfig(EvaluationSettings, GenerationSettings, SpeedSettings, Adap
     @property
     def open_settings(self) -> list[AutoSetting]:
         """The settings that are still to be chosen."""
-        return [name for name in AUTO if getattr(self, name) in (None, "auto")]
+        # A rate that is given holds for the vision tower too, unless that has its own.
+        one_rate = self.learning_rate is not None or not self.use_vision_lora
+        closed = ("vision_learning_rate",) if one_rate else ()
+        return [name for name in AUTO if getattr(self, name) in (None, "auto") and name not in closed]
 
     def with_values(self, values: Mapping[str, Any]) -> Self:
         """Returns the settings with other values, which nobody can say that `auto` has chosen."""

@@ -112,8 +112,12 @@ def by_rules(config: TrainingConfig, known: ModelAndData, longest_answer: int) -
     """Returns the values that memory has no say in, of open settings and of others."""
     ranks = {"text_lora_r": config.use_text_lora, "vision_lora_r": config.use_vision_lora}
     rank = next((getattr(config, name) for name, trains in ranks.items() if trains), config.connector_lora_r)
+    rate = catalog.learning_rate(known, config.method, rank)
+    # To two digits, as the rate itself.
+    of_vision = float(f"{rate * catalog.rule_of('vision_rate', known, config.method).value:.1e}")
     values = {
-        "learning_rate": catalog.learning_rate(known, config.method, rank),
+        "learning_rate": rate,
+        "vision_learning_rate": of_vision if config.learning_rate is None else config.learning_rate,
         "epochs": float(catalog.rule_of("epochs", known, config.method).value),
         "evaluations": int(catalog.rule_of("evaluations", known, config.method).value),
         "max_new_tokens": answer_length(longest_answer),

@@ -32,8 +32,8 @@ FIRST_RUN_S = 120
 """Wall time of a run with nothing changed, on two CPU cores. README and docs say the same."""
 
 BY_MODEL = (
-    *("learning_rate", "epochs", "batch_size", "gradient_accumulation_steps", "gradient_checkpointing"),
-    *("quantization", "evaluations", "best_metric"),
+    *("learning_rate", "vision_learning_rate", "epochs", "batch_size", "gradient_accumulation_steps"),
+    *("gradient_checkpointing", "quantization", "evaluations", "best_metric"),
 )
 """Settings whose value at `auto` stands beside the word."""
 

@@ -43,8 +43,26 @@ def test_the_starters_open_settings_are_what_they_were_before_there_was_auto() -
     chosen = choose(build({}), STARTER, 7).config
     assert (chosen.learning_rate, chosen.epochs, chosen.evaluations) == (3e-3, 10, 3)
     assert split(chosen) == (32, 1, False, "none")
-    assert {*chosen.auto} == {*AUTO}
+    assert {*chosen.auto} == {*AUTO} - {"vision_learning_rate"}, "no vision tower trains"
     assert chosen.open_settings == ["threads"]
+
+
+def test_the_vision_towers_rate_goes_with_the_runs_unless_one_is_given() -> None:
+    seen = {"use_vision_lora": True}
+    starters, large = (
+        choose(build({"model": m} | seen), known, 7)
+        for m, known in (("starter", STARTER), ("org/chat-2b", CHAT))
+    )
+    assert (starters.config.learning_rate, starters.config.vision_learning_rate) == (3e-3, 1e-3)
+    assert "vision_learning_rate" in starters.config.auto
+    assert "auto: vision_learning_rate 0.001" in starters.notes
+    assert large.config.vision_learning_rate == large.config.learning_rate == 2e-4
+    assert starters.config.opened().vision_learning_rate is None
+    one = choose(build(seen | {"learning_rate": 5e-4}), STARTER, 7).config
+    assert one.vision_learning_rate is None, "the given one is every tower's"
+    assert "vision_learning_rate" not in one.auto
+    own = choose(build(seen | {"vision_learning_rate": 2e-4}), STARTER, 7).config
+    assert (own.learning_rate, own.vision_learning_rate) == (3e-3, 2e-4)
 
 
 def test_a_chat_model_of_two_billion_is_not_trained_with_the_starters_numbers() -> None:
@@ -243,7 +261,7 @@ def test_settings_files_and_run_folders_of_before_open_as_they_were(tmp_path: Pa
 
 
 def test_a_list_that_no_run_wrote_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Give one of learning_rate, epochs, "):
+    with pytest.raises(UserError, match="Give one of learning_rate, vision_learning_rate, epochs, "):
         build({"auto": ["seed"]})
 
 
