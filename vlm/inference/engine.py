@@ -118,6 +118,8 @@ class Engine:
             try:
                 base = self._loaded(settings, answerers)
                 for start in range(0, len(questions), batch_size):
+                    if asking.stop.is_set():
+                        return
                     part = questions[start : start + batch_size]
                     asked = [asked_about(im() if callable(im) else im, question) for im, question in part]
                     found = _answer_all(base, asked, answerers, sizes, max_new_tokens, sampling, asking.stop)
