@@ -23,7 +23,7 @@ from vlm.image_features import Features, ImageEncoder, hand_over, image_encoder,
 from vlm.inference.asked import Asked
 from vlm.models.image_size import with_image_size
 from vlm.models.loading import LoadedModel
-from vlm.oom import is_out_of_memory
+from vlm.oom import is_out_of_memory, with_less
 from vlm.prompting import PromptStyle, prompt_style
 from vlm.settings import ModelSettings
 
@@ -131,8 +131,16 @@ class ModelInputs:
                 missing.setdefault(part, {}).setdefault(key, row)
         for part, wanted in missing.items():
             folder = None if part is None else next(iter(wanted.values())).folder
+            images = [texts[_place(row)][1] for row in wanted.values()]
             with encoding(folder), torch.inference_mode():
-                encoded = self.encoder([texts[_place(row)][1] for row in wanted.values()])
+                encoded = with_less(
+                    len(images),
+                    lambda size, images=images: [
+                        features
+                        for start in range(0, len(images), size)
+                        for features in self.encoder(images[start : start + size])
+                    ],
+                )
             for key, features in zip(wanted, encoded, strict=True):
                 found[key] = features
                 if keep:

@@ -88,13 +88,17 @@ class LoadedBase:
     def check(self, folders: Sequence[Path]) -> None:
         self.checked = check(self.settings, folders, self.checked)
 
-    def activate(self, folder: Path) -> None:
-        """Loads an adapter and switches it on. Raises `UserError` where it would change the base."""
+    def activate(self, folder: Path) -> str:
+        """Loads an adapter where it isn't yet, switches it on, and returns PEFT's name for it.
+
+        Raises:
+            UserError: it does not fit, or would change the base.
+        """
         key = adapter_key(folder)
         if key in self._names:
             self._names[key] = self._names.pop(key)
             self._model.set_adapter(self._names[key], inference_mode=True)
-            return
+            return self._names[key]
         self.check([folder])  # its files may have changed since the question came in
         checked, untouched = self.checked[key], self.inputs.untouched
         name = self._load(key)
@@ -118,6 +122,7 @@ class LoadedBase:
             oldest = next(iter(self._names))  # dicts keep the order of insertion
             self._model.delete_adapter(self._names.pop(oldest))
         self._model.set_adapter(self._names[key], inference_mode=True)
+        return self._names[key]
 
     def joined(self, folders: Sequence[Path | None]) -> list[int]:
         """Returns which of these can answer in one batch with the first, as indices: itself at least.
@@ -152,12 +157,10 @@ class LoadedBase:
             with self._answering_alone(folders[0]) as model:
                 yield model.generate
             return
-        for folder in {*folders} - {None}:
-            self.activate(folder)
-        names = [BASE_ROW if folder is None else self._names[adapter_key(folder)] for folder in folders]
+        named = {folder: BASE_ROW if folder is None else self.activate(folder) for folder in {*folders}}
 
         def generate(**how: object) -> torch.Tensor:
-            return self._model.generate(**how, adapter_names=[*names])
+            return self._model.generate(**how, adapter_names=[named[folder] for folder in folders])
 
         try:
             yield generate

@@ -208,3 +208,39 @@ def test_what_was_not_asked_for_so_many_seconds_leaves_memory_and_comes_back(
     time.sleep(0.5)
     assert engine.held()[1] > 0, "it is being asked"
     assert [answer.text for answer in list(answers)[-1]] == before
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(num_beams=2), Sampling(temperature=1.0)])
+@pytest.mark.parametrize("many", [False, True])
+def test_a_stop_ends_any_kind_of_answer_within_one_token(
+    sampling: Sampling, many: bool, base: ModelSettings, files: list[Path], engine: Engine
+) -> None:
+    image, found, started = load_image(files[0]), [], threading.Event()
+    said(engine, base, image, GREEDY)  # so that the model is there to be watched
+    steps = []
+
+    def watch(*_: object) -> None:
+        steps.append(started.is_set())
+        if len(steps) == 3:
+            engine.stop("me")
+            started.set()
+
+    def ask() -> None:
+        if many:
+            asked = [(image, "why?"), (image, "how?")]
+            found.extend(engine.ask_many(base, asked, [None], 300, "me", sampling=sampling))
+        else:
+            found.extend(engine.ask(base, image, "why?", [None, None], 300, "me", sampling=sampling))
+
+    hook = engine._base.loaded.model.lm_head.register_forward_hook(watch)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    asking.join(timeout=60)
+    hook.remove()
+    assert not asking.is_alive()
+    # The third token is being made when it is stopped.
+    assert steps == [False] * 3
+    if many:
+        assert found == []
+    else:
+        assert found[-1][0].tokens == 3

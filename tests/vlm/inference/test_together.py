@@ -133,6 +133,27 @@ def test_a_row_that_ends_keeps_its_answer_while_the_others_go_on(built: Build) -
         assert (first.text, first.tokens) == (answer.text, answer.tokens)
 
 
+def test_a_batch_that_fails_leaves_nothing_of_itself_behind(
+    built: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PEFT does not take the rows' adapters off its layers where one of these raises."""
+    settings, folders = built("smolvlm")
+    engine, who = Engine(), [None, folders[1]]
+    wanted = list(engine.ask(settings, drawn(1), QUESTION, who, 4))[-1]
+    layer = engine._base.loaded.model.lm_head
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no such luck")
+
+    hook = layer.register_forward_pre_hook(fails)
+    with pytest.raises(RuntimeError, match="no such luck"):
+        list(engine.ask(settings, drawn(1), QUESTION, who, 4))
+    hook.remove()
+    for again in ([None], [folders[1]], who):
+        said = list(engine.ask(settings, drawn(1), QUESTION, again, 4))[-1]
+        assert [answer.text for answer in said] == [wanted[who.index(folder)].text for folder in again]
+
+
 def test_beams_are_answered_when_they_are_done_in_turns_and_as_transformers_does(built: Build) -> None:
     settings, folders = built("smolvlm")
     engine, beams = Engine(), Sampling(num_beams=3)
