@@ -47,7 +47,8 @@ FLOORS = {
         "machine",
         "build_lock errors example methods oom param_counts",
         "filesystem",
-        "composed image_features prompting settings",
+        "composed prompting settings",
+        "image_features",
         "catalog model_view",
         "models",
         "adapters",
@@ -55,6 +56,7 @@ FLOORS = {
         "meta_model",
         "inference",
     ),
+    "vlm/inference": ("answering asked turns", "inputs", "loaded_base", "engine"),
     "vlm/machine": ("posix windows",),
     "vlm/models": ("checkpoint_files hub_errors image_size towers", "hub quantization", "loading"),
     "vlm/prompting": ("base templates", "chat completion seq2seq"),
@@ -266,7 +268,7 @@ def test_imports_point_one_way_and_each_library_has_its_place():
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("vlm/inference.py", "def ask():\n    from training.runs import find\n"),
+        ("vlm/inference/engine.py", "def ask():\n    from training.runs import find\n"),
         ("vlm/composed/modeling.py", "from ...training import runs\n"),
         ("vlm/__init__.py", "from ..ui import page\n"),
         ("training/loop/worker.py", "import importlib\nimportlib.import_module('ui.page')\n"),
