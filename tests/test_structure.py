@@ -63,7 +63,7 @@ FLOORS = {
         "eva file_check peft_config probing",
         "attaching untrusted",
         "loading optimizer_groups saving",
-        "merging reloading",
+        "merging python_lines reloading",
     ),
     "vlm/adapters/untrusted": ("files patterns", "tensors", "schema", "layers", "rebuild", "match"),
     "training": (
@@ -75,6 +75,7 @@ FLOORS = {
         "cache",
         "batching memory",
         "evaluation",
+        "sharing",
         "model_card",
         "loop",
         "commands",
@@ -126,6 +127,7 @@ FLOORS = {
         "evaluate",
         "photo_questions",
     ),
+    "training/sharing": ("samples", "answer_table drawing", "files"),
     "training/loop": (
         "adalora context hardest_examples import_speed trackers",
         "callbacks eva prepare_data trainer",
@@ -137,7 +139,7 @@ FLOORS = {
         "flags",
         "parser",
         "output remote_job",
-        "adapters data disk submit",
+        "adapters data disk submit take",
         "evaluate run",
     ),
     "ui": (
@@ -149,7 +151,7 @@ FLOORS = {
         "ask data runs",
         "page",
     ),
-    "ui/run": ("loss_chart summary", "view", "board", "panel"),
+    "ui/run": ("loss_chart summary", "take view", "board", "panel"),
     "ui/train": ("form_values", "base_model", "continue_from form_view", "memory_hint", "tab"),
     "ui/data": (
         "asked columns row_text work",

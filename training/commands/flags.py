@@ -244,6 +244,18 @@ class MergeCommand(BaseModel):
     workspace: Path = TrainingConfig.model_fields["workspace"]
 
 
+class TakeCommand(BaseModel):
+    """Write what a finished run has for elsewhere: adapter, answers, loss chart, picture to share, Python."""
+
+    name: CliPositionalArg[str] = Field(description="The run's name.")
+    out: CliPositionalArg[Path] = Field(description="The folder; files of the same names are replaced.")
+    what: str = Field(
+        "all", description="adapter (zip), answers_csv, answers_jsonl, loss or share (PNG), python, or all."
+    )
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
 class EvaluateCommand(BaseModel):
     """Ask base and adapter about a dataset: a table of both, and every answer in a file."""
 
@@ -308,5 +320,6 @@ class CommandLine(BaseSettings):
     adapters: CliSubCommand[AdaptersCommand] = Field(description=AdaptersCommand.__doc__)
     inspect: CliSubCommand[InspectCommand] = Field(description=InspectCommand.__doc__)
     merge: CliSubCommand[MergeCommand] = Field(description=MergeCommand.__doc__)
+    take: CliSubCommand[TakeCommand] = Field(description=TakeCommand.__doc__)
     evaluate: CliSubCommand[EvaluateCommand] = Field(description=EvaluateCommand.__doc__)
     unknown: CliUnknownArgs

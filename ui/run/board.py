@@ -19,7 +19,7 @@ from training.runs import Run, Status
 from training.runs.events import error_of, tail
 from ui.html import error, render
 from ui.i18n import Language, percent, setting_to
-from ui.run import view
+from ui.run import take, view
 from ui.run.summary import (
     Summary,
     has_adapter,
@@ -30,8 +30,9 @@ from ui.run.summary import (
     summary_of,
 )
 from vlm.errors import UserError
+from vlm.methods import ADAPTER_WEIGHTS_FILE
 
-PARTS = ("head", "notices", "charts", "film", "hardest", "results", "log", "output")
+PARTS = ("head", "notices", "take", "charts", "film", "hardest", "results", "log", "output")
 OUTPUT_LINES = 200
 
 FRESH_S = 0.25
@@ -146,8 +147,7 @@ class RunBoard:
         summary = summary_of(run)
         other = live.name if live and live != run else None
 
-        def image_of(image: str) -> str | None:
-            return picture_of(run, image)
+        image_of = partial(picture_of, run)
 
         def told(*kinds: str) -> tuple[int, ...]:
             return tuple(summary.told[kind] for kind in ("log", *kinds))
@@ -158,6 +158,10 @@ class RunBoard:
             "notices": (
                 (*told("warning"), status.state, status.problem, other),
                 lambda: self._notices(language, run, status, summary, other),
+            ),
+            "take": (
+                (status.state, stamp_of(run.adapter_path / ADAPTER_WEIGHTS_FILE)),
+                lambda: take.card(language, run) if self.can_train and has_adapter(run, status) else "",
             ),
             "charts": (
                 (*told("step"), *evaluated, status.total),

@@ -61,6 +61,26 @@
     if (innerWidth < 800) document.getElementById("live")?.scrollIntoView({ behavior: "smooth" });
   };
 
+  /** Downloads a file of a run that was made just now, or copies the lines of Python and shows them. */
+  async function take(button, run, what) {
+    const { path, name, text, copied, copy_yourself } = await lens.call(button, server.take({ run, what }));
+    if (path) {
+      const link = document.createElement("a");
+      const root = location.pathname.replace(/(\/vi)?\/?$/, "");
+      link.href = `${root}/gradio_api/file=${path.split("/").map(encodeURIComponent).join("/")}`;
+      link.download = name;
+      link.click();
+    } else if (text) {
+      const card = button.closest(".card"), shown = card.querySelector("pre") ?? document.createElement("pre");
+      shown.tabIndex = 0;  // it scrolls sideways
+      shown.translate = false;
+      shown.textContent = text;
+      card.append(shown);
+      const done = await navigator.clipboard?.writeText(text).then(() => true, () => false);
+      lens.toast({ problem: done ? copied : copy_yourself });
+    }
+  }
+
   async function act(button) {
     const { do: what, run = showing, key } = button.dataset;
     if (what === "start") return lens.form.start(button);
@@ -68,6 +88,7 @@
     if (what === "try") return lens.tryAdapter(`/${run}`);
     if (what === "row") return lens.openRow(run, key);
     if (what === "duplicate") return lens.form.duplicate(run);
+    if (what === "take") return take(button, run, key);
     const answer = await lens.call(button, server.act({ do: what, run }));
     if (answer?.run) await lens.openRun(answer.run);
   }
