@@ -62,8 +62,8 @@ FLOORS = {
     "vlm/adapters": (
         "eva file_check peft_config probing",
         "attaching untrusted",
-        "loading optimizer_groups saving",
-        "merging python_lines reloading",
+        "loading optimizer_groups python_lines saving",
+        "merging reloading",
     ),
     "vlm/adapters/untrusted": ("files patterns", "tensors", "schema", "layers", "rebuild", "match"),
     "training": (
@@ -135,11 +135,17 @@ FLOORS = {
         "train",
         "worker",
     ),
+    "training/sharing": (
+        "account card_header samples",
+        "answer_table drawing",
+        "files",
+        "pull push",
+    ),
     "training/commands": (
         "flags",
         "parser",
         "output remote_job",
-        "adapters data disk submit take",
+        "adapters data disk sharing submit take",
         "evaluate run",
     ),
     "ui": (

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from training import quiet
-from training.commands import adapters, data, disk, evaluate, parser, run, take
+from training.commands import adapters, data, disk, evaluate, parser, run, sharing, take
 from training.config import settings_error
 from vlm import filesystem
 from vlm.errors import UserError
@@ -40,6 +40,8 @@ COMMANDS = {
     "inspect": adapters.inspect,
     "merge": adapters.merge,
     "take": take.take,
+    "push": sharing.push_adapter,
+    "pull": sharing.pull_adapter,
     "evaluate": evaluate.evaluate,
 }
 

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from training.config import TrainingConfig
 from training.evaluation import answers, compare
@@ -76,7 +77,7 @@ def draw_loss(run: Run, file: Path, words: Words = ENGLISH) -> None:
     loss_chart(run.name, *losses, words).save(file, "PNG")
 
 
-def draw_share(run: Run, file: Path, words: Words = ENGLISH) -> None:
+def draw_share(run: Run, file: Path | BinaryIO, words: Words = ENGLISH) -> None:
     """Draws four examples before and after with the paired verdict into a PNG.
 
     Raises:

@@ -3,6 +3,7 @@
 They were chosen before training, so that what is shown to others is not picked by how well it went.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,40 +40,31 @@ class BeforeAfter:
 
 
 def before_after(
-    run: Path, samples: list[Event], evaluated: list[Event], best_step: int | None
+    samples: Sequence[Event], evaluated: Sequence[Event], best_step: int | None
 ) -> list[BeforeAfter]:
     """Returns the first four watched examples that base and kept adapter both answered.
 
-    `samples` and `evaluated` are the run's events of these kinds, `best_step` as in
-    `compare.base_and_kept`.
+    `samples` and `evaluated` are a run's events of these kinds, `best_step` as in `compare.base_and_kept`.
     """
     base, kept = compare.base_and_kept(evaluated, best_step)
     if base is None or kept is None:
         return []
-    metric, steps = compare.chosen_metric(kept), (0, kept["step"])
-    # What was written of an evaluation row by row knows whether it counted as right; older runs have none.
-    written = {step: answers.read(run, step) for step in steps}
-    logged: dict[tuple[str, int], Event] = {(event["example_id"], event["step"]): event for event in samples}
+    # A resumed run asks again: the later answer is that of the weights that were kept.
+    said = {(event["example_id"], event["step"]): event for event in samples}
     found = []
     for name in dict.fromkeys(event["example_id"] for event in samples):
-        events = [logged.get((name, step)) for step in steps]
-        if None in events:
-            continue
-        first = events[0]
-        accepted = tuple(first.get("references") or [first["answer"]])
-        said = []
-        for step, event in zip(steps, events, strict=True):
-            one = written[step].get(name)
-            text = (one or event)["prediction"].strip()
-            said.append(Said(text, one["right"] if one else is_right(text, accepted, metric)))
-        found.append(BeforeAfter(first["question"], accepted[0], first["image"], *said))
+        events = [said[name, step] for step in (0, kept["step"]) if (name, step) in said]
+        if len(events) == 2:
+            accepted = tuple(events[0].get("references") or [events[0]["answer"]])
+            texts = [event["prediction"].strip() for event in events]
+            both = [Said(text, is_right(text, accepted, compare.chosen_metric(kept))) for text in texts]
+            found.append(BeforeAfter(events[0]["question"], accepted[0], events[0]["image"], *both))
     return found[:SHOWN]
 
 
 def of_run(run: Run) -> list[BeforeAfter]:
     """Returns `before_after` of a run's log."""
-    evaluated, best_step = answers.evaluated_of(run)
-    return before_after(run.path, run.events({"sample"}), evaluated, best_step)
+    return before_after([*run.events({"sample"})], *answers.evaluated_of(run))
 
 
 def image_file(config: TrainingConfig, image: str) -> Path | None:
