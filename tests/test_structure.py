@@ -140,6 +140,7 @@ FLOORS = {
         "answer_table drawing",
         "files",
         "pull push",
+        "tasks",
     ),
     "training/commands": (
         "flags",
