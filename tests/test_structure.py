@@ -127,7 +127,6 @@ FLOORS = {
         "evaluate",
         "photo_questions",
     ),
-    "training/sharing": ("samples", "answer_table drawing", "files"),
     "training/loop": (
         "adalora context hardest_examples import_speed trackers",
         "callbacks eva prepare_data trainer",
