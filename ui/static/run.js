@@ -81,6 +81,15 @@
     }
   }
 
+  /** Starts a merge or a push of a run, or ends it; what comes of it stands in the card. */
+  async function work(touched, run) {
+    const { key: kind, cancel } = touched.dataset;
+    const typed = touched.elements ?? {};
+    const given = { repository: typed.repository?.value, public: typed.public?.checked, with_pictures: typed.with_pictures?.checked };
+    await lens.call(touched, server.work({ run, kind, cancel: Boolean(cancel), ...given }));
+    await look();
+  }
+
   async function act(button) {
     const { do: what, run = showing, key } = button.dataset;
     if (what === "start") return lens.form.start(button);
@@ -89,6 +98,7 @@
     if (what === "row") return lens.openRow(run, key);
     if (what === "duplicate") return lens.form.duplicate(run);
     if (what === "take") return take(button, run, key);
+    if (what === "work") return work(button, run);
     const answer = await lens.call(button, server.act({ do: what, run }));
     if (answer?.run) await lens.openRun(answer.run);
   }
@@ -97,6 +107,10 @@
     element.addEventListener("click", (event) => {
       const button = event.target.closest("button[data-do]");
       if (button) act(button);
+    });
+    element.addEventListener("submit", (event) => {
+      event.preventDefault();
+      work(event.target, showing);
     });
   }
 
