@@ -64,7 +64,7 @@ FLOORS = {
     "vlm/adapters": (
         "eva file_check peft_config probing",
         "attaching untrusted",
-        "loading optimizer_groups saving",
+        "loading optimizer_groups python_lines saving",
         "merging reloading",
     ),
     "vlm/adapters/untrusted": ("files patterns", "tensors", "schema", "layers", "rebuild", "match"),
@@ -77,6 +77,7 @@ FLOORS = {
         "cache",
         "batching memory",
         "evaluation",
+        "sharing",
         "model_card",
         "loop",
         "commands",
@@ -135,11 +136,18 @@ FLOORS = {
         "train",
         "worker",
     ),
+    "training/sharing": (
+        "account card_header samples",
+        "answer_table drawing",
+        "files",
+        "pull push",
+        "tasks",
+    ),
     "training/commands": (
         "flags",
         "parser",
         "output remote_job",
-        "adapters data disk submit",
+        "adapters data disk sharing submit take",
         "evaluate run",
     ),
     "ui": (
@@ -151,7 +159,7 @@ FLOORS = {
         "ask data runs",
         "page",
     ),
-    "ui/run": ("loss_chart summary", "view", "board", "panel"),
+    "ui/run": ("loss_chart summary", "take view", "board", "panel"),
     "ui/train": ("form_values", "base_model", "continue_from form_view", "memory_hint", "tab"),
     "ui/data": (
         "asked columns row_text work",

@@ -244,6 +244,40 @@ class MergeCommand(BaseModel):
     workspace: Path = TrainingConfig.model_fields["workspace"]
 
 
+class TakeCommand(BaseModel):
+    """Write what a finished run has for elsewhere: adapter, answers, loss chart, picture to share, Python."""
+
+    name: CliPositionalArg[str] = Field(description="The run's name.")
+    out: CliPositionalArg[Path] = Field(description="The folder; files of the same names are replaced.")
+    what: str = Field(
+        "all", description="adapter (zip), answers_csv, answers_jsonl, loss or share (PNG), python, or all."
+    )
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
+class PushCommand(BaseModel):
+    """Push an adapter to the Hub, to a private repository unless --public is said."""
+
+    adapter: CliPositionalArg[str] = Field(description="An adapter's folder, or the run it is of.")
+    repository: CliPositionalArg[str] = Field(description="The repository: owner/name.")
+    public: CliToggleFlag[bool] = Field(False, description="Show it to everybody.")
+    with_pictures: CliToggleFlag[bool] = Field(
+        False, description="Send four pictures of the dataset along, with the answers before and after."
+    )
+    language: str | None = Field(None, description="Languages of the answers, as in vi,en: for the card.")
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
+class PullCommand(BaseModel):
+    """Pull an adapter from the Hub into the workspace, checked and pinned to its commit."""
+
+    repository: CliPositionalArg[str] = Field(description="owner/name, or owner/name@revision.")
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
 class EvaluateCommand(BaseModel):
     """Ask base and adapter about a dataset: a table of both, and every answer in a file."""
 
@@ -308,5 +342,8 @@ class CommandLine(BaseSettings):
     adapters: CliSubCommand[AdaptersCommand] = Field(description=AdaptersCommand.__doc__)
     inspect: CliSubCommand[InspectCommand] = Field(description=InspectCommand.__doc__)
     merge: CliSubCommand[MergeCommand] = Field(description=MergeCommand.__doc__)
+    take: CliSubCommand[TakeCommand] = Field(description=TakeCommand.__doc__)
+    push: CliSubCommand[PushCommand] = Field(description=PushCommand.__doc__)
+    pull: CliSubCommand[PullCommand] = Field(description=PullCommand.__doc__)
     evaluate: CliSubCommand[EvaluateCommand] = Field(description=EvaluateCommand.__doc__)
     unknown: CliUnknownArgs
