@@ -134,7 +134,10 @@ FLOORS = {
         "train",
         "worker",
     ),
-    "training/sharing": ("account card_header samples", "answer_table drawing", "files", "pull push", "tasks"),
+    "training/sharing": (
+        "account card_header samples",
+        *("answer_table drawing", "files", "pull push", "tasks"),
+    ),
     "training/commands": (
         "flags",
         "parser",
