@@ -6,15 +6,15 @@ from support.source_tree import ROOT, project_files, sources
 from tools import draw, house
 
 # Of vlm and training; why these numbers: docs/decisions/house.md.
-MAX_FUNCTIONS = 1445
-MAX_SINGLE_CALLERS = 235
-MAX_CODE_LINES = 21_950
+MAX_FUNCTIONS = 1455
+MAX_SINGLE_CALLERS = 250
+MAX_CODE_LINES = 22_400
 MIN_COMMENTS_PER_100 = 4.0
 MAX_MODULES_ENTERED = 35
 # Of the page: Python, and all with its templates, scripts and styles.
-MAX_UI_PYTHON_LINES = 6650
+MAX_UI_PYTHON_LINES = 6670
 MAX_UI_FUNCTIONS = 470
-MAX_UI_LINES = 9620
+MAX_UI_LINES = 9720
 
 MADE_HTML = re.compile(r"(?:innerHTML|outerHTML) = (.*?);?$")
 PLAIN = re.compile(r"[\w.?|\" =]+")

@@ -138,10 +138,7 @@ FLOORS = {
     ),
     "training/sharing": (
         "account card_header samples",
-        "answer_table drawing",
-        "files",
-        "pull push",
-        "tasks",
+        *("answer_table drawing", "files", "pull push", "tasks"),
     ),
     "training/commands": (
         "flags",

@@ -46,6 +46,9 @@
     document.dispatchEvent(new Event(CHANGED));
   }
 
+  const submitted = (element, server, form, button) =>
+    form.matches(".pull") ? fetchAdapter(server, form, button) : save(element, server, form, button);
+
   /** `element` holds a .list; `server.list_rows` gives its rows, `goOn` continues from an adapter. */
   lens.list = (element, server, goOn) => {
     const box = element.querySelector(".list");
@@ -99,8 +102,7 @@
     });
     element.addEventListener("submit", (event) => {
       event.preventDefault();
-      const by = event.target.matches(".pull") ? fetchAdapter.bind(null, server) : save.bind(null, element, server);
-      by(event.target, event.submitter);
+      submitted(element, server, event.target, event.submitter);
     });
     element.addEventListener("keydown", (event) => {
       const row = event.key === "Escape" && event.target.closest(OPEN);

@@ -12,7 +12,7 @@ import torch
 from vlm.adapters.loading import load_checked
 from vlm.adapters.probing import first_logits, logits_off, probe_inputs
 from vlm.adapters.saving import make_readable
-from vlm.adapters.untrusted.match import check_fit
+from vlm.adapters.untrusted.match import AdapterCheck, check_fit
 from vlm.errors import UserError
 from vlm.filesystem import free_bytes, new_folder
 from vlm.methods import METHODS
@@ -62,6 +62,30 @@ def merge(
         done, what = next(told)
         progress(what, done, len(PHASES))
 
+    checked = _require_mergeable(settings, adapter, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    next_phase()
+    loaded = load_base(settings)
+    next_phase()
+    adapted = load_checked(loaded.model, checked)
+    unmerged = _probe_logits(loaded, adapted)
+    # `safe_merge` refuses a merge that comes out with numbers that are not finite.
+    merged = adapted.merge_and_unload(safe_merge=True)
+    # No other process writes here, so the draft has one name: what a killed merge left is deleted.
+    with new_folder(folder, replace=True, fixed=True) as draft:
+        next_phase()
+        merged.save_pretrained(draft)
+        _complete(settings, loaded, draft)
+        del loaded, adapted, merged
+        gc.collect()  # two models need not fit into memory
+        next_phase()
+        _require_same_logits(settings, draft, unmerged)
+        make_readable(draft)
+    progress(PHASES[-1], len(PHASES), len(PHASES))
+
+
+def _require_mergeable(settings: ModelSettings, adapter: Path, folder: Path) -> AdapterCheck:
+    """Returns the adapter, checked against the base's architecture: no weight is read. Raises as `merge`."""
     if settings.quantization != "none":
         raise UserError(
             "An adapter can't be merged into weights of {bits} bits.",
@@ -98,25 +122,7 @@ def merge(
             free=free / 1e6,
             folder=folder.parent,
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    next_phase()
-    loaded = load_base(settings)
-    next_phase()
-    adapted = load_checked(loaded.model, checked)
-    unmerged = _probe_logits(loaded, adapted)
-    # `safe_merge` refuses a merge that comes out with numbers that are not finite.
-    merged = adapted.merge_and_unload(safe_merge=True)
-    # No other process writes here, so the draft has one name: what a killed merge left is deleted.
-    with new_folder(folder, replace=True, fixed=True) as draft:
-        next_phase()
-        merged.save_pretrained(draft)
-        _complete(settings, loaded, draft)
-        del loaded, adapted, merged
-        gc.collect()  # two models need not fit into memory
-        next_phase()
-        _require_same_logits(settings, draft, unmerged)
-        make_readable(draft)
-    progress(PHASES[-1], len(PHASES), len(PHASES))
+    return checked
 
 
 def _complete(settings: ModelSettings, loaded: LoadedModel, draft: Path) -> None:

@@ -11,7 +11,7 @@ from vlm.models.image_size import with_image_size
 from vlm.models.loading import load_processor, read_config
 from vlm.prompting import prompt_style
 from vlm.prompting.chat import ChatPrompt
-from vlm.prompting.completion import CaptionPrompt
+from vlm.prompting.completion import CaptionPrompt, CompletionPrompt, PrefixSuffixPrompt
 from vlm.prompting.seq2seq import QuestionAnswerPrompt
 from vlm.settings import AS_THE_MODEL_HAS_IT, ModelSettings, image_size_of
 
@@ -29,7 +29,7 @@ CHAT = (
     ' {{"type": "text", "text": {question!r}}}]}}],'
     ' add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"{more})'
 )
-PLAIN = '(images={image}, text={question!r}, return_tensors="pt")'
+PLAIN = '(images={image}, text={question!r}, return_tensors="pt"{more})'
 
 
 def python_lines(
@@ -60,9 +60,12 @@ def python_lines(
     else:
         # With the image tokens of which the processor makes as many as the image has, as in training.
         is_seq2seq = isinstance(prompt, QuestionAnswerPrompt)
-        turns = [Message("user", question)]
+        turns = [Message("user", question), Message("assistant", "")]
+        # Token types that BERT's tokenizers make no `generate` takes; PaliGemma needs its own.
+        makes_types = isinstance(prompt, CompletionPrompt) and not isinstance(prompt, PrefixSuffixPrompt)
+        more = ", return_token_type_ids=False" if makes_types else ""
         text = prompt.image_token + question if is_seq2seq else prompt.marked_question(turns, [image])
-        call, is_continued = PLAIN.format(image=opened, question=text), not is_seq2seq
+        call, is_continued = PLAIN.format(image=opened, question=text, more=more), not is_seq2seq
     base, of_base = _from_pretrained(settings, _size_arguments(processor, settings, size))
     return LINES.format(
         more=COMPOSED if config.model_type == "composed" else "",
