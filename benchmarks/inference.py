@@ -1,4 +1,4 @@
-"""Answers timed: `python -m benchmarks.inference [--tiny] [--only PART …]`.
+"""Answers timed: `python -m benchmarks.inference [--tiny] [--only PART …] [--models BASE …]`.
 
 The engine beside plain `transformers.generate`, the `image-text-to-text` pipeline, plain PEFT, and itself
 without what it saves. What is compared takes turns in one process (A B A B), each once unmeasured before, and
@@ -228,26 +228,20 @@ def second_question(subject: Subject, sizes: Sizes) -> list[Figure]:
 
 def together(subject: Subject, sizes: Sizes) -> list[Figure]:
     """Base and adapters about a new picture: in one question, in one question each, and with plain PEFT."""
-    engine, plain = Engine(), Plain(subject, subject.adapters)
-    who = [None, *subject.adapters]
-    # The engine would find in one way what it has kept of a picture in the other: these are pictures apart.
-    shown, apart = in_pairs(subject, 2), inference_models.pictures(subject.side, seed=1)
-
-    def at_once(picture: Image.Image) -> Answers:
-        return ask(engine, subject, picture, who, sizes.tokens)
+    # Two engines: one would find in one way what it has kept of the picture in the other.
+    at_once, apart, plain = Engine(), Engine(), Plain(subject, subject.adapters)
+    who, shown = [None, *subject.adapters], in_pairs(subject, 3)
 
     def in_turn(picture: Image.Image) -> Answers:
-        return [ask(engine, subject, picture, [one], sizes.tokens)[0] for one in who]
+        return [ask(apart, subject, picture, [one], sizes.tokens)[0] for one in who]
 
     ways: dict[str, Way] = {
-        "together": lambda: at_once(next(apart)),
+        "together": lambda: ask(at_once, subject, next(shown), who, sizes.tokens),
         "one after another": lambda: in_turn(next(shown)),
         "plain PEFT": lambda: plain.ask(next(shown), who, sizes.tokens),
     }
     found = alternate(ways, sizes.turns)
-    picture = next(shown)
-    equal = found["one after another"].answers == found["plain PEFT"].answers
-    equal = equal and at_once(picture) == plain.ask(picture, who, sizes.tokens)
+    equal = all(way.answers == found["plain PEFT"].answers for way in found.values())
     bound = {"model": subject.name, "wanted": 2.0 if subject.is_starter else 1.2, "at_most": False}
     return [
         Figure(f"{len(who)} together, against {way}", **bound, **ratio(found, way, "together"), equal=equal)
@@ -327,26 +321,25 @@ def per_token(way: Timed, tokens: int) -> dict[str, float]:
 
 def many_pictures(subject: Subject, sizes: Sizes) -> list[Figure]:
     """One question about many new pictures: in batches, and one by one."""
-    engine, shown = Engine(), inference_models.pictures(subject.side)
-    apart = inference_models.pictures(subject.side, seed=1)
-    folder = subject.adapters[0]
+    # Two engines, as in `together`: `ask` keeps features.
+    many, one, folder = Engine(), Engine(), subject.adapters[0]
+    drawn = inference_models.pictures(subject.side)
+    folders = iter([[*islice(drawn, sizes.pictures)] for _ in range(sizes.turns + 1)])
+    shown: list[Image.Image] = []
 
-    def batched(images: Sequence[Image.Image]) -> Answers:
-        asked = [(image, subject.question) for image in images]
+    def batched() -> Answers:
+        shown[:] = next(folders)
+        asked = [(image, subject.question) for image in shown]
         size = sizes.batch
-        answered = engine.ask_many(subject.settings, asked, [folder], sizes.tokens, batch_size=size)
+        answered = many.ask_many(subject.settings, asked, [folder], sizes.tokens, batch_size=size)
         return [answer.text for (answer,) in answered]
 
-    def one_by_one(images: Sequence[Image.Image]) -> Answers:
-        return [ask(engine, subject, image, [folder], sizes.tokens)[0] for image in images]
+    def one_by_one() -> Answers:
+        return [ask(one, subject, image, [folder], sizes.tokens)[0] for image in shown]
 
-    ways: dict[str, Way] = {
-        "batches": lambda: batched([*islice(apart, sizes.pictures)]),
-        "one by one": lambda: one_by_one([*islice(shown, sizes.pictures)]),
-    }
-    found = ratio(alternate(ways, sizes.turns), "one by one", "batches")
-    same = [*islice(shown, sizes.pictures)]
-    equal = batched(same) == one_by_one(same)
+    found = alternate({"batches": batched, "one by one": one_by_one}, sizes.turns)
+    equal = found["batches"].answers == found["one by one"].answers
+    found = ratio(found, "one by one", "batches")
     what = f"{sizes.pictures} pictures in batches of {sizes.batch}"
     return [Figure(what, subject.name, wanted=3.0, at_most=False, equal=equal, **found)]
 
@@ -374,6 +367,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="a tiny SmolVLM, few pictures and short answers")
     parser.add_argument("--only", nargs="+", choices=[*PARTS], default=[*PARTS], help="these parts alone")
+    models = [*inference_models.SUBJECTS]
+    parser.add_argument("--models", nargs="+", choices=models, default=models, help="these bases alone")
     parser.add_argument("--turns", type=int, default=Sizes.turns, help="how often each way is timed")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--folder", type=Path, help="keep models here, and use those that are here")
@@ -385,7 +380,7 @@ def main() -> None:
     figures = []
     with placed(given.folder) as folder:
         for part in given.only:
-            for name in SUBJECTS[part]:
+            for name in [name for name in SUBJECTS[part] if name in given.models]:
                 subject = inference_models.SUBJECTS[name](folder, tiny=given.tiny)
                 for figure in PARTS[part](subject, sizes):
                     print(figure.row(), flush=True)
