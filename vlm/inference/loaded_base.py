@@ -88,8 +88,15 @@ class LoadedBase:
     def check(self, folders: Sequence[Path]) -> None:
         self.checked = check(self.settings, folders, self.checked)
 
-    def activate(self, folder: Path) -> str:
-        """Loads an adapter where it isn't yet, switches it on, and returns PEFT's name for it.
+    def activate(self, folder: Path) -> None:
+        """Loads an adapter where it isn't yet, and switches it on. Raises `UserError` as `put_on` does."""
+        name = self.put_on(folder)
+        # PEFT goes through all modules for it.
+        if name not in self._model.active_adapters:
+            self._model.set_adapter(name, inference_mode=True)
+
+    def put_on(self, folder: Path) -> str:
+        """Loads an adapter where it isn't yet, and returns PEFT's name for it: not all are switched on.
 
         Raises:
             UserError: it does not fit, or would change the base.
@@ -97,7 +104,6 @@ class LoadedBase:
         key = adapter_key(folder)
         if key in self._names:
             self._names[key] = self._names.pop(key)
-            self._model.set_adapter(self._names[key], inference_mode=True)
             return self._names[key]
         self.check([folder])  # its files may have changed since the question came in
         checked, untouched = self.checked[key], self.inputs.untouched
@@ -157,7 +163,7 @@ class LoadedBase:
             with self._answering_alone(folders[0]) as model:
                 yield model.generate
             return
-        named = {folder: BASE_ROW if folder is None else self.activate(folder) for folder in {*folders}}
+        named = {folder: BASE_ROW if folder is None else self.put_on(folder) for folder in {*folders}}
 
         def generate(**how: object) -> torch.Tensor:
             return self._model.generate(**how, adapter_names=[named[folder] for folder in folders])
@@ -206,7 +212,7 @@ class LoadedBase:
         self.check([folder])
         if not adapters.can_mix(self.checked[adapter_key(folder)]):
             return False
-        self.activate(folder)
+        self.put_on(folder)
         return self._mixes[adapter_key(folder)]
 
     def _vision_part(self, folder: Path | None) -> AdapterKey | None:
