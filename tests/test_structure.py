@@ -64,6 +64,7 @@ FLOORS = {
         "attaching untrusted",
         "loading optimizer_groups saving",
         "merging reloading",
+        "exporting",
     ),
     "vlm/adapters/untrusted": ("files patterns", "tensors", "schema", "layers", "rebuild", "match"),
     "training": (
@@ -138,7 +139,7 @@ FLOORS = {
         "parser",
         "output remote_job",
         "adapters data disk submit",
-        "evaluate run",
+        "evaluate exporting run",
     ),
     "ui": (
         "events first_script i18n inference login theme",

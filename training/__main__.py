@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from training import quiet
-from training.commands import adapters, data, disk, evaluate, parser, run
+from training.commands import adapters, data, disk, evaluate, exporting, parser, run
 from training.config import settings_error
 from vlm import filesystem
 from vlm.errors import UserError
@@ -39,6 +39,7 @@ COMMANDS = {
     "adapters": adapters.list_adapters,
     "inspect": adapters.inspect,
     "merge": adapters.merge,
+    "export-adapter": exporting.export_adapter,
     "evaluate": evaluate.evaluate,
 }
 

@@ -6,6 +6,7 @@ this machine is named without its folder, because adapters are published.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from huggingface_hub import ModelCardData
@@ -18,8 +19,11 @@ from training.evaluation.paired import Paired
 from training.program import command
 from training.runs.events import Event
 from vlm.filesystem import sha256_of
-from vlm.methods import ADAPTER_WEIGHTS_FILE
+from vlm.methods import ADAPTER_WEIGHTS_FILE, METHODS
 from vlm.param_counts import TowerCounts
+
+if TYPE_CHECKING:
+    from vlm.adapters import Exported
 
 # A line of block characters reads in a terminal and travels with the text; a picture would be a second file.
 BARS = "▁▂▃▄▅▆▇█"
@@ -65,6 +69,35 @@ The settings, which `{command} run --config` takes:
 ```yaml
 {settings}
 ```
+"""
+
+EXPORTED = """\
+---
+{header}
+---
+
+# {name}, for servers
+
+A plain LoRA for the base model `{base}`, made by LoRA Lens of {name}, {article} {method}: {how}.
+All {layers} layers have rank {rank}, `lora_alpha` is the rank, and each layer is named in `target_modules`.
+
+Loaded anew in plain PEFT and asked, its logits are off by {off:.1e} at most from those of {name}, which moves
+the base's by up to {effect:.1e}.
+
+## Load it
+
+On the base model, with PEFT alone; `.` is this folder, or its id on the Hub:
+
+```python
+from peft import PeftModel
+model = PeftModel.from_pretrained(base_model, ".")
+```
+
+## Where it comes from
+
+| what | which |
+|---|---|
+{provenance}
 """
 
 
@@ -120,6 +153,37 @@ def write_card(
         settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).rstrip(),
     )
     path.write_text(card, encoding="utf-8")
+
+
+def write_exported_card(
+    folder: Path, name: str, adapter: Path, found: "Exported", own_card: str | None = None
+) -> None:
+    """Writes the card of an adapter that was exported to `folder`, from the one in the folder `adapter`.
+
+    `own_card` is the card of the run that trained it: what follows its header comes below.
+    """
+    label = METHODS[found.method].label
+    folded = "each layer's scale is multiplied into its weights, which zeros fill up to one rank"
+    factored = "what it adds to each weight was factored by PEFT's `convert_to_lora`"
+    hashes = {f"{ADAPTER_WEIGHTS_FILE}, SHA-256": folder, f"that of {name}, SHA-256": adapter}
+    rows = {what: sha256_of(place / ADAPTER_WEIGHTS_FILE) for what, place in hashes.items()}
+    card = EXPORTED.format(
+        header=HEADER.to_yaml(),
+        name=name,
+        base=found.base_name,
+        article="an" if label[0] in "AEIO" else "a",
+        method=label,
+        how=factored if found.factored else folded,
+        layers=found.layers,
+        rank=found.rank,
+        off=found.off,
+        effect=found.effect,
+        provenance="\n".join(f"| {what} | `{digest}` |" for what, digest in rows.items()),
+    )
+    if own_card is not None:
+        body = own_card.split("---\n", 2)[-1].strip()
+        card += f"\n---\n\nThe card of {name}, as its run wrote it:\n\n{body}\n"
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _results(

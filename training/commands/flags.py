@@ -244,6 +244,20 @@ class MergeCommand(BaseModel):
     workspace: Path = TrainingConfig.model_fields["workspace"]
 
 
+class ExportAdapterCommand(BaseModel):
+    """Write an adapter as one plain LoRA that servers read rightly: one rank, one scale, layers by name."""
+
+    adapter: CliPositionalArg[str] = Field(description="An adapter's folder, or the run it is of.")
+    out: CliPositionalArg[Path] = Field(description="The new folder.")
+    for_: str = Field("servers", alias="for", description="servers: vLLM, SGLang and llama.cpp.")
+    model: str | None = Field(None, description="Base model to try it on; its run's if not given.")
+    revision: str | None = TrainingConfig.model_fields["revision"]
+    precision: str = TrainingConfig.model_fields["precision"]
+    device: str = TrainingConfig.model_fields["device"]
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
 class EvaluateCommand(BaseModel):
     """Ask base and adapter about a dataset: a table of both, and every answer in a file."""
 
@@ -308,5 +322,8 @@ class CommandLine(BaseSettings):
     adapters: CliSubCommand[AdaptersCommand] = Field(description=AdaptersCommand.__doc__)
     inspect: CliSubCommand[InspectCommand] = Field(description=InspectCommand.__doc__)
     merge: CliSubCommand[MergeCommand] = Field(description=MergeCommand.__doc__)
+    export_adapter: CliSubCommand[ExportAdapterCommand] = Field(
+        alias="export-adapter", description=ExportAdapterCommand.__doc__
+    )
     evaluate: CliSubCommand[EvaluateCommand] = Field(description=EvaluateCommand.__doc__)
     unknown: CliUnknownArgs

@@ -15,6 +15,7 @@ except ImportError as error:
 # after `from .load import load`, `vlm.adapters.load` would be the function or the module by order of imports.
 from vlm.adapters.attaching import attach, count, count_lines
 from vlm.adapters.eva import start_along_inputs
+from vlm.adapters.exporting import Exported, export_for_servers
 from vlm.adapters.loading import add, architecture_of, can_coexist, load, load_checked, unload
 from vlm.adapters.merging import merge
 from vlm.adapters.optimizer_groups import parameter_groups
