@@ -6,15 +6,15 @@ from support.source_tree import ROOT, project_files, sources
 from tools import draw, house
 
 # Of vlm and training; why these numbers: docs/decisions/house.md.
-MAX_FUNCTIONS = 1375
-MAX_SINGLE_CALLERS = 220
-MAX_CODE_LINES = 21_350
+MAX_FUNCTIONS = 1405
+MAX_SINGLE_CALLERS = 226
+MAX_CODE_LINES = 21_850
 MIN_COMMENTS_PER_100 = 4.0
 MAX_MODULES_ENTERED = 35
 # Of the page: Python, and all with its templates, scripts and styles.
-MAX_UI_PYTHON_LINES = 6550
+MAX_UI_PYTHON_LINES = 6570
 MAX_UI_FUNCTIONS = 465
-MAX_UI_LINES = 9520
+MAX_UI_LINES = 9550
 
 MADE_HTML = re.compile(r"(?:innerHTML|outerHTML) = (.*?);?$")
 PLAIN = re.compile(r"[\w.?|\" =]+")

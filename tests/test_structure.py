@@ -56,7 +56,11 @@ FLOORS = {
         "inference",
     ),
     "vlm/machine": ("posix windows",),
-    "vlm/models": ("checkpoint_files hub_errors image_size towers", "hub quantization", "loading"),
+    "vlm/models": (
+        "checkpoint_files hub_errors image_size towers where_it_loads",
+        "hub quantization",
+        "loading",
+    ),
     "vlm/prompting": ("base templates", "chat completion seq2seq"),
     "vlm/composed": ("configuration processing", "pretrained", "modeling"),
     "vlm/adapters": (
@@ -66,7 +70,7 @@ FLOORS = {
         "merging reloading",
         "exporting",
     ),
-    "vlm/adapters/untrusted": ("files patterns", "tensors", "schema", "layers", "rebuild", "match"),
+    "vlm/adapters/untrusted": ("files patterns", "tensors", "schema", "layers", "rebuild", "facts match"),
     "training": (
         "program quiet",
         "config",

@@ -40,6 +40,7 @@ COMMANDS = {
     "inspect": adapters.inspect,
     "merge": adapters.merge,
     "export-adapter": exporting.export_adapter,
+    "bundle": exporting.bundle,
     "evaluate": evaluate.evaluate,
 }
 

@@ -20,6 +20,7 @@ from training.program import command
 from training.runs.events import Event
 from vlm.filesystem import sha256_of
 from vlm.methods import ADAPTER_WEIGHTS_FILE, METHODS
+from vlm.models.where_it_loads import AdapterFacts, facts_of_settings, where_it_loads
 from vlm.param_counts import TowerCounts
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ On the base model, with PEFT alone; `.` is this folder, or its id on the Hub:
 from peft import PeftModel
 model = PeftModel.from_pretrained(base_model, ".")
 ```
+
+## Where it loads
+
+{loads}
 
 ## Training loss
 
@@ -93,6 +98,10 @@ from peft import PeftModel
 model = PeftModel.from_pretrained(base_model, ".")
 ```
 
+## Where it loads
+
+{loads}
+
 ## Where it comes from
 
 | what | which |
@@ -111,11 +120,13 @@ def write_card(
     verdict: Paired | None = None,
     *,
     base_commit: str | None = None,
+    loads: AdapterFacts | None = None,
 ) -> None:
     """Write the card of the adapter of this step, beside its weights.
 
     `events` are the run's, of the kinds in `training.loop.train.ON_CARD`. `best_step` is that step again
-    where it was chosen by `best_metric`, `verdict` that of its answers beside the base's.
+    where it was chosen by `best_metric`, `verdict` that of its answers beside the base's. `loads` are the
+    facts of the adapter that say where it loads; without them its settings' are taken.
     """
     base, dataset = _public_name(config.model), _public_name(config.dataset)
     last = {event["kind"]: event for event in events}
@@ -147,6 +158,7 @@ def write_card(
         examples=f"`{dataset}`" if data is None else f"{data['train']:,} examples of `{dataset}`",
         results=_results(config, events, step, best_step, verdict),
         towers="\n".join(towers),
+        loads=loading_table(loads or facts_of_settings(config, None)),
         curve=loss_curve([event for event in events if event["kind"] == "step"]),
         provenance="\n".join(f"| {what} | {which} |" for what, which in facts.items()),
         command=command(),
@@ -156,11 +168,17 @@ def write_card(
 
 
 def write_exported_card(
-    folder: Path, name: str, adapter: Path, found: "Exported", own_card: str | None = None
+    folder: Path,
+    name: str,
+    adapter: Path,
+    found: "Exported",
+    facts: AdapterFacts,
+    own_card: str | None = None,
 ) -> None:
     """Writes the card of an adapter that was exported to `folder`, from the one in the folder `adapter`.
 
-    `own_card` is the card of the run that trained it: what follows its header comes below.
+    `facts` are the exported one's. `own_card` is the card of the run that trained it: what follows its header
+    comes below.
     """
     label = METHODS[found.method].label
     folded = "each layer's scale is multiplied into its weights, which zeros fill up to one rank"
@@ -178,12 +196,19 @@ def write_exported_card(
         rank=found.rank,
         off=found.off,
         effect=found.effect,
+        loads=loading_table(facts),
         provenance="\n".join(f"| {what} | `{digest}` |" for what, digest in rows.items()),
     )
     if own_card is not None:
         body = own_card.split("---\n", 2)[-1].strip()
         card += f"\n---\n\nThe card of {name}, as its run wrote it:\n\n{body}\n"
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def loading_table(facts: AdapterFacts) -> str:
+    """Returns what loads an adapter as a table, with what each leaves out or refuses, and why."""
+    rows = [f"| {found.runtime.label} | {found.sentence} |" for found in where_it_loads(facts)]
+    return "\n".join(["| with | this adapter |", "|---|---|", *rows])
 
 
 def _results(

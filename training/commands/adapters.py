@@ -20,6 +20,7 @@ from training.runs import Run
 from training.runs.adapters import AdapterPlace
 from vlm.errors import UserError
 from vlm.filesystem import typed_path
+from vlm.models.where_it_loads import where_it_loads
 from vlm.settings import ModelSettings, image_size_of
 
 if TYPE_CHECKING:
@@ -59,14 +60,19 @@ def inspect(command: CliCommand) -> int:
     facts = adapter_facts(info, run.name if run else info.name, folder, run)
     if model is None and run is not None:
         model, revision = run.config().model, run.config().revision
+    model_type = None
     if model is not None:
         # Against the architecture alone: no weight of the base is read or downloaded.
-        found = vlm_adapters().check_fit(folder, architecture(model, revision), model)
+        base = architecture(model, revision)
+        found, model_type = vlm_adapters().check_fit(folder, base, model), base.config.model_type
         facts |= {"ranks": found.info.ranks, "base_model": model}  # a base tells text layers from vision ones
         facts |= {"matched": found.matched, "total": found.total, "notes": list(found.notes)}
+    verdicts = where_it_loads(vlm_adapters().read_facts(folder, model_type))
+    facts |= {"where_it_loads": [verdict.as_dict() for verdict in verdicts]}
     if command.values.get("load"):
         facts |= _loaded(folder, run, model, revision)
-    print_result(command, facts, describe_adapter(facts))
+    lines = [describe_adapter(facts), *(f"  {verdict}" for verdict in verdicts)]
+    print_result(command, facts, "\n".join(lines))
     return 0
 
 

@@ -258,6 +258,20 @@ class ExportAdapterCommand(BaseModel):
     json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
 
 
+class BundleCommand(BaseModel):
+    """Export several adapters of one base for servers into one folder, with the lines that start them."""
+
+    adapters: CliPositionalArg[list[str]] = Field(
+        description="The runs, or the adapters' folders; the new folder comes last."
+    )
+    model: str | None = Field(None, description="Base model of all; their runs' if not given.")
+    revision: str | None = TrainingConfig.model_fields["revision"]
+    precision: str = TrainingConfig.model_fields["precision"]
+    device: str = TrainingConfig.model_fields["device"]
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
 class EvaluateCommand(BaseModel):
     """Ask base and adapter about a dataset: a table of both, and every answer in a file."""
 
@@ -325,5 +339,6 @@ class CommandLine(BaseSettings):
     export_adapter: CliSubCommand[ExportAdapterCommand] = Field(
         alias="export-adapter", description=ExportAdapterCommand.__doc__
     )
+    bundle: CliSubCommand[BundleCommand] = Field(description=BundleCommand.__doc__)
     evaluate: CliSubCommand[EvaluateCommand] = Field(description=EvaluateCommand.__doc__)
     unknown: CliUnknownArgs

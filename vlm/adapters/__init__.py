@@ -23,5 +23,6 @@ from vlm.adapters.peft_config import PEFT_PREFIX
 from vlm.adapters.probing import Probe, base_alone, first_logits, probe, probe_inputs
 from vlm.adapters.reloading import answer_anew, verify_readable, verify_reloaded
 from vlm.adapters.saving import config_changes, fingerprint, has_learned, save, save_start, verify_saved
+from vlm.adapters.untrusted.facts import read_facts
 from vlm.adapters.untrusted.match import AdapterCheck, check_fit
 from vlm.adapters.untrusted.tensors import AdapterInfo, read_info

@@ -45,6 +45,7 @@ class Exported:
 
     method: str
     base_name: str
+    model_type: str
     layers: int
     rank: int
     factored: bool
@@ -94,7 +95,8 @@ def export_for_servers(settings: ModelSettings, adapter: Path, folder: Path) -> 
         )
     most = [(answers - own).abs().max().item(), (own - untouched).abs().max().item()]
     of_layers = len(tensors) // 2
-    return Exported(checked.info.method, checked.info.base_name, of_layers, rank, factored, *most)
+    info, model_type = checked.info, loaded.model.config.model_type
+    return Exported(info.method, info.base_name, model_type, of_layers, rank, factored, *most)
 
 
 def require_exportable(checked: AdapterCheck) -> None:
