@@ -58,7 +58,11 @@ FLOORS = {
     ),
     "vlm/inference": ("answering asked turns", "inputs", "loaded_base", "engine"),
     "vlm/machine": ("posix windows",),
-    "vlm/models": ("checkpoint_files hub_errors image_size towers", "hub quantization", "loading"),
+    "vlm/models": (
+        "checkpoint_files hub_errors image_size towers where_it_loads",
+        "hub quantization",
+        "loading",
+    ),
     "vlm/prompting": ("base templates", "chat completion seq2seq"),
     "vlm/composed": ("configuration processing", "pretrained", "modeling"),
     "vlm/adapters": (
@@ -66,8 +70,9 @@ FLOORS = {
         "attaching untrusted",
         "loading optimizer_groups python_lines saving",
         "merging reloading",
+        "exporting",
     ),
-    "vlm/adapters/untrusted": ("files patterns", "tensors", "schema", "layers", "rebuild", "match"),
+    "vlm/adapters/untrusted": ("files patterns", "tensors", "schema", "layers", "rebuild", "facts match"),
     "training": (
         "program quiet",
         "config",
@@ -145,7 +150,7 @@ FLOORS = {
         "parser",
         "output remote_job",
         "adapters data disk sharing submit take",
-        "evaluate run",
+        "evaluate exporting run",
     ),
     "ui": (
         "events first_script i18n inference login theme",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from training import quiet
-from training.commands import adapters, data, disk, evaluate, parser, run, sharing, take
+from training.commands import adapters, data, disk, evaluate, exporting, parser, run, sharing, take
 from training.config import settings_error
 from vlm import filesystem
 from vlm.errors import UserError
@@ -42,6 +42,8 @@ COMMANDS = {
     "take": take.take,
     "push": sharing.push_adapter,
     "pull": sharing.pull_adapter,
+    "export-adapter": exporting.export_adapter,
+    "bundle": exporting.bundle,
     "evaluate": evaluate.evaluate,
 }
 

@@ -6,9 +6,10 @@ this machine is named without its folder, because adapters are published.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+from huggingface_hub import ModelCardData
 
 from training.config import MAY_BE_FOLDERS, WHERE_IT_WENT, TrainingConfig
 from training.evaluation import compare
@@ -18,11 +19,15 @@ from training.evaluation.paired import Paired
 from training.program import command
 from training.runs.events import Event
 from training.sharing import samples
-from training.sharing.card_header import header_of
+from training.sharing.card_header import TAGS, TASK, header_of
 from training.sharing.samples import BeforeAfter
 from vlm.filesystem import sha256_of
-from vlm.methods import ADAPTER_WEIGHTS_FILE
+from vlm.methods import ADAPTER_WEIGHTS_FILE, METHODS
+from vlm.models.where_it_loads import AdapterFacts, facts_of_settings, where_it_loads
 from vlm.param_counts import TowerCounts
+
+if TYPE_CHECKING:
+    from vlm.adapters import Exported
 
 # A line of block characters reads in a terminal and travels with the text; a picture would be a second file.
 BARS = "▁▂▃▄▅▆▇█"
@@ -55,6 +60,10 @@ from peft import PeftModel
 model = PeftModel.from_pretrained(base_model, ".")
 ```
 
+## Where it loads
+
+{loads}
+
 ## What it must not be used for
 
 Fill this in before others use it; nobody but its owner knows.
@@ -81,6 +90,39 @@ The settings, which `{command} run --config` takes:
 ```
 """
 
+EXPORTED = """\
+---
+{header}
+---
+
+# {name}, for servers
+
+A plain LoRA for the base model `{base}`, made by LoRA Lens of {name}, {article} {method}: {how}.
+All {layers} layers have rank {rank}, `lora_alpha` is the rank, and each layer is named in `target_modules`.
+
+Loaded anew in plain PEFT and asked, its logits are off by {off:.1e} at most from those of {name}, which moves
+the base's by up to {effect:.1e}.
+
+## Load it
+
+On the base model, with PEFT alone; `.` is this folder, or its id on the Hub:
+
+```python
+from peft import PeftModel
+model = PeftModel.from_pretrained(base_model, ".")
+```
+
+## Where it loads
+
+{loads}
+
+## Where it comes from
+
+| what | which |
+|---|---|
+{provenance}
+"""
+
 
 def write_card(
     path: Path,
@@ -92,11 +134,13 @@ def write_card(
     verdict: Paired | None = None,
     *,
     base_commit: str | None = None,
+    loads: AdapterFacts | None = None,
 ) -> None:
     """Write the card of the adapter of this step, beside its weights.
 
     `events` are the run's, of the kinds in `training.loop.train.ON_CARD`. `best_step` is that step again
-    where it was chosen by `best_metric`, `verdict` that of its answers beside the base's.
+    where it was chosen by `best_metric`, `verdict` that of its answers beside the base's. `loads` are the
+    facts of the adapter that say where it loads; without them its settings' are taken.
     """
     base, dataset = _public_name(config.model), _public_name(config.dataset)
     kinds = ("evaluated", "sample")
@@ -131,6 +175,7 @@ def write_card(
         results=_results(config, events, step, best_step, verdict),
         pairs=_before_and_after(samples.before_after(watched, evaluated, best_step)),
         towers="\n".join(towers),
+        loads=loading_table(loads or facts_of_settings(config, None)),
         curve=loss_curve([event for event in events if event["kind"] == "step"]),
         provenance="\n".join(f"| {what} | {which} |" for what, which in facts.items()),
         command=command(),
@@ -162,6 +207,50 @@ def _cell(text: str) -> str:
     """Returns a text of a dataset as a cell of a table on the Hub: on one line, and no Markdown."""
     flat = " ".join(text.translate(compare.MARKUP).split())
     return flat if len(flat) <= LONGEST_CELL else f"{flat[:LONGEST_CELL]}…"
+
+
+def write_exported_card(
+    folder: Path,
+    name: str,
+    adapter: Path,
+    found: "Exported",
+    facts: AdapterFacts,
+    own_card: str | None = None,
+) -> None:
+    """Writes the card of an adapter that was exported to `folder`, from the one in the folder `adapter`.
+
+    `facts` are the exported one's. `own_card` is the card of the run that trained it: what follows its header
+    comes below.
+    """
+    label = METHODS[found.method].label
+    folded = "each layer's scale is multiplied into its weights, which zeros fill up to one rank"
+    factored = "what it adds to each weight was factored by PEFT's `convert_to_lora`"
+    hashes = {f"{ADAPTER_WEIGHTS_FILE}, SHA-256": folder, f"that of {name}, SHA-256": adapter}
+    rows = {what: sha256_of(place / ADAPTER_WEIGHTS_FILE) for what, place in hashes.items()}
+    card = EXPORTED.format(
+        header=ModelCardData(library_name="peft", pipeline_tag=TASK, tags=[*TAGS]).to_yaml(),
+        name=name,
+        base=found.base_name,
+        article="an" if label[0] in "AEIO" else "a",
+        method=label,
+        how=factored if found.factored else folded,
+        layers=found.layers,
+        rank=found.rank,
+        off=found.off,
+        effect=found.effect,
+        loads=loading_table(facts),
+        provenance="\n".join(f"| {what} | `{digest}` |" for what, digest in rows.items()),
+    )
+    if own_card is not None:
+        body = own_card.split("---\n", 2)[-1].strip()
+        card += f"\n---\n\nThe card of {name}, as its run wrote it:\n\n{body}\n"
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def loading_table(facts: AdapterFacts) -> str:
+    """Returns what loads an adapter as a table, with what each leaves out or refuses, and why."""
+    rows = [f"| {found.runtime.label} | {found.sentence} |" for found in where_it_loads(facts)]
+    return "\n".join(["| with | this adapter |", "|---|---|", *rows])
 
 
 def _results(

@@ -43,6 +43,7 @@ class MethodInfo:
     Empty where the method has no such thing. `rank_per_tower`: else one rank serves all towers.
     `has_b`: it has the matrices A and B that LoRA+ tells apart. `keeps_base`: the base's weights stay
     bit-identical while it trains. `prompt_learning`: it trains virtual tokens of the text tower and no layer.
+    `multiplies`: it scales or turns the base's weights, so that no LoRA, which adds to them, stands for it.
     """
 
     label: str
@@ -56,6 +57,7 @@ class MethodInfo:
     mergeable: bool = True
     keeps_base: bool = True
     prompt_learning: bool = False
+    multiplies: bool = False
     extra: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
 
 
@@ -103,6 +105,7 @@ METHODS: dict[Method, MethodInfo] = {
         "IA3Config",
         rank="",
         rank_per_tower=False,
+        multiplies=True,
     ),
     "loha": MethodInfo(
         "LoHa",
@@ -124,6 +127,7 @@ METHODS: dict[Method, MethodInfo] = {
         rank="",
         dropout="module_dropout",
         rank_per_tower=False,
+        multiplies=True,
     ),
     "vera": MethodInfo(
         "VeRA",
@@ -136,6 +140,7 @@ METHODS: dict[Method, MethodInfo] = {
         "HiraConfig",
         dropout="hira_dropout",
         rank_per_tower=False,
+        multiplies=True,
     ),
     "miss": MethodInfo(
         "MiSS",

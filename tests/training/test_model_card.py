@@ -129,6 +129,13 @@ def test_the_card_names_the_licence_of_a_base_of_the_catalog(model: str, licence
     assert "model-index" not in data
 
 
+def test_the_card_says_where_the_adapter_loads(taught: Run) -> None:
+    table = card_of(taught).split("## Where it loads")[1].split("##")[0]
+    assert "| PEFT | loads, on a base that vlm.composed builds |" in table
+    assert "| vLLM | does not load: nothing but this project builds a composed base" in table
+    assert "| llama.cpp, Ollama, LM Studio |" in table
+
+
 def test_a_loss_that_was_not_finite_is_said_and_another_steps_blindfold_test_is_not(
     taught: Run, tmp_path: Path
 ) -> None:

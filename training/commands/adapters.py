@@ -17,9 +17,11 @@ from training.commands.output import print_progress, print_result
 from training.commands.parser import CliCommand
 from training.evaluation import answers, compare
 from training.runs import Run
+from training.runs.adapters import AdapterPlace
 from training.sharing.tasks import full_base
 from vlm.errors import UserError
 from vlm.filesystem import typed_path
+from vlm.models.where_it_loads import where_it_loads
 from vlm.settings import ModelSettings, image_size_of
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def list_adapters(command: CliCommand) -> int:
     for place in runs.list_adapters(command.workspace):
         try:
             listed.append(
-                adapter_facts(_vlm_adapters().read_info(place.folder), place.name, place.folder, place.run)
+                adapter_facts(vlm_adapters().read_info(place.folder), place.name, place.folder, place.run)
             )
         except UserError as error:  # one damaged adapter hides no other
             wrong = {"problem": error.problem, "remedy": error.remedy}
@@ -55,18 +57,23 @@ def inspect(command: CliCommand) -> int:
     place = runs.require_adapter(command.workspace, command.values["adapter"])
     folder, run = place.folder, place.run
     model, revision = command.values.get("model"), command.values.get("revision")
-    info = _vlm_adapters().read_info(folder)
+    info = vlm_adapters().read_info(folder)
     facts = adapter_facts(info, run.name if run else info.name, folder, run)
     if model is None and run is not None:
         model, revision = run.config().model, run.config().revision
+    model_type = None
     if model is not None:
         # Against the architecture alone: no weight of the base is read or downloaded.
-        found = _vlm_adapters().check_fit(folder, architecture(model, revision), model)
+        base = architecture(model, revision)
+        found, model_type = vlm_adapters().check_fit(folder, base, model), base.config.model_type
         facts |= {"ranks": found.info.ranks, "base_model": model}  # a base tells text layers from vision ones
         facts |= {"matched": found.matched, "total": found.total, "notes": list(found.notes)}
+    verdicts = where_it_loads(vlm_adapters().read_facts(folder, model_type))
+    facts |= {"where_it_loads": [verdict.as_dict() for verdict in verdicts]}
     if command.values.get("load"):
         facts |= _loaded(folder, run, model, revision)
-    print_result(command, facts, describe_adapter(facts))
+    lines = [describe_adapter(facts), *(f"  {verdict}" for verdict in verdicts)]
+    print_result(command, facts, "\n".join(lines))
     return 0
 
 
@@ -79,12 +86,12 @@ def _loaded(folder: Path, run: Run | None, model: str | None, revision: str | No
     # What was answered with another base says nothing.
     is_its_own = run is not None and (model, revision) == (run.config().model, run.config().revision)
     kept = run.probe_path if is_its_own else None
-    found, off = _vlm_adapters().answer_anew(settings, folder, kept)
+    found, off = vlm_adapters().answer_anew(settings, folder, kept)
     return {"loaded": str(found), "off": off}
 
 
 def _base_not_named(folder: Path) -> UserError:
-    info = _vlm_adapters().read_info(folder)
+    info = vlm_adapters().read_info(folder)
     return UserError(
         "{name} is no run's adapter, and no base model was named.",
         "Name it: --model {base}",
@@ -100,19 +107,28 @@ def merge(command: CliCommand) -> int:
     Raises:
         UserError: no such adapter, no base is named, or as `vlm.adapters.merge` does.
     """
+    name, out = command.values["adapter"], typed_path(command.values["out"])
+    place, settings = place_and_base(command, name)
+    vlm_adapters().merge(settings, place.folder, out, print_progress)
+    print(f"{name} and its base are one model in {out}")
+    return 0
+
+
+def place_and_base(command: CliCommand, name: str) -> tuple[AdapterPlace, ModelSettings]:
+    """Returns where an adapter lies, and its base in full: the `--model`, or the one of its run.
+
+    Raises:
+        UserError: no such adapter, no base is named, or a flag's value can't be used.
+    """
     # To validate alone: the defaults of a run would hide what the adapter's own run had.
     parser.run_settings(command)
-    values, name, out = command.values, command.values["adapter"], typed_path(command.values["out"])
+    values, place = command.values, runs.require_adapter(command.workspace, name)
     settings = {key: values[key] for key in ModelSettings.model_fields if values.get(key) is not None}
-    place = runs.require_adapter(command.workspace, name)
     if "model" not in settings and place.run is not None:
         settings = full_base(place.run) | settings
     if "model" not in settings:
         raise _base_not_named(place.folder)
-    settings |= image_size_of(place.folder)
-    _vlm_adapters().merge(ModelSettings(**settings), place.folder, out, print_progress)
-    print(f"{name} and its base are one model in {out}")
-    return 0
+    return place, ModelSettings(**settings | image_size_of(place.folder))
 
 
 def adapter_facts(info: "AdapterInfo", name: str, folder: Path, run: Run | None) -> dict[str, Any]:
@@ -147,7 +163,8 @@ def describe_adapter(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _vlm_adapters() -> ModuleType:
+def vlm_adapters() -> ModuleType:
+    """Returns vlm.adapters, imported here first: torch comes with it."""
     # PEFT imports bitsandbytes, which remarks on its kernels as it is imported.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     return importlib.import_module("vlm.adapters")

@@ -278,6 +278,34 @@ class PullCommand(BaseModel):
     json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
 
 
+class ExportAdapterCommand(BaseModel):
+    """Write an adapter as one plain LoRA that servers read rightly: one rank, one scale, layers by name."""
+
+    adapter: CliPositionalArg[str] = Field(description="An adapter's folder, or the run it is of.")
+    out: CliPositionalArg[Path] = Field(description="The new folder.")
+    for_: str = Field("servers", alias="for", description="servers: vLLM, SGLang and llama.cpp.")
+    model: str | None = Field(None, description="Base model to try it on; its run's if not given.")
+    revision: str | None = TrainingConfig.model_fields["revision"]
+    precision: str = TrainingConfig.model_fields["precision"]
+    device: str = TrainingConfig.model_fields["device"]
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
+class BundleCommand(BaseModel):
+    """Export several adapters of one base for servers into one folder, with the lines that start them."""
+
+    adapters: CliPositionalArg[list[str]] = Field(
+        description="The runs, or the adapters' folders; the new folder comes last."
+    )
+    model: str | None = Field(None, description="Base model of all; their runs' if not given.")
+    revision: str | None = TrainingConfig.model_fields["revision"]
+    precision: str = TrainingConfig.model_fields["precision"]
+    device: str = TrainingConfig.model_fields["device"]
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
 class EvaluateCommand(BaseModel):
     """Ask base and adapter about a dataset: a table of both, and every answer in a file."""
 
@@ -345,5 +373,9 @@ class CommandLine(BaseSettings):
     take: CliSubCommand[TakeCommand] = Field(description=TakeCommand.__doc__)
     push: CliSubCommand[PushCommand] = Field(description=PushCommand.__doc__)
     pull: CliSubCommand[PullCommand] = Field(description=PullCommand.__doc__)
+    export_adapter: CliSubCommand[ExportAdapterCommand] = Field(
+        alias="export-adapter", description=ExportAdapterCommand.__doc__
+    )
+    bundle: CliSubCommand[BundleCommand] = Field(description=BundleCommand.__doc__)
     evaluate: CliSubCommand[EvaluateCommand] = Field(description=EvaluateCommand.__doc__)
     unknown: CliUnknownArgs

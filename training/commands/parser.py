@@ -80,7 +80,7 @@ def parse_command(words: Sequence[str], *, ends_process: bool = False) -> CliCom
             word=unknown[0],
             command=command(),
         )
-    options = get_args(CommandLine.model_fields[name].annotation)
+    options = get_args(CommandLine.model_fields[name.replace("-", "_")].annotation)
     (model,) = (option for option in options if option is not NoneType)
     flags = [field.alias or name for name, field in model.model_fields.items()]
     problems, before = [], ""

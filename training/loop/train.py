@@ -358,7 +358,8 @@ def put_in_place(
         if (verdict := answers.against_base(run.path, evaluated, best_step)) is not None:
             logger.info(verdict.words(compare.ADAPTER, compare.BASE))
         of_step = (kept, best_step, verdict)
-        write_card(card, config, adapted.counts, facts, *of_step, base_commit=commit)
+        loads = adapters.read_facts(draft, adapted.loaded.model.config.model_type)
+        write_card(card, config, adapted.counts, facts, *of_step, base_commit=commit, loads=loads)
         write_image_size(config, draft)
     adapters.verify_readable(draft)
     if initial is None and weights is None:

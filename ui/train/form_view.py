@@ -23,6 +23,7 @@ from vlm import catalog
 from vlm.errors import UserError
 from vlm.meta_model import rank_table, tower_counts
 from vlm.methods import METHODS
+from vlm.models.where_it_loads import facts_of_settings, where_it_loads
 from vlm.param_counts import TowerCounts
 
 THUMBNAILS = 5
@@ -161,6 +162,7 @@ def said(
         "method_about": small(say(language, f"method_{values['method']}")),
         "model_note": model_note(language, chosen),
         "model_about": model_about(language, chosen, followed),
+        **loads(language, values, chosen),
         "model_error": error(language, chosen.trouble) if chosen.trouble else "",
         "going_on": say(language, "going_on", adapter=adapter_name(values["from_adapter"]))
         if values["from_adapter"]
@@ -173,6 +175,26 @@ def said(
             if unchanged
             else say(language, "same_in_shell"),
         ),
+    }
+
+
+def loads(language: Language, values: Mapping[str, Any], chosen: Chosen) -> dict[str, Markup | str]:
+    """Where the adapter of these settings will load: the names on a line, and each with its reason."""
+    wrong = {problem.field for problem in config.check(dict(values))}
+    try:
+        settings = config.build({name: values[name] for name in values if name not in wrong})
+    except UserError:  # together they are wrong too, which stands where they are
+        settings = None
+    if settings is None or wrong & {*form_values.BASIC}:
+        return {"loads": "", "loads_why": ""}
+    facts = facts_of_settings(settings, chosen.model_type, new_connector=chosen.place == "two")
+    verdicts, named = where_it_loads(facts), {}
+    for found in verdicts:
+        named.setdefault(found.rule.verdict, []).append(found.runtime.name)
+    parts = [say(language, f"names_{verdict}", names=", ".join(names)) for verdict, names in named.items()]
+    return {
+        "loads": " · ".join(parts),
+        "loads_why": render("train_loads", language, verdicts=verdicts),
     }
 
 

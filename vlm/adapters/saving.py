@@ -4,14 +4,20 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 
+from vlm.adapters.untrusted.files import read_adapter_config, read_header
+from vlm.adapters.untrusted.layers import name_ends
+from vlm.adapters.untrusted.tensors import classify_tensors
 from vlm.errors import UserError
+from vlm.filesystem import write_atomic
 from vlm.methods import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, METHODS, Method
 
 # What PEFT's configuration calls them.
@@ -33,7 +39,8 @@ def save(
 
     `state_dict` stands in for the model's own where its weights are spread over several devices. `start` is
     where `save_start` wrote an adapter that changes the base: the difference to it is written then, as a LoRA
-    of twice the rank for the unchanged base.
+    of twice the rank for the unchanged base. `target_modules` are the adapted layers by their full names:
+    SGLang refuses a pattern.
     """
     # To decide by itself whether to save embeddings, PEFT would look the base's name up on the Hub.
     model.save_pretrained(
@@ -42,7 +49,24 @@ def save(
         save_embedding_layers=False,
         path_initial_model_for_weight_conversion=None if start is None else str(start),
     )
+    name_layers(folder, [name for name, _ in model.get_base_model().named_modules()])
     make_readable(folder)
+
+
+def name_layers(folder: Path, modules: Collection[str]) -> None:
+    """Write the adapted layers' full names into the adapter's configuration, as `target_modules`.
+
+    `modules` are all names in the base. Virtual tokens have no layers; and where a layer's whole name is the
+    end of another's, which PEFT would adapt too, the pattern stays.
+    """
+    config = read_adapter_config(folder)
+    # From the file, because PEFT shortens a list of 20 names and more while it attaches, and a model whose
+    # weights are spread over several devices has other names.
+    layers = {*classify_tensors(folder.name, config, read_header(folder)).layers}
+    ends = {end for name in modules if name not in layers for end in name_ends(name)}
+    if layers and layers.isdisjoint(ends):
+        config["target_modules"] = sorted(layers)
+        write_atomic(folder / ADAPTER_CONFIG_FILE, json.dumps(config, indent=2, sort_keys=True))
 
 
 def make_readable(folder: Path) -> None:
@@ -75,8 +99,16 @@ def config_changes(model: PeftModel, folder: Path) -> dict[str, tuple[Any, Any]]
     now = json.loads(json.dumps(model.peft_config["default"].to_dict(), default=sorted))
     # AdaLoRA's own ranks fall while it trains.
     names = OF_METHOD if saved.get("peft_type") == "ADALORA" else OF_METHOD + OF_RANKS
+    if isinstance(saved.get("target_modules"), list):  # an older one has the pattern
+        now["target_modules"] = adapted_layers(model)
     found = {name: (_ordered(saved.get(name)), _ordered(now.get(name))) for name in names}
     return {name: (before, here) for name, (before, here) in found.items() if before != here}
+
+
+def adapted_layers(model: PeftModel) -> list[str]:
+    """The base's names of the layers that have an adapter, in its order."""
+    modules = model.get_base_model().named_modules()
+    return [name for name, module in modules if isinstance(module, BaseTunerLayer)]
 
 
 def _ordered(value: Any) -> Any:

@@ -67,6 +67,23 @@ def test_inspect_checks_an_adapter_against_its_runs_base_or_the_one_named(
     assert "There is no adapter nobody." in capsys.readouterr().err
 
 
+def test_inspect_says_where_an_adapter_loads_and_from_what_that_is_known(
+    workspace: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["--workspace", str(workspace)]
+    assert main(["inspect", "demo", "--json", *place]) == 0
+    told = {found["runtime"]: found for found in json.loads(capsys.readouterr().out)["where_it_loads"]}
+    assert told["PEFT"]["verdict"] == "loads"
+    assert told["vLLM"]["verdict"] == "does_not"
+    assert "loads here alone, or merged" in told["vLLM"]["because"]
+    assert all(found["source"] for found in told.values())
+    assert main(["inspect", "elsewhere", *place]) == 0  # a DoRA, whose base nothing is known of
+    said = capsys.readouterr().out
+    assert "  vLLM: does not load: it refuses DoRA (merge)\n" in said
+    assert "  llama.cpp, Ollama, LM Studio: does not load: its converter takes text layers alone" not in said
+    assert said.count("\n") == 7
+
+
 def test_merge_writes_a_model_that_answers_as_base_and_adapter_together(
     workspace: Path, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

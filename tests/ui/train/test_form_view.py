@@ -99,3 +99,24 @@ def test_layers_offered_are_those_of_the_model(tiny_base):
     chosen = chosen_of({"model": str(tiny_base), "revision": None})
     offered = [value for _, value in form_view.choices("en", WORKSPACE, "text_lora_targets", chosen)]
     assert offered == [*form_values.choices_of("text_lora_targets"), *chosen.layers["text"]]
+
+
+def test_where_an_adapter_loads_is_said_before_a_run_and_follows_the_settings():
+    qwen = form_values.Chosen("Qwen/Qwen2.5-VL-3B-Instruct", model_type="qwen2_5_vl", place="hub")
+
+    def loads(language="en", chosen=qwen, **typed):
+        return form_view.said(language, values_of(typed, WORKSPACE) | typed, chosen, {})
+
+    assert loads()["loads"] == "Loads in LoRA Lens, PEFT, transformers, vLLM, SGLang, llama.cpp"
+    both = loads(use_vision_lora=True)
+    assert both["loads"] == "Loads in LoRA Lens, PEFT, transformers, vLLM · not in SGLang, llama.cpp"
+    assert "it refuses ranks or alphas that differ. After the run, export-adapter" in both["loads_why"]
+    even = loads(use_vision_lora=True, vision_lora_r=16)
+    assert "without its vision part in SGLang" in even["loads"]
+    assert (
+        loads(method="dora")["loads"]
+        == "Loads in LoRA Lens, PEFT · not in transformers, vLLM, SGLang, llama.cpp"
+    )
+    assert "not in vLLM" in loads(chosen=STARTER)["loads"]
+    assert "nạp được" in loads("vi", method="rslora")["loads_why"]
+    assert loads(use_text_lora=False)["loads"] == "", "nothing is trained"

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from vlm.adapters.peft_config import build_peft_config, layer_pattern, max_rank
 from vlm.adapters.untrusted.files import printable
 from vlm.adapters.untrusted.layers import Candidate, name_ends
-from vlm.adapters.untrusted.patterns import PatternError, parse_pattern
+from vlm.adapters.untrusted.patterns import Budget, PatternError, parse_pattern
 from vlm.adapters.untrusted.schema import (
     DOTTED,
     OPTIONS,
@@ -108,33 +108,57 @@ def _exact_pattern(base: PreTrainedModel, layers: Collection[str]) -> str:
     return "|".join(re.escape(layer) for layer in sorted(wanted))
 
 
-def _fitting_rules(adapter: Candidate, key: str, rules: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Layer -> the entries of a `rank_pattern` or `alpha_pattern` that fit it, in their order."""
-    found: dict[str, dict[str, Any]] = {layer: {} for layer in adapter.names.layers}
+def fitting_rules(
+    name: str, layers: Collection[str], key: str, rules: Mapping[str, Any], budget: Budget
+) -> dict[str, dict[str, Any]]:
+    """Layer -> the entries of a `rank_pattern` or `alpha_pattern` that fit it, in their order.
+
+    Raises:
+        UserError: a pattern among them can't be read, or would take too long; `name` is the adapter's.
+    """
+    found: dict[str, dict[str, Any]] = {layer: {} for layer in layers}
     # PEFT looks for `(.*\.)?(rule)$`: a plain name fits a layer's end. Looked up rather than matched, since
     # tools write an entry for each layer.
     by_end: dict[str, list[str]] = {}
-    for layer in adapter.names.layers:
+    for layer in layers:
         for end in name_ends(layer):
             by_end.setdefault(end, []).append(layer)
     for rule, value in rules.items():
         try:
             if DOTTED.fullmatch(rule):
-                layers = by_end.get(rule, [])
+                fitting = by_end.get(rule, [])
             else:
-                pattern = parse_pattern(rule, adapter.budget)
-                layers = [layer for layer in adapter.names.layers if pattern.fits_end(layer)]
+                pattern = parse_pattern(rule, budget)
+                fitting = [layer for layer in layers if pattern.fits_end(layer)]
         except PatternError as error:
-            raise pattern_refusal(adapter.name, key, rule, error) from error
-        for layer in layers:
+            raise pattern_refusal(name, key, rule, error) from error
+        for layer in fitting:
             found[layer][rule] = value
     return found
+
+
+def layer_alphas(
+    name: str, options: BaseModel, alpha_key: str, ranks: Mapping[str, int], budget: Budget
+) -> dict[str, Any]:
+    """Layer -> alpha as the configuration has it, unchecked, by each layer's rank.
+
+    Raises `UserError` as `fitting_rules` does.
+    """
+    of_rank = fitting_rules(name, ranks, "rank_pattern", options.rank_pattern, budget)
+    alphas = {}
+    for layer, rules in fitting_rules(name, ranks, "alpha_pattern", options.alpha_pattern, budget).items():
+        # The rule that gives the layer its rank gives it its alpha too, else the first.
+        agreed = [rule for rule in rules if of_rank[layer].get(rule) == ranks[layer]]
+        default = getattr(options, alpha_key)
+        alphas[layer] = rules[agreed[0]] if agreed else next(iter(rules.values()), default)
+    return alphas
 
 
 def _layer_ranks(adapter: Candidate, options: BaseModel) -> dict[str, int]:
     """Layer -> rank: adapter_config.json's, if the weights agree and the layer is large enough."""
     name, shapes, ranks = adapter.name, adapter.tensors.ranks(), {}
-    for layer, rules in _fitting_rules(adapter, "rank_pattern", options.rank_pattern).items():
+    fitting = fitting_rules(name, adapter.names.layers, "rank_pattern", options.rank_pattern, adapter.budget)
+    for layer, rules in fitting.items():
         # PEFT takes the first rule that fits, and writes them by the alphabet: what was the first when it
         # was trained may be so no more. So the one counts that the weights agree with.
         named = list(rules.values()) or [options.r]
@@ -175,12 +199,7 @@ def _rank_patterns(adapter: Candidate, options: BaseModel, alpha_key: str | None
     """PEFT's plain rank and alpha, those of most layers, and patterns for the others. HiRA has no alpha."""
     ranks, alphas = _layer_ranks(adapter, options), {}
     if alpha_key is not None:
-        of_rank = _fitting_rules(adapter, "rank_pattern", options.rank_pattern)
-        for layer, rules in _fitting_rules(adapter, "alpha_pattern", options.alpha_pattern).items():
-            # The rule that gives the layer its rank gives it its alpha too, else the first.
-            agreed = [rule for rule in rules if of_rank[layer].get(rule) == ranks[layer]]
-            default = getattr(options, alpha_key)
-            alphas[layer] = rules[agreed[0]] if agreed else next(iter(rules.values()), default)
+        alphas = layer_alphas(adapter.name, options, alpha_key, ranks, adapter.budget)
         alphas = validated(adapter.name, dict[str, AlphaOption], alphas, alpha_key)
         for layer, alpha in alphas.items():
             if not alpha:

@@ -217,6 +217,16 @@ def classify_tensors(
     return found
 
 
+def tower_by_name(layer: str) -> str:
+    """The tower of a layer as its name tells, where no base model is at hand."""
+    steps = layer.split(".")[:-1]
+    if any(CONNECTOR.search(step) for step in steps):
+        return "connector"
+    # The first three steps only: deeper down a text layer may be called after images too.
+    sees = steps[:1] == ["encoder"] or any(VISION.search(step) for step in steps[:3])
+    return "vision" if sees else "text"
+
+
 def read_info(folder: Path, towers: Mapping[str, str] | None = None) -> AdapterInfo:
     """An adapter's configuration and the header of its weights; nothing is loaded.
 
@@ -231,15 +241,7 @@ def read_info(folder: Path, towers: Mapping[str, str] | None = None) -> AdapterI
     of_shapes, by_tower = tensors.ranks(), {}
     in_config = config.get("r") if METHODS[method].rank and isinstance(config.get("r"), int) else 0
     for layer in tensors.layers:
-        steps = layer.split(".")[:-1]
-        if towers is not None:
-            tower = towers[layer]
-        elif any(CONNECTOR.search(step) for step in steps):
-            tower = "connector"
-        else:
-            # The first three steps only: deeper down a text layer may be called after images too.
-            sees = steps[:1] == ["encoder"] or any(VISION.search(step) for step in steps[:3])
-            tower = "vision" if sees else "text"
+        tower = tower_by_name(layer) if towers is None else towers[layer]
         by_tower.setdefault(tower, []).append(of_shapes.get(layer, in_config))
     if PROMPT_KEY in tensors.shared:
         by_tower["text"] = [0]
