@@ -18,6 +18,8 @@ from training.serving.door import LOCAL_HOSTS, is_local
 LARGEST_UPLOAD = "2gb"
 # Below the grace period of the compose file, after which all is killed.
 HOST_GRACE_S = 110.0
+# Folders of the workspace of which no file is served as it is.
+KEPT_FROM_BROWSERS = ("runs", "datasets", "adapters", "merged", "trash")
 # Where a Space's proxy stands.
 PRIVATE_NETWORKS = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,127.0.0.1"
 OPEN_TO_ALL = """\
@@ -79,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
         run_history=False,
         enable_monitoring=False,
         max_file_size=LARGEST_UPLOAD if can_train else VISITORS_FILE,
-        blocked_paths=[str(workspace / folder) for folder in ("runs", "datasets", "adapters", "trash")],
+        blocked_paths=[str(workspace / folder) for folder in KEPT_FROM_BROWSERS],
         root_path=next((address.path.rstrip("/") for address in known if address.path.strip("/")), None),
         app_kwargs=guarded(
             [*LOCAL_HOSTS, flags.host] if is_local(flags.host) else ["*"],

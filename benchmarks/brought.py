@@ -10,6 +10,7 @@ of the verdicts, then one line of JSON.
 import argparse
 import json
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -181,7 +182,7 @@ def main() -> None:
         for kind in KINDS:
             for shuffled in (False, True):
                 named = f"{kind}{', shuffled' if shuffled else ''}"
-                dataset = brought(kind, folder / named.replace(",", "").replace(" ", "-"), shuffled=shuffled)
+                dataset = brought(kind, folder / re.sub(r"\W+", "-", named), shuffled=shuffled)
                 for model in (given.only,) if given.only else models:
                     began = time.perf_counter()
                     if given.page:

@@ -1,15 +1,18 @@
-"""The pure parts of benchmarks.growth and benchmarks.peers: exponents, datasets handed on, logs read."""
+"""Benchmarks: exponents, datasets handed on, logs read, ways timed in turn; inference at a tiny size."""
 
 import argparse
 import json
 import os
 import sys
+import threading
+import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import yaml
 
-from benchmarks import brought, growth, peers
+from benchmarks import brought, growth, inference, inference_models, peers
 from training.data.open import open_dataset
 
 
@@ -139,3 +142,84 @@ def test_what_is_brought_opens_by_itself_and_shuffled_has_the_same_answers(
     assert len(answers[0]) == 24
     assert len({*answers[0]}) > 2
     assert {e.images[0].name: e.answer for e in kept} != {e.images[0].name: e.answer for e in shuffled}
+
+
+def test_ways_take_turns_and_the_turn_before_the_first_is_not_timed() -> None:
+    order: list[str] = []
+
+    def way(name: str, seconds: float) -> inference.Way:
+        def turn() -> list[str]:
+            order.append(name)
+            time.sleep(seconds)
+            return [f"{name}{len(order)}"]
+
+        return turn
+
+    found = inference.alternate({"a": way("a", 0.02), "b": way("b", 0.0)}, 2)
+    assert order == ["a", "b"] * 3
+    assert [found["a"].answers, found["b"].answers] == [[["a3"], ["a5"]], [["b4"], ["b6"]]]
+    assert found["a"].seconds >= 0.02 > found["a"].cpu_s
+    assert inference.ratio(found, "a", "b")["value"] > 1
+
+
+def test_each_turn_has_a_thread_of_its_own_and_what_it_raises_is_raised() -> None:
+    seen: list[int] = []
+    inference.alternate({"a": lambda: seen.append(threading.get_ident()) or []}, 1)
+    assert threading.get_ident() not in seen
+    with pytest.raises(ZeroDivisionError):
+        inference.alternate({"a": lambda: [str(1 // 0)]}, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "at_most", "equal", "reached"),
+    [(2, False, True, True), (2, True, True, False), (2, False, None, True), (2, False, False, False)],
+)
+def test_a_figure_whose_answers_differ_is_not_reached_however_fast(
+    value: float, at_most: bool, equal: bool | None, reached: bool
+) -> None:
+    figure = inference.Figure("it", "tiny", value, value, 1.5, at_most, {"a": 1.0}, equal)
+    assert figure.reached == reached
+    assert ("missed" in figure.row()) != reached
+    assert ("ANSWERS DIFFER" in figure.row()) == (equal is False)
+
+
+@pytest.fixture(scope="module")
+def subjects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, inference_models.Subject]:
+    folder = tmp_path_factory.mktemp("inference")
+    return {name: make(folder, tiny=True) for name, make in inference_models.SUBJECTS.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("part", "name"), [(part, name) for part, names in inference.SUBJECTS.items() for name in names]
+)
+def test_every_part_of_inference_finds_equal_answers_at_a_tiny_size(
+    subjects: dict[str, inference_models.Subject], part: str, name: str
+) -> None:
+    figures = inference.PARTS[part](subjects[name], inference.Sizes(turns=1, tokens=6, pictures=5, batch=2))
+    assert figures
+    for figure in figures:
+        assert figure.equal is not False, figure.row()
+        assert all(seconds > 0 for seconds in figure.seconds.values())
+        assert figure.unit == "ms" or figure.value > 0
+
+
+@pytest.mark.slow
+def test_the_starters_adapters_of_the_benchmark_answer_otherwise_than_it_does(
+    subjects: dict[str, inference_models.Subject],
+) -> None:
+    """Else equal answers would say nothing."""
+    subject = subjects["starter"]
+    engine, who = inference.Engine(), [None, *subject.adapters]
+    shown = islice(inference_models.pictures(subject.side), 6)
+    found = [inference.ask(engine, subject, picture, who, 16) for picture in shown]
+    of_base, *of_adapters = zip(*found, strict=True)
+    assert all(answers != of_base for answers in of_adapters)
+    assert len({*of_adapters}) == len(of_adapters)
+    assert min(len(answer.split()) for answer in of_base) > 3
+
+
+def test_no_two_pictures_of_the_benchmark_are_alike() -> None:
+    drawn = [picture.tobytes() for picture in islice(inference_models.pictures(32), 20)]
+    assert len({*drawn}) == 20
+    assert drawn == [picture.tobytes() for picture in islice(inference_models.pictures(32), 20)]

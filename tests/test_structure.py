@@ -47,7 +47,8 @@ FLOORS = {
         "machine",
         "build_lock errors example methods oom param_counts",
         "filesystem",
-        "composed image_features prompting settings",
+        "composed prompting settings",
+        "image_features",
         "catalog model_view",
         "models",
         "adapters",
@@ -55,6 +56,7 @@ FLOORS = {
         "meta_model",
         "inference",
     ),
+    "vlm/inference": ("answering asked turns", "inputs", "loaded_base", "engine"),
     "vlm/machine": ("posix windows",),
     "vlm/models": ("checkpoint_files hub_errors image_size towers", "hub quantization", "loading"),
     "vlm/prompting": ("base templates", "chat completion seq2seq"),
@@ -62,7 +64,7 @@ FLOORS = {
     "vlm/adapters": (
         "eva file_check peft_config probing",
         "attaching untrusted",
-        "loading optimizer_groups saving",
+        "loading optimizer_groups python_lines saving",
         "merging reloading",
     ),
     "vlm/adapters/untrusted": ("files patterns", "tensors", "schema", "layers", "rebuild", "match"),
@@ -75,6 +77,7 @@ FLOORS = {
         "cache",
         "batching memory",
         "evaluation",
+        "sharing",
         "model_card serving",
         "loop",
         "commands",
@@ -110,12 +113,7 @@ FLOORS = {
     ),
     "training/cache": ("tensor_store", "encoded_text image_features"),
     "training/memory": ("tensor_tracker", "simulate", "estimate", "auto"),
-    "training/batching": (
-        "samplers shared_prefix",
-        "collator",
-        "equivalence",
-        "setup",
-    ),
+    "training/batching": ("samplers shared_prefix", "collator", "equivalence", "setup"),
     "training/evaluation": (
         "best_checkpoint equality",
         "metrics",
@@ -134,11 +132,18 @@ FLOORS = {
         "worker",
     ),
     "training/serving": ("door errors", "offered request", "line", "chat", "api"),
+    "training/sharing": (
+        "account card_header samples",
+        "answer_table drawing",
+        "files",
+        "pull push",
+        "tasks",
+    ),
     "training/commands": (
         "flags",
         "parser",
         "output remote_job",
-        "adapters data disk submit",
+        "adapters data disk sharing submit take",
         "ask evaluate run serve",
     ),
     "ui": (
@@ -150,7 +155,7 @@ FLOORS = {
         "ask data runs",
         "page",
     ),
-    "ui/run": ("loss_chart summary", "view", "board", "panel"),
+    "ui/run": ("loss_chart summary", "take view", "board", "panel"),
     "ui/train": ("form_values", "base_model", "continue_from form_view", "memory_hint", "tab"),
     "ui/data": (
         "asked columns row_text work",
@@ -267,7 +272,7 @@ def test_imports_point_one_way_and_each_library_has_its_place():
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("vlm/inference.py", "def ask():\n    from training.runs import find\n"),
+        ("vlm/inference/engine.py", "def ask():\n    from training.runs import find\n"),
         ("vlm/composed/modeling.py", "from ...training import runs\n"),
         ("vlm/__init__.py", "from ..ui import page\n"),
         ("training/loop/worker.py", "import importlib\nimportlib.import_module('ui.page')\n"),

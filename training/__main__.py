@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from training import quiet
-from training.commands import adapters, ask, data, disk, evaluate, parser, run, serve
+from training.commands import adapters, ask, data, disk, evaluate, parser, run, serve, sharing, take
 from training.config import settings_error
 from vlm import filesystem
 from vlm.errors import UserError
@@ -39,6 +39,9 @@ COMMANDS = {
     "adapters": adapters.list_adapters,
     "inspect": adapters.inspect,
     "merge": adapters.merge,
+    "take": take.take,
+    "push": sharing.push_adapter,
+    "pull": sharing.pull_adapter,
     "evaluate": evaluate.evaluate,
     "ask": ask.ask,
     "serve": serve.serve,

@@ -6,9 +6,9 @@ this machine is named without its folder, because adapters are published.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
-from huggingface_hub import ModelCardData
 
 from training.config import MAY_BE_FOLDERS, WHERE_IT_WENT, TrainingConfig
 from training.evaluation import compare
@@ -17,6 +17,9 @@ from training.evaluation.forgetting import Forgetting
 from training.evaluation.paired import Paired
 from training.program import command
 from training.runs.events import Event
+from training.sharing import samples
+from training.sharing.card_header import header_of
+from training.sharing.samples import BeforeAfter
 from vlm.filesystem import sha256_of
 from vlm.methods import ADAPTER_WEIGHTS_FILE
 from vlm.param_counts import TowerCounts
@@ -24,8 +27,9 @@ from vlm.param_counts import TowerCounts
 # A line of block characters reads in a terminal and travels with the text; a picture would be a second file.
 BARS = "▁▂▃▄▅▆▇█"
 POINTS, BARS_DRAWN = 8, 40
-# Without `base_model`: the Hub wants an id there, and a base may be a folder.
-HEADER = ModelCardData(library_name="peft", tags=["lora", "vision-language", "lora-lens"])
+LONGEST_CELL = 160
+# The settings that a reader looks for are those that somebody has chosen.
+AS_BY_DEFAULT = "# As they are by default:\n"
 
 CARD = """\
 ---
@@ -36,6 +40,7 @@ CARD = """\
 
 A LoRA adapter for the base model `{base}`, trained with LoRA Lens on {examples}.
 {results}
+{pairs}
 
 | tower | trainable | total |
 |---|---|---|
@@ -49,6 +54,15 @@ On the base model, with PEFT alone; `.` is this folder, or its id on the Hub:
 from peft import PeftModel
 model = PeftModel.from_pretrained(base_model, ".")
 ```
+
+## What it must not be used for
+
+Fill this in before others use it; nobody but its owner knows.
+
+* Made for: …
+* Not for: …
+* Known mistakes, and whom they would harm: …
+* The people and licences behind its data: …
 
 ## Training loss
 
@@ -85,6 +99,8 @@ def write_card(
     where it was chosen by `best_metric`, `verdict` that of its answers beside the base's.
     """
     base, dataset = _public_name(config.model), _public_name(config.dataset)
+    kinds = ("evaluated", "sample")
+    evaluated, watched = ([event for event in events if event["kind"] == kind] for kind in kinds)
     last = {event["kind"]: event for event in events}
     data = last.get("data")
     towers = [
@@ -108,18 +124,44 @@ def write_card(
         facts["device"] = f"{started['device']}, {started['precision']}"
         facts["versions"] = ", ".join(f"{name} {version}" for name, version in started["versions"].items())
     card = CARD.format(
-        header=HEADER.to_yaml(),
+        header=header_of(config, evaluated, best_step).to_yaml(),
         name=config.name,
         base=base,
         examples=f"`{dataset}`" if data is None else f"{data['train']:,} examples of `{dataset}`",
         results=_results(config, events, step, best_step, verdict),
+        pairs=_before_and_after(samples.before_after(watched, evaluated, best_step)),
         towers="\n".join(towers),
         curve=loss_curve([event for event in events if event["kind"] == "step"]),
         provenance="\n".join(f"| {what} | {which} |" for what, which in facts.items()),
         command=command(),
-        settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).rstrip(),
+        settings=_settings_text(settings),
     )
     path.write_text(card, encoding="utf-8")
+
+
+def _settings_text(settings: dict[str, Any]) -> str:
+    """Returns all settings as YAML, those that are not as by default first."""
+    usual = TrainingConfig().model_dump(mode="json")
+    chosen = {name: value for name, value in settings.items() if value != usual[name]}
+    others = {name: value for name, value in settings.items() if name not in chosen}
+    blocks = [yaml.safe_dump(one, sort_keys=False, allow_unicode=True) for one in (chosen, others) if one]
+    return AS_BY_DEFAULT.join(blocks).rstrip()
+
+
+def _before_and_after(pairs: Sequence[BeforeAfter]) -> str:
+    """Returns examples that were chosen before training, with both answers; empty without any."""
+    rows = []
+    for pair in pairs:
+        said = [f"{_cell(one.text) or '–'} {'✓' if one.right else '✗'}" for one in (pair.before, pair.after)]
+        rows.append(f"| {' | '.join([_cell(pair.question) or '(caption)', _cell(pair.answer), *said])} |")
+    head = "| question | right answer | base | this adapter |\n|---|---|---|---|"
+    return "\n".join(["", "## Before and after", "", head, *rows]) if rows else ""
+
+
+def _cell(text: str) -> str:
+    """Returns a text of a dataset as a cell of a table on the Hub: on one line, and no Markdown."""
+    flat = " ".join(text.translate(compare.MARKUP).split())
+    return flat if len(flat) <= LONGEST_CELL else f"{flat[:LONGEST_CELL]}…"
 
 
 def _results(

@@ -38,7 +38,18 @@ TO_VISITORS = frozenset(
 
 TO_OWNER = frozenset(
     {
-        *("start", "act", "add_dataset", "continue_from", "duplicate", "add_adapter", "empty_kind"),
+        *(
+            "start",
+            "act",
+            "take",
+            "work",
+            "pull_adapter",
+            "add_dataset",
+            "continue_from",
+            "duplicate",
+            "add_adapter",
+            "empty_kind",
+        ),
         *("edit", "next_row", "cancel_row", "resume_row", "delete_row", "restore_row"),
         *("data:add", "data:columns", "data:check", "data:cancel", "data:safe", "data:fix", "data:pin"),
         *("data:put_in", "data:draft", "data:label", "data:start_labels", "data:leave", "data:leave_all"),

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Of the CPU's memory less than this is left to the base: loading it again takes longer than it is worth.
 SPARED_BYTES = 2**30
+# What nobody has asked for so long gives its memory back; the next question loads it again.
+IDLE_S = 1800.0
 _making = threading.Lock()
 
 
@@ -26,7 +28,7 @@ def _engine() -> "Engine":
     import_torch()
     from vlm.inference import Engine
 
-    return Engine()
+    return Engine(idle_s=IDLE_S)
 
 
 def stop(asker: str | None) -> None:

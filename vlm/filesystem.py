@@ -195,10 +195,14 @@ def replace_folder(draft: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def place_folder(draft: Path, name: str, *, reserved: Collection[str] = ()) -> Path:
-    """Renames a complete draft to the first free name of this kind beside it, and returns the folder."""
+def place_folder(draft: Path, name: str, *, reserved: Collection[str] = (), home: Path | None = None) -> Path:
+    """Renames a complete draft to the first free name of this kind, and returns the folder.
+
+    It lies beside the draft then, or in `home`, which is on the same disk.
+    """
+    home = home or draft.parent
     while True:
-        target = draft.with_name(free_name(draft.parent, name, reserved=reserved))
+        target = home / free_name(home, name, reserved=reserved)
         try:
             return system.rename(draft, target)
         except OSError:

@@ -12,6 +12,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from vlm.prompting import IGNORED
+
 # The inputs of a batch that are about its text, each [B, L]; everything else is about its images.
 TEXT_INPUTS = {
     *("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels"),
@@ -107,6 +109,26 @@ def hand_over(features: Sequence[Features]) -> dict[str, BaseModelOutputWithPool
     for name, value in fields.items():
         output[name] = value
     return {"image": output}
+
+
+def join(
+    rows: Sequence[Mapping[str, torch.Tensor]], pad_token_id: int, *, left: bool
+) -> dict[str, torch.Tensor]:
+    """Returns one batch [B, L] of rows of one example each: texts padded, the rest one after another."""
+    padding = {"input_ids": pad_token_id, "decoder_input_ids": pad_token_id, "labels": IGNORED}
+    batch = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        tensors = [row[name] for row in rows if name in row]
+        if name not in TEXT_INPUTS:
+            batch[name] = torch.cat(tensors)
+            continue
+        longest = max(tensor.shape[1] for tensor in tensors)
+        padded = torch.full((len(rows), longest), padding.get(name, 0))
+        for row, tensor in enumerate(tensors):
+            length = tensor.shape[1]
+            padded[row, longest - length if left else 0 : None if left else length] = tensor[0]
+        batch[name] = padded
+    return batch
 
 
 def _under(name: str, features: Features) -> list[torch.Tensor]:

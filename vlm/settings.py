@@ -1,6 +1,7 @@
 """Settings of model, adapter and generation, which `training.config` widens to a run's. No torch."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -202,3 +203,66 @@ class GenerationSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_new_tokens: int = Field(64, ge=1, le=4096, description="Longest answer, in tokens.")
+
+
+# What each setting of `Sampling` may be, ends included.
+SAMPLING_RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0.0, 5.0),
+    "top_p": (0.001, 1.0),
+    "top_k": (0, 100_000),
+    "repetition_penalty": (0.1, 5.0),
+    "num_beams": (1, 16),
+    "seed": (0, 2**32 - 1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen: greedily, unless a temperature is given.
+
+    `top_p` and `top_k` (0: all tokens) bound what a temperature draws from. `num_beams` are followed side by
+    side, 1 being none. Where `repetition_penalty` is None it is the model's own, as in a run's evaluations.
+    With a `seed` the same question has the same answer again.
+
+    Raises:
+        UserError: a value is out of its range.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float | None = None
+    num_beams: int = 1
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in SAMPLING_RANGES.items():
+            value = getattr(self, name)
+            # Written so that a NaN is out of range.
+            if value is not None and not least <= value <= most:
+                raise UserError(
+                    "{setting} is {value}; it goes from {least} to {most}.",
+                    "Give {setting} a value in that range.",
+                    "sampling-range",
+                    setting=name,
+                    value=value,
+                    least=least,
+                    most=most,
+                )
+
+    @property
+    def draws(self) -> bool:
+        """Whether tokens are drawn: another answer each time, but for a seed."""
+        return self.temperature > 0
+
+    def arguments(self) -> dict[str, Any]:
+        """What `generate` takes for these settings."""
+        chosen: dict[str, Any] = {"do_sample": self.draws, "num_beams": self.num_beams}
+        if self.draws:
+            chosen |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        if self.repetition_penalty is not None:
+            chosen["repetition_penalty"] = self.repetition_penalty
+        return chosen
+
+
+GREEDY = Sampling()

@@ -100,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
         if what == "tree":
             entries = _entries(files, f"{folder}/" if folder else "", "recursive=true" in self.path.lower())
             return self._json(entries) if entries else self._send(404, {"X-Error-Code": "EntryNotFound"})
-        siblings = [{"rfilename": path, "size": len(content)} for path, content in files.items()]
+        siblings = [_sibling(path, content) for path, content in files.items()]
         return self._json({"id": name, "sha": sha, "siblings": siblings, "private": repo.private, "tags": []})
 
     def _pull(self, name: str, number: str) -> dict:
@@ -165,6 +165,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         """Nothing: what was asked is in `requests`."""
+
+
+def _sibling(path: str, content: bytes) -> dict:
+    told = {"rfilename": path, "size": len(content)}
+    if path.endswith(".safetensors"):
+        large = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+        told |= {"lfs": large}
+    return told
 
 
 def _entries(files: dict[str, bytes], folder: str, recursive: bool) -> list[dict]:

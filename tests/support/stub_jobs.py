@@ -31,6 +31,10 @@ class Jobs:
     process: subprocess.Popen[bytes] | None = None
     cancelled: bool = False
     refusals: list[int] = field(default_factory=list)
+    # The same for the next large files; what has arrived, by its SHA-256; and what the token may.
+    broken: list[int] = field(default_factory=list)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    role: str = "write"
 
     @property
     def log(self) -> Path:
@@ -82,12 +86,15 @@ class JobsHandler(Handler):
 
     def do_GET(self) -> None:
         path = self.path.split("?")[0]
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/auth-check(/write)?", path):
+            return self._json({}) if self._allowed(found[1], "models") else None
         if not path.startswith(("/api/jobs", "/api/whoami")):
             return super().do_GET()
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self._send(401, {"X-Error-Message": "Invalid credentials in Authorization header"})
         if path == "/api/whoami-v2":
-            return self._json({"name": USER, "type": "user"})
+            token = {"accessToken": {"displayName": "t", "role": self.jobs.role}}
+            return self._json({"name": USER, "type": "user", "orgs": [{"name": "team"}], "auth": token})
         if path == "/api/jobs/hardware":
             price = {"cpu": "", "ram": "", "unitCostMicroUSD": 1, "unitCostUSD": 1e-6, "unitLabel": "minute"}
             return self._json([{"name": name, "prettyName": name, **price} for name in FLAVORS])
@@ -113,6 +120,8 @@ class JobsHandler(Handler):
             return self._json({"url": f"{self.hub.endpoint}/{'datasets/' * (kind == 'datasets')}{name}"})
         if found := re.fullmatch(r"/api/(?:datasets|models)/([^/]+/[^/]+)/(preupload|commit)/main", path):
             return self._write(*found.groups(), body)
+        if path.endswith("/info/lfs/objects/batch"):
+            return self._batch(json.loads(body)["objects"])
         if path.endswith("/cancel"):
             self.jobs.cancel()
         else:
@@ -126,20 +135,45 @@ class JobsHandler(Handler):
         del self.hub.repos[f"{asked.get('organization') or USER}/{asked['name']}"]
         return self._json({})
 
+    def _batch(self, objects: list[dict]) -> None:
+        """Where each large file is to be sent; one that is here needs no sending."""
+        told = []
+        for one in objects:
+            upload = {"upload": {"href": f"{self.hub.endpoint}/lfs/{one['oid']}", "header": {}}}
+            known = one["oid"] in self.jobs.objects
+            told.append({"oid": one["oid"], "size": one["size"]} | ({} if known else {"actions": upload}))
+        self._json({"transfer": "basic", "objects": told})
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.hub.requests.append(f"PUT {self.path}")
+        if self.jobs.broken:
+            return self._break(self.jobs.broken.pop(0))
+        self.jobs.objects[self.path.rpartition("/")[2]] = body
+        return self._send(200)
+
+    def _break(self, status: int) -> None:
+        if status:
+            return self._send(status)
+        self.connection.shutdown(socket.SHUT_RDWR)
+        self.close_connection = True
+        return None
+
     def _write(self, name: str, what: str, body: bytes) -> None:
         if what == "preupload":
             files = [file["path"] for file in json.loads(body)["files"]]
-            mode = {"uploadMode": "regular", "shouldIgnore": False}
-            return self._json({"files": [{"path": path, **mode} for path in files]})
+            # As the Hub does by .gitattributes: weights and pictures are large files.
+            modes = {path: "lfs" if path.endswith((".safetensors", ".png")) else "regular" for path in files}
+            told = [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]
+            return self._json({"files": told})
         if self.jobs.refusals:
-            if status := self.jobs.refusals.pop(0):
-                return self._send(status)
-            self.connection.shutdown(socket.SHUT_RDWR)
-            self.close_connection = True
-            return None
+            return self._break(self.jobs.refusals.pop(0))
         for line in map(json.loads, body.splitlines()):
             if line["key"] == "file":
                 content = base64.b64decode(line["value"]["content"])
+                self.hub.repos[name].branches["main"][line["value"]["path"]] = content
+            elif line["key"] == "lfsFile":
+                content = self.jobs.objects[line["value"]["oid"]]
                 self.hub.repos[name].branches["main"][line["value"]["path"]] = content
         url = f"{self.hub.endpoint}/{name}/commit/{'0' * 40}"
         return self._json({"commitUrl": url, "commitOid": "0" * 40, "hookOutput": ""})

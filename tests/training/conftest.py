@@ -1,12 +1,15 @@
-"""Models of every family, and examples for them, made once for a module."""
+"""Models of every family, and examples for them, made once for a module; the Hub with its jobs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 from PIL import Image
 
+from support.stub_hub import TOKEN, StubHub, serving
+from support.stub_jobs import Jobs, JobsHandler
 from vlm.example import IMAGE, Example, Message
 
 
@@ -41,3 +44,21 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
         )
         for at, (c, question, said) in enumerate(asked)
     ]
+
+
+@pytest.fixture
+def platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[StubHub, Jobs]]:
+    """A stub Hub that also starts jobs, which this process asks; its workspace is a folder of the test."""
+    jobs = Jobs(tmp_path / "platform")
+    jobs.folder.mkdir()
+    with serving(type("Bound", (JobsHandler,), {"jobs": jobs})) as hub:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
+        address = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setenv("LORA_LENS_WORKSPACE", str(tmp_path / "workspace"))
+        yield hub, jobs
+        if jobs.process is not None and jobs.process.poll() is None:
+            jobs.cancel()

@@ -15,6 +15,7 @@ from training import TrainingConfig, runs
 from training.__main__ import main
 from training.model_card import loss_curve, write_card
 from training.runs import Run
+from training.sharing.card_header import header_of
 from vlm import adapters
 from vlm.models import hub
 from vlm.models.loading import load_base
@@ -78,6 +79,54 @@ def test_the_card_tells_data_and_adapter_by_hash_and_settings_counts_curve_and_v
     written = yaml.safe_load(taught.config_path.read_text())
     assert told.keys() == written.keys()
     assert {name for name in told if told[name] != written[name]} == {"dataset", "model"}
+
+
+def test_the_card_shows_what_was_watched_before_and_after_and_the_settings_that_were_chosen_first(
+    tmp_path: Path,
+) -> None:
+    asked = {"kind": "sample", "image": "a.png", "references": ["one", "1"], "answer": "one"}
+    said = [("how | many?", 0, "two"), ("how | many?", 2, "1 <b>"), ("", 0, "a"), ("", 2, "one")]
+    told = [
+        asked | {"example_id": str(at // 2), "question": question, "step": step, "prediction": text}
+        for at, (question, step, text) in enumerate(said)
+    ]
+    told += [{"kind": "sample", "example_id": "x", "step": 2, "prediction": "new", **asked, "question": "?"}]
+    metrics = {"exact_match": 0.123456, "token_f1": None}
+    told += [{"kind": "evaluated", "step": n, "loss": 1.0, "examples": 4, "metrics": metrics} for n in (0, 2)]
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    counts = TowerCounts(TowerCount(1, 2), TowerCount(0, 0), TowerCount(1, 2))
+    names = {"model": "org/vision+org/text", "dataset": "org/pets:cats", "name": "pets", "seed": 3}
+    write_card(tmp_path / "README.md", TrainingConfig(**names, text_lora_r=4), counts, told, 2)
+    card = (tmp_path / "README.md").read_text()
+    rows = re.search(r"## Before and after\n\n(.*?)\n\n", card, re.DOTALL)[1].splitlines()[2:]
+    assert rows == ["| how many? | one | two ✗ | 1 b ✗ |", "| (caption) | one | a ✗ | one ✓ |"]
+    assert "* Not for: …" in card
+    block = re.search(r"```yaml\n(.*?)```", card, re.DOTALL)[1]
+    assert yaml.safe_load(block)["text_lora_r"] == 4
+    chosen = yaml.safe_load(block.partition("# As they are by default:")[0])
+    assert chosen == {**{name: names[name] for name in ("model", "dataset", "seed")}, "text_lora_r": 4}
+    header = yaml.safe_load(card.split("---\n")[1])
+    assert header["base_model"] == ["org/vision", "org/text"]
+    assert header["datasets"] == ["org/pets"]
+    [result] = header["model-index"][0]["results"]
+    [metric] = result["metrics"]
+    assert (metric["type"], metric["value"]) == ("exact_match", 0.1235)
+
+
+@pytest.mark.parametrize(
+    ("model", "licence"),
+    [
+        ("starter", {"license": "apache-2.0"}),
+        ("google/gemma-3-4b-it", {"license": "gemma"}),
+        ("llava-hf/llava-1.5-7b-hf", {"license": "other", "license_name": "llama-2"}),
+        ("someone/else", {}),
+    ],
+)
+def test_the_card_names_the_licence_of_a_base_of_the_catalog(model: str, licence: dict[str, str]) -> None:
+    data = header_of(TrainingConfig(model=model, dataset="shapes-vi"), [], None).to_dict()
+    assert {key: data[key] for key in ("license", "license_name") if key in data} == licence
+    assert data["language"] == "vi"
+    assert "model-index" not in data
 
 
 def test_a_loss_that_was_not_finite_is_said_and_another_steps_blindfold_test_is_not(

@@ -78,7 +78,9 @@ DECIDED: dict[str, list[tuple[ModelAndData, Method, float | str]]] = {
         (known(examples=161), "lora", 16),
     ],
     "epochs": [
-        (known("starter", 3, "seq2seq", 10**6), "lora", 10),
+        (known("starter", 3, "seq2seq", 400), "lora", 40),
+        (known("starter", 3, "seq2seq", 401), "lora", 20),
+        (known("starter", 3, "seq2seq", 1001), "lora", 10),
         (known(kind="composed", parameters=485), "lora", 10),
         (known(examples=200), "lora", 10),
         (known(examples=2000), "lora", 5),

@@ -17,7 +17,7 @@ from training.cache.encoded_text import RowStore, TextRow, key_of
 from training.cache.image_features import ImageFeatures, ImagePaths, pictures_of
 from vlm.errors import UserError
 from vlm.example import Example
-from vlm.image_features import TEXT_INPUTS, ImageEncoder, hand_over
+from vlm.image_features import TEXT_INPUTS, ImageEncoder, hand_over, join
 from vlm.prompting import IGNORED, PromptStyle
 
 # `forward` takes none of these: `with_info` and `with_features` take them out, the trainer `BATCH_INFO`.
@@ -196,24 +196,6 @@ class Collator:
                 self.text_rows.add(key, row)
         self.rows[example.id, to_train] = row
         return row
-
-
-def join(rows: Sequence[TextRow], pad_token_id: int, *, left: bool) -> dict[str, torch.Tensor]:
-    """One batch [B, L] of rows of one example each: texts padded on one side, the rest one after another."""
-    padding = {"input_ids": pad_token_id, "decoder_input_ids": pad_token_id, "labels": IGNORED}
-    batch = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        tensors = [row[name] for row in rows if name in row]
-        if name not in TEXT_INPUTS:
-            batch[name] = torch.cat(tensors)
-            continue
-        longest = max(tensor.shape[1] for tensor in tensors)
-        padded = torch.full((len(rows), longest), padding.get(name, 0))
-        for row, tensor in enumerate(tensors):
-            length = tensor.shape[1]
-            padded[row, longest - length if left else 0 : None if left else length] = tensor[0]
-        batch[name] = padded
-    return batch
 
 
 def with_features(batch: Mapping[str, Any], encoder: ImageEncoder) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from training import runs
 from training.commands import parser
-from training.commands.output import print_result
+from training.commands.output import print_progress, print_result
 from training.commands.parser import CliCommand
 from training.evaluation import answers, compare
 from training.runs import Run
+from training.sharing.tasks import full_base
 from vlm.errors import UserError
 from vlm.filesystem import typed_path
 from vlm.settings import ModelSettings, image_size_of
@@ -107,13 +108,11 @@ def merge(command: CliCommand) -> int:
     settings = {key: values[key] for key in ModelSettings.model_fields if values.get(key) is not None}
     place = runs.require_adapter(command.workspace, name)
     if "model" not in settings and place.run is not None:
-        config = place.run.config()
-        # Not its quantization: weights of 4 or 8 bits can't take an adapter in.
-        settings = {"model": config.model, "revision": config.revision, "device": config.device} | settings
+        settings = full_base(place.run) | settings
     if "model" not in settings:
         raise base_not_named(place.folder)
     settings |= image_size_of(place.folder)
-    _vlm_adapters().merge(ModelSettings(**settings), place.folder, out)
+    _vlm_adapters().merge(ModelSettings(**settings), place.folder, out, print_progress)
     print(f"{name} and its base are one model in {out}")
     return 0
 

@@ -244,6 +244,40 @@ class MergeCommand(BaseModel):
     workspace: Path = TrainingConfig.model_fields["workspace"]
 
 
+class TakeCommand(BaseModel):
+    """Write what a finished run has for elsewhere: adapter, answers, loss chart, picture to share, Python."""
+
+    name: CliPositionalArg[str] = Field(description="The run's name.")
+    out: CliPositionalArg[Path] = Field(description="The folder; files of the same names are replaced.")
+    what: str = Field(
+        "all", description="adapter (zip), answers_csv, answers_jsonl, loss or share (PNG), python, or all."
+    )
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
+class PushCommand(BaseModel):
+    """Push an adapter to the Hub, to a private repository unless --public is said."""
+
+    adapter: CliPositionalArg[str] = Field(description="An adapter's folder, or the run it is of.")
+    repository: CliPositionalArg[str] = Field(description="The repository: owner/name.")
+    public: CliToggleFlag[bool] = Field(False, description="Show it to everybody.")
+    with_pictures: CliToggleFlag[bool] = Field(
+        False, description="Send four pictures of the dataset along, with the answers before and after."
+    )
+    language: str | None = Field(None, description="Languages of the answers, as in vi,en: for the card.")
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
+class PullCommand(BaseModel):
+    """Pull an adapter from the Hub into the workspace, checked and pinned to its commit."""
+
+    repository: CliPositionalArg[str] = Field(description="owner/name, or owner/name@revision.")
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+
+
 class EvaluateCommand(BaseModel):
     """Ask base and adapter about a dataset: a table of both, and every answer in a file."""
 
@@ -287,20 +321,12 @@ class EvaluateCommand(BaseModel):
 class AskCommand(BaseModel):
     """Ask adapters about a picture, a folder or zip of pictures, or a dataset with its own questions."""
 
-    adapters: CliPositionalArg[str] = Field(
-        description="A run, an adapter's folder, or several with commas between them; `base`: none."
-    )
-    about: CliPositionalArg[str] = Field(
-        description="A picture, or a folder or zip of pictures; without a question a dataset."
-    )
-    question: CliPositionalArg[str | None] = Field(
-        None, description="What is asked about each picture; a dataset's own questions if not given."
-    )
+    adapters: CliPositionalArg[str] = Field(description="A run or an adapter's folder; several with commas.")
+    about: CliPositionalArg[str] = Field(description="A picture, a folder or zip of them, or a dataset.")
+    question: CliPositionalArg[str | None] = Field(None, description="The dataset's own if not given.")
     base: CliToggleFlag[bool] = Field(False, description="Ask the base without an adapter, too.")
     out: Path | None = Field(
-        None,
-        description="JSONL of every answer, or .csv with the JSONL beside it: what is there already is not"
-        " asked again.",
+        None, description="JSONL or CSV of every answer; what is there isn't asked again."
     )
     json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
     model: str | None = Field(None, description="Base model; its run's if not given.")
@@ -331,9 +357,7 @@ class ServeCommand(BaseModel):
         None, description="What clients know it by behind a proxy: lens.example.org; several with commas."
     )
     key: str | None = Field(
-        None,
-        description="What clients have to send as their API key; better given in LORA_LENS_KEY, as others on"
-        " this machine can read what is typed.",
+        None, description="What clients send as API key; LORA_LENS_KEY is better, as typed words are seen."
     )
     most: int = Field(32, description="Questions taken in at a time; one more is answered with status 429.")
     revision: str | None = TrainingConfig.model_fields["revision"]
@@ -367,6 +391,9 @@ class CommandLine(BaseSettings):
     adapters: CliSubCommand[AdaptersCommand] = Field(description=AdaptersCommand.__doc__)
     inspect: CliSubCommand[InspectCommand] = Field(description=InspectCommand.__doc__)
     merge: CliSubCommand[MergeCommand] = Field(description=MergeCommand.__doc__)
+    take: CliSubCommand[TakeCommand] = Field(description=TakeCommand.__doc__)
+    push: CliSubCommand[PushCommand] = Field(description=PushCommand.__doc__)
+    pull: CliSubCommand[PullCommand] = Field(description=PullCommand.__doc__)
     evaluate: CliSubCommand[EvaluateCommand] = Field(description=EvaluateCommand.__doc__)
     ask: CliSubCommand[AskCommand] = Field(description=AskCommand.__doc__)
     serve: CliSubCommand[ServeCommand] = Field(description=ServeCommand.__doc__)

@@ -32,7 +32,7 @@ def print_progress(what: str, done: int, total: int) -> None:
     """Overwrite one line of a terminal; `total` is 0 while the number of rows is unknown."""
     # A file or a pipe would keep every one of these lines.
     terminal = quiet.stderr()
-    if terminal.isatty() and (done % 100 == 0 or done == total):
+    if terminal.isatty() and (done % 100 == 0 or done == total or total <= 100):
         of_all = f" of {total:,}" if total else ""
         end = "\n" if done == total else "\r"
         print(f"{what}: {done:,}{of_all}", end=end, file=terminal, flush=True)

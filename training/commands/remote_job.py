@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from training import config, runs
 from training.commands import parser
 from training.runs import events
 from training.runs.events import FINAL, Event, error_fields
+from training.sharing.account import try_again
 from vlm.errors import UserError
 
 # Before each event, on a line of its own: everything else in a job's log is for people.
@@ -72,15 +72,7 @@ def push(adapter: Path, repository: str) -> None:
 
     What the Hub refuses is raised at once.
     """
-    for pause_s in (*PAUSES_S, None):
-        try:
-            HfApi().upload_folder(repo_id=repository, folder_path=adapter)
-            return
-        except (HfHubHTTPError, HTTPError) as error:
-            refused = isinstance(error, HfHubHTTPError) and error.response.status_code < 500
-            if refused or pause_s is None:
-                raise
-            time.sleep(pause_s)
+    try_again(lambda: HfApi().upload_folder(repo_id=repository, folder_path=adapter), PAUSES_S)
 
 
 def _print_event(event: Event) -> None:

@@ -12,13 +12,12 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, JobInfo, Volume, get_token
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
 from training import runs
 from training.commands import parser
@@ -36,6 +35,7 @@ from training.program import COMMAND_VARIABLE, PROJECT, requirements
 from training.program import command as program_name
 from training.runs import Run
 from training.runs.events import FINAL, EventLog, error_fields
+from training.sharing.account import HUB_ERRORS, account, hub_errors
 from vlm.errors import Phrase, UserError
 from vlm.filesystem import typed_path
 from vlm.machine import system
@@ -50,21 +50,6 @@ COMMAND = (
     f" && python -m training.commands.remote_job {MOUNTED}"
 )
 POLL_S = 0.5
-# What to do by the status that the Hub refuses with.
-AFTER_A_REFUSAL = {
-    401: Phrase(
-        "Log in again: hf auth login, or set HF_TOKEN to a token that is still valid.", "job-log-in-again"
-    ),
-    402: Phrase("Jobs are paid: add credit at https://huggingface.co/settings/billing", "job-add-credit"),
-    403: Phrase(
-        "Give the token write access and the right to start jobs: https://huggingface.co/settings/tokens",
-        "job-token-rights",
-    ),
-    409: Phrase("Choose another --name.", "job-name-taken"),
-}
-LATER = Phrase("Try again later.", "job-try-later")
-# What the Hub's client raises where the Hub refuses or is not reached.
-HUB_ERRORS = (HfHubHTTPError, OfflineModeIsEnabled, HTTPError)
 
 
 def submit(command: CliCommand) -> int:
@@ -75,19 +60,12 @@ def submit(command: CliCommand) -> int:
     """
     config, typed = parser.run_settings(command), command.values
     settings = JobSettings.model_validate({k: v for k, v in typed.items() if k in JobSettings.model_fields})
-    # Written to no file: the job gets the token as a secret.
-    token = get_token()
-    if token is None:
-        raise UserError(
-            "Hugging Face Jobs need a token, and there is none.",
-            "Log in: hf auth login, or set HF_TOKEN.",
-            "job-without-token",
-        )
     api = HfApi()
-    with _hub_errors():
-        user = api.whoami(token=token)["name"]
-        machines = [machine.name for machine in api.list_jobs_hardware(token=token)]
-    secrets = {"HF_TOKEN": token} | parser.job_secrets(settings, machines)
+    user = account(api).name
+    with hub_errors():
+        machines = [machine.name for machine in api.list_jobs_hardware()]
+    # Written to no file: the job gets the token as a secret.
+    secrets = {"HF_TOKEN": get_token()} | parser.job_secrets(settings, machines)
     dataset, files = _dataset_files(config)
 
     # Nothing is sent before this line, and no run folder is left by what is refused above.
@@ -99,7 +77,7 @@ def submit(command: CliCommand) -> int:
     repository = f"{user}/lora-lens-{plain}"
     with runs.hold_lock(run):  # as a worker does: it makes the run live, and Stop and delete respect it
         try:
-            with _hub_errors():
+            with hub_errors():
                 sent = config.model_copy(update={"dataset": dataset})
                 job = _start_job(api, run, sent, files, repository, settings, secrets)
                 say(f"  the job: {job.url}")
@@ -329,30 +307,3 @@ def _cancel_on_stop(
                 api.cancel_job(job_id=job.id)
                 break
     return wanted
-
-
-@contextmanager
-def _hub_errors() -> Iterator[None]:
-    """Turns what the Hub refuses into a `UserError`."""
-    # Other words than vlm.models.hub has: here it is the token or the account that is refused, not a model.
-    try:
-        yield
-    except OfflineModeIsEnabled as error:
-        raise UserError(
-            "HF_HUB_OFFLINE is set, and a job needs the Hub.", "Unset it: unset HF_HUB_OFFLINE", "job-offline"
-        ) from error
-    except HfHubHTTPError as error:
-        raise UserError(
-            "The Hub refused: {reason}",
-            "{remedy}",
-            "job-refused",
-            reason=str(error).splitlines()[0],
-            remedy=AFTER_A_REFUSAL.get(error.response.status_code, LATER),
-        ) from error
-    except HTTPError as error:
-        raise UserError(
-            "The Hub can't be reached: {reason}",
-            "Check the network, then try again.",
-            "job-hub-not-reached",
-            reason=error,
-        ) from error

@@ -63,7 +63,7 @@ HALVED = (
     "{count} examples at once do not fit into memory, so {smaller} {smaller:goes|go} through at once,"
     " at the same loss."
 )
-ON_CARD = ("evaluated", "data", "started", "step", "blindfold", "forgetting")
+ON_CARD = ("evaluated", "data", "started", "step", "sample", "blindfold", "forgetting")
 
 
 @dataclass(frozen=True, slots=True)

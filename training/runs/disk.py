@@ -32,6 +32,7 @@ KINDS: dict[str, Callable[[Path], Iterable[Path]]] = {
     "runs": lambda workspace: (workspace / "runs").glob("*"),
     "datasets": lambda workspace: (workspace / "datasets").glob("*"),
     "adapters": lambda workspace: (workspace / "adapters").glob("*"),
+    "merged": lambda workspace: (workspace / "merged").glob("*"),
     "trash": lambda workspace: (workspace / "trash").glob("*"),
     "cache": _cached,
     "uploads": lambda workspace: (workspace / "cache" / "page").glob("*"),

@@ -17,9 +17,10 @@ from training import runs
 from training.evaluation import answers
 from training.runs import Run, Status
 from training.runs.events import error_of, tail
+from training.sharing import tasks
 from ui.html import error, render
 from ui.i18n import Language, percent, setting_to
-from ui.run import view
+from ui.run import take, view
 from ui.run.summary import (
     Summary,
     has_adapter,
@@ -30,8 +31,9 @@ from ui.run.summary import (
     summary_of,
 )
 from vlm.errors import UserError
+from vlm.methods import ADAPTER_WEIGHTS_FILE
 
-PARTS = ("head", "notices", "charts", "film", "hardest", "results", "log", "output")
+PARTS = ("head", "notices", "take", "charts", "film", "hardest", "results", "log", "output")
 OUTPUT_LINES = 200
 
 FRESH_S = 0.25
@@ -85,13 +87,17 @@ class RunBoard:
                 "run": run and run.name,
                 "live": live and live[0].name,
                 "title": percent(language, view.share(live[1]) / 100) if live else None,
-                "again_s": again_s if live else IDLE_S,
+                "again_s": again_s if live or (run and self._is_at_work(run)) else IDLE_S,
                 "parts": {
                     name: {"mark": part.mark, "html": part.html}
                     for name, part in parts.items()
                     if seen.get(name) != part.mark
                 },
             }
+
+    def _is_at_work(self, run: Run) -> bool:
+        """Whether a merge or a push of the run is under way, which the owner follows."""
+        return self.can_train and any(task and task.state == "running" for task in tasks.stamp(run))
 
     def changed(self) -> None:
         """The next one who asks is answered anew: a run was started, stopped or deleted."""
@@ -146,8 +152,7 @@ class RunBoard:
         summary = summary_of(run)
         other = live.name if live and live != run else None
 
-        def image_of(image: str) -> str | None:
-            return picture_of(run, image)
+        image_of = partial(picture_of, run)
 
         def told(*kinds: str) -> tuple[int, ...]:
             return tuple(summary.told[kind] for kind in ("log", *kinds))
@@ -158,6 +163,10 @@ class RunBoard:
             "notices": (
                 (*told("warning"), status.state, status.problem, other),
                 lambda: self._notices(language, run, status, summary, other),
+            ),
+            "take": (
+                (status.state, stamp_of(run.adapter_path / ADAPTER_WEIGHTS_FILE), tasks.stamp(run)),
+                lambda: take.card(language, run) if self.can_train and has_adapter(run, status) else "",
             ),
             "charts": (
                 (*told("step"), *evaluated, status.total),

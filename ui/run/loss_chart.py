@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from training.sharing.drawing import Point, ceiling, thinned
 from ui.i18n import Language, number, say
 
 MOST_POINTS = 240
-Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -43,23 +43,3 @@ def plotted(
         dots=[place(point) for point in held_out],
         last_step=last_step,
     )
-
-
-def ceiling(value: float) -> float:
-    """The next round number (1, 1.5, 2, 3, 4, 5, 6, 8 or 10 times a power of ten) at or above `value`."""
-    if value <= 0:
-        return 1.0
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if step * power >= value * 0.999)
-
-
-def thinned(points: Sequence[Point], most: int) -> list[Point]:
-    """At most `most` points: neighbours become their mean, the last one stays itself."""
-    size = math.ceil(len(points) / most)
-    if size <= 1:
-        return list(points)
-    groups = [points[start : start + size] for start in range(0, len(points), size)]
-    means = [
-        (sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups
-    ]
-    return [*means, points[-1]]

@@ -13,6 +13,7 @@ from ui.html import render
 from ui.i18n import Language, say, told
 from ui.inference import engine, in_the_way
 from ui.run.board import PARTS, RunBoard
+from ui.run.take import taken, worked
 from ui.widgets import scripted
 from vlm.errors import UserError
 
@@ -54,7 +55,24 @@ def server_functions(language: Language, board: RunBoard) -> list[Callable[..., 
         board.changed()
         return {"run": run.name} | room_note(language, in_way)
 
-    return [look, act] if board.can_train else [look]
+    def take(asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Makes a file of a run to download, or the lines of Python; or `warning` where there is none."""
+        try:
+            return taken(language, runs.find(board.workspace, str(asked["run"])), str(asked["what"]))
+        except UserError as trouble:
+            problem, remedy = told(language, trouble)
+            return {"warning": {"problem": problem, "remedy": remedy}}
+
+    def work(asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Starts or ends a run's merge or push; or `warning` where that can't be."""
+        try:
+            worked(runs.find(board.workspace, str(asked["run"])), asked)
+        except UserError as trouble:
+            problem, remedy = told(language, trouble)
+            return {"warning": {"problem": problem, "remedy": remedy}}
+        return {}
+
+    return [look, act, take, work] if board.can_train else [look]
 
 
 def room_note(language: Language, in_way: bool) -> dict[str, dict[str, str]]:

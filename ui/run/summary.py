@@ -9,11 +9,11 @@ from pathlib import Path
 
 from training.config import TrainingConfig
 from training.data.edit.thumbnails import thumbnail_uri
-from training.data.synthetic.samples import SAMPLES
 from training.evaluation import compare
 from training.runs import Run, Status
 from training.runs.events import FINAL, Event, EventLogReader
 from training.runs.status import Outline, status_of
+from training.sharing.samples import image_file
 from vlm.errors import UserError
 from vlm.methods import ADAPTER_CONFIG_FILE
 
@@ -212,17 +212,8 @@ def picture_of(run: Run, image: str) -> str | None:
     settings = settings_of(run)
     if settings is None:
         return None
-    root = _dataset_root(settings.dataset, run.workspace).resolve()
-    path = (root / image).resolve()
-    return thumbnail_uri(path) if path.is_relative_to(root) else None
-
-
-def _dataset_root(source: str, workspace: Path) -> Path:
-    named = workspace / "datasets" / source
-    if source in SAMPLES or named.is_dir():
-        return named
-    path = Path(source)
-    return path if path.is_dir() else path.parent
+    path = image_file(settings, image)
+    return thumbnail_uri(path) if path else None
 
 
 def rate_of(evaluated: Event) -> float:

@@ -9,11 +9,13 @@ from typing import Any
 
 import gradio as gr
 
+from training.sharing.pull import pull
 from ui import adapters
 from ui.adapters import Adapter
+from ui.datasets import notice
 from ui.events import QUIET
 from ui.html import render
-from ui.i18n import Language, warn
+from ui.i18n import Language, say, warn
 from ui.run.summary import summary_of
 from ui.train.base_model import model_name
 from ui.widgets import Form, scripted
@@ -29,6 +31,15 @@ def build_adapters_card(workspace: Path, can_train: bool, language: Language, fo
     def list_rows(asked: dict[str, Any]) -> dict[str, Any]:
         return {"html": adapters_table(workspace, language, can_train), "again_s": AGAIN_S}
 
+    def pull_adapter(asked: dict[str, Any]) -> dict[str, Any]:
+        """Fetches an adapter from the Hub, checked, into the workspace."""
+        try:
+            folder, commit = pull(str(asked["repository"]).strip(), workspace)
+        except UserError as trouble:
+            return {"warning": notice(language, trouble)}
+        words = say(language, "pulled", name=folder.name, commit=commit[:8])
+        return {"note": {"problem": words, "remedy": ""}}
+
     def continue_from(event: gr.EventData) -> Any:
         try:
             adapter = adapters.find(workspace, event.key)
@@ -38,9 +49,11 @@ def build_adapters_card(workspace: Path, can_train: bool, language: Language, fo
         return {"continue_from": adapter.run.name if adapter.run else str(adapter.folder)}
 
     table = scripted(
-        render("runs_list", language, title="adapters_title", loading="looking_for_adapters"),
+        render(
+            "runs_list", language, title="adapters_title", loading="looking_for_adapters", pulls=can_train
+        ),
         "lens.list(element, server, (key) => trigger('go_on', {key}))",
-        [list_rows],
+        [list_rows, *([pull_adapter] if can_train else [])],
         elem_classes="runs",
         elem_id="adapters",
     )

@@ -61,6 +61,35 @@
     if (innerWidth < 800) document.getElementById("live")?.scrollIntoView({ behavior: "smooth" });
   };
 
+  /** Downloads a file of a run that was made just now, or copies the lines of Python and shows them. */
+  async function take(button, run, what) {
+    const { path, name, text, copied, copy_yourself } = await lens.call(button, server.take({ run, what }));
+    if (path) {
+      const link = document.createElement("a");
+      const root = location.pathname.replace(/(\/vi)?\/?$/, "");
+      link.href = `${root}/gradio_api/file=${path.split("/").map(encodeURIComponent).join("/")}`;
+      link.download = name;
+      link.click();
+    } else if (text) {
+      const card = button.closest(".card"), shown = card.querySelector("pre") ?? document.createElement("pre");
+      shown.tabIndex = 0;  // it scrolls sideways
+      shown.translate = false;
+      shown.textContent = text;
+      card.append(shown);
+      const done = await navigator.clipboard?.writeText(text).then(() => true, () => false);
+      lens.toast({ problem: done ? copied : copy_yourself });
+    }
+  }
+
+  /** Starts a merge or a push of a run, or ends it; what comes of it stands in the card. */
+  async function work(touched, run) {
+    const { key: kind, cancel } = touched.dataset;
+    const typed = touched.elements ?? {};
+    const given = { repository: typed.repository?.value, public: typed.public?.checked, with_pictures: typed.with_pictures?.checked };
+    await lens.call(touched, server.work({ run, kind, cancel: Boolean(cancel), ...given }));
+    await look();
+  }
+
   async function act(button) {
     const { do: what, run = showing, key } = button.dataset;
     if (what === "start") return lens.form.start(button);
@@ -68,6 +97,8 @@
     if (what === "try") return lens.tryAdapter(`/${run}`);
     if (what === "row") return lens.openRow(run, key);
     if (what === "duplicate") return lens.form.duplicate(run);
+    if (what === "take") return take(button, run, key);
+    if (what === "work") return work(button, run);
     const answer = await lens.call(button, server.act({ do: what, run }));
     if (answer?.run) await lens.openRun(answer.run);
   }
@@ -76,6 +107,10 @@
     element.addEventListener("click", (event) => {
       const button = event.target.closest("button[data-do]");
       if (button) act(button);
+    });
+    element.addEventListener("submit", (event) => {
+      event.preventDefault();
+      work(event.target, showing);
     });
   }
 

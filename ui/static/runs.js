@@ -35,6 +35,17 @@
     document.dispatchEvent(new Event(CHANGED));
   }
 
+  /** Fetches an adapter by its id on the Hub; a name that is refused stays. */
+  async function fetchAdapter(server, form, button) {
+    if (form.ariaBusy === "true") return;
+    form.ariaBusy = "true";
+    const answer = await lens.call(button, server.pull_adapter({ repository: form.elements.repository.value }));
+    form.ariaBusy = "false";
+    if (answer.warning) return;
+    form.reset();
+    document.dispatchEvent(new Event(CHANGED));
+  }
+
   /** `element` holds a .list; `server.list_rows` gives its rows, `goOn` continues from an adapter. */
   lens.list = (element, server, goOn) => {
     const box = element.querySelector(".list");
@@ -88,7 +99,8 @@
     });
     element.addEventListener("submit", (event) => {
       event.preventDefault();
-      save(element, server, event.target, event.submitter);
+      const by = event.target.matches(".pull") ? fetchAdapter.bind(null, server) : save.bind(null, element, server);
+      by(event.target, event.submitter);
     });
     element.addEventListener("keydown", (event) => {
       const row = event.key === "Escape" && event.target.closest(OPEN);

@@ -26,7 +26,7 @@ from vlm.methods import METHODS
 from vlm.param_counts import TowerCounts
 
 THUMBNAILS = 5
-MANY = 1000
+MANY = 2000
 """Examples that a dataset is taken to have until it is read."""
 FIRST_RUN_S = 120
 """Wall time of a run with nothing changed, on two CPU cores. README and docs say the same."""

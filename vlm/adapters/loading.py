@@ -8,17 +8,19 @@ import re
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import AuxiliaryTrainingWrapper
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from vlm.adapters.attaching import is_quantized, prepare_quantized, require_prompts, upcast_full_modules
+from vlm.adapters.peft_config import PEFT_PREFIX
 from vlm.adapters.untrusted.files import printable, same_model, short_model_name
 from vlm.adapters.untrusted.match import AdapterCheck, check_fit
 from vlm.build_lock import CONSTRUCTION_LOCK
 from vlm.errors import UserError
 from vlm.methods import ADAPTER_WEIGHTS_FILE, METHODS
+from vlm.models.towers import find_towers
 
 
 def load(
@@ -90,8 +92,22 @@ def can_coexist(model: PeftModel, checked: AdapterCheck) -> bool:
     """Whether an adapter can lie beside those on this model: LoRAs that train no module in full."""
     # PEFT switches LoRA matrices by the adapter's name; other methods, and copies of modules, change what
     # an adapter that is switched off computes.
-    configs = [*model.peft_config.values(), checked.config]
-    return all(config.peft_type == "LORA" and not config.modules_to_save for config in configs)
+    return all(_is_switched(config) for config in [*model.peft_config.values(), checked.config])
+
+
+def can_mix(checked: AdapterCheck) -> bool:
+    """Whether PEFT computes a batch of which some rows have this adapter: a LoRA, and no DoRA."""
+    return _is_switched(checked.config) and not checked.config.use_dora
+
+
+def is_text_only(base: PreTrainedModel, checked: AdapterCheck) -> bool:
+    """Whether the adapter leaves vision tower and connector as they are, and so the features of images."""
+    towers = find_towers(base)
+    return all(towers.of(key.removeprefix(PEFT_PREFIX)) == "text" for key in checked.keys)
+
+
+def _is_switched(config: PeftConfig) -> bool:
+    return config.peft_type == "LORA" and not config.modules_to_save
 
 
 def add(model: PeftModel, checked: AdapterCheck, name: str) -> None:

@@ -4,6 +4,7 @@ import gc
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,10 +14,17 @@ from vlm.adapters.probing import first_logits, logits_off, probe_inputs
 from vlm.adapters.saving import make_readable
 from vlm.adapters.untrusted.match import check_fit
 from vlm.errors import UserError
-from vlm.filesystem import new_folder
+from vlm.filesystem import free_bytes, new_folder
 from vlm.methods import METHODS
 from vlm.models import checkpoint_files, hub
-from vlm.models.loading import DTYPES, LoadedModel, blueprint_model, load_base
+from vlm.models.loading import (
+    DTYPES,
+    LoadedModel,
+    blueprint_model,
+    load_base,
+    pick_device,
+    pick_precision,
+)
 from vlm.prompting import prompt_style
 from vlm.settings import ModelSettings
 
@@ -28,15 +36,32 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2}
 DTYPE = re.compile(rb'("(?:torch_)?dtype"\s*:\s*")[\w.]+"')
 
 
-def merge(settings: ModelSettings, adapter: Path, folder: Path) -> None:
+# What of a merge takes long, in its order.
+PHASES = ("reading the base", "merging", "writing", "comparing")
+
+
+def merge(
+    settings: ModelSettings,
+    adapter: Path,
+    folder: Path,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> None:
     """Write the base of these settings with the adapter merged into it to a new folder, with its own files.
 
     The folder is put in place only after the model in it, loaded again, has given the unmerged one's logits.
+    Room on the disk is asked for before a weight is read. `progress` is told each of `PHASES` as it begins,
+    with how many are done of all.
 
     Raises:
         UserError: the base is quantized, the method can't be merged, the adapter does not fit, the folder
             exists or the disk is too small, or the logits differ.
     """
+    told = enumerate(PHASES)
+
+    def next_phase() -> None:
+        done, what = next(told)
+        progress(what, done, len(PHASES))
+
     if settings.quantization != "none":
         raise UserError(
             "An adapter can't be merged into weights of {bits} bits.",
@@ -51,7 +76,8 @@ def merge(settings: ModelSettings, adapter: Path, folder: Path) -> None:
             "merge-folder-exists",
             folder=folder,
         )
-    checked = check_fit(adapter, blueprint_model(settings), settings.model)
+    blueprint = blueprint_model(settings)
+    checked = check_fit(adapter, blueprint, settings.model)
     method = METHODS[checked.info.method]
     if not method.mergeable:
         raise UserError(
@@ -60,10 +86,9 @@ def merge(settings: ModelSettings, adapter: Path, folder: Path) -> None:
             "merge-prompt-method",
             method=method.label,
         )
-    loaded = load_base(settings)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    size = sum(weight.numel() * weight.element_size() for weight in loaded.model.parameters())
-    free = shutil.disk_usage(folder.parent).free
+    dtype = DTYPES[pick_precision(settings.precision, pick_device(settings.device))]
+    size = dtype.itemsize * sum(weight.numel() for weight in blueprint.parameters())
+    free = free_bytes(folder)
     if size > free:
         raise UserError(
             "The merged model takes {size:,.0f} MB; {free:,.0f} MB are free in {folder}.",
@@ -73,18 +98,25 @@ def merge(settings: ModelSettings, adapter: Path, folder: Path) -> None:
             free=free / 1e6,
             folder=folder.parent,
         )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    next_phase()
+    loaded = load_base(settings)
+    next_phase()
     adapted = load_checked(loaded.model, checked)
     unmerged = _probe_logits(loaded, adapted)
     # `safe_merge` refuses a merge that comes out with numbers that are not finite.
     merged = adapted.merge_and_unload(safe_merge=True)
     # No other process writes here, so the draft has one name: what a killed merge left is deleted.
     with new_folder(folder, replace=True, fixed=True) as draft:
+        next_phase()
         merged.save_pretrained(draft)
         _complete(settings, loaded, draft)
         del loaded, adapted, merged
         gc.collect()  # two models need not fit into memory
+        next_phase()
         _require_same_logits(settings, draft, unmerged)
         make_readable(draft)
+    progress(PHASES[-1], len(PHASES), len(PHASES))
 
 
 def _complete(settings: ModelSettings, loaded: LoadedModel, draft: Path) -> None:

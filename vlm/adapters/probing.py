@@ -1,6 +1,6 @@
 """Probe a loaded adapter: it changes the base's logits, and switched off it leaves them as they were."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -63,12 +63,23 @@ def probe(model: PeftModel, inputs: BatchFeature, untouched: torch.Tensor) -> Pr
 
 
 @torch.inference_mode()
-def first_logits(model: nn.Module, inputs: BatchFeature) -> torch.Tensor:
-    """The logits of the first token that a model would answer with, [B, V]."""
+def first_logits(
+    model: nn.Module, inputs: BatchFeature, adapter_names: Sequence[str] | None = None
+) -> torch.Tensor:
+    """The logits of the first token that a model would answer with, [B, V].
+
+    `adapter_names` are the adapters of the rows of a mixed batch, as PEFT takes them.
+    """
+    mixed = {} if adapter_names is None else {"adapter_names": [*adapter_names]}
     # `generate` rather than a forward pass: it makes an encoder-decoder's first input, and PEFT puts virtual
     # tokens in there. `output_logits` are those before a generation config's processors.
     generated = model.generate(
-        **inputs, max_new_tokens=1, do_sample=False, return_dict_in_generate=True, output_logits=True
+        **inputs,
+        **mixed,
+        max_new_tokens=1,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
     )
     return generated.logits[0]
 

@@ -38,7 +38,7 @@ class CompletionPrompt:
     def inputs(
         self, conversations: Sequence[Conversation], images: ConversationImages | None
     ) -> BatchFeature:
-        texts = [self._question(turns, images[row]) for row, turns in enumerate(conversations)]
+        texts = [self.marked_question(turns, images[row]) for row, turns in enumerate(conversations)]
         batch = self._process(texts, images, "left")
         batch.pop("labels", None)  # PaliGemma's processor may make some: there is no answer yet
         return batch
@@ -47,7 +47,7 @@ class CompletionPrompt:
         self, conversations: Sequence[Conversation], images: ConversationImages | None
     ) -> BatchFeature:
         """Returns `input_ids` and `labels`, both [B, L]: the last answers and their ends are trained on."""
-        questions = [self._question(turns, images[row]) for row, turns in enumerate(conversations)]
+        questions = [self.marked_question(turns, images[row]) for row, turns in enumerate(conversations)]
         answers = [without_control_tokens(self.tokenizer, turns[-1].plain_text) for turns in conversations]
         texts = [" ".join(filter(None, pair)) for pair in zip(questions, answers, strict=True)]
         if not self.is_closed:
@@ -64,7 +64,7 @@ class CompletionPrompt:
         batch["labels"] = labels
         return batch
 
-    def _question(self, turns: Conversation, pictures: Sequence) -> str:
+    def marked_question(self, turns: Conversation, pictures: Sequence) -> str:
         """Returns what stands before the answer; with image tokens where the processor expands them."""
         image_token = getattr(self.processor, "image_token", None)
         # A processor that overrides this method replaces each image token in the text by as many as the image
@@ -95,7 +95,7 @@ class PrefixSuffixPrompt(CompletionPrompt):
     def training_batch(
         self, conversations: Sequence[Conversation], images: ConversationImages | None
     ) -> BatchFeature:
-        texts = [self._question(turns, images[row]) for row, turns in enumerate(conversations)]
+        texts = [self.marked_question(turns, images[row]) for row, turns in enumerate(conversations)]
         batch = self.processor(
             text=texts,
             images=[pictures[0] for pictures in images or ()],

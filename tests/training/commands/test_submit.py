@@ -112,7 +112,7 @@ def test_a_repository_that_is_there_is_not_written_to(
 @pytest.mark.parametrize(
     ("words", "environment", "problem", "remedy"),
     [
-        ("", {"HF_TOKEN": ""}, "Hugging Face Jobs need a token", "hf auth login"),
+        ("", {"HF_TOKEN": ""}, "The Hub needs a token for this", "hf auth login"),
         ("", {"HF_TOKEN": "hf_old"}, "The Hub refused", "still valid"),
         ("--flavor t4-smal", {}, "--flavor: there is no machine 't4-smal'", "Did you mean t4-small?"),
         ("--timeout soon", {}, "--timeout: 'soon' is no duration", "90m"),

@@ -169,7 +169,7 @@ def test_a_run_writes_what_was_chosen_and_repeats_resumes_and_retries_with_these
     settings = tiny_settings | OPEN | {"workspace": tmp_path, "max_steps": 2}
     run = finish(build(settings))
     written = yaml.safe_load(run.config_path.read_text())
-    assert (written["learning_rate"], written["batch_size"], written["epochs"]) == (3e-3, 32, 10)
+    assert (written["learning_rate"], written["batch_size"], written["epochs"]) == (3e-3, 32, 40)
     assert {*written["auto"]} == {*NUMBERS}
     log = run.output_log.read_text()
     assert "auto: learning_rate 0.003" in log
@@ -276,7 +276,7 @@ def test_the_check_says_what_auto_would_choose(
     assert "auto: precision fp32: bf16 is slow or missing on this cpu" in said
     assert main([*words, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)["auto"]
-    assert (facts["batch_size"], facts["epochs"]) == (32, 10)
+    assert (facts["batch_size"], facts["epochs"]) == (32, 40)
 
 
 def test_the_check_says_which_answers_an_evaluation_would_cut(

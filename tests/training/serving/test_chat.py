@@ -133,8 +133,8 @@ def test_several_images_go_to_a_model_that_takes_them_and_are_refused_by_another
     asked = {"messages": shown("which?", "blue", "red"), "max_tokens": 3}
     with pytest.raises(openai.BadRequestError) as refused:
         endpoint.client().chat.completions.create(model="demo", **asked)
-    assert refused.value.code == "asked-of-many-images"
-    assert "exactly one" in refused.value.message
+    assert refused.value.code == "one-image-model"
+    assert "one image at a time" in refused.value.message
     FAMILIES["smolvlm"](tmp_path / "chatty")
     with serving(ModelSettings(model=str(tmp_path / "chatty"), device="cpu"), [], tmp_path) as other:
         chat = other.client().chat.completions

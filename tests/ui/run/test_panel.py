@@ -16,7 +16,7 @@ from ui.run.panel import server_functions
 def act(tmp_path: Path):
     """Calls `act` as the Vietnamese page does."""
     board = RunBoard(tmp_path, True)
-    _, function = server_functions("vi", board)
+    _, function, *_ = server_functions("vi", board)
     return lambda do, run: function({"do": do, "run": run})
 
 
@@ -40,7 +40,7 @@ def test_where_nobody_may_train_the_browser_can_only_look(tmp_path):
         [function.__name__ for function in server_functions("en", RunBoard(tmp_path, can_train))]
         for can_train in (True, False)
     ]
-    assert named == [["look", "act"], ["look"]]
+    assert named == [["look", "act", "take", "work"], ["look"]]
 
 
 def test_a_live_run_is_asked_to_stop(act, tmp_path):
@@ -80,7 +80,7 @@ def test_the_picture_to_blame_stands_in_the_card_of_the_failure(tmp_path):
     EventLog(run.events_path).append(
         "failed", problem="x", remedy="y", elapsed_s=1.0, image="1.png", code="example-too-large"
     )
-    look, _ = server_functions("en", RunBoard(tmp_path, True))
+    look, *_ = server_functions("en", RunBoard(tmp_path, True))
     card = look({"opened": "demo"})["parts"]["notices"]["html"]
     assert "Memory ran out" in card
     assert '<img class="blamed" src="data:image/' in card

@@ -90,6 +90,6 @@ def test_an_adapter_that_leaves_the_base_changed(tiny_base: Path, tmp_path: Path
     engine, picture = Engine(), Image.new("RGB", (48, 48))
     [*engine.ask(settings, picture, "?", [tmp_path / "first"], 1)]
     with torch.no_grad():
-        next(engine._loaded.model.language_model.parameters()).add_(0.1)
+        next(engine._base.loaded.model.language_model.parameters()).add_(0.1)
     asked = engine.ask(settings, picture, "?", [tmp_path / "second"], 1)
     assert codes_raised(lambda: [*asked]) == {"adapter-changes-base"}
