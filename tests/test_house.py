@@ -6,9 +6,9 @@ from support.source_tree import ROOT, project_files, sources
 from tools import draw, house
 
 # Of vlm and training; why these numbers: docs/decisions/house.md.
-MAX_FUNCTIONS = 1455
-MAX_SINGLE_CALLERS = 250
-MAX_CODE_LINES = 22_400
+MAX_FUNCTIONS = 1600
+MAX_SINGLE_CALLERS = 285
+MAX_CODE_LINES = 24_000
 MIN_COMMENTS_PER_100 = 4.0
 MAX_MODULES_ENTERED = 35
 # Of the page: Python, and all with its templates, scripts and styles.

@@ -11,7 +11,19 @@ from pathlib import Path
 from typing import NoReturn
 
 from training import quiet
-from training.commands import adapters, data, disk, evaluate, exporting, parser, run, sharing, take
+from training.commands import (
+    adapters,
+    ask,
+    data,
+    disk,
+    evaluate,
+    exporting,
+    parser,
+    run,
+    serve,
+    sharing,
+    take,
+)
 from training.config import settings_error
 from vlm import filesystem
 from vlm.errors import UserError
@@ -45,6 +57,8 @@ COMMANDS = {
     "export-adapter": exporting.export_adapter,
     "bundle": exporting.bundle,
     "evaluate": evaluate.evaluate,
+    "ask": ask.ask,
+    "serve": serve.serve,
 }
 
 

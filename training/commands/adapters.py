@@ -79,7 +79,7 @@ def inspect(command: CliCommand) -> int:
 
 def _loaded(folder: Path, run: Run | None, model: str | None, revision: str | None) -> dict[str, Any]:
     if model is None:
-        raise _base_not_named(folder)
+        raise base_not_named(folder)
     known = run.config().model_dump(include={*ModelSettings.model_fields}, exclude_none=True) if run else {}
     known |= image_size_of(folder)
     settings = ModelSettings(**known | {"model": model, "revision": revision})
@@ -90,13 +90,15 @@ def _loaded(folder: Path, run: Run | None, model: str | None, revision: str | No
     return {"loaded": str(found), "off": off}
 
 
-def _base_not_named(folder: Path) -> UserError:
+def base_not_named(folder: Path, flag: str = "model") -> UserError:
+    """Returns the error for an adapter of no run, whose base is to be given by this flag."""
     info = vlm_adapters().read_info(folder)
     return UserError(
         "{name} is no run's adapter, and no base model was named.",
-        "Name it: --model {base}",
+        "Name it: --{flag} {base}",
         "base-not-named",
         name=info.name,
+        flag=flag,
         base=info.base_name or "org/name",
     )
 
@@ -127,7 +129,7 @@ def place_and_base(command: CliCommand, name: str) -> tuple[AdapterPlace, ModelS
     if "model" not in settings and place.run is not None:
         settings = full_base(place.run) | settings
     if "model" not in settings:
-        raise _base_not_named(place.folder)
+        raise base_not_named(place.folder)
     return place, ModelSettings(**settings | image_size_of(place.folder))
 
 

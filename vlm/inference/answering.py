@@ -22,7 +22,8 @@ UNSPACED = "\u2e80"
 class Answer:
     """One model's answer so far. `tokens` counts what was generated, `elapsed_s` the seconds so far.
 
-    `together`: it came in one batch with those of others, so that its time is theirs too.
+    `together`: it came in one batch with those of others, so that its time is theirs too. `prompt_tokens`
+    counts what was read: all turns, with the images that stand in their text.
     """
 
     text: str = ""
@@ -30,6 +31,7 @@ class Answer:
     elapsed_s: float = 0.0
     done: bool = False
     together: bool = False
+    prompt_tokens: int = 0
 
 
 # What `generate` is called with, but for its inputs; it returns the sequences, [B, T].

@@ -2,7 +2,8 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -285,12 +286,17 @@ def _generate(
                 return call(**inputs, **sampling.arguments(), max_new_tokens=max_new_tokens, **how)
 
         if beams:
-            yield from answers_at_once(
+            said = answers_at_once(
                 generate, lambda sequences: base.inputs.prompt.decode(sequences, inputs), stop
             )
         else:
-            tokenizer = base.loaded.processor.tokenizer
-            yield from answers(generate, len(rows), tokenizer, base.ends, stop)
+            said = answers(generate, len(rows), base.loaded.processor.tokenizer, base.ends, stop)
+        # A decoder that begins with nothing has no text to read.
+        mask = inputs.get("attention_mask")
+        read = [0] * len(rows) if mask is None else mask.sum(1).tolist()
+        with closing(said):
+            for found in said:
+                yield [replace(each, prompt_tokens=n) for each, n in zip(found, read, strict=True)]
 
 
 @contextmanager
