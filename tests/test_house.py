@@ -12,9 +12,9 @@ MAX_CODE_LINES = 21_350
 MIN_COMMENTS_PER_100 = 4.0
 MAX_MODULES_ENTERED = 35
 # Of the page: Python, and all with its templates, scripts and styles.
-MAX_UI_PYTHON_LINES = 6550
-MAX_UI_FUNCTIONS = 465
-MAX_UI_LINES = 9520
+MAX_UI_PYTHON_LINES = 6715
+MAX_UI_FUNCTIONS = 472
+MAX_UI_LINES = 9680
 
 MADE_HTML = re.compile(r"(?:innerHTML|outerHTML) = (.*?);?$")
 PLAIN = re.compile(r"[\w.?|\" =]+")

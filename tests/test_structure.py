@@ -147,6 +147,7 @@ FLOORS = {
         "adapters",
         "gate train",
         "ask data runs",
+        "endpoints",
         "page",
     ),
     "ui/run": ("loss_chart summary", "view", "board", "panel"),
