@@ -4,7 +4,6 @@
 """
 
 import argparse
-import ipaddress
 import logging
 import os
 import signal
@@ -14,6 +13,7 @@ from typing import NoReturn
 from urllib.parse import SplitResult, urlsplit
 
 from training.program import COMMAND_VARIABLE, VERSION
+from training.serving.door import LOCAL_HOSTS, is_local
 
 LARGEST_UPLOAD = "2gb"
 # Below the grace period of the compose file, after which all is killed.
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Gradio reads its settings from the environment as it is imported, so it comes after them.
     from ui.login import checks
     from ui.page import STYLES, build_page, head
-    from ui.security import LOCAL_HOSTS, VISITORS_FILE, guarded
+    from ui.security import VISITORS_FILE, guarded
     from ui.theme import build_theme
 
     user = os.environ.get("LORA_LENS_USER", "owner")
@@ -154,15 +154,6 @@ def public_addresses(named: str | None) -> list[SplitResult]:
     # A browser leaves out the port that its scheme has anyway.
     addresses = [urlsplit(f"https://{word.rpartition('://')[2]}") for word in words if word]
     return [each._replace(netloc=each.netloc.removesuffix(":443").removesuffix(":80")) for each in addresses]
-
-
-def is_local(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def warn(flags: argparse.Namespace, public: bool, password: bool, can_train: bool) -> None:

@@ -6,9 +6,9 @@ from support.source_tree import ROOT, project_files, sources
 from tools import draw, house
 
 # Of vlm and training; why these numbers: docs/decisions/house.md.
-MAX_FUNCTIONS = 1375
-MAX_SINGLE_CALLERS = 220
-MAX_CODE_LINES = 21_350
+MAX_FUNCTIONS = 1450
+MAX_SINGLE_CALLERS = 250
+MAX_CODE_LINES = 22_350
 MIN_COMMENTS_PER_100 = 4.0
 MAX_MODULES_ENTERED = 35
 # Of the page: Python, and all with its templates, scripts and styles.

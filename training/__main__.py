@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from training import quiet
-from training.commands import adapters, data, disk, evaluate, parser, run
+from training.commands import adapters, ask, data, disk, evaluate, parser, run, serve
 from training.config import settings_error
 from vlm import filesystem
 from vlm.errors import UserError
@@ -40,6 +40,8 @@ COMMANDS = {
     "inspect": adapters.inspect,
     "merge": adapters.merge,
     "evaluate": evaluate.evaluate,
+    "ask": ask.ask,
+    "serve": serve.serve,
 }
 
 

@@ -14,7 +14,7 @@ from training import runs
 from training.config import TrainingConfig
 from training.data.readers.archives import is_junk, unpack
 from training.runs import Run, find_adapter, list_adapters
-from training.runs.adapters import adapter_in
+from training.runs.adapters import adapter_in, base_called
 from ui.i18n import Language, number, say
 from ui.run.summary import has_adapter, settings_of
 from vlm.errors import Phrase, UserError
@@ -217,11 +217,6 @@ def base_of(adapter: Adapter, workspace: Path) -> tuple[str, str | None]:
     said = read(adapter).base_name
     known = (other.base for other in available(workspace) if other.base)
     return next((base for base in known if base_called(base[0]) == said), (said or STARTER, None))
-
-
-def base_called(model: str) -> str:
-    """Returns a base as adapters name it: a folder by its last part, as they hold no path of a machine."""
-    return "+".join(Path(part).name if Path(part).is_absolute() else part for part in model.split("+"))
 
 
 def ranks(language: Language, towers: Mapping[str, tuple[int, int]]) -> str:

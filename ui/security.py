@@ -15,7 +15,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
 
 from fastapi.exceptions import RequestValidationError
 from gradio.utils import get_upload_folder
@@ -27,6 +26,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from training.serving.door import LOCAL_HOSTS, SAFE_METHODS, is_foreign, name_of, split
 from ui.first_script import FirstScript
 from ui.i18n import say
 from ui.login import LoginGuard
@@ -61,8 +61,6 @@ TOO_MUCH = "More was sent than this page takes: send less, or try again in an ho
 NOT_UNDERSTOOD = "What was sent is not in the form that this page takes. Reload it and try again."
 LOGGED = 300
 
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
-SAFE_METHODS = ("GET", "HEAD")
 FILE_ROUTE = "/file="
 # A route's pattern may end before a line break, so that "/login\n" is /login; a log's line ends there, too.
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -276,26 +274,6 @@ def has_logged_in(scope: Scope) -> bool:
     cookies = HTTPConnection(scope).cookies
     names = f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}"
     return any(app.tokens.get(cookies.get(name)) is not None for name in names)
-
-
-def name_of(host: str) -> str:
-    """Returns a host without its port."""
-    name, _, port = host.rpartition(":")
-    return name if port.isdecimal() and name else host
-
-
-def is_foreign(headers: Headers, public_hosts: Collection[str]) -> bool:
-    """Returns whether a browser says that another page asks; who is no browser sends no origin."""
-    origin, own = headers.get("origin"), {headers.get("host", "").lower(), *public_hosts} - {""}
-    return origin is not None and split(origin.lower()).netloc not in own
-
-
-def split(address: str) -> SplitResult:
-    """Returns the parts of an address that somebody has sent; none where it is no address."""
-    try:
-        return urlsplit(address)
-    except ValueError:
-        return urlsplit("")
 
 
 def is_logout_elsewhere(path: str, headers: Headers) -> bool:

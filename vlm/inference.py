@@ -42,12 +42,16 @@ READER_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One model's answer so far. `tokens` counts what was generated, `elapsed_s` the seconds so far."""
+    """One model's answer so far. `tokens` counts what was generated, `elapsed_s` the seconds so far.
+
+    `prompt_tokens` counts what was read: all turns, with the images that stand in their text.
+    """
 
     text: str = ""
     tokens: int = 0
     elapsed_s: float = 0.0
     done: bool = False
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +97,8 @@ class Engine:
     def ask(
         self,
         model: str | ModelSettings,
-        image: Image.Image | None,
-        question: str,
+        image: Image.Image | Sequence[Image.Image] | None,
+        question: str | Sequence[Message],
         answerers: Sequence[Path | None],
         max_new_tokens: int = 64,
         asker: str | None = None,
@@ -103,13 +107,16 @@ class Engine:
 
         An answerer is an adapter's folder, or None for the base. `model` is a base model's name, or its
         settings, quantization included; their image size is the base's alone. `image` is RGB, as
-        `training.data.images.load_image` returns it.
+        `training.data.images.load_image` returns it, or several in order. `question` is about it, or a
+        conversation up to the answer that holds a mark (`vlm.example.IMAGE`) for each image.
         Closing the iterator stops the generation, as `stop` with the same `asker` does.
 
         Raises:
-            UserError: the model or an adapter can't be loaded, or there is no image.
+            UserError: the model or an adapter can't be loaded, or takes another number of images.
         """
-        if image is None:
+        pictures = [image] if isinstance(image, Image.Image) else [*(image or ())]
+        turns = (Message("user", IMAGE + question),) if isinstance(question, str) else question
+        if not pictures:
             raise UserError(
                 "There is no image to ask about.", "Upload one, or choose a sample.", "ask-no-image"
             )
@@ -124,11 +131,16 @@ class Engine:
             if self._settings != settings:
                 # The old base goes before the new one comes: both need not fit in memory.
                 self._forget()
-                self._loaded = load_base(settings)
-                config, processor = self._loaded.model.config, self._loaded.processor
-                self._prompt = prompt_style(config, processor, MAX_QUESTION_TOKENS)
+                loaded = self._loaded = load_base(settings)
+                self._prompt = prompt_style(loaded.model.config, loaded.processor, MAX_QUESTION_TOKENS)
                 self._settings = settings
-            messages = (Message("user", IMAGE + question), Message("assistant", ""))
+            if self._prompt.takes_one_image and len(pictures) != 1:
+                raise UserError(
+                    "{count} images were given: this model takes exactly one.",
+                    "Ask about one image at a time, or choose another model.",
+                    "asked-of-many-images",
+                    count=len(pictures),
+                )
             inputs: dict[str, BatchFeature] = {}
             for index, folder in enumerate(answerers):
                 if stop.is_set():
@@ -137,7 +149,8 @@ class Engine:
                 if size not in inputs:
                     prompt, sized = copy.copy(self._prompt), settings.model_copy(update=shown[index])
                     prompt.processor = with_image_size(self._loaded.processor, sized)
-                    inputs[size] = prompt.inputs([messages], [[image]]).to(self._loaded.device)
+                    made = prompt.inputs([[*turns, Message("assistant", "")]], [pictures])
+                    inputs[size] = made.to(self._loaded.device)
                 for answer in self._stream(folder, inputs[size], max_new_tokens, stop):
                     answers[index] = answer
                     yield list(answers)
@@ -243,7 +256,10 @@ class Engine:
         """Yields one model's answer as it grows; the last one is `done`."""
         if folder is not None:
             self._activate(folder)
-        began, answer, failure, complete = time.monotonic(), Answer(), [], False
+        began, failure, complete = time.monotonic(), [], False
+        # An encoder-decoder's prompt may have no text at all.
+        prompt_tokens = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+        answer = Answer(prompt_tokens=prompt_tokens)
         streamer = _Streamer(
             self._loaded.processor.tokenizer,
             skip_prompt=True,  # `generate` gives it first: the prompt, or the token a decoder starts with
@@ -276,7 +292,8 @@ class Engine:
         try:
             for piece in streamer:
                 text = answer.text + piece
-                answer = Answer(text.lstrip(), counter.tokens, time.monotonic() - began)
+                elapsed_s = time.monotonic() - began
+                answer = Answer(text.lstrip(), counter.tokens, elapsed_s, prompt_tokens=prompt_tokens)
                 yield answer
             complete = True
         finally:

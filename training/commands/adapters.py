@@ -71,7 +71,7 @@ def inspect(command: CliCommand) -> int:
 
 def _loaded(folder: Path, run: Run | None, model: str | None, revision: str | None) -> dict[str, Any]:
     if model is None:
-        raise _base_not_named(folder)
+        raise base_not_named(folder)
     known = run.config().model_dump(include={*ModelSettings.model_fields}, exclude_none=True) if run else {}
     known |= image_size_of(folder)
     settings = ModelSettings(**known | {"model": model, "revision": revision})
@@ -82,13 +82,15 @@ def _loaded(folder: Path, run: Run | None, model: str | None, revision: str | No
     return {"loaded": str(found), "off": off}
 
 
-def _base_not_named(folder: Path) -> UserError:
+def base_not_named(folder: Path, flag: str = "model") -> UserError:
+    """Returns the error for an adapter of no run, whose base is to be given by this flag."""
     info = _vlm_adapters().read_info(folder)
     return UserError(
         "{name} is no run's adapter, and no base model was named.",
-        "Name it: --model {base}",
+        "Name it: --{flag} {base}",
         "base-not-named",
         name=info.name,
+        flag=flag,
         base=info.base_name or "org/name",
     )
 
@@ -109,7 +111,7 @@ def merge(command: CliCommand) -> int:
         # Not its quantization: weights of 4 or 8 bits can't take an adapter in.
         settings = {"model": config.model, "revision": config.revision, "device": config.device} | settings
     if "model" not in settings:
-        raise _base_not_named(place.folder)
+        raise base_not_named(place.folder)
     settings |= image_size_of(place.folder)
     _vlm_adapters().merge(ModelSettings(**settings), place.folder, out)
     print(f"{name} and its base are one model in {out}")

@@ -284,6 +284,65 @@ class EvaluateCommand(BaseModel):
     skip_bad_rows: bool = TrainingConfig.model_fields["skip_bad_rows"]
 
 
+class AskCommand(BaseModel):
+    """Ask adapters about a picture, a folder or zip of pictures, or a dataset with its own questions."""
+
+    adapters: CliPositionalArg[str] = Field(
+        description="A run, an adapter's folder, or several with commas between them; `base`: none."
+    )
+    about: CliPositionalArg[str] = Field(
+        description="A picture, or a folder or zip of pictures; without a question a dataset."
+    )
+    question: CliPositionalArg[str | None] = Field(
+        None, description="What is asked about each picture; a dataset's own questions if not given."
+    )
+    base: CliToggleFlag[bool] = Field(False, description="Ask the base without an adapter, too.")
+    out: Path | None = Field(
+        None,
+        description="JSONL of every answer, or .csv with the JSONL beside it: what is there already is not"
+        " asked again.",
+    )
+    json_: CliToggleFlag[bool] = Field(False, alias="json", description="Print JSON.")
+    model: str | None = Field(None, description="Base model; its run's if not given.")
+    revision: str | None = TrainingConfig.model_fields["revision"]
+    quantization: str | None = Field(None, description="none, 8bit or 4bit; its run's if not given.")
+    precision: str | None = Field(None, description="Number format; its run's if not given.")
+    device: str | None = Field(None, description="Where to compute; as in its run if not given.")
+    max_new_tokens: int | None = Field(None, description="Longest answer; its run's if not given.")
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+    columns: str | None = TrainingConfig.model_fields["columns"]
+    dataset_split: str | None = Field(None, description="Split to ask about, where it has its own.")
+    image_root: str | None = TrainingConfig.model_fields["image_root"]
+
+
+class ServeCommand(BaseModel):
+    """Serve a base and its adapters to other programs, as OpenAI's API does."""
+
+    adapters: CliPositionalArg[list[str]] = Field(
+        [], description="Runs, or adapters' folders; without any those of the workspace that fit the base."
+    )
+    base: str | None = Field(None, description="Base model; that of the first run if not given.")
+    only: CliToggleFlag[bool] = Field(
+        False, description="Serve the named ones alone, not all of the workspace that fit the base."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, description="Port to listen on; 0: a free one.")
+    public_host: str | None = Field(
+        None, description="What clients know it by behind a proxy: lens.example.org; several with commas."
+    )
+    key: str | None = Field(
+        None,
+        description="What clients have to send as their API key; better given in LORA_LENS_KEY, as others on"
+        " this machine can read what is typed.",
+    )
+    most: int = Field(32, description="Questions taken in at a time; one more is answered with status 429.")
+    revision: str | None = TrainingConfig.model_fields["revision"]
+    quantization: str | None = Field(None, description="none, 8bit or 4bit; its run's if not given.")
+    precision: str | None = Field(None, description="Number format; its run's if not given.")
+    device: str | None = Field(None, description="Where to compute; as in its run if not given.")
+    workspace: Path = TrainingConfig.model_fields["workspace"]
+
+
 class CommandLine(BaseSettings):
     """Teach a vision-language model your images. COMMAND --help says more."""
 
@@ -309,4 +368,6 @@ class CommandLine(BaseSettings):
     inspect: CliSubCommand[InspectCommand] = Field(description=InspectCommand.__doc__)
     merge: CliSubCommand[MergeCommand] = Field(description=MergeCommand.__doc__)
     evaluate: CliSubCommand[EvaluateCommand] = Field(description=EvaluateCommand.__doc__)
+    ask: CliSubCommand[AskCommand] = Field(description=AskCommand.__doc__)
+    serve: CliSubCommand[ServeCommand] = Field(description=ServeCommand.__doc__)
     unknown: CliUnknownArgs

@@ -81,6 +81,15 @@ def load_image(path: Path, *, name: str | None = None) -> Image.Image:
     return _decode(path, name or str(path))[0]
 
 
+def read_image(data: bytes, *, name: str) -> Image.Image:
+    """Returns the picture that the bytes of a file hold, as `load_image` returns it.
+
+    Raises:
+        UserError: As `load_image` does of what a file holds.
+    """
+    return _decode_file(io.BytesIO(data), name)[0]
+
+
 def load_page(path: Path, page: int) -> Image.Image:
     """Returns a page of a PDF or TIFF, the first is 0. Raises `UserError` as `load_image` does."""
     return _decode(path, path.name, page)[0]
@@ -110,22 +119,26 @@ def examine_image(path: Path, *, name: str | None = None) -> ImageFacts:
 def _decode(path: Path, name: str, page: int = 0) -> tuple[Image.Image, int, bool]:
     """Returns the picture as RGB, how many frames its file has, and whether its metadata is broken."""
     with open_regular(path, name) as file:
-        try:
-            return _decoded(file, quoted_path(name), page)
-        except UserError as error:
-            # A text that unpacks to more than Pillow takes, which is a ValueError, is no slip.
-            slip = not isinstance(error.__cause__, ValueError)
-            if error.code not in ("image-broken", "image-format-unknown") or not slip:
-                raise
-            # Pixels may be whole where what is written about them is not.
-            file.seek(0)
-            plain = _without_metadata(file.read())
-            if plain is None:
-                raise
-            with suppress(UserError):
-                picture, frames, _ = _decoded(io.BytesIO(plain), quoted_path(name), page)
-                return picture, frames, True
+        return _decode_file(file, name, page)
+
+
+def _decode_file(file: BinaryIO, name: str, page: int = 0) -> tuple[Image.Image, int, bool]:
+    try:
+        return _decoded(file, quoted_path(name), page)
+    except UserError as error:
+        # A text that unpacks to more than Pillow takes, which is a ValueError, is no slip.
+        slip = not isinstance(error.__cause__, ValueError)
+        if error.code not in ("image-broken", "image-format-unknown") or not slip:
             raise
+        # Pixels may be whole where what is written about them is not.
+        file.seek(0)
+        plain = _without_metadata(file.read())
+        if plain is None:
+            raise
+        with suppress(UserError):
+            picture, frames, _ = _decoded(io.BytesIO(plain), quoted_path(name), page)
+            return picture, frames, True
+        raise
 
 
 def _decoded(file: BinaryIO, shown: str, page: int) -> tuple[Image.Image, int, bool]:

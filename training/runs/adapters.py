@@ -107,3 +107,8 @@ def run_of(adapter: Path) -> Run | None:
     """Returns the run, of any workspace, in whose folder an adapter lies."""
     run = Run(adapter.absolute().parent)
     return run if adapter.name == run.adapter_path.name and run.config_path.is_file() else None
+
+
+def base_called(model: str) -> str:
+    """Returns a base as adapters name it: a folder by its last part, as they hold no path of a machine."""
+    return "+".join(Path(part).name if Path(part).is_absolute() else part for part in model.split("+"))
