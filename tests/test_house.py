@@ -12,8 +12,8 @@ MAX_CODE_LINES = 24_000
 MIN_COMMENTS_PER_100 = 4.0
 MAX_MODULES_ENTERED = 35
 # Of the page: Python, and all with its templates, scripts and styles.
-MAX_UI_PYTHON_LINES = 6670
-MAX_UI_FUNCTIONS = 470
+MAX_UI_PYTHON_LINES = 6715
+MAX_UI_FUNCTIONS = 472
 MAX_UI_LINES = 9720
 
 MADE_HTML = re.compile(r"(?:innerHTML|outerHTML) = (.*?);?$")

@@ -155,6 +155,7 @@ FLOORS = {
         "adapters",
         "gate train",
         "ask data runs",
+        "endpoints",
         "page",
     ),
     "ui/run": ("loss_chart summary", "take view", "board", "panel"),

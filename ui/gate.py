@@ -31,7 +31,7 @@ TO_VISITORS = frozenset(
         *("data", "data:draw", "data:examples", "data:setting", "data:choose", "data:more", "data:look"),
         *("data:see", "data:hard", "data:move", "data:move:back", "data:move:on"),
         *("list_models", "check_models", "list_pictures", "pick", "another_image", "answer", "stop_answer"),
-        "warm_up",
+        *("warm_up", "list_runs", "tell_run", "ask_models"),
     }
 )
 """Functions and events by name; those of the Data tab by what they are to do, too."""

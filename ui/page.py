@@ -11,6 +11,7 @@ import psutil
 
 from ui.ask.tab import build_try_tab
 from ui.data.tab import add_data_tab_events, build_data_tab
+from ui.endpoints import add_endpoints
 from ui.events import QUIET
 from ui.gate import Page, Public
 from ui.html import render
@@ -81,6 +82,7 @@ def build_page(workspace: Path, *, can_train: bool = True) -> Page:
         delete_cache=UPLOADS_KEPT_S[public],
     ) as demo:
         build_in(demo, "en", board)
+        add_endpoints(demo)
     for language in LANGUAGES[1:]:
         with demo.route(language, PATHS[language], show_in_navbar=False):
             build_in(demo, language, board)

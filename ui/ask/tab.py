@@ -232,6 +232,26 @@ def samples(workspace: Path, run: str) -> list[Sample]:
     ]
 
 
+def require_question(typed: str) -> str:
+    """Returns a question as it was typed, without space around it.
+
+    Raises:
+        UserError: it is empty, or too long.
+    """
+    question = typed.strip()
+    if len(question) > LONGEST_QUESTION:
+        raise UserError(
+            "The question has {count:,} characters.",
+            "Ask in at most {longest:,}.",
+            "question-too-long",
+            count=len(question),
+            longest=LONGEST_QUESTION,
+        )
+    if not question:
+        raise UserError("There is no question yet.", "Type one, then press Ask.", "no-question")
+    return question
+
+
 def answered(
     tab: TryTab, workspace: Path, language: Language, given: Given, asker: str | None
 ) -> Iterator[Updates]:
@@ -240,16 +260,7 @@ def answered(
     drawn = partial(answers_html, language, place=sample.place if sample else "")
     try:
         model, named = answerers(workspace, language, given[tab.models])
-        if len(question) > LONGEST_QUESTION:
-            raise UserError(
-                "The question has {count:,} characters.",
-                "Ask in at most {longest:,}.",
-                "question-too-long",
-                count=len(question),
-                longest=LONGEST_QUESTION,
-            )
-        if not question:
-            raise UserError("There is no question yet.", "Type one, then press Ask.", "no-question")
+        require_question(question)
         if not image:
             raise UserError(
                 "There is no image yet.", "Upload one, or click one of the small pictures.", "no-image"
