@@ -6,15 +6,15 @@ from support.source_tree import ROOT, project_files, sources
 from tools import draw, house
 
 # Of vlm and training; why these numbers: docs/decisions/house.md.
-MAX_FUNCTIONS = 1600
-MAX_SINGLE_CALLERS = 285
-MAX_CODE_LINES = 24_000
+MAX_FUNCTIONS = 1625
+MAX_SINGLE_CALLERS = 290
+MAX_CODE_LINES = 24_650
 MIN_COMMENTS_PER_100 = 4.0
 MAX_MODULES_ENTERED = 35
 # Of the page: Python, and all with its templates, scripts and styles.
-MAX_UI_PYTHON_LINES = 6715
-MAX_UI_FUNCTIONS = 472
-MAX_UI_LINES = 9720
+MAX_UI_PYTHON_LINES = 6850
+MAX_UI_FUNCTIONS = 478
+MAX_UI_LINES = 9920
 
 MADE_HTML = re.compile(r"(?:innerHTML|outerHTML) = (.*?);?$")
 PLAIN = re.compile(r"[\w.?|\" =]+")

@@ -60,8 +60,7 @@ FLOORS = {
     "vlm/machine": ("posix windows",),
     "vlm/models": (
         "checkpoint_files hub_errors image_size towers where_it_loads",
-        "hub quantization",
-        "loading",
+        *("hub quantization", "loading"),
     ),
     "vlm/prompting": ("base templates", "chat completion seq2seq"),
     "vlm/composed": ("configuration processing", "pretrained", "modeling"),
@@ -142,10 +141,8 @@ FLOORS = {
         *("answer_table drawing", "files", "pull push", "tasks"),
     ),
     "training/commands": (
-        "flags",
-        "parser",
-        "output remote_job",
-        "adapters data disk sharing submit take",
+        *("flags", "parser", "output remote_job"),
+        "adapters data disk sharing submit",
         "ask evaluate exporting run serve",
     ),
     "ui": (
@@ -154,9 +151,7 @@ FLOORS = {
         "datasets run",
         "adapters",
         "gate train",
-        "ask data runs",
-        "endpoints",
-        "page",
+        *("ask data runs", "endpoints", "page"),
     ),
     "ui/run": ("loss_chart summary", "take view", "board", "panel"),
     "ui/train": ("form_values", "base_model", "continue_from form_view", "memory_hint", "tab"),

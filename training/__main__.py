@@ -22,7 +22,6 @@ from training.commands import (
     run,
     serve,
     sharing,
-    take,
 )
 from training.config import settings_error
 from vlm import filesystem
@@ -51,7 +50,7 @@ COMMANDS = {
     "adapters": adapters.list_adapters,
     "inspect": adapters.inspect,
     "merge": adapters.merge,
-    "take": take.take,
+    "take": sharing.take,
     "push": sharing.push_adapter,
     "pull": sharing.pull_adapter,
     "export-adapter": exporting.export_adapter,

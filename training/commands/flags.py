@@ -1,6 +1,6 @@
 """What may be typed: the commands and their flags, as pydantic models. No torch.
 
-The flags of a run are `TrainingConfig`'s fields.
+The flags of a run are `TrainingConfig`'s fields. Long because it is a table: an entry for each flag.
 """
 
 from pathlib import Path

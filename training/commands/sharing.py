@@ -1,4 +1,4 @@
-"""The commands push and pull: an adapter goes to the Hub, and comes from there. No torch."""
+"""The commands take, push and pull: what leaves a run, and what comes from the Hub. No torch."""
 
 import re
 
@@ -6,12 +6,42 @@ from training import runs
 from training.commands.output import print_progress, print_result
 from training.commands.parser import CliCommand
 from training.program import command as program_name
+from training.sharing import files
 from training.sharing.pull import pull
 from training.sharing.push import PushOptions, push
 from vlm.errors import UserError
+from vlm.filesystem import typed_path
 
 # As the Hub takes them: ISO 639, with a region or a script.
 LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
+
+
+def take(command: CliCommand) -> int:
+    """Write what `--what` names of a run, or all there is, into a folder.
+
+    Raises:
+        UserError: no such run, no such thing to take, or the run has none of it.
+    """
+    run, wanted = runs.find(command.workspace, command.values["name"]), command.values.get("what") or "all"
+    if wanted != "all" and wanted not in files.KINDS:
+        raise UserError(
+            "--what: there is no {what!r} to take.",
+            "Give one of {kinds}.",
+            "unknown-to-take",
+            what=wanted,
+            kinds=("all", *files.KINDS),
+        )
+    folder, written, lines = typed_path(command.values["out"]), {}, []
+    for kind in files.KINDS if wanted == "all" else (wanted,):
+        try:
+            written[kind] = str(files.write(run, kind, folder))
+            lines.append(written[kind])
+        except UserError as error:
+            if wanted != "all" or kind == "adapter":
+                raise
+            lines.append(f"left out, {kind}: {error.problem}")  # a run without held-out rows has no answers
+    print_result(command, {"written": written}, "\n".join(lines))
+    return 0
 
 
 def push_adapter(command: CliCommand) -> int:
