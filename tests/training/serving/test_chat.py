@@ -161,10 +161,18 @@ def test_twenty_at_once_each_get_their_own_answer(endpoint: Any, shown: Shown) -
 
 
 def test_a_full_line_says_when_to_come_again(
-    serving: Any, taught: Run, tiny_base: Path, shown: Shown
+    serving: Any, taught: Run, tiny_base: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = ModelSettings(model=str(tiny_base), device="cpu")
     with serving(base, [], taught.workspace, most=1) as endpoint:
+        real, asked_again = endpoint.engine.ask, threading.Event()
+
+        def until_asked_again(*args: Any) -> Any:
+            for answer in real(*args):
+                yield answer
+                asked_again.wait(60)  # a short answer would be over before the next question comes
+
+        monkeypatch.setattr(endpoint.engine, "ask", until_asked_again)
         chat = endpoint.client().chat.completions
         stream = chat.create(model="demo", messages=shown(LONG, "blue"), max_tokens=90, stream=True)
         next(stream)
@@ -174,6 +182,7 @@ def test_a_full_line_says_when_to_come_again(
         assert (refused.value.code, refused.value.type) == ("queue_full", "rate_limit_error")
         assert "1 questions" in refused.value.message
         stream.close()
+        asked_again.set()
         assert _free(endpoint)
         patient = chat.create(model="demo", messages=shown(QUESTION, "blue"))
         assert patient.choices[0].message.content == PICTURES["blue"]
