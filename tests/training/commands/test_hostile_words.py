@@ -74,9 +74,11 @@ def test_every_command_refuses_to_trust_a_repositorys_code(
     workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "evil.py").write_bytes(source_that_makes(tmp_path / "ran"))
-    assert {*CommandLine.model_fields} - {"unknown"} == {*COMMANDS}
+    names = {field.alias or name for name, field in CommandLine.model_fields.items()}
+    assert names - {"unknown"} == {*COMMANDS}
     places = {"rename": ["a", "b"], "note": ["a", "b"], "list": [], "queue": [], "disk": [], "adapters": []}
-    places |= {"export": ["a", "b"], "merge": ["a", "b"], "evaluate": ["a", "b"]}
+    two = ("export", "merge", "evaluate", "take", "push", "export-adapter", "bundle", "ask")
+    places |= {name: ["a", "b"] for name in two}
     trains = ("run", "start", "submit")
     with untouched(workspace):
         for name in COMMANDS:

@@ -60,6 +60,16 @@ def test_g24_a_run_that_could_not_be_sent_is_sent_by_the_same_command_once_the_h
     assert len(jobs.specs) == 1
 
 
+def test_who_has_no_credit_for_jobs_is_told_where_to_add_it(
+    platform: tuple[StubHub, Jobs], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub, jobs = platform
+    jobs.refusals = [402]
+    assert main(["submit", "--name", "far away", "--dataset", "shapes"]) == worker.BAD_INPUT
+    assert "Jobs are paid: add credit at https://huggingface.co/settings/billing" in capsys.readouterr().out
+    assert (jobs.specs, hub.repos) == ([], {})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["answers", "dead"])
 def test_g24_an_adapter_that_could_not_be_fetched_is_fetched_by_the_command_that_is_told(

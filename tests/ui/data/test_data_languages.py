@@ -16,9 +16,9 @@ from ui.data.row_text import RowText
 from ui.html import render
 from ui.i18n import TEXTS
 
-# Shown as they are: what stands in a dataset, and names of settings and programs.
+# Shown as they are: what stands in a dataset, and names of settings, programs and formats (JSON Lines).
 NOT_OURS = re.compile(r'<(\w+)[^>]* translate="no"[^>]*>.*?</\1>', re.DOTALL)
-NAMES = "LoRA starter base small word auto none encoder decoder train shapes pictures metadata b t s"
+NAMES = "LoRA starter base small word auto none encoder decoder train shapes pictures metadata lines b t s"
 
 
 @pytest.fixture
