@@ -140,5 +140,6 @@ def test_what_can_not_be_asked_is_refused(
     line = {"id": "red.png", "question": "another", "answers": {"demo": "x"}, "cut": []}
     others.write_text(json.dumps(line) + "\n")
     refused("answers-of-others", raising, taught, "demo", folder, QUESTION, "--out", str(others))
+    assert json.loads(others.read_text()) == line, "what others wrote stays"
     taken = str(tmp_path / "broken.png" / "answers.jsonl")
     refused("asked-not-written", raising, taught, "demo", picture, QUESTION, "--out", taken)

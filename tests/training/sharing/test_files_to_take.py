@@ -223,4 +223,6 @@ def test_a_model_whose_decoder_reads_the_question_is_refused_five_lines(
     from vlm.settings import ModelSettings
 
     settings = ModelSettings(model=str(folders("vision-encoder-decoder")))
+    before = sorted(taught.adapter_path.iterdir())
     refused("no-five-lines", python_lines, settings, taught.adapter_path, Path("a.png"), "?", 5)
+    assert sorted(taught.adapter_path.iterdir()) == before

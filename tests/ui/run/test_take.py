@@ -104,7 +104,9 @@ def test_every_word_of_a_task_is_in_both_languages() -> None:
 
 
 def test_what_is_no_task_is_refused(taught: Run) -> None:
+    before = sorted(taught.path.iterdir())
     refused("no-such-task", take.worked, taught, {"kind": "dance"})
+    assert sorted(taught.path.iterdir()) == before, "nothing was begun"
 
 
 def test_an_adapter_is_pulled_from_the_page_and_what_is_wrong_is_told_there(tmp_path: Path) -> None:
